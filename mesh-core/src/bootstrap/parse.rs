@@ -1,0 +1,188 @@
+//! JSON to [`Bootstrap`](super::Bootstrap): one function per section of A27's format.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::fields::{Fields, Problem, text};
+use super::server_uri::ServerAddress;
+use super::{ChannelCredentials, Inner, LocalityConfig, NodeConfig, ServerConfig, ServerFeatures, TlsFiles};
+
+const DEFAULT_REFRESH_INTERVAL: Duration = Duration::from_secs(600);
+
+pub(super) fn bootstrap(value: Value) -> Result<Inner, Problem> {
+    let mut ignored = Vec::new();
+    let mut fields = Fields::new("", value)?;
+    let server = servers(&mut fields, &mut ignored)?;
+    let node = node(&mut fields, &mut ignored)?;
+    certificate_providers(&mut fields, &mut ignored)?;
+    server_listener_template(&mut fields, &mut ignored)?;
+    let client_listener_template = fields.string("client_default_listener_resource_name_template")?;
+    authorities(&mut fields, &mut ignored)?;
+    fields.finish(&mut ignored);
+    Ok(Inner { server, node, client_listener_template, ignored })
+}
+
+fn servers(fields: &mut Fields, ignored: &mut Vec<String>) -> Result<ServerConfig, Problem> {
+    let path = fields.at("xds_servers");
+    let mut servers = fields.list("xds_servers")?.into_iter();
+    let Some((first, value)) = servers.next() else {
+        let cure = r#"add "xds_servers": [{"server_uri": "HOST:PORT", "channel_creds": [{"type": "insecure"}]}]"#;
+        return Err(Problem::new(path, "missing or empty, but a control plane is required").cure(cure));
+    };
+    let server = server(&first, value, ignored)?;
+    ignored.extend(servers.map(|(path, _)| format!("{path}: fallback between servers (A71) is not acted on")));
+    Ok(server)
+}
+
+fn server(path: &str, value: Value, ignored: &mut Vec<String>) -> Result<ServerConfig, Problem> {
+    let mut fields = Fields::new(path, value)?;
+    let uri = fields.required_string("server_uri")?;
+    let (address, wants_tls) = ServerAddress::parse(&uri)
+        .map_err(|problem| Problem::new(fields.at("server_uri"), format!("`{uri}`: {problem}")))?;
+    let credentials = channel_creds(&mut fields, ignored)?;
+    if wants_tls && credentials == ChannelCredentials::Insecure {
+        let problem = format!("`{uri}` asks for TLS, but the credentials are insecure");
+        return Err(Problem::new(fields.at("server_uri"), problem)
+            .cure(r#"use "channel_creds": [{"type": "tls"}], or drop the scheme"#));
+    }
+    let features = server_features(&mut fields, ignored)?;
+    if fields.remove("call_creds") {
+        ignored.push(format!("{}: credentials per call (A97) are not acted on", fields.at("call_creds")));
+    }
+    fields.finish(ignored);
+    Ok(ServerConfig { uri: uri.into(), address, credentials, features })
+}
+
+/// The first supported type wins (A27). A supported one that is wrong is an error, never a reason to try a weaker one.
+fn channel_creds(fields: &mut Fields, ignored: &mut Vec<String>) -> Result<ChannelCredentials, Problem> {
+    let path = fields.at("channel_creds");
+    let mut skipped = Vec::new();
+    for (path, value) in fields.list("channel_creds")? {
+        let mut entry = Fields::new(&path, value)?;
+        let kind = entry.required_string("type")?;
+        match kind.as_str() {
+            "insecure" => {
+                entry.remove("config");
+                entry.finish(ignored);
+                return Ok(ChannelCredentials::Insecure);
+            }
+            "tls" => {
+                let files = tls_files(&mut entry, ignored)?;
+                entry.finish(ignored);
+                return Ok(ChannelCredentials::Tls(files));
+            }
+            _ => {
+                ignored.push(format!("{path}: channel credentials `{kind}` are not supported"));
+                skipped.push(format!("`{kind}`"));
+            }
+        }
+    }
+    let problem = match skipped.is_empty() {
+        true => "missing or empty, but required".into(),
+        false => format!("no supported type among {}", skipped.join(", ")),
+    };
+    Err(Problem::new(path, problem).cure(r#"add {"type": "tls"}, or {"type": "insecure"} for a trusted network"#))
+}
+
+fn tls_files(entry: &mut Fields, ignored: &mut Vec<String>) -> Result<TlsFiles, Problem> {
+    if cfg!(not(feature = "tls")) {
+        return Err(Problem::new(entry.at("type"), "`tls` needs mesh-core's feature `tls`, which is off"));
+    }
+    let Some(mut config) = entry.object("config")? else {
+        let refresh_interval = DEFAULT_REFRESH_INTERVAL;
+        return Ok(TlsFiles { ca_certificate: None, identity: None, refresh_interval });
+    };
+    let ca_certificate = config.string("ca_certificate_file")?.map(Into::into);
+    let identity = match (config.string("certificate_file")?, config.string("private_key_file")?) {
+        (None, None) => None,
+        (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
+        (Some(_), None) => return Err(half(&config, "private_key_file", "certificate_file")),
+        (None, Some(_)) => return Err(half(&config, "certificate_file", "private_key_file")),
+    };
+    let refresh_interval = config.duration("refresh_interval")?.unwrap_or(DEFAULT_REFRESH_INTERVAL);
+    config.finish(ignored);
+    Ok(TlsFiles { ca_certificate, identity, refresh_interval })
+}
+
+fn half(config: &Fields, missing: &str, there: &str) -> Problem {
+    Problem::new(config.at(missing), format!("missing, but `{there}` is set"))
+        .cure("set both for mutual TLS, or neither")
+}
+
+fn server_features(fields: &mut Fields, ignored: &mut Vec<String>) -> Result<ServerFeatures, Problem> {
+    let mut features = ServerFeatures::default();
+    for (path, value) in fields.list("server_features")? {
+        match text(&path, value)?.as_str() {
+            // v3 is the only version there is; generators still write it.
+            "xds_v3" => {}
+            // A88 made it the default; `fail_on_data_errors` is the way back.
+            "ignore_resource_deletion" => {}
+            "fail_on_data_errors" => features.fail_on_data_errors = true,
+            "resource_timer_is_transient_error" => features.resource_timer_is_transient_error = true,
+            other => ignored.push(format!("{path}: server feature `{other}` is not acted on")),
+        }
+    }
+    Ok(features)
+}
+
+fn node(fields: &mut Fields, ignored: &mut Vec<String>) -> Result<NodeConfig, Problem> {
+    let Some(mut node) = fields.object("node")? else { return Ok(NodeConfig::default()) };
+    let id = node.string("id")?.unwrap_or_default().into();
+    let cluster = node.string("cluster")?.unwrap_or_default();
+    let locality = node.object("locality")?.map(|fields| locality(fields, ignored)).transpose()?;
+    let metadata = node.object("metadata")?.map(Fields::into_map).unwrap_or_default();
+    for field in ["build_version", "user_agent_name", "user_agent_version", "client_features"] {
+        if node.remove(field) {
+            ignored.push(format!("{}: the library fills it in", node.at(field)));
+        }
+    }
+    node.finish(ignored);
+    Ok(NodeConfig { id, cluster, locality, metadata })
+}
+
+fn locality(mut fields: Fields, ignored: &mut Vec<String>) -> Result<LocalityConfig, Problem> {
+    let region = fields.string("region")?.unwrap_or_default();
+    let zone = fields.string("zone")?.unwrap_or_default();
+    let sub_zone = fields.string("sub_zone")?.unwrap_or_default();
+    fields.finish(ignored);
+    Ok(LocalityConfig { region, zone, sub_zone })
+}
+
+/// Nothing serves yet, so nothing asks for a server's listener (A36).
+fn server_listener_template(fields: &mut Fields, ignored: &mut Vec<String>) -> Result<(), Problem> {
+    let name = "server_listener_resource_name_template";
+    if fields.string(name)?.is_some() {
+        ignored.push(format!("{}: servers (A36) are not acted on", fields.at(name)));
+    }
+    Ok(())
+}
+
+/// Checks their form; nothing asks them for certificates yet.
+fn certificate_providers(fields: &mut Fields, ignored: &mut Vec<String>) -> Result<(), Problem> {
+    let Some(mut providers) = fields.object("certificate_providers")? else { return Ok(()) };
+    for name in providers.keys() {
+        let Some(mut provider) = providers.object(&name)? else { continue };
+        provider.required_string("plugin_name")?;
+        provider.object("config")?;
+        ignored.push(format!("{}: certificate providers (A29) are not acted on", providers.at(&name)));
+        provider.finish(ignored);
+    }
+    Ok(())
+}
+
+/// Checks what A47 makes an error of the file; nothing else of federation is acted on.
+fn authorities(fields: &mut Fields, ignored: &mut Vec<String>) -> Result<(), Problem> {
+    let Some(mut authorities) = fields.object("authorities")? else { return Ok(()) };
+    for name in authorities.keys() {
+        let Some(mut authority) = authorities.object(&name)? else { continue };
+        let field = "client_listener_resource_name_template";
+        let prefix = format!("xdstp://{name}/");
+        if let Some(template) = authority.string(field)?.filter(|template| !template.starts_with(&prefix)) {
+            let problem = format!("`{template}` does not start with `{prefix}`");
+            return Err(Problem::new(authority.at(field), problem));
+        }
+        ignored.push(format!("{}: federation (A47) is not acted on", authorities.at(&name)));
+    }
+    Ok(())
+}
