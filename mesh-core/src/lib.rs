@@ -3,5 +3,6 @@
 mod backoff;
 mod bootstrap;
 mod error;
+mod http2;
 pub use bootstrap::{Bootstrap, BootstrapBuilder};
 pub use error::{BoxError, Error, ErrorKind};

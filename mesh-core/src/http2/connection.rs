@@ -1,0 +1,170 @@
+//! Sets a connection up, and is its owner's and callers' handle.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use h2::client::{Builder, SendRequest};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use super::config::Config;
+use super::driver::Driver;
+use super::error::{ConnectionError, ConnectionErrorKind};
+use super::shared::Shared;
+use super::slots::{Slot, Unavailable};
+use super::wire::Wire;
+
+/// Not a number that SETTINGS can carry: while `h2` reports it, the peer's SETTINGS have not come.
+const NO_SETTINGS_YET: usize = usize::MAX - 1;
+
+/// Speaks HTTP/2 over `io` and spawns the connection's task on `runtime`. Ready when the peer's SETTINGS have arrived: a
+/// peer that accepts and says nothing is not a connection.
+///
+/// # Errors
+///
+/// The socket fails, the peer does not speak HTTP/2, or [`Config::handshake_timeout`] passes.
+pub(crate) async fn handshake<IO>(io: IO, config: &Config, runtime: &Handle) -> Result<Connection, ConnectionError>
+where
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let shared = Arc::new(Shared::new(config));
+    let established = timeout(config.handshake_timeout, establish(io, config, &shared)).await;
+    let (sender, driver) = established.unwrap_or_else(|_| Err(handshake_timeout(config)))?;
+    let task = runtime.spawn(driver).abort_handle();
+    let inner = Inner { sender: Mutex::new(Some(sender)), shared, runtime: runtime.clone(), task };
+    Ok(Connection { inner: Arc::new(inner) })
+}
+
+async fn establish<IO>(
+    io: IO,
+    config: &Config,
+    shared: &Arc<Shared>,
+) -> Result<(SendRequest<Bytes>, Driver<IO>), ConnectionError>
+where
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let wire = Wire::new(io, Arc::clone(shared));
+    let (sender, mut connection) =
+        builder(config).handshake(wire.clone()).await.map_err(|error| shared.explain(&error))?;
+    poll_fn(|cx| {
+        if let Poll::Ready(end) = Pin::new(&mut connection).poll(cx) {
+            return Poll::Ready(Err(shared.why_ended(end)));
+        }
+        if let Poll::Ready(Err(error)) = wire.poll_send(cx) {
+            return Poll::Ready(Err(shared.explain_io(&error)));
+        }
+        match connection.max_concurrent_send_streams() {
+            NO_SETTINGS_YET => Poll::Pending,
+            limit => {
+                shared.slots.set_limit(limit);
+                Poll::Ready(Ok(()))
+            }
+        }
+    })
+    .await?;
+    Ok((sender, Driver::new(connection, wire, Arc::clone(shared), config)))
+}
+
+fn builder(config: &Config) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .enable_push(false)
+        .initial_max_send_streams(NO_SETTINGS_YET)
+        .initial_window_size(config.stream_window)
+        .initial_connection_window_size(config.connection_window)
+        .max_frame_size(config.max_frame_size)
+        .max_header_list_size(config.max_header_list_size.saturating_mul(4))
+        .max_send_buffer_size(config.max_send_buffer)
+        .max_concurrent_reset_streams(config.max_remembered_resets)
+        .reset_stream_duration(config.reset_memory)
+        .max_local_error_reset_streams(Some(config.max_broken_streams))
+        .data_frame_budget(config.small_frame_budget);
+    builder
+}
+
+fn handshake_timeout(config: &Config) -> ConnectionError {
+    ConnectionError::new(
+        ConnectionErrorKind::HandshakeTimeout,
+        format!("no HTTP/2 SETTINGS from the peer within {:?}", config.handshake_timeout),
+    )
+}
+
+/// What a connection is good for.
+#[derive(Clone, Debug)]
+pub(crate) enum State {
+    /// It takes calls.
+    Ready,
+    /// It takes no new calls and ends with the last one: the peer sent this GOAWAY, or it is drained here.
+    Draining(Option<ConnectionError>),
+    /// It is gone.
+    Lost(ConnectionError),
+}
+
+/// One HTTP/2 connection; clones share it. It closes when the last clone and the last call are gone.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    inner: Arc<Inner>,
+}
+
+impl Connection {
+    /// A slot for one call, or why there is none. Never waits.
+    pub(crate) fn try_acquire(&self) -> Result<Slot, Unavailable> {
+        Slot::acquire(&self.inner)
+    }
+
+    /// Calls that hold a slot.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.inner.shared.slots.in_flight()
+    }
+
+    /// Calls that the peer allows at a time; follows its SETTINGS.
+    pub(crate) fn limit(&self) -> u32 {
+        self.inner.shared.slots.limit()
+    }
+
+    /// The state, now and as it changes.
+    pub(crate) fn state(&self) -> watch::Receiver<State> {
+        self.inner.shared.state.subscribe()
+    }
+
+    /// Takes no new calls from now on and closes, with a GOAWAY, when the last one is done.
+    pub(crate) fn drain(&self) {
+        self.inner.shared.drain(None);
+        // Without this handle `h2` closes by itself once no stream is left.
+        self.inner.sender.lock().take();
+    }
+
+    /// Closes at once; calls in flight fail with `reason`.
+    pub(crate) fn close(&self, reason: &str) {
+        self.inner.shared.lost(ConnectionError::new(ConnectionErrorKind::Closed, reason));
+        self.inner.sender.lock().take();
+        self.inner.task.abort();
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("state", &*self.inner.shared.state.borrow())
+            .field("in_flight", &self.in_flight())
+            .field("limit", &self.limit())
+            .finish()
+    }
+}
+
+/// What callers need; each slot holds it.
+pub(super) struct Inner {
+    /// Shared instead of cloned per call, which would lock and count inside `h2` twice; `None` once it takes no calls.
+    pub(super) sender: Mutex<Option<SendRequest<Bytes>>>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) runtime: Handle,
+    task: AbortHandle,
+}

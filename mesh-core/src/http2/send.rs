@@ -1,0 +1,221 @@
+//! One request from its slot to the response's head.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use h2::SendStream;
+use h2::client::{ResponseFuture, SendRequest};
+use http::Response;
+use http_body::Body;
+
+use super::body::RecvBody;
+use super::connection::Inner;
+use super::error::{BoxError, Code, ConnectionError, ConnectionErrorKind, SendError, SendErrorKind};
+use super::request::{Head, HeadCopy, Outgoing};
+use super::shared::Shared;
+use super::slots::Slot;
+use super::upload::{Opening, Upload};
+
+impl Slot {
+    /// Sends `request` on this slot's connection. Nothing happens before the future is polled.
+    pub(crate) fn send<B>(self, request: Outgoing<B>) -> Send<B> {
+        let Outgoing { head, body } = request;
+        Send {
+            response: None,
+            upload: Some(Upload::new(body)),
+            head: Some(Held::Head(head)),
+            writes: 0,
+            slot: Some(self),
+        }
+    }
+}
+
+/// Resolves to the response's head; its body keeps the slot. Dropped earlier, it resets the stream.
+///
+/// The parts are taken one by one where they end: moving them together would copy a kilobyte per call several times.
+#[must_use = "futures do nothing unless polled"]
+pub(crate) struct Send<B> {
+    // Before the slot: the stream ends first.
+    response: Option<ResponseFuture>,
+    upload: Option<Upload<B>>,
+    head: Option<Held>,
+    /// Writes on the connection before the head was queued.
+    writes: u64,
+    slot: Option<Slot>,
+}
+
+/// The head, before and after `h2` has it.
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation per call")]
+enum Held {
+    Head(Head),
+    Copy(HeadCopy),
+}
+
+impl Held {
+    fn into_head(self) -> Head {
+        match self {
+            Self::Head(head) => head,
+            Self::Copy(copy) => copy.to_head(),
+        }
+    }
+}
+
+const READY: &str = "not polled again after it was ready";
+
+impl<B> Future for Send<B>
+where
+    B: Body<Data = Bytes> + std::marker::Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<Response<RecvBody>, SendError<B>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let me = self.get_mut();
+        if me.response.is_none()
+            && let Err(kind) = me.queue(cx)
+        {
+            return Poll::Ready(Err(me.fail(kind)));
+        }
+        match Pin::new(me.response.as_mut().expect("queued above")).poll(cx) {
+            Poll::Ready(Ok(response)) => Poll::Ready(me.receive(response)),
+            Poll::Ready(Err(error)) => {
+                let kind = classify(&me.connection().shared, &error, me.writes);
+                Poll::Ready(Err(me.fail(kind)))
+            }
+            Poll::Pending => match me.upload.as_mut().expect(READY).poll(cx) {
+                Poll::Ready(Err(error)) => Poll::Ready(Err(me.fail(SendErrorKind::RequestBody(error)))),
+                _ => Poll::Pending,
+            },
+        }
+    }
+}
+
+impl<B> Send<B> {
+    fn connection(&self) -> &Inner {
+        self.slot.as_ref().expect(READY).connection()
+    }
+
+    /// Ends the call, and gives the request back where it may be sent elsewhere.
+    fn fail(&mut self, kind: SendErrorKind) -> SendError<B> {
+        self.response = None;
+        let upload = self.upload.take();
+        let again = matches!(kind, SendErrorKind::Unsent(_) | SendErrorKind::Refused(_));
+        let body = upload.filter(|_| again).and_then(|upload| upload.body.rewind());
+        let head = self.head.take().filter(|_| body.is_some());
+        self.slot = None;
+        let request = head.zip(body).map(|(head, body)| Outgoing { head: head.into_head(), body });
+        SendError { kind, replay: request.map(Box::new) }
+    }
+}
+
+impl<B> Send<B>
+where
+    B: Body<Data = Bytes> + std::marker::Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// Hands to `h2` what there is of the request.
+    fn queue(&mut self, cx: &mut Context<'_>) -> Result<(), SendErrorKind> {
+        let upload = self.upload.as_mut().expect(READY);
+        let opening = Opening::poll(&mut upload.body, cx).map_err(SendErrorKind::RequestBody)?;
+        let Some(Held::Head(head)) = self.head.take() else { unreachable!("queued once") };
+        let Held::Copy(copy) = self.head.insert(Held::Copy(HeadCopy::of(&head))) else { unreachable!("just made") };
+        let connection = self.slot.as_ref().expect(READY).connection();
+        self.writes = connection.shared.writes();
+        let (response, stream) = connection.open(head, copy, opening.is_empty())?;
+        upload.begin(stream, opening, &connection.shared);
+        self.response = Some(response);
+        Ok(())
+    }
+
+    fn receive(&mut self, response: Response<h2::RecvStream>) -> Result<Response<RecvBody>, SendError<B>> {
+        if let Err(why) = self.connection().shared.check_headers(response.headers()) {
+            return Err(self.fail(SendErrorKind::BadResponse(why)));
+        }
+        let slot = self.slot.take().expect(READY);
+        let rest = self.upload.take_if(|upload| !upload.is_done());
+        let rest = rest.map(|mut rest| {
+            rest.body.forget();
+            slot.connection().runtime.spawn(rest)
+        });
+        (self.response, self.upload, self.head) = (None, None, None);
+        Ok(response.map(|stream| RecvBody::new(stream, rest, slot)))
+    }
+}
+
+impl<B> fmt::Debug for Send<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Send").field("queued", &self.response.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// What an error of a stream says about its request, which was queued after so many `writes`.
+///
+/// `h2` hands a remote GOAWAY to the streams above its last id alone; those below go on, and fail with the socket's
+/// error or with our own GOAWAY if the connection ends before them.
+fn classify(shared: &Shared, error: &h2::Error, writes: u64) -> SendErrorKind {
+    if error.is_reset() {
+        let code = Code::from(error.reason().unwrap_or(h2::Reason::INTERNAL_ERROR));
+        return match code {
+            _ if !error.is_remote() => SendErrorKind::BadResponse(shared.bad_response(error)),
+            Code::REFUSED_STREAM => SendErrorKind::Refused(None),
+            code => SendErrorKind::Reset(code),
+        };
+    }
+    let why = shared.explain(error);
+    if error.is_go_away() && error.is_remote() {
+        return SendErrorKind::Refused(Some(why));
+    }
+    if shared.writes() == writes { SendErrorKind::Unsent(why) } else { SendErrorKind::ConnectionLost(why) }
+}
+
+impl Inner {
+    /// Queues a head inside `h2`.
+    fn open(
+        &self,
+        head: Head,
+        copy: &HeadCopy,
+        end: bool,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), SendErrorKind> {
+        let mut sender = self.sender.lock();
+        let Some(live) = sender.as_mut() else { return Err(SendErrorKind::Unsent(self.shared.why_no_calls())) };
+        let error = match live.send_request(head.into_request(), end) {
+            Ok(opened) => return Ok(opened),
+            Err(error) => error,
+        };
+        if error.is_io() || error.is_go_away() {
+            return Err(SendErrorKind::Unsent(self.shared.explain(&error)));
+        }
+        self.rejected(live, copy, end, &error)
+    }
+
+    /// `h2` did not take the request. One of its handles takes a request only when the one before has left, near the
+    /// peer's limit; a new handle knows of none before.
+    fn rejected(
+        &self,
+        live: &mut SendRequest<Bytes>,
+        copy: &HeadCopy,
+        end: bool,
+        error: &h2::Error,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), SendErrorKind> {
+        match live.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => Err(SendErrorKind::BadRequest(error.to_string())),
+            Poll::Ready(Err(error)) => Err(SendErrorKind::Unsent(self.exhausted(&error))),
+            Poll::Pending => {
+                *live = live.clone();
+                let request = copy.to_head().into_request();
+                live.send_request(request, end).map_err(|error| SendErrorKind::Unsent(self.shared.explain(&error)))
+            }
+        }
+    }
+
+    /// After 2^30 calls there are no stream ids left: the next call needs another connection.
+    fn exhausted(&self, error: &h2::Error) -> ConnectionError {
+        if error.is_io() || error.is_go_away() {
+            return self.shared.explain(error);
+        }
+        self.shared.drain(None);
+        ConnectionError::new(ConnectionErrorKind::Closed, "stream ids used up")
+    }
+}
