@@ -4,5 +4,8 @@ mod backoff;
 mod bootstrap;
 mod error;
 mod http2;
+mod resource;
 pub use bootstrap::{Bootstrap, BootstrapBuilder};
 pub use error::{BoxError, Error, ErrorKind};
+pub use resource::endpoints::Address;
+pub use resource::verdict::{FieldVerdict, Verdict, verdicts};

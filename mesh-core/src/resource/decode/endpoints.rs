@@ -1,0 +1,202 @@
+//! `ClusterLoadAssignment` (A27).
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use mesh_xds_proto::envoy::config::core::v3 as core;
+use mesh_xds_proto::envoy::config::core::v3::HealthStatus;
+use mesh_xds_proto::envoy::config::core::v3::address::Address as AddressKind;
+use mesh_xds_proto::envoy::config::core::v3::socket_address::PortSpecifier;
+use mesh_xds_proto::envoy::config::endpoint::v3 as proto;
+use mesh_xds_proto::envoy::config::endpoint::v3::cluster_load_assignment::policy;
+use mesh_xds_proto::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+
+use super::place::{At, Report, quoted};
+use super::value::per_million;
+use crate::resource::endpoints::{
+    Address, DropOverload, Endpoint, Endpoints, Health, Locality, LocalityEndpoints, Priority,
+};
+use crate::resource::verdict::Fields;
+
+pub(super) fn endpoints(message: proto::ClusterLoadAssignment, at: &At<'_>) -> Option<Endpoints> {
+    message.judge(at);
+    let mut priorities: BTreeMap<u32, Builder> = BTreeMap::new();
+    let mut addresses = HashSet::new();
+    for (index, group) in message.endpoints.iter().enumerate() {
+        let at = &at.item("endpoints", index);
+        if let Some(locality) = locality_endpoints(group, &mut addresses, at) {
+            priorities.entry(group.priority).or_default().add(locality, at);
+        }
+    }
+    let mut priorities = contiguous(priorities, at);
+    forget_doubles(&mut priorities, addresses);
+    let drops = message.policy.map(|policy| drops(&policy, &at.field("policy"))).unwrap_or_default();
+    Some(Endpoints { priorities, drops })
+}
+
+/// A priority while its localities are collected.
+#[derive(Default)]
+struct Builder {
+    priority: Priority,
+    seen: HashSet<Arc<Locality>>,
+    weight: u32,
+}
+
+impl Builder {
+    fn add(&mut self, locality: LocalityEndpoints, at: &At<'_>) {
+        if !self.seen.insert(Arc::clone(&locality.locality)) {
+            at.field("locality").error("stands twice in its priority");
+        }
+        match self.weight.checked_add(locality.weight) {
+            Some(sum) => self.weight = sum,
+            None => at.field("load_balancing_weight").error("the priority's weights add up to more than 4294967295"),
+        }
+        self.priority.localities.push(locality);
+    }
+}
+
+/// A locality without a weight takes no calls, and nothing in it is read (A27).
+fn locality_endpoints(
+    group: &proto::LocalityLbEndpoints,
+    addresses: &mut HashSet<Address>,
+    at: &At<'_>,
+) -> Option<LocalityEndpoints> {
+    group.judge(at);
+    let weight = group.load_balancing_weight.filter(|&weight| weight > 0);
+    let Some(weight) = weight else {
+        if group.load_balancing_weight.is_none() && !group.lb_endpoints.is_empty() {
+            at.field("lb_endpoints").ignored("a locality without a weight takes no calls (A27)");
+        }
+        return None;
+    };
+    let locality = at.required("locality", group.locality.as_ref());
+    let locality = locality.inspect(|locality| locality.judge(&at.field("locality")));
+    let members = group.lb_endpoints.iter().enumerate();
+    let endpoints = members.filter_map(|(index, member)| endpoint(member, addresses, &at.item("lb_endpoints", index)));
+    let endpoints = endpoints.collect();
+    let core::Locality { region, zone, sub_zone } = locality?.clone();
+    Some(LocalityEndpoints { locality: Arc::new(Locality { region, zone, sub_zone }), weight, endpoints })
+}
+
+fn contiguous(priorities: BTreeMap<u32, Builder>, at: &At<'_>) -> Vec<Priority> {
+    let missing = (0..).zip(priorities.keys()).find(|(expected, priority)| expected != *priority);
+    if let Some((missing, _)) = missing {
+        at.field("endpoints").error(format!("priorities must be contiguous from 0, and there is no {missing}"));
+    }
+    priorities.into_values().map(|builder| builder.priority).collect()
+}
+
+/// Removes an endpoint that takes no calls if its address stands elsewhere too: an address is one endpoint.
+fn forget_doubles(priorities: &mut [Priority], mut addresses: HashSet<Address>) {
+    for locality in priorities.iter_mut().flat_map(|priority| &mut priority.localities) {
+        let endpoints = &mut locality.endpoints;
+        endpoints.retain(|endpoint| is_checked(endpoint.health) || addresses.insert(endpoint.address.clone()));
+    }
+}
+
+/// Whether gRPC looks at an endpoint of this health at all.
+fn is_checked(health: Health) -> bool {
+    health.is_usable() || health == Health::Draining
+}
+
+fn endpoint(member: &proto::LbEndpoint, addresses: &mut HashSet<Address>, at: &At<'_>) -> Option<Endpoint> {
+    let health = health(member.health_status);
+    if !is_checked(health) {
+        // What is wrong with it is no reason to refuse the others.
+        let report = Report::default();
+        let address = address_of(member, &report.root());
+        return (report.error_count() == 0).then_some(Endpoint { address: address?, weight: 1, health });
+    }
+    member.judge(at);
+    let weight = member.load_balancing_weight.unwrap_or(1);
+    if weight == 0 {
+        at.field("load_balancing_weight").error("must be greater than 0");
+    }
+    let address = address_of(member, at)?;
+    if !addresses.insert(address.clone()) {
+        at.field("endpoint").field("address").error(format!("{address} stands twice in the assignment"));
+    }
+    Some(Endpoint { address, weight, health })
+}
+
+fn health(status: i32) -> Health {
+    match HealthStatus::try_from(status) {
+        Ok(HealthStatus::Unknown) => Health::Unknown,
+        Ok(HealthStatus::Healthy) => Health::Healthy,
+        Ok(HealthStatus::Unhealthy) => Health::Unhealthy,
+        Ok(HealthStatus::Draining) => Health::Draining,
+        Ok(HealthStatus::Timeout) => Health::Timeout,
+        Ok(HealthStatus::Degraded) => Health::Degraded,
+        // A state that a later version of xDS added is not one that takes calls.
+        Err(_) => Health::Unhealthy,
+    }
+}
+
+fn address_of(member: &proto::LbEndpoint, at: &At<'_>) -> Option<Address> {
+    let endpoint = match &member.host_identifier {
+        Some(HostIdentifier::Endpoint(endpoint)) => Some(endpoint),
+        // Refused by the table.
+        Some(HostIdentifier::EndpointName(_)) => return None,
+        None => None,
+    };
+    let endpoint = at.required("endpoint", endpoint)?;
+    let at = &at.field("endpoint");
+    endpoint.judge(at);
+    let message = at.required("address", endpoint.address.as_ref())?;
+    let at = &at.field("address");
+    message.judge(at);
+    match &message.address {
+        Some(AddressKind::SocketAddress(message)) => socket_address(message, &at.field("socket_address")),
+        Some(AddressKind::Pipe(message)) => pipe(message, &at.field("pipe")),
+        // Refused by the table.
+        Some(AddressKind::EnvoyInternalAddress(_)) => None,
+        None => {
+            at.error("`socket_address` or `pipe` must be set");
+            None
+        }
+    }
+}
+
+fn socket_address(message: &core::SocketAddress, at: &At<'_>) -> Option<Address> {
+    message.judge(at);
+    let ip = message.address.parse::<IpAddr>();
+    if ip.is_err() {
+        at.field("address").error(format!("{} is not an IP address", quoted(&message.address)));
+    }
+    let port = match message.port_specifier {
+        Some(PortSpecifier::PortValue(port)) => {
+            let narrow = u16::try_from(port);
+            narrow.map_err(|_| at.field("port_value").error(format!("{port} is not a port (0 to 65535)"))).ok()
+        }
+        // Refused by the table.
+        Some(PortSpecifier::NamedPort(_)) => None,
+        None => at.required("port_value", None),
+    };
+    Some(Address::Socket(SocketAddr::new(ip.ok()?, port?)))
+}
+
+fn pipe(message: &core::Pipe, at: &At<'_>) -> Option<Address> {
+    message.judge(at);
+    if message.path.is_empty() {
+        at.field("path").error("must be set");
+    }
+    Some(Address::Unix(Path::new(&message.path).into()))
+}
+
+fn drops(message: &proto::cluster_load_assignment::Policy, at: &At<'_>) -> Vec<DropOverload> {
+    message.judge(at);
+    let drops = message.drop_overloads.iter().enumerate();
+    drops.filter_map(|(index, drop)| drop_overload(drop, &at.item("drop_overloads", index))).collect()
+}
+
+fn drop_overload(message: &policy::DropOverload, at: &At<'_>) -> Option<DropOverload> {
+    message.judge(at);
+    if message.category.is_empty() {
+        at.field("category").error("must be set");
+    }
+    let percentage = at.required("drop_percentage", message.drop_percentage.as_ref())?;
+    let per_million = per_million(percentage, &at.field("drop_percentage"))?;
+    Some(DropOverload { category: message.category.as_str().into(), per_million })
+}

@@ -1,0 +1,142 @@
+//! How a cluster is balanced: `lb_policy` (A27, A48) and `load_balancing_policy` (A52).
+
+use mesh_xds_proto::envoy::config::cluster::v3 as proto;
+use mesh_xds_proto::envoy::config::cluster::v3::LoadBalancingPolicy;
+use mesh_xds_proto::envoy::config::cluster::v3::cluster::{LbConfig, LbPolicy};
+use mesh_xds_proto::envoy::extensions::load_balancing_policies::least_request::v3::LeastRequest;
+use mesh_xds_proto::envoy::extensions::load_balancing_policies::random::v3::Random;
+use mesh_xds_proto::envoy::extensions::load_balancing_policies::round_robin::v3::RoundRobin;
+use mesh_xds_proto::envoy::extensions::load_balancing_policies::wrr_locality::v3::WrrLocality;
+
+use super::place::{At, cut, quoted};
+use super::value::Extension;
+use crate::resource::cluster::{Balancing, EndpointPolicy};
+use crate::resource::verdict::Fields;
+
+/// How deep policies may be nested (A52).
+const MAX_DEPTH: usize = 16;
+
+/// `load_balancing_policy` if it is set, else `lb_policy`.
+pub(super) fn balancing(cluster: &proto::Cluster, at: &At<'_>) -> Option<Balancing> {
+    judge_config(cluster, at);
+    match &cluster.load_balancing_policy {
+        Some(list) => first_supported(list, &at.field("load_balancing_policy"), 0),
+        None => by_name(cluster, at),
+    }
+}
+
+/// The configuration beside `lb_policy` counts only if it is that policy's.
+fn judge_config(cluster: &proto::Cluster, at: &At<'_>) {
+    let is = |policy: LbPolicy| cluster.load_balancing_policy.is_none() && cluster.lb_policy() == policy;
+    const OTHER: &str = "the cluster is balanced by another policy";
+    match &cluster.lb_config {
+        Some(LbConfig::LeastRequestLbConfig(config)) => match &at.field("least_request_lb_config") {
+            at if is(LbPolicy::LeastRequest) => config.judge(at),
+            at => at.ignored(OTHER),
+        },
+        Some(LbConfig::RoundRobinLbConfig(config)) => match &at.field("round_robin_lb_config") {
+            at if is(LbPolicy::RoundRobin) => config.judge(at),
+            at => at.ignored(OTHER),
+        },
+        _ => {}
+    }
+}
+
+/// The old field: localities always share by weight.
+fn by_name(cluster: &proto::Cluster, at: &At<'_>) -> Option<Balancing> {
+    let policy = match LbPolicy::try_from(cluster.lb_policy) {
+        Ok(LbPolicy::RoundRobin) => EndpointPolicy::RoundRobin,
+        Ok(LbPolicy::LeastRequest) => {
+            let at = &at.field("least_request_lb_config");
+            let choices = match &cluster.lb_config {
+                Some(LbConfig::LeastRequestLbConfig(config)) => config.choice_count,
+                _ => None,
+            };
+            least_request(choices, at)?
+        }
+        Ok(LbPolicy::Random) => EndpointPolicy::Random,
+        Ok(LbPolicy::LoadBalancingPolicyConfig) => {
+            at.field("load_balancing_policy").error("must be set, because `lb_policy` says so");
+            return None;
+        }
+        Ok(other) => {
+            at.field("lb_policy").error(format!("{} is not supported yet", other.as_str_name()));
+            return None;
+        }
+        Err(_) => {
+            at.field("lb_policy").error(format!("{} is no known policy", cluster.lb_policy));
+            return None;
+        }
+    };
+    Some(Balancing { by_locality: true, policy })
+}
+
+/// 2 if it is not set; more than 10 is 10 (A48).
+fn least_request(choices: Option<u32>, at: &At<'_>) -> Option<EndpointPolicy> {
+    let choices = choices.unwrap_or(2);
+    if choices < 2 {
+        at.field("choice_count").error(format!("{choices} is less than 2"));
+        return None;
+    }
+    Some(EndpointPolicy::LeastRequest { choices: choices.min(10) })
+}
+
+/// The first policy of a supported type counts, and is not passed over if its configuration is wrong (A52).
+fn first_supported(list: &LoadBalancingPolicy, at: &At<'_>, depth: usize) -> Option<Balancing> {
+    list.judge(at);
+    if depth == MAX_DEPTH {
+        at.error(format!("is nested more than {MAX_DEPTH} deep"));
+        return None;
+    }
+    let mut unsupported = Vec::new();
+    for (index, policy) in list.policies.iter().enumerate() {
+        let at = &at.item("policies", index);
+        policy.judge(at);
+        let config = at.required("typed_extension_config", policy.typed_extension_config.as_ref())?;
+        let at = &at.field("typed_extension_config");
+        config.judge(at);
+        let at = &at.field("typed_config");
+        let extension = Extension::open(config.typed_config.as_ref(), at)?;
+        match supported(&extension, at, depth) {
+            Found::Policy(balancing) => return balancing,
+            Found::Nothing => unsupported.push(quoted(&extension.type_name)),
+        }
+    }
+    at.error(format!("none of its policies is supported yet: {}", cut(&unsupported.join(", "))));
+    None
+}
+
+/// What a type of policy came to.
+enum Found {
+    /// It is supported; `None` if its configuration is wrong, which is reported.
+    Policy(Option<Balancing>),
+    Nothing,
+}
+
+fn supported(extension: &Extension<'_>, at: &At<'_>, depth: usize) -> Found {
+    let whole_priority = |policy| Balancing { by_locality: false, policy };
+    Found::Policy(if extension.is::<WrrLocality>() {
+        wrr_locality(extension, at, depth)
+    } else if extension.is::<RoundRobin>() {
+        let config = extension.unpack::<RoundRobin>(at);
+        config.inspect(|config| config.judge(at)).map(|_| whole_priority(EndpointPolicy::RoundRobin))
+    } else if extension.is::<LeastRequest>() {
+        let config = extension.unpack::<LeastRequest>(at);
+        let config = config.inspect(|config| config.judge(at));
+        config.and_then(|config| least_request(config.choice_count, at)).map(whole_priority)
+    } else if extension.is::<Random>() {
+        let config = extension.unpack::<Random>(at);
+        config.inspect(|config| config.judge(at)).map(|_| whole_priority(EndpointPolicy::Random))
+    } else {
+        return Found::Nothing;
+    })
+}
+
+/// Localities share by weight, and the policy inside is each locality's own.
+fn wrr_locality(extension: &Extension<'_>, at: &At<'_>, depth: usize) -> Option<Balancing> {
+    let config = extension.unpack::<WrrLocality>(at)?;
+    config.judge(at);
+    let inner = at.required("endpoint_picking_policy", config.endpoint_picking_policy)?;
+    let inner = first_supported(&inner, &at.field("endpoint_picking_policy"), depth + 1)?;
+    Some(Balancing { by_locality: true, ..inner })
+}

@@ -1,0 +1,83 @@
+//! Bytes to validated types: total, and with every error of a resource at once.
+//!
+//! Each decoder takes a message and the place where it stands, judges the message's fields by the table of verdicts,
+//! and then reads what is acted on. It goes on after an error, so that the sender hears of all of them; what it returns
+//! is used only if there were none.
+
+mod cluster;
+mod endpoints;
+mod http_filter;
+mod lb_policy;
+mod listener;
+pub(super) mod place;
+mod policy;
+mod route_action;
+mod route_config;
+mod route_match;
+#[cfg(test)]
+mod tests;
+pub(super) mod value;
+
+use std::any::Any;
+use std::sync::Arc;
+
+use prost::{Message, Name};
+
+use self::place::{At, Report};
+use crate::xds::resource_type::{Decoded, FieldError, ResourceType};
+
+/// Decodes to [`Listener`](super::listener::Listener).
+pub(crate) static LISTENER: ResourceType = ResourceType {
+    type_url: "type.googleapis.com/envoy.config.listener.v3.Listener",
+    name: "Listener",
+    absence_deletes: true,
+    decode: |bytes| decode(bytes, listener::listener),
+};
+
+/// Decodes to [`RouteConfiguration`](super::route_config::RouteConfiguration).
+pub(crate) static ROUTE_CONFIGURATION: ResourceType = ResourceType {
+    type_url: "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+    name: "RouteConfiguration",
+    absence_deletes: false,
+    decode: |bytes| decode(bytes, route_config::route_configuration),
+};
+
+/// Decodes to [`Cluster`](super::cluster::Cluster).
+pub(crate) static CLUSTER: ResourceType = ResourceType {
+    type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+    name: "Cluster",
+    absence_deletes: true,
+    decode: |bytes| decode(bytes, cluster::cluster),
+};
+
+/// Decodes to [`Endpoints`](super::endpoints::Endpoints); a resource's name is its `cluster_name`.
+pub(crate) static ENDPOINTS: ResourceType = ResourceType {
+    type_url: "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+    name: "ClusterLoadAssignment",
+    absence_deletes: false,
+    decode: |bytes| decode(bytes, endpoints::endpoints),
+};
+
+fn decode<M, T>(bytes: &[u8], validate: fn(M, &At<'_>) -> Option<T>) -> Decoded
+where
+    M: Message + Default + Name,
+    T: Any + Send + Sync,
+{
+    let report = Report::default();
+    let value = match M::decode(bytes) {
+        Ok(message) => validate(message, &report.root()),
+        Err(error) => {
+            report.root().field(M::NAME).error(format!("cannot be decoded: {error}"));
+            None
+        }
+    };
+    let (mut errors, ignored) = report.finish();
+    if value.is_none() && errors.is_empty() {
+        errors.push(FieldError { path: M::NAME.to_owned(), problem: "cannot be used".to_owned() });
+    }
+    let value = match value {
+        Some(value) if errors.is_empty() => Ok(Arc::new(value) as Arc<dyn Any + Send + Sync>),
+        _ => Err(errors),
+    };
+    Decoded { value, ignored }
+}

@@ -1,0 +1,63 @@
+//! `RouteAction`: the clusters that calls go to, and how long they may take (A28, A31).
+
+use mesh_xds_proto::envoy::config::route::v3 as proto;
+use mesh_xds_proto::envoy::config::route::v3::route_action::{ClusterSpecifier, MaxStreamDuration};
+
+use super::http_filter::check_overrides;
+use super::place::At;
+use super::policy::{check_hash_policy, check_retry_policy};
+use super::value::duration;
+use crate::resource::route::{BadWeights, ClusterWeight, Forward, RouteAction, RouteDeadline};
+use crate::resource::verdict::Fields;
+
+pub(super) fn forward(message: proto::RouteAction, at: &At<'_>) -> Option<RouteAction> {
+    message.judge(at);
+    if let Some(policy) = &message.retry_policy {
+        check_retry_policy(policy, &at.field("retry_policy"));
+    }
+    for (index, policy) in message.hash_policy.iter().enumerate() {
+        check_hash_policy(policy, &at.item("hash_policy", index));
+    }
+    let max = message.max_stream_duration;
+    let deadline = max.map(|max| deadline(&max, &at.field("max_stream_duration"))).unwrap_or_default();
+    let forward = match message.cluster_specifier {
+        Some(ClusterSpecifier::Cluster(name)) => {
+            let name = Some(name).filter(|name| !name.is_empty());
+            Forward::to(at.required("cluster", name)?)
+        }
+        Some(ClusterSpecifier::WeightedClusters(clusters)) => weighted(clusters, &at.field("weighted_clusters"))?,
+        Some(ClusterSpecifier::ClusterHeader(_)) => return Some(RouteAction::Unsupported("cluster_header")),
+        Some(ClusterSpecifier::ClusterSpecifierPlugin(_) | ClusterSpecifier::InlineClusterSpecifierPlugin(_)) => {
+            return Some(RouteAction::Unsupported("cluster_specifier_plugin"));
+        }
+        // Not set, or a kind that a later version of xDS added: calls fail, the resource is accepted (A28).
+        None => return Some(RouteAction::Unsupported("an unknown cluster specifier")),
+    };
+    Some(RouteAction::Forward(forward.with_deadline(deadline)))
+}
+
+fn deadline(message: &MaxStreamDuration, at: &At<'_>) -> RouteDeadline {
+    message.judge(at);
+    RouteDeadline::new(match message.grpc_timeout_header_max {
+        Some(max) => duration(Some(max), &at.field("grpc_timeout_header_max")),
+        None => duration(message.max_stream_duration, &at.field("max_stream_duration")),
+    })
+}
+
+fn weighted(message: proto::WeightedCluster, at: &At<'_>) -> Option<Forward> {
+    message.judge(at);
+    let clusters = message.clusters.into_iter().enumerate();
+    let clusters: Vec<_> =
+        clusters.map(|(index, cluster)| cluster_weight(cluster, &at.item("clusters", index))).collect();
+    let clusters = clusters.into_iter().collect::<Option<Vec<_>>>()?;
+    let forward = Forward::weighted(clusters);
+    forward.map_err(|BadWeights| at.field("clusters").error("the weights must add up to 1 to 4294967295")).ok()
+}
+
+fn cluster_weight(message: proto::weighted_cluster::ClusterWeight, at: &At<'_>) -> Option<ClusterWeight> {
+    message.judge(at);
+    check_overrides(&message.typed_per_filter_config, at);
+    let name = at.required("name", Some(message.name).filter(|name| !name.is_empty()));
+    let weight = at.required("weight", message.weight);
+    Some(ClusterWeight { name: name?.into(), weight: weight? })
+}

@@ -1,0 +1,204 @@
+//! What the sender of a refused resource reads.
+
+use hcm::http_connection_manager::RouteSpecifier;
+use mesh_xds_proto::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, LbPolicy};
+use mesh_xds_proto::envoy::config::core::v3 as core;
+use mesh_xds_proto::envoy::config::route::v3::route_match::PathSpecifier;
+use mesh_xds_proto::envoy::extensions::filters::http::rbac::v3::Rbac;
+use mesh_xds_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
+use mesh_xds_proto::envoy::r#type::matcher::v3::RegexMatcher;
+use prost::Message;
+
+use super::fixture::*;
+use crate::resource::cluster::{Balancing, EndpointPolicy};
+use crate::resource::listener::RouteSource;
+use crate::resource::route::RouteAction;
+use crate::resource::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION};
+
+#[test]
+fn every_error_of_a_resource_is_named_by_its_path() {
+    let mut f = Fixture::default();
+    f.group().lb_endpoints.push(member("127.0.0.1", 70_000));
+    f.group().lb_endpoints.push(member("echo", 80));
+    f.endpoints.endpoints.push(locality("z2", 2, 1, vec![]));
+    assert_eq!(
+        f.endpoints().unwrap_err(),
+        [
+            "endpoints[0].lb_endpoints[1].endpoint.address.socket_address.port_value: 70000 is not a port (0 to 65535)",
+            "endpoints[0].lb_endpoints[2].endpoint.address.socket_address.address: \"echo\" is not an IP address",
+            "endpoints: priorities must be contiguous from 0, and there is no 1",
+        ]
+    );
+}
+
+#[test]
+fn a_route_is_named_by_virtual_host_and_position() {
+    let mut f = Fixture::default();
+    let regex = RegexMatcher { regex: "[a".into(), ..Default::default() };
+    f.matching().path_specifier = Some(PathSpecifier::SafeRegex(regex));
+    f.routes.virtual_hosts[0].domains.push("a*b".into());
+    f.routes.virtual_hosts[0].routes.push(prefix_to("/", ""));
+    let expected = [
+        "virtual_hosts[0].domains[1]: \"a*b\" is not a domain, nor one with `*` as its start or its end",
+        "virtual_hosts[0].routes[0].match.safe_regex.regex: \"[a\": unclosed character class",
+        "virtual_hosts[0].routes[1].route.cluster: must be set",
+    ];
+    assert_eq!(f.routes().unwrap_err(), expected);
+    f.manager.route_specifier = Some(RouteSpecifier::RouteConfig(f.routes.clone()));
+    let inline = expected.map(|error| format!("api_listener.api_listener.route_config.{error}"));
+    assert_eq!(f.listener().unwrap_err(), inline);
+}
+
+#[test]
+fn a_cluster_says_what_is_not_supported() {
+    let errors = |change: fn(&mut Fixture)| {
+        let mut f = Fixture::default();
+        change(&mut f);
+        f.cluster().unwrap_err()
+    };
+    assert_eq!(
+        errors(|f| f.cluster.lb_policy = LbPolicy::RingHash as i32),
+        ["lb_policy: RING_HASH is not supported yet"]
+    );
+    assert_eq!(
+        errors(|f| f.cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(0))),
+        ["type: STATIC is not supported yet, only EDS is"]
+    );
+    assert_eq!(
+        errors(|f| f.cluster.transport_socket = Some(socket(any(&UpstreamTlsContext::default())))),
+        ["transport_socket.typed_config: \"envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext\" is not \
+          supported yet, and is never replaced by plaintext"]
+    );
+    assert_eq!(
+        errors(|f| f.cluster.load_balancing_policy = Some(balanced_by([any_of("a.B"), any_of("c.D")]))),
+        ["load_balancing_policy: none of its policies is supported yet: \"a.B\", \"c.D\""]
+    );
+}
+
+#[test]
+fn a_listener_says_what_it_lacks() {
+    let mut f = Fixture::default();
+    f.manager.http_filters.insert(0, filter("authz", &Rbac::default()));
+    f.manager.http_filters.push(f.manager.http_filters[1].clone());
+    assert_eq!(
+        f.listener().unwrap_err(),
+        [
+            "api_listener.api_listener.http_filters[0].typed_config[envoy.extensions.filters.http.rbac.v3.RBAC]: \
+             \"envoy.extensions.filters.http.rbac.v3.RBAC\" is not supported, and the filter is not optional",
+            "api_listener.api_listener.http_filters[2].name: \"router\" stands twice in the list",
+            "api_listener.api_listener.http_filters[2]: stands behind the router, which must be the last filter",
+        ]
+    );
+    let (listener, _) = decode::<crate::resource::listener::Listener>(&LISTENER, &f.listener);
+    let errors = listener.unwrap_err();
+    assert!(errors[0].starts_with("api_listener: must be set"), "{errors:?}");
+    assert!(errors[0].contains("GENERATOR: grpc"), "{errors:?}");
+}
+
+#[test]
+fn broken_bytes_are_said_to_be_broken() {
+    for kind in [&LISTENER, &ROUTE_CONFIGURATION, &CLUSTER, &ENDPOINTS] {
+        let mut bytes = Fixture::default().cluster.name.as_bytes().to_vec();
+        bytes.splice(0..0, [0x0a, 2]);
+        bytes.extend([0x12, 0x7f]);
+        let errors = (kind.decode)(&bytes).value.unwrap_err();
+        assert!(errors[0].to_string().starts_with(&format!("{}: cannot be decoded: ", kind.name)), "{errors:?}");
+    }
+}
+
+#[test]
+fn the_four_types_decode_their_messages() {
+    let f = Fixture::default();
+    for (kind, bytes) in [
+        (&LISTENER, f.packed().encode_to_vec()),
+        (&ROUTE_CONFIGURATION, f.routes.encode_to_vec()),
+        (&CLUSTER, f.cluster.encode_to_vec()),
+        (&ENDPOINTS, f.endpoints.encode_to_vec()),
+    ] {
+        let decoded = (kind.decode)(&bytes);
+        assert!(decoded.value.is_ok() && decoded.ignored.is_empty(), "{}", kind.name);
+        assert!(kind.type_url.ends_with(&format!(".{}", kind.name)));
+    }
+}
+
+#[test]
+fn a_good_set_becomes_what_it_says() {
+    let mut f = Fixture::default();
+    f.manager.common_http_protocol_options.get_or_insert_default().max_stream_duration = seconds(3);
+    f.cluster.connect_timeout = seconds(1);
+    let listener = f.listener().expect("good");
+    assert!(matches!(&listener.routes, RouteSource::Named(name) if &**name == "r1"));
+    assert_eq!(listener.max_stream_duration, Some(std::time::Duration::from_secs(3)));
+    let cluster = f.cluster().expect("good");
+    assert_eq!(cluster.eds_service_name.as_deref(), Some("e1"));
+    assert_eq!(cluster.connect_timeout, Some(std::time::Duration::from_secs(1)));
+    assert_eq!(cluster.balancing, Balancing { by_locality: true, policy: EndpointPolicy::RoundRobin });
+    let routes = f.routes().expect("good");
+    assert_eq!(&*routes.virtual_hosts[0].routes[0].name, "prefix /");
+    f.manager.route_specifier = Some(RouteSpecifier::RouteConfig(f.routes.clone()));
+    assert!(matches!(f.listener().expect("good").routes, RouteSource::Inline(_)));
+}
+
+#[test]
+fn a_service_name_that_is_the_cluster_s_is_none() {
+    let mut f = Fixture::default();
+    for same in ["", "c1"] {
+        f.cluster.eds_cluster_config.get_or_insert_default().service_name = same.into();
+        assert_eq!(f.cluster().expect("good").eds_service_name, None, "{same:?}");
+    }
+}
+
+#[test]
+fn the_header_s_maximum_comes_before_the_stream_s() {
+    let limit = |header_max: Option<i64>, stream_max: Option<i64>| {
+        let mut f = Fixture::default();
+        let max = f.action().max_stream_duration.get_or_insert_default();
+        max.grpc_timeout_header_max = header_max.and_then(seconds);
+        max.max_stream_duration = stream_max.and_then(seconds);
+        let routes = f.routes().expect("good");
+        let RouteAction::Forward(forward) = &routes.virtual_hosts[0].routes[0].action else {
+            panic!("the route forwards");
+        };
+        forward.deadline().limit(None, None).map(|limit| limit.as_secs())
+    };
+    assert_eq!(limit(Some(1), Some(2)), Some(1));
+    assert_eq!(limit(Some(0), Some(2)), None);
+    assert_eq!(limit(None, Some(2)), Some(2));
+    assert_eq!(limit(None, None), None);
+}
+
+#[test]
+fn priorities_are_ordered_and_a_locality_without_weight_is_listed() {
+    let mut f = Fixture::default();
+    f.group().priority = 1;
+    f.endpoints.endpoints.push(locality("z2", 0, 7, vec![member("::1", 80)]));
+    f.endpoints.endpoints.push(locality("z3", 9, 0, vec![member("x", 80)]));
+    let mut unset = locality("z4", 9, 0, vec![member("x", 80)]);
+    unset.load_balancing_weight = None;
+    f.endpoints.endpoints.push(unset);
+    let (endpoints, ignored) = decode::<crate::resource::endpoints::Endpoints>(&ENDPOINTS, &f.endpoints);
+    let endpoints = endpoints.expect("good");
+    let zones: Vec<_> = endpoints.priorities.iter().map(|priority| &*priority.localities[0].locality.zone).collect();
+    assert_eq!(zones, ["z2", "z1"]);
+    assert_eq!(endpoints.priorities[0].localities[0].weight, 7);
+    assert_eq!(endpoints.priorities[0].localities[0].endpoints[0].address.to_string(), "[::1]:80");
+    assert_eq!(ignored, ["endpoints.lb_endpoints"]);
+}
+
+#[test]
+fn an_address_is_one_endpoint_whatever_the_unhealthy_ones_say() {
+    let mut f = Fixture::default();
+    let unhealthy = |ip| {
+        let mut member = member(ip, 8080);
+        member.health_status = core::HealthStatus::Unhealthy as i32;
+        member
+    };
+    let members = vec![unhealthy("127.0.0.1"), unhealthy("127.0.0.2"), unhealthy("127.0.0.2")];
+    f.endpoints.endpoints.insert(0, locality("z2", 0, 1, members));
+    let endpoints = f.endpoints().expect("good");
+    let localities = endpoints.priorities.iter().flat_map(|priority| &priority.localities);
+    let addresses: Vec<_> =
+        localities.flat_map(|locality| &locality.endpoints).map(|endpoint| endpoint.address.to_string()).collect();
+    assert_eq!(addresses, ["127.0.0.2:8080", "127.0.0.1:8080"]);
+}

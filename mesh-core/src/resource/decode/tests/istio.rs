@@ -1,0 +1,162 @@
+//! What Istio sends to proxyless clients, as recorded (`testdata/istio`).
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use prost::Message;
+use prost_reflect::DynamicMessage;
+use serde_json::Value;
+
+use super::fixture::paths;
+use super::verdicts::POOL;
+use crate::resource::cluster::Cluster;
+use crate::resource::endpoints::Endpoints;
+use crate::resource::listener::{Listener, RouteSource};
+use crate::resource::matcher::RequestHead;
+use crate::resource::route::RouteAction;
+use crate::resource::route_config::RouteConfiguration;
+use crate::resource::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION};
+use crate::xds::resource_type::Decoded;
+
+macro_rules! recorded {
+    ($name:literal) => {
+        resources(include_str!(concat!("../../../../testdata/istio/", $name, ".json")))
+    };
+}
+
+/// Each resource of a recording: its type URL and its bytes.
+pub(super) fn resources(json: &str) -> Vec<(String, Vec<u8>)> {
+    let resources: Vec<Value> = serde_json::from_str(json).expect("a list of resources");
+    resources.into_iter().map(encoded).collect()
+}
+
+fn encoded(mut resource: Value) -> (String, Vec<u8>) {
+    let fields = resource.as_object_mut().expect("a resource");
+    let type_url = fields.remove("@type").and_then(|value| value.as_str().map(str::to_owned)).expect("a type URL");
+    let name = type_url.rsplit('/').next().expect("a name");
+    let descriptor = POOL.get_message_by_name(name).expect("a known type");
+    let message = DynamicMessage::deserialize(descriptor, resource).expect("valid protojson");
+    (type_url, message.encode_to_vec())
+}
+
+pub(super) fn everything() -> Vec<(String, Vec<u8>)> {
+    [
+        recorded!("base"),
+        recorded!("rich-routes"),
+        recorded!("mtls"),
+        recorded!("failover"),
+        recorded!("maglev"),
+        recorded!("ring-hash"),
+        recorded!("persistent-session"),
+        recorded!("server"),
+    ]
+    .concat()
+}
+
+fn decode((type_url, bytes): &(String, Vec<u8>)) -> Decoded {
+    let kinds = [&LISTENER, &ROUTE_CONFIGURATION, &CLUSTER, &ENDPOINTS];
+    let kind = kinds.iter().find(|kind| kind.type_url == type_url).expect("one of the four types");
+    (kind.decode)(bytes)
+}
+
+fn value<T: Send + Sync + 'static>(decoded: &Decoded) -> &T {
+    decoded.value.as_ref().expect("accepted").downcast_ref().expect("the type of the resource")
+}
+
+fn errors(resource: &(String, Vec<u8>)) -> Vec<String> {
+    let errors = decode(resource).value.err().unwrap_or_default();
+    errors.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_service_is_accepted_and_says_what_nothing_acts_on() {
+    let decoded: Vec<_> = recorded!("base").iter().map(decode).collect();
+    let ignored: Vec<_> = decoded.iter().map(|decoded| paths(decoded.ignored.clone())).collect();
+    assert!(matches!(
+        &value::<Listener>(&decoded[0]).routes,
+        RouteSource::Named(name) if &**name == "outbound|7070||echo.default.svc.cluster.local"
+    ));
+    assert_eq!(ignored[0], [""; 0], "an empty fault filter and an address ask for nothing");
+    let routes = value::<RouteConfiguration>(&decoded[1]);
+    for authority in ["echo:7070", "echo.default", "ECHO.default.svc.cluster.local", "240.0.0.1:7070"] {
+        assert!(routes.virtual_host(authority).is_some(), "{authority}");
+    }
+    assert_eq!(
+        ignored[1],
+        [
+            "virtual_hosts.include_request_attempt_count",
+            "virtual_hosts.routes.metadata",
+            "virtual_hosts.routes.decorator",
+            "virtual_hosts.routes.route.retry_policy",
+            "virtual_hosts.routes.route.timeout",
+        ]
+    );
+    let cluster = value::<Cluster>(&decoded[2]);
+    assert!(cluster.balancing.by_locality);
+    assert_eq!(ignored[2], ["alt_stat_name", "circuit_breakers"]);
+    let endpoints = value::<Endpoints>(&decoded[4]);
+    assert!(!endpoints.priorities[0].localities[0].endpoints.is_empty());
+    assert_eq!(ignored[4], ["endpoints.lb_endpoints.metadata", "endpoints.lb_endpoints.load_balancing_weight"]);
+}
+
+#[test]
+fn a_virtual_service_routes_as_written() {
+    let resources = recorded!("rich-routes");
+    let decoded = decode(&resources[0]);
+    let routes = value::<RouteConfiguration>(&decoded);
+    let host = routes.virtual_host("echo:7070").expect("a virtual host");
+    let take = |path: &str, pairs: &[(&'static str, &'static str)]| {
+        let pairs = pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let headers: HeaderMap = pairs.collect();
+        let head = RequestHead { path, method: &Method::POST, authority: "echo:7070", headers: &headers };
+        host.route(&head, || 0).map(|route| &host.routes[route])
+    };
+    for (path, pairs, expected) in [
+        ("/echo.Echo/Say", &[("x-abort", "http")][..], "aborthttp"),
+        ("/echo.Echo/Say", &[("x-delay", "yes")], "delay"),
+        ("/other.Svc/Say", &[("x-mirror", "yes")], "mirror"),
+        ("/echo.Echo/Say", &[("x-hdr", "")], "hdrs"),
+        ("/redir/a", &[], "redir"),
+        ("/direct", &[], "direct"),
+    ] {
+        assert_eq!(take(path, pairs).map(|route| &*route.name), Some(expected), "{path} {pairs:?}");
+    }
+    for (path, expected) in [("/redir", "redirect"), ("/direct", "direct_response")] {
+        assert_eq!(take(path, &[]).map(|route| &route.action), Some(&RouteAction::Unsupported(expected)));
+    }
+    let ignored = paths(decoded.ignored.clone());
+    for expected in [
+        "virtual_hosts.routes.redirect",
+        "virtual_hosts.routes.route.request_mirror_policies",
+        "virtual_hosts.routes.route.prefix_rewrite",
+        "virtual_hosts.routes.request_headers_to_add",
+        "virtual_hosts.routes.typed_per_filter_config[envoy.filters.http.fault].abort",
+        "virtual_hosts.routes.typed_per_filter_config[envoy.filters.http.fault].delay",
+    ] {
+        assert!(ignored.iter().any(|path| path == expected), "{expected} in {ignored:?}");
+    }
+}
+
+#[test]
+fn what_would_be_less_than_asked_is_refused() {
+    let refused: Vec<_> = recorded!("mtls").iter().map(errors).collect();
+    assert!(refused.iter().flatten().all(|error| error.contains("never replaced by plaintext")), "{refused:?}");
+    assert!(refused.iter().all(|errors| errors.len() == 1));
+    for (resource, policy) in
+        recorded!("maglev").iter().zip(["MAGLEV"]).chain(recorded!("ring-hash").iter().zip(["RING_HASH"]))
+    {
+        assert_eq!(errors(resource), [format!("lb_policy: {policy} is not supported yet")]);
+    }
+    let server = errors(&recorded!("server")[0]);
+    assert!(server[0].starts_with("api_listener: must be set"), "{server:?}");
+}
+
+#[test]
+fn failover_and_sessions_are_accepted() {
+    for resource in recorded!("failover") {
+        let decoded = decode(&resource);
+        let endpoints = value::<Endpoints>(&decoded);
+        assert!(endpoints.priorities.iter().all(|priority| !priority.localities.is_empty()));
+    }
+    let decoded = decode(&recorded!("persistent-session")[0]);
+    value::<Listener>(&decoded);
+    assert_eq!(paths(decoded.ignored.clone()), ["api_listener.api_listener.http_filters.typed_config.session_state"]);
+}

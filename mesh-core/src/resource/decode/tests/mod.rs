@@ -1,0 +1,9 @@
+//! Tests of the decoders through the four resource types, as the xDS client uses them.
+
+mod conformance;
+mod errors;
+mod fixture;
+mod fuzz;
+mod istio;
+mod routing;
+mod verdicts;

@@ -1,0 +1,226 @@
+//! The table of verdicts against the protos, and the decoders against the table.
+
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
+use mesh_xds_proto::envoy::config::route::v3 as route;
+use mesh_xds_proto::envoy::config::route::v3::route_action::ClusterSpecifier;
+use mesh_xds_proto::envoy::r#type::matcher::v3::StringMatcher;
+use prost::{Message, Name};
+use prost_reflect::{
+    Cardinality, DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value,
+};
+use prost_types::Any;
+
+use super::fixture::*;
+use crate::resource::verdict::table::MESSAGES;
+use crate::resource::verdict::{FieldVerdict, Verdict};
+use crate::resource::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION};
+
+pub(super) static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+    DescriptorPool::decode(mesh_xds_proto::FILE_DESCRIPTOR_SET).expect("the descriptors that are checked in")
+});
+
+fn descriptor(full_name: &str) -> MessageDescriptor {
+    POOL.get_message_by_name(full_name).expect("a message of the protos")
+}
+
+#[test]
+fn the_table_has_each_field_of_the_protos() {
+    for (full_name, rows) in MESSAGES {
+        let in_table: BTreeSet<_> = rows.iter().map(|row| row.field.to_owned()).collect();
+        let descriptor = descriptor(&full_name());
+        let in_proto: BTreeSet<_> = descriptor.fields().map(|field| field.name().to_owned()).collect();
+        assert_eq!(in_table, in_proto, "{}", full_name());
+    }
+}
+
+#[test]
+fn each_field_that_is_not_acted_on_is_listed_or_refused() {
+    let mut checked = 0;
+    for (full_name, rows) in MESSAGES {
+        let full_name = full_name();
+        for row in rows.iter().filter(|row| row.verdict != Verdict::Act) {
+            let field = descriptor(&full_name).get_field_by_name(row.field).expect("checked above");
+            check(&full_name, row, &sample(&field));
+            checked += 1;
+        }
+    }
+    assert!(checked > 200, "{checked} fields");
+}
+
+fn check(full_name: &str, row: &FieldVerdict, sample: &[u8]) {
+    let mut fixture = Fixture::default();
+    place(full_name, sample, &mut fixture);
+    let (errors, ignored) = found(&fixture);
+    let ends_here = |path: &str| path == row.field || path.ends_with(&format!(".{}", row.field));
+    if row.verdict == Verdict::Nack {
+        let refused = errors.iter().any(|(path, problem)| ends_here(path) && problem == row.note);
+        assert!(refused, "{full_name}.{}: {errors:?}", row.field);
+    } else {
+        assert!(ignored.iter().any(|path| ends_here(path)), "{full_name}.{}: {ignored:?}, {errors:?}", row.field);
+    }
+}
+
+/// Errors and ignored paths of all four resources.
+fn found(fixture: &Fixture) -> (Vec<(String, String)>, Vec<String>) {
+    let decoded = [
+        (LISTENER.decode)(&fixture.packed().encode_to_vec()),
+        (ROUTE_CONFIGURATION.decode)(&fixture.routes.encode_to_vec()),
+        (CLUSTER.decode)(&fixture.cluster.encode_to_vec()),
+        (ENDPOINTS.decode)(&fixture.endpoints.encode_to_vec()),
+    ];
+    let mut errors = Vec::new();
+    let mut ignored = Vec::new();
+    for decoded in decoded {
+        errors.extend(decoded.value.err().into_iter().flatten().map(|error| (error.path, error.problem)));
+        ignored.extend(paths(decoded.ignored));
+    }
+    (errors, ignored)
+}
+
+/// A message with that one field set to something else than its default.
+fn sample(field: &FieldDescriptor) -> Vec<u8> {
+    let mut message = DynamicMessage::new(field.parent_message().clone());
+    let value = if field.is_map() {
+        let entry = field.kind();
+        let value = entry.as_message().expect("an entry").map_entry_value_field();
+        Value::Map([(MapKey::String("k".into()), single(&value))].into())
+    } else if field.cardinality() == Cardinality::Repeated {
+        Value::List(vec![single(field)])
+    } else {
+        single(field)
+    };
+    message.set_field(field, value);
+    message.encode_to_vec()
+}
+
+fn single(field: &FieldDescriptor) -> Value {
+    match field.kind() {
+        Kind::Bool => Value::Bool(true),
+        Kind::String => Value::String("x".into()),
+        Kind::Bytes => Value::Bytes("x".into()),
+        Kind::Double => Value::F64(1.0),
+        Kind::Uint32 => Value::U32(1),
+        Kind::Uint64 => Value::U64(1),
+        Kind::Int64 => Value::I64(1),
+        Kind::Int32 => Value::I32(1),
+        Kind::Enum(kind) => {
+            let set = kind.values().find(|value| value.number() != 0).expect("an enum has more than its default");
+            Value::EnumNumber(set.number())
+        }
+        Kind::Message(kind) => Value::Message(message_sample(&kind)),
+        other => panic!("{} is a {other:?}", field.full_name()),
+    }
+}
+
+/// Empty, unless that would say nothing.
+fn message_sample(kind: &MessageDescriptor) -> DynamicMessage {
+    let mut message = DynamicMessage::new(kind.clone());
+    match kind.full_name() {
+        "google.protobuf.Duration" => message.set_field_by_name("seconds", Value::I64(1)),
+        "google.protobuf.BoolValue" => message.set_field_by_name("value", Value::Bool(true)),
+        _ => {}
+    }
+    message
+}
+
+/// Merges the sample into the message of that type in a good set of resources.
+fn place(full_name: &str, sample: &[u8], f: &mut Fixture) {
+    let packed = Any { type_url: format!("type.googleapis.com/{full_name}"), value: sample.to_vec() };
+    let short = full_name.strip_prefix("envoy.").unwrap_or(full_name);
+    match short {
+        "config.listener.v3.Listener" => merge(&mut f.listener, sample),
+        "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => merge(&mut f.manager, sample),
+        "extensions.filters.network.http_connection_manager.v3.HttpFilter" => {
+            merge(&mut f.manager.http_filters[0], sample);
+        }
+        "config.core.v3.HttpProtocolOptions" => {
+            merge(f.manager.common_http_protocol_options.get_or_insert_default(), sample);
+        }
+        "extensions.filters.http.router.v3.Router" => f.manager.http_filters[0] = filter_of("router", packed),
+        "extensions.filters.http.fault.v3.HTTPFault"
+        | "extensions.filters.http.stateful_session.v3.StatefulSession" => {
+            f.manager.http_filters.insert(0, filter_of("x", packed));
+        }
+        "extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute" | "config.route.v3.FilterConfig" => {
+            f.route().typed_per_filter_config = overrides("x", packed);
+        }
+        "config.core.v3.ConfigSource" => {
+            let eds = f.cluster.eds_cluster_config.get_or_insert_default();
+            merge(eds.eds_config.get_or_insert_default(), sample);
+        }
+        "config.route.v3.RouteConfiguration" => merge(&mut f.routes, sample),
+        "config.route.v3.VirtualHost" => merge(&mut f.routes.virtual_hosts[0], sample),
+        "config.route.v3.Route" => merge(f.route(), sample),
+        "config.route.v3.RouteMatch" => merge(f.matching(), sample),
+        "type.matcher.v3.StringMatcher" => {
+            let matcher = StringMatcher::decode(sample).expect("a sample");
+            let specifier = Some(route::header_matcher::HeaderMatchSpecifier::StringMatch(matcher));
+            let header =
+                route::HeaderMatcher { name: "x".into(), header_match_specifier: specifier, ..Default::default() };
+            f.matching().headers.push(header);
+        }
+        "config.core.v3.RuntimeFractionalPercent" => {
+            merge(f.matching().runtime_fraction.get_or_insert_default(), sample);
+        }
+        "config.route.v3.RouteAction" => merge(f.action(), sample),
+        "config.route.v3.RouteAction.MaxStreamDuration" => {
+            merge(f.action().max_stream_duration.get_or_insert_default(), sample);
+        }
+        "config.route.v3.WeightedCluster" => with_weights(f, |clusters| merge(clusters, sample)),
+        "config.route.v3.WeightedCluster.ClusterWeight" => {
+            with_weights(f, |clusters| merge(&mut clusters.clusters[0], sample));
+        }
+        "config.cluster.v3.Cluster" => merge(&mut f.cluster, sample),
+        "config.cluster.v3.Cluster.LeastRequestLbConfig" | "config.cluster.v3.Cluster.RoundRobinLbConfig" => {
+            let (policy, number) = if short.ends_with("LeastRequestLbConfig") { (1, 37) } else { (0, 56) };
+            f.cluster.lb_policy = policy;
+            merge(&mut f.cluster, &nested(number, sample));
+        }
+        policy if policy.starts_with("extensions.load_balancing_policies.") => {
+            f.cluster.load_balancing_policy = Some(balanced_by([packed]));
+        }
+        "config.endpoint.v3.ClusterLoadAssignment" => merge(&mut f.endpoints, sample),
+        "config.endpoint.v3.ClusterLoadAssignment.Policy" => {
+            merge(f.endpoints.policy.get_or_insert_default(), sample);
+        }
+        "config.endpoint.v3.LocalityLbEndpoints" => merge(f.group(), sample),
+        "config.endpoint.v3.LbEndpoint" => merge(f.member(), sample),
+        "config.endpoint.v3.Endpoint" => merge(f.member(), &nested(1, sample)),
+        "config.core.v3.Address" => merge(f.member(), &nested(1, &nested(1, sample))),
+        "config.core.v3.SocketAddress" => merge(f.member(), &nested(1, &nested(1, &nested(1, sample)))),
+        "config.core.v3.Pipe" => merge(f.member(), &nested(1, &nested(1, &nested(2, sample)))),
+        other => panic!("{other} has no place in the fixture"),
+    }
+}
+
+fn merge(message: &mut impl Message, sample: &[u8]) {
+    message.merge(sample).expect("a sample of the message's type");
+}
+
+fn with_weights(f: &mut Fixture, change: impl FnOnce(&mut route::WeightedCluster)) {
+    f.weighted(&[("c1", Some(1))]);
+    match &mut f.action().cluster_specifier {
+        Some(ClusterSpecifier::WeightedClusters(clusters)) => change(clusters),
+        _ => panic!("set above"),
+    }
+}
+
+/// The wire form of a message in field `number` of another.
+fn nested(number: u32, message: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    prost::encoding::encode_key(number, prost::encoding::WireType::LengthDelimited, &mut bytes);
+    prost::encoding::encode_varint(message.len() as u64, &mut bytes);
+    bytes.extend_from_slice(message);
+    bytes
+}
+
+#[test]
+fn a_message_in_the_table_has_a_name_that_people_know() {
+    for (full_name, rows) in MESSAGES {
+        let full_name = full_name();
+        assert!(rows.iter().all(|row| full_name.ends_with(row.message)), "{full_name}");
+    }
+    assert_eq!(MESSAGES[0].0(), mesh_xds_proto::envoy::config::listener::v3::Listener::full_name());
+}

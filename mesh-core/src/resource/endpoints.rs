@@ -1,0 +1,120 @@
+//! `ClusterLoadAssignment`: the endpoints of a cluster by priority and locality (A27, A56).
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::error::Error;
+
+/// The validated endpoints of one cluster.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Endpoints {
+    /// Index 0 is tried first (A56). Localities of weight 0 are not here (A27).
+    pub(crate) priorities: Vec<Priority>,
+    /// Shares of the calls to fail, evaluated in this order.
+    pub(crate) drops: Vec<DropOverload>,
+}
+
+/// The localities that share one priority.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Priority {
+    pub(crate) localities: Vec<LocalityEndpoints>,
+}
+
+/// The endpoints of one locality.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LocalityEndpoints {
+    pub(crate) locality: Arc<Locality>,
+    /// Share of the calls among the localities of the priority; at least 1.
+    pub(crate) weight: u32,
+    pub(crate) endpoints: Vec<Endpoint>,
+}
+
+/// Where a set of endpoints runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Locality {
+    pub(crate) region: String,
+    pub(crate) zone: String,
+    pub(crate) sub_zone: String,
+}
+
+/// One endpoint as the control plane describes it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Endpoint {
+    pub(crate) address: Address,
+    /// At least 1.
+    pub(crate) weight: u32,
+    pub(crate) health: Health,
+}
+
+/// Health as the control plane sees it; only the first two take calls (A27).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    Unknown,
+    Healthy,
+    Unhealthy,
+    Draining,
+    Timeout,
+    Degraded,
+}
+
+impl Health {
+    /// Whether an endpoint of this health takes calls.
+    pub(crate) fn is_usable(self) -> bool {
+        matches!(self, Health::Unknown | Health::Healthy)
+    }
+}
+
+/// A share of the calls that the control plane asks to fail.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct DropOverload {
+    pub(crate) category: Arc<str>,
+    /// Of a million calls; at most 1,000,000.
+    pub(crate) per_million: u32,
+}
+
+/// The address of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Address {
+    /// A TCP address.
+    Socket(SocketAddr),
+    /// The path of a Unix socket.
+    Unix(Arc<Path>),
+    /// A host name, resolved each time a connection is made.
+    Host(Arc<str>, u16),
+}
+
+impl FromStr for Address {
+    type Err = Error;
+
+    /// Reads `127.0.0.1:80`, `[::1]:80`, `host:80` or `unix:/path`.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let problem = |what: String| Error::setup(format!("read address `{text}`: {what}"));
+        if let Ok(socket) = text.parse() {
+            return Ok(Address::Socket(socket));
+        }
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Ok(Address::Unix(Path::new(path).into()));
+        }
+        let (host, port) =
+            text.rsplit_once(':').ok_or_else(|| problem(format!("`{text}` has no port: write `{text}:PORT`")))?;
+        let port = port.parse().map_err(|_| problem(format!("port `{port}` is not a number from 0 to 65535")))?;
+        if host.is_empty() || host.contains([':', '/']) {
+            return Err(problem(format!("`{host}` is not a host name")));
+        }
+        Ok(Address::Host(host.into(), port))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Socket(address) => address.fmt(f),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+            Address::Host(name, port) => write!(f, "{name}:{port}"),
+        }
+    }
+}

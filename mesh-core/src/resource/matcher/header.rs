@@ -1,0 +1,140 @@
+//! Matching of a header (A28, A63).
+
+use std::ops::Range;
+
+use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, header};
+use smallvec::SmallVec;
+
+use super::RequestHead;
+use super::text::TextMatch;
+
+/// A condition on one header.
+#[derive(Debug)]
+pub(crate) struct HeaderMatch {
+    name: Box<str>,
+    source: Source,
+    condition: Condition,
+    invert: bool,
+    missing_is_empty: bool,
+}
+
+/// What the header's value must be.
+#[derive(Debug)]
+pub(crate) enum Condition {
+    Text(TextMatch),
+    /// A decimal number in the half-open range.
+    Number(Range<i64>),
+    /// Present, or absent.
+    Present(bool),
+}
+
+/// Where a header's value is found.
+#[derive(Debug)]
+enum Source {
+    Path,
+    Method,
+    Authority,
+    Header(HeaderName),
+    /// A header that gRPC's transport writes after routing: absent from a gRPC request, whoever put it there.
+    Transport(HeaderName),
+    /// Always absent: binary headers (A28), and pseudo headers that routing does not know.
+    Nowhere,
+}
+
+/// What a gRPC transport adds on its own, and so what routing must not see: not the same in every implementation.
+const TRANSPORT: [&str; 6] =
+    ["user-agent", "te", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding", "grpc-previous-rpc-attempts"];
+
+impl HeaderMatch {
+    /// `None` if `name` can be no header's name.
+    pub(crate) fn new(name: &str, condition: Condition) -> Option<Self> {
+        let source = Source::of(name)?;
+        Some(Self { name: name.into(), source, condition, invert: false, missing_is_empty: false })
+    }
+
+    pub(crate) fn inverted(mut self, invert: bool) -> Self {
+        self.invert = invert;
+        self
+    }
+
+    /// Envoy's `treat_missing_header_as_empty`, to which gRPC gives no meaning.
+    pub(crate) fn missing_is_empty(mut self, missing_is_empty: bool) -> Self {
+        self.missing_is_empty = missing_is_empty;
+        self
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// An absent header matches no condition on its value, not even an inverted one (A28).
+    pub(crate) fn matches(&self, head: &RequestHead<'_>) -> bool {
+        self.source.with_value(head, |value| self.accepts(value))
+    }
+
+    fn accepts(&self, value: Option<&[u8]>) -> bool {
+        let value = if self.missing_is_empty { value.or(Some(b"")) } else { value };
+        let holds = match (&self.condition, value) {
+            (Condition::Present(present), value) => value.is_some() == *present,
+            (_, None) => return false,
+            (Condition::Text(text), Some(value)) => text.matches(value),
+            (Condition::Number(range), Some(value)) => number(value).is_some_and(|number| range.contains(&number)),
+        };
+        holds != self.invert
+    }
+}
+
+impl Source {
+    fn of(name: &str) -> Option<Self> {
+        match name {
+            ":path" => return Some(Self::Path),
+            ":method" => return Some(Self::Method),
+            // HTTP/1 says the same in `host`, and Envoy takes the two for one.
+            ":authority" | "host" => return Some(Self::Authority),
+            _ if name.starts_with(':') => return Some(Self::Nowhere),
+            _ => {}
+        }
+        let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+        Some(match name.as_str() {
+            binary if binary.ends_with("-bin") => Self::Nowhere,
+            transport if TRANSPORT.contains(&transport) => Self::Transport(name),
+            _ => Self::Header(name),
+        })
+    }
+
+    fn with_value<R>(&self, head: &RequestHead<'_>, then: impl FnOnce(Option<&[u8]>) -> R) -> R {
+        match self {
+            Self::Path => then(Some(head.path.as_bytes())),
+            Self::Method => then(Some(head.method.as_str().as_bytes())),
+            Self::Authority => then(Some(head.authority.as_bytes())),
+            Self::Header(name) => with_joined(name, head.headers, then),
+            Self::Transport(name) if !is_grpc(head.headers) => with_joined(name, head.headers, then),
+            Self::Transport(_) | Self::Nowhere => then(None),
+        }
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    value.is_some_and(|value| value.starts_with(b"application/grpc"))
+}
+
+fn number(value: &[u8]) -> Option<i64> {
+    str::from_utf8(value).ok()?.trim().parse().ok()
+}
+
+/// The value of a header; several are joined with a comma (A28).
+fn with_joined<R>(name: &HeaderName, headers: &HeaderMap, then: impl FnOnce(Option<&[u8]>) -> R) -> R {
+    let mut values = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let first = values.next();
+    let (Some(first), Some(second)) = (first, values.next()) else {
+        return then(first);
+    };
+    let mut joined: SmallVec<[u8; 256]> = SmallVec::from_slice(first);
+    for value in std::iter::once(second).chain(values) {
+        joined.push(b',');
+        joined.extend_from_slice(value);
+    }
+    then(Some(&joined))
+}

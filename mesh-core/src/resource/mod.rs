@@ -1,0 +1,16 @@
+//! Protobuf to validated types, by pure functions that collect every error with its field path.
+//!
+//! The types stand here, without protobuf: a listener's routes, a cluster, its endpoints, and how requests are matched.
+//! [`decode`] makes them from bytes; [`verdict`] says what becomes of every field of every message that it opens.
+
+pub(crate) mod cluster;
+mod decode;
+pub(crate) mod domain;
+pub(crate) mod endpoints;
+pub(crate) mod listener;
+pub(crate) mod matcher;
+pub(crate) mod route;
+pub(crate) mod route_config;
+pub(crate) mod verdict;
+
+pub(crate) use decode::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION};

@@ -1,0 +1,156 @@
+//! What a matched route does with a call: where it goes, and how long it may take (A28, A31).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One route of a virtual host.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Route {
+    /// The route's name, or else what it matches: `prefix /`.
+    pub(crate) name: Arc<str>,
+    pub(crate) action: RouteAction,
+}
+
+/// What becomes of a call that the route matches.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum RouteAction {
+    Forward(Forward),
+    /// Nothing acts on this action, so the call fails, as it does in gRPC: the field's name, such as `redirect`.
+    Unsupported(&'static str),
+}
+
+/// The clusters that calls are shared between.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Forward {
+    clusters: Vec<ClusterWeight>,
+    total_weight: u32,
+    /// For each cluster its weight and those before it together.
+    upto: Vec<u32>,
+    deadline: RouteDeadline,
+}
+
+/// One cluster and its share of the calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClusterWeight {
+    pub(crate) name: Arc<str>,
+    /// Of the total; 0 takes no calls.
+    pub(crate) weight: u32,
+}
+
+/// Weights that cannot be shared by: their sum is 0, or above `u32::MAX`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BadWeights;
+
+impl Forward {
+    /// All calls go to one cluster.
+    pub(crate) fn to(cluster: impl Into<Arc<str>>) -> Self {
+        let clusters = vec![ClusterWeight { name: cluster.into(), weight: 1 }];
+        Self { clusters, total_weight: 1, upto: vec![1], deadline: RouteDeadline::default() }
+    }
+
+    /// Calls are shared by weight, which must add up to 1 to `u32::MAX`.
+    pub(crate) fn weighted(clusters: Vec<ClusterWeight>) -> Result<Self, BadWeights> {
+        let mut total_weight: u32 = 0;
+        let mut upto = Vec::with_capacity(clusters.len());
+        for cluster in &clusters {
+            total_weight = total_weight.checked_add(cluster.weight).ok_or(BadWeights)?;
+            upto.push(total_weight);
+        }
+        if total_weight == 0 {
+            return Err(BadWeights);
+        }
+        Ok(Self { clusters, total_weight, upto, deadline: RouteDeadline::default() })
+    }
+
+    pub(crate) fn with_deadline(mut self, deadline: RouteDeadline) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Every cluster of the route, those of weight 0 too, in the configured order.
+    pub(crate) fn clusters(&self) -> &[ClusterWeight] {
+        &self.clusters
+    }
+
+    pub(crate) fn deadline(&self) -> RouteDeadline {
+        self.deadline
+    }
+
+    /// The index in [`clusters`](Self::clusters) that a random number falls on; one of weight 0 is never chosen.
+    pub(crate) fn pick_cluster(&self, random: impl FnOnce() -> u64) -> usize {
+        if self.clusters.len() == 1 {
+            return 0;
+        }
+        let point = random() % u64::from(self.total_weight);
+        self.upto.partition_point(|&upto| u64::from(upto) <= point)
+    }
+}
+
+/// How long the route lets a call take (A31).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RouteDeadline {
+    max: Option<Duration>,
+}
+
+impl RouteDeadline {
+    /// `max`: `grpc_timeout_header_max` if set, else `max_stream_duration`. Zero: no limit, whatever the listener says.
+    pub(crate) fn new(max: Option<Duration>) -> Self {
+        Self { max }
+    }
+
+    /// The time that a call has: the application's, never lengthened, or less. `listener_max` is used by routes that
+    /// say nothing.
+    pub(crate) fn limit(&self, app: Option<Duration>, listener_max: Option<Duration>) -> Option<Duration> {
+        match self.max.or(listener_max) {
+            None | Some(Duration::ZERO) => app,
+            Some(max) => Some(app.map_or(max, |app| app.min(max))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn weighted(weights: &[u32]) -> Result<Forward, BadWeights> {
+        let weight = |&weight| ClusterWeight { name: "c".into(), weight };
+        Forward::weighted(weights.iter().map(weight).collect())
+    }
+
+    #[test]
+    fn clusters_are_chosen_by_weight() {
+        let forward = weighted(&[0, 2, 0, 3, 0]).expect("valid weights");
+        let chosen: Vec<_> = (0..5).map(|random| forward.pick_cluster(|| random)).collect();
+        assert_eq!(chosen, [1, 1, 3, 3, 3]);
+        assert_eq!(forward.pick_cluster(|| u64::MAX), forward.pick_cluster(|| u64::MAX % 5));
+        assert_eq!(Forward::to("a").pick_cluster(|| u64::MAX), 0);
+    }
+
+    #[test]
+    fn weights_add_up_to_a_positive_u32() {
+        assert!(weighted(&[u32::MAX]).is_ok());
+        for weights in [&[][..], &[0], &[0, 0], &[u32::MAX, 1]] {
+            assert_eq!(weighted(weights), Err(BadWeights), "{weights:?}");
+        }
+    }
+
+    #[test]
+    fn a_route_shortens_a_deadline_and_never_lengthens_it() {
+        let seconds = |seconds: Option<u64>| seconds.map(Duration::from_secs);
+        for (route, listener, app, expected) in [
+            (None, None, None, None),
+            (None, None, Some(3), Some(3)),
+            (Some(2), None, None, Some(2)),
+            (Some(2), None, Some(3), Some(2)),
+            (Some(2), None, Some(1), Some(1)),
+            (Some(2), Some(1), Some(3), Some(2)),
+            (Some(0), Some(1), Some(3), Some(3)),
+            (Some(0), Some(1), None, None),
+            (None, Some(1), Some(3), Some(1)),
+            (None, Some(0), Some(3), Some(3)),
+        ] {
+            let limit = RouteDeadline::new(seconds(route)).limit(seconds(app), seconds(listener));
+            assert_eq!(limit, seconds(expected), "route {route:?}, listener {listener:?}, application {app:?}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! `RouteConfiguration`: virtual hosts by domain, routes by request (A28).
+
+use std::sync::Arc;
+
+#[cfg(test)]
+use super::domain::BadDomain;
+use super::domain::DomainIndex;
+use super::matcher::index::RouteIndex;
+use super::matcher::{RequestHead, RouteMatch};
+use super::route::Route;
+
+/// The validated and compiled routes of a target.
+#[derive(Debug)]
+pub(crate) struct RouteConfiguration {
+    /// Empty for routes that a listener brings without a name.
+    pub(crate) name: Arc<str>,
+    pub(crate) virtual_hosts: Vec<Arc<VirtualHost>>,
+    domains: DomainIndex,
+}
+
+/// The routes for some authorities.
+#[derive(Debug)]
+pub(crate) struct VirtualHost {
+    pub(crate) name: Arc<str>,
+    /// In the configured order; the first that matches wins.
+    pub(crate) routes: Vec<Route>,
+    matches: Vec<RouteMatch>,
+    index: RouteIndex,
+    /// The first route takes every path: most tables are this one route.
+    starts_with_default: bool,
+}
+
+impl RouteConfiguration {
+    #[cfg(test)]
+    /// Virtual hosts with the domains of each.
+    pub(crate) fn new<'a, D>(
+        name: impl Into<Arc<str>>,
+        virtual_hosts: impl IntoIterator<Item = (D, Arc<VirtualHost>)>,
+    ) -> Result<Self, BadDomain>
+    where
+        D: IntoIterator<Item = &'a str>,
+    {
+        let mut config = Self { name: name.into(), virtual_hosts: Vec::new(), domains: DomainIndex::default() };
+        for (host, (domains, virtual_host)) in virtual_hosts.into_iter().enumerate() {
+            domains.into_iter().try_for_each(|domain| config.domains.add(domain, host))?;
+            config.virtual_hosts.push(virtual_host);
+        }
+        Ok(config)
+    }
+
+    /// Virtual hosts, and an index of their domains by their positions.
+    pub(super) fn with_domains(
+        name: impl Into<Arc<str>>,
+        virtual_hosts: Vec<Arc<VirtualHost>>,
+        domains: DomainIndex,
+    ) -> Self {
+        Self { name: name.into(), virtual_hosts, domains }
+    }
+
+    /// The virtual host for a data plane authority: the most specific domain wins, case does not matter, a port does.
+    pub(crate) fn virtual_host(&self, authority: &str) -> Option<&Arc<VirtualHost>> {
+        self.domains.find(authority).map(|host| &self.virtual_hosts[host])
+    }
+}
+
+impl VirtualHost {
+    /// Compiles a table of routes.
+    pub(crate) fn new(name: impl Into<Arc<str>>, table: Vec<(RouteMatch, Route)>) -> Self {
+        let (matches, routes): (Vec<_>, _) = table.into_iter().unzip();
+        let index = RouteIndex::new(matches.iter());
+        let starts_with_default = matches.first().is_some_and(RouteMatch::is_default);
+        Self { name: name.into(), routes, matches, index, starts_with_default }
+    }
+
+    /// The index in `routes` of the first route that the request matches. `random` gives a number below a million; it
+    /// is asked once for each route that takes a share of the calls and matches otherwise.
+    pub(crate) fn route(&self, head: &RequestHead<'_>, mut random: impl FnMut() -> u32) -> Option<usize> {
+        if self.starts_with_default && head.path.starts_with('/') {
+            return Some(0);
+        }
+        let path = head.bare_path();
+        self.index.first(path, |route| self.matches[route].matches(path, head, &mut random))
+    }
+}

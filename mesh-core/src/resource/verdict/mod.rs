@@ -1,0 +1,128 @@
+//! What becomes of each field of the messages that are read: one of four verdicts.
+//!
+//! [`table`] names every field of every message that the decoders open, and is more than documentation. Its macro
+//! writes [`Fields::judge`], which lists the ignored fields that are set and refuses the refused ones; a decoder calls
+//! it first and then reads what it acts on. The macro destructures each message without `..`: a field that a new
+//! version of xDS adds does not compile until it has a verdict.
+
+pub(crate) mod table;
+
+use std::collections::BTreeMap;
+
+use super::decode::place::At;
+
+/// What becomes of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// It is acted on.
+    Act,
+    /// It changes nothing, and is listed when it is set.
+    Ignore,
+    /// The resource is accepted and the field listed; calls that meet it fail, as in gRPC.
+    CallFails,
+    /// A resource that sets it is refused.
+    Nack,
+}
+
+/// The verdict on one field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FieldVerdict {
+    /// The message's name without its package: `RouteAction`.
+    pub message: &'static str,
+    /// The field's name: `prefix_rewrite`.
+    pub field: &'static str,
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// The condition or the reason; empty if there is nothing to add.
+    pub note: &'static str,
+}
+
+/// Every field of the xDS messages that a client reads, in the order in which they are met: listener, routes, cluster,
+/// endpoints. A message-typed field that is ignored or refused stands for all it contains.
+pub fn verdicts() -> impl Iterator<Item = &'static FieldVerdict> {
+    table::MESSAGES.iter().flat_map(|(_, rows)| rows.iter())
+}
+
+/// A message with a verdict on each of its fields.
+pub(crate) trait Fields {
+    /// In the order of the table.
+    const VERDICTS: &'static [FieldVerdict];
+
+    /// Lists the fields that are set and not acted on, and refuses those that must not be set.
+    fn judge(&self, at: &At<'_>);
+}
+
+impl FieldVerdict {
+    fn apply(&self, at: &At<'_>) {
+        match self.verdict {
+            Verdict::Act => {}
+            Verdict::Ignore => at.field(self.field).ignored(self.note),
+            Verdict::CallFails if self.note.is_empty() => at.field(self.field).ignored("calls that meet it fail"),
+            Verdict::CallFails => at.field(self.field).ignored(self.note),
+            Verdict::Nack => at.field(self.field).error(self.note),
+        }
+    }
+}
+
+/// Whether a field has another value than the one it has when it is not there.
+trait IsSet {
+    fn is_set(&self) -> bool;
+}
+
+impl<T> IsSet for Option<T> {
+    fn is_set(&self) -> bool {
+        self.is_some()
+    }
+}
+
+impl<T> IsSet for Vec<T> {
+    fn is_set(&self) -> bool {
+        !self.is_empty()
+    }
+}
+
+impl<K, V> IsSet for BTreeMap<K, V> {
+    fn is_set(&self) -> bool {
+        !self.is_empty()
+    }
+}
+
+impl IsSet for String {
+    fn is_set(&self) -> bool {
+        !self.is_empty()
+    }
+}
+
+macro_rules! is_set_unless_default {
+    ($($scalar:ty),*) => {$(
+        impl IsSet for $scalar {
+            fn is_set(&self) -> bool {
+                *self != <$scalar>::default()
+            }
+        }
+    )*};
+}
+is_set_unless_default!(bool, i32, i64, u32);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn each_field_stands_in_the_table_once() {
+        let mut seen = HashSet::new();
+        for row in verdicts() {
+            assert!(seen.insert((row.message, row.field)), "{}.{} twice", row.message, row.field);
+            assert!(
+                row.verdict != Verdict::Nack || !row.note.is_empty(),
+                "{}.{} needs a reason",
+                row.message,
+                row.field
+            );
+        }
+    }
+}

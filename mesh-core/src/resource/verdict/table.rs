@@ -1,0 +1,719 @@
+//! The table: each message that is opened, each of its fields, and what becomes of it.
+//!
+//! Where gRPC gives a field a meaning, that is the one; what gRPC refuses or ignores has Envoy's meaning once it is
+//! acted on. What would leave a call less protected than the control plane asked is refused, never ignored.
+
+use mesh_xds_proto::envoy::config::cluster::v3 as cluster;
+use mesh_xds_proto::envoy::config::core::v3 as core;
+use mesh_xds_proto::envoy::config::endpoint::v3 as endpoint;
+use mesh_xds_proto::envoy::config::listener::v3 as listener;
+use mesh_xds_proto::envoy::config::route::v3 as route;
+use mesh_xds_proto::envoy::extensions::filters::http as filters;
+use mesh_xds_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+use mesh_xds_proto::envoy::extensions::load_balancing_policies as policies;
+use mesh_xds_proto::envoy::r#type::matcher::v3 as matcher;
+use mesh_xds_proto::envoy::r#type::v3 as envoy_type;
+use prost::Name;
+
+use super::{FieldVerdict, Fields, IsSet, Verdict};
+use crate::resource::decode::place::At;
+use crate::resource::decode::value::{is_not_one, is_positive, is_true};
+
+/// Writes the rows of a message, and [`Fields`] for it. A row is `field: Verdict`, a note in brackets, and after `if`
+/// the function that says whether the field asks for anything when that is not simply its being set. The cases of a
+/// oneof stand together.
+macro_rules! messages {
+    ($(
+        $name:literal $message:path {
+            $($field:ident: $verdict:ident $(($note:expr))? $(if $asks:path)?),* $(,)?
+        }
+        $(one $oneof:ident: $kind:path {
+            $($case:ident $case_name:literal: $case_verdict:ident $(($case_note:expr))?),* $(,)?
+        })*
+    )*) => {
+        /// The full name of each message and its rows.
+        pub(in crate::resource) const MESSAGES: &[(fn() -> String, &[FieldVerdict])] =
+            &[$((<$message as Name>::full_name, <$message as Fields>::VERDICTS)),*];
+
+        $(impl Fields for $message {
+            const VERDICTS: &'static [FieldVerdict] = &[
+                $(row!($name, stringify!($field), $verdict, $($note)?),)*
+                $($(row!($name, $case_name, $case_verdict, $($case_note)?),)*)*
+            ];
+
+            fn judge(&self, at: &At<'_>) {
+                let Self { $($field,)* $($oneof,)* } = self;
+                $(if asks!($field $(, $asks)?) {
+                    const { row!($name, stringify!($field), $verdict, $($note)?) }.apply(at);
+                })*
+                $({
+                    use $kind as Case;
+                    match $oneof {
+                        None => {}
+                        $(Some(Case::$case(..)) => {
+                            const { row!($name, $case_name, $case_verdict, $($case_note)?) }.apply(at);
+                        })*
+                    }
+                })*
+                let _ = at;
+            }
+        })*
+    };
+}
+
+macro_rules! row {
+    ($message:expr, $field:expr, $verdict:ident,) => {
+        row!($message, $field, $verdict, "")
+    };
+    ($message:expr, $field:expr, $verdict:ident, $note:expr) => {
+        FieldVerdict { message: $message, field: unescaped($field), verdict: Verdict::$verdict, note: $note }
+    };
+}
+
+macro_rules! asks {
+    ($field:ident) => {
+        IsSet::is_set($field)
+    };
+    ($field:ident, $asks:path) => {
+        $asks($field)
+    };
+}
+
+/// `match` is written `r#match` in Rust.
+const fn unescaped(name: &'static str) -> &'static str {
+    match name.as_bytes() {
+        [b'r', b'#', ..] => name.split_at(2).1,
+        _ => name,
+    }
+}
+
+const OTHER_SOURCE: &str = "must be `ads` or `self`";
+const LATER: &str = "is not supported yet";
+const NO_MEANING: &str = "has no meaning in gRPC";
+const FAULTS: &str = "fault injection is not supported yet";
+const SESSIONS: &str = "session affinity is not supported yet";
+
+messages! {
+    "Listener" listener::Listener {
+        name: Act,
+        address: Act("an API listener binds no socket"),
+        additional_addresses: Ignore,
+        stat_prefix: Ignore,
+        stats_matcher: Ignore,
+        filter_chains: Ignore("a client reads `api_listener`"),
+        fcds_config: Ignore("a client reads `api_listener`"),
+        filter_chain_matcher: Ignore("a client reads `api_listener`"),
+        use_original_dst: Ignore,
+        default_filter_chain: Ignore("a client reads `api_listener`"),
+        per_connection_buffer_limit_bytes: Ignore,
+        per_connection_buffer_high_watermark_timeout: Ignore,
+        metadata: Ignore,
+        deprecated_v1: Ignore,
+        drain_type: Ignore,
+        listener_filters: Ignore("a client accepts no connections"),
+        listener_filters_timeout: Ignore,
+        continue_on_listener_filters_timeout: Ignore,
+        transparent: Ignore,
+        freebind: Ignore,
+        socket_options: Ignore,
+        tcp_fast_open_queue_length: Ignore,
+        traffic_direction: Ignore,
+        udp_listener_config: Ignore,
+        api_listener: Act("required"),
+        connection_balance_config: Ignore,
+        reuse_port: Ignore,
+        enable_reuse_port: Ignore,
+        access_log: Ignore,
+        tcp_backlog_size: Ignore,
+        max_connections_to_accept_per_socket_event: Ignore,
+        bind_to_port: Ignore,
+        enable_mptcp: Ignore,
+        ignore_global_conn_limit: Ignore,
+        bypass_overload_manager: Ignore,
+        tcp_keepalive: Ignore,
+    }
+    one listener_specifier: listener::listener::ListenerSpecifier {
+        InternalListener "internal_listener": Ignore,
+    }
+
+    "ApiListener" listener::ApiListener {
+        api_listener: Act("an HttpConnectionManager"),
+    }
+
+    "HttpConnectionManager" hcm::HttpConnectionManager {
+        codec_type: Ignore,
+        stat_prefix: Ignore,
+        http_filters: Act("by type: router is last, what is not supported is refused unless it is optional"),
+        add_user_agent: Ignore,
+        tracing: Ignore,
+        common_http_protocol_options: Act,
+        http1_safe_max_connection_duration: Ignore,
+        http_protocol_options: Ignore,
+        http2_protocol_options: Ignore,
+        http3_protocol_options: Ignore,
+        server_name: Ignore,
+        server_header_transformation: Ignore,
+        scheme_header_transformation: Ignore,
+        max_request_headers_kb: Ignore,
+        stream_idle_timeout: Ignore,
+        stream_flush_timeout: Ignore,
+        request_timeout: Ignore,
+        request_headers_timeout: Ignore,
+        drain_timeout: Ignore,
+        drain_timeout_jitter: Ignore,
+        delayed_close_timeout: Ignore,
+        access_log: Ignore,
+        access_log_flush_interval: Ignore,
+        flush_access_log_on_new_request: Ignore,
+        access_log_options: Ignore,
+        use_remote_address: Ignore,
+        xff_num_trusted_hops: Nack("must be 0 (A41)"),
+        original_ip_detection_extensions: Nack("must be empty (A41)"),
+        early_header_mutation_extensions: Ignore,
+        internal_address_config: Ignore,
+        skip_xff_append: Ignore,
+        via: Ignore,
+        generate_request_id: Ignore,
+        preserve_external_request_id: Ignore,
+        always_set_request_id_in_response: Ignore,
+        forward_client_cert_details: Ignore,
+        set_current_client_cert_details: Ignore,
+        forward_client_cert_matcher: Ignore,
+        proxy_100_continue: Ignore,
+        represent_ipv4_remote_address_as_ipv4_mapped_ipv6: Ignore,
+        upgrade_configs: Ignore,
+        normalize_path: Ignore,
+        merge_slashes: Ignore,
+        path_with_escaped_slashes_action: Ignore,
+        request_id_extension: Ignore,
+        local_reply_config: Ignore,
+        strip_matching_host_port: Ignore,
+        stream_error_on_invalid_http_message: Ignore,
+        path_normalization_options: Ignore,
+        strip_trailing_host_dot: Ignore,
+        proxy_status_config: Ignore,
+        typed_header_validation_config: Ignore,
+        append_x_forwarded_port: Ignore,
+        append_local_overload: Ignore,
+        add_proxy_protocol_connection_state: Ignore,
+        forward_proto_config: Ignore,
+    }
+    one route_specifier: hcm::http_connection_manager::RouteSpecifier {
+        Rds "rds": Act,
+        RouteConfig "route_config": Act,
+        ScopedRoutes "scoped_routes": Nack(LATER),
+    }
+    one strip_port_mode: hcm::http_connection_manager::StripPortMode {
+        StripAnyHostPort "strip_any_host_port": Ignore,
+    }
+
+    "Rds" hcm::Rds {
+        config_source: Act,
+        route_config_name: Act,
+    }
+
+    "HttpProtocolOptions" core::HttpProtocolOptions {
+        idle_timeout: Ignore,
+        max_connection_duration: Ignore,
+        max_connection_duration_jitter: Ignore,
+        max_headers_count: Ignore,
+        max_response_headers_kb: Ignore,
+        max_stream_duration: Act("A31; 0 s: no limit"),
+        headers_with_underscores_action: Ignore,
+        max_requests_per_connection: Ignore,
+    }
+
+    "HttpFilter" hcm::HttpFilter {
+        name: Act("not empty, and each once"),
+        is_optional: Act,
+        disabled: Ignore,
+    }
+    one config_type: hcm::http_filter::ConfigType {
+        TypedConfig "typed_config": Act,
+        ConfigDiscovery "config_discovery": Act("refused unless the filter is optional"),
+    }
+
+    "Router" filters::router::v3::Router {
+        dynamic_stats: Ignore,
+        start_child_span: Ignore,
+        upstream_log: Ignore,
+        upstream_log_options: Ignore,
+        suppress_envoy_headers: Ignore,
+        strict_check_headers: Ignore,
+        respect_expected_rq_timeout: Ignore,
+        suppress_grpc_request_failure_code_stats: Ignore,
+        upstream_http_filters: Ignore,
+        reject_connect_request_early_data: Ignore,
+    }
+
+    "HTTPFault" filters::fault::v3::HttpFault {
+        delay: Ignore(FAULTS),
+        abort: Ignore(FAULTS),
+        upstream_cluster: Ignore(FAULTS),
+        headers: Ignore(FAULTS),
+        downstream_nodes: Ignore(FAULTS),
+        max_active_faults: Ignore(FAULTS),
+        response_rate_limit: Ignore(FAULTS),
+        delay_percent_runtime: Ignore(FAULTS),
+        abort_percent_runtime: Ignore(FAULTS),
+        delay_duration_runtime: Ignore(FAULTS),
+        abort_http_status_runtime: Ignore(FAULTS),
+        max_active_faults_runtime: Ignore(FAULTS),
+        response_rate_limit_percent_runtime: Ignore(FAULTS),
+        abort_grpc_status_runtime: Ignore(FAULTS),
+        disable_downstream_cluster_stats: Ignore(FAULTS),
+        filter_metadata: Ignore(FAULTS),
+    }
+
+    "StatefulSession" filters::stateful_session::v3::StatefulSession {
+        session_state: Ignore(SESSIONS),
+        strict: Ignore(SESSIONS),
+        stat_prefix: Ignore(SESSIONS),
+        status_on_strict_destination_not_found: Ignore(SESSIONS),
+    }
+
+    "StatefulSessionPerRoute" filters::stateful_session::v3::StatefulSessionPerRoute {}
+    one r#override: filters::stateful_session::v3::stateful_session_per_route::Override {
+        Disabled "disabled": Ignore(SESSIONS),
+        StatefulSession "stateful_session": Ignore(SESSIONS),
+    }
+
+    "ConfigSource" core::ConfigSource {
+        authorities: Ignore,
+        initial_fetch_timeout: Ignore("A57 says 15 s"),
+        resource_api_version: Act("version 3 is the only one"),
+    }
+    one config_source_specifier: core::config_source::ConfigSourceSpecifier {
+        Path "path": Nack(OTHER_SOURCE),
+        PathConfigSource "path_config_source": Nack(OTHER_SOURCE),
+        ApiConfigSource "api_config_source": Nack(OTHER_SOURCE),
+        Ads "ads": Act,
+        Self_ "self": Act,
+    }
+
+    "RouteConfiguration" route::RouteConfiguration {
+        name: Act,
+        virtual_hosts: Act,
+        vhds: Ignore,
+        internal_only_headers: Ignore,
+        response_headers_to_add: Ignore,
+        response_headers_to_remove: Ignore,
+        request_headers_to_add: Ignore,
+        request_headers_to_remove: Ignore,
+        most_specific_header_mutations_wins: Ignore,
+        validate_clusters: Ignore("a route may name a cluster that comes later") if is_true,
+        max_direct_response_body_size_bytes: Ignore,
+        cluster_specifier_plugins: Ignore,
+        request_mirror_policies: Ignore,
+        ignore_port_in_host_matching: Ignore(NO_MEANING),
+        vhost_header: Ignore,
+        ignore_path_parameters_in_path_matching: Ignore,
+        typed_per_filter_config: Ignore(NO_MEANING),
+        metadata: Ignore,
+        route_specifiers: Ignore,
+    }
+
+    "VirtualHost" route::VirtualHost {
+        name: Act,
+        domains: Act("A28; at least one"),
+        routes: Act,
+        matcher: CallFails("its routes are not read"),
+        require_tls: Ignore,
+        virtual_clusters: Ignore,
+        rate_limits: Ignore,
+        request_headers_to_add: Ignore,
+        request_headers_to_remove: Ignore,
+        response_headers_to_add: Ignore,
+        response_headers_to_remove: Ignore,
+        cors: Ignore,
+        typed_per_filter_config: Act("checked; what is not supported is refused unless it is optional"),
+        include_request_attempt_count: Ignore,
+        include_attempt_count_in_response: Ignore,
+        retry_policy: Ignore("checked as A44 says; retries are not supported yet"),
+        retry_policy_typed_config: Ignore,
+        hedge_policy: Ignore,
+        include_is_timeout_retry_header: Ignore,
+        per_request_buffer_limit_bytes: Ignore,
+        request_body_buffer_limit: Ignore,
+        request_mirror_policies: Ignore,
+        metadata: Ignore,
+        route_specifiers: Ignore,
+    }
+
+    "Route" route::Route {
+        name: Act,
+        r#match: Act("required"),
+        metadata: Ignore,
+        decorator: Ignore,
+        typed_per_filter_config: Act("checked; what is not supported is refused unless it is optional"),
+        request_headers_to_add: Ignore,
+        request_headers_to_remove: Ignore,
+        response_headers_to_add: Ignore,
+        response_headers_to_remove: Ignore,
+        tracing: Ignore,
+        per_request_buffer_limit_bytes: Ignore,
+        stat_prefix: Ignore,
+        request_body_buffer_limit: Ignore,
+        route_specifiers: Ignore,
+    }
+    one action: route::route::Action {
+        Route "route": Act,
+        Redirect "redirect": CallFails,
+        DirectResponse "direct_response": CallFails,
+        FilterAction "filter_action": CallFails,
+        NonForwardingAction "non_forwarding_action": CallFails,
+    }
+
+    "RouteMatch" route::RouteMatch {
+        case_sensitive: Act("for literal paths and prefixes"),
+        runtime_fraction: Act,
+        headers: Act,
+        query_parameters: Act("gRPC has none: the route matches no request"),
+        cookies: Ignore(NO_MEANING),
+        grpc: Ignore(NO_MEANING),
+        tls_context: Ignore(NO_MEANING),
+        dynamic_metadata: Ignore(NO_MEANING),
+        filter_state: Ignore(NO_MEANING),
+    }
+    one path_specifier: route::route_match::PathSpecifier {
+        Prefix "prefix": Act,
+        Path "path": Act,
+        SafeRegex "safe_regex": Act,
+        ConnectMatcher "connect_matcher": Nack(LATER),
+        PathSeparatedPrefix "path_separated_prefix": Act("as in Envoy"),
+        PathMatchPolicy "path_match_policy": Nack(LATER),
+    }
+
+    "HeaderMatcher" route::HeaderMatcher {
+        name: Act,
+        invert_match: Act,
+        treat_missing_header_as_empty: Act("as in Envoy"),
+    }
+    one header_match_specifier: route::header_matcher::HeaderMatchSpecifier {
+        ExactMatch "exact_match": Act,
+        SafeRegexMatch "safe_regex_match": Act,
+        RangeMatch "range_match": Act,
+        PresentMatch "present_match": Act,
+        PrefixMatch "prefix_match": Act,
+        SuffixMatch "suffix_match": Act,
+        ContainsMatch "contains_match": Act,
+        StringMatch "string_match": Act,
+    }
+
+    "StringMatcher" matcher::StringMatcher {
+        ignore_case: Act("not for `safe_regex` (A63)"),
+    }
+    one match_pattern: matcher::string_matcher::MatchPattern {
+        Exact "exact": Act,
+        Prefix "prefix": Act,
+        Suffix "suffix": Act,
+        SafeRegex "safe_regex": Act,
+        Contains "contains": Act,
+        Custom "custom": Nack(LATER),
+    }
+
+    "RegexMatcher" matcher::RegexMatcher {
+        regex: Act("the whole text must match"),
+    }
+    one engine_type: matcher::regex_matcher::EngineType {
+        GoogleRe2 "google_re2": Act("RE2 is meant anyway; its `max_program_size` is not read (A28)"),
+    }
+
+    "RuntimeFractionalPercent" core::RuntimeFractionalPercent {
+        default_value: Act,
+        runtime_key: Ignore("there is no runtime; the default holds (A28)"),
+    }
+
+    "FractionalPercent" envoy_type::FractionalPercent {
+        numerator: Act("capped at all"),
+        denominator: Act,
+    }
+
+    "RouteAction" route::RouteAction {
+        cluster_not_found_response_code: Ignore,
+        metadata_match: Ignore,
+        prefix_rewrite: Ignore,
+        regex_rewrite: Ignore,
+        path_rewrite_policy: Ignore,
+        path_rewrite: Ignore,
+        append_x_forwarded_host: Ignore,
+        timeout: Ignore(NO_MEANING) if is_positive,
+        idle_timeout: Ignore(NO_MEANING) if is_positive,
+        flush_timeout: Ignore,
+        early_data_policy: Ignore,
+        retry_policy: Ignore("checked as A44 says; retries are not supported yet"),
+        retry_policy_typed_config: Ignore,
+        request_mirror_policies: Ignore,
+        priority: Ignore,
+        rate_limits: Ignore,
+        include_vh_rate_limits: Ignore,
+        hash_policy: Ignore("checked as A42 says; no supported policy uses hashes"),
+        cors: Ignore,
+        max_grpc_timeout: Ignore("replaced by `max_stream_duration`") if is_positive,
+        grpc_timeout_offset: Ignore,
+        upgrade_configs: Ignore,
+        internal_redirect_policy: Ignore,
+        internal_redirect_action: Ignore,
+        max_internal_redirects: Ignore,
+        hedge_policy: Ignore,
+        max_stream_duration: Act,
+    }
+    one cluster_specifier: route::route_action::ClusterSpecifier {
+        Cluster "cluster": Act,
+        ClusterHeader "cluster_header": CallFails,
+        WeightedClusters "weighted_clusters": Act,
+        ClusterSpecifierPlugin "cluster_specifier_plugin": CallFails,
+        InlineClusterSpecifierPlugin "inline_cluster_specifier_plugin": CallFails,
+    }
+    one host_rewrite_specifier: route::route_action::HostRewriteSpecifier {
+        HostRewriteLiteral "host_rewrite_literal": Ignore,
+        AutoHostRewrite "auto_host_rewrite": Ignore,
+        HostRewriteHeader "host_rewrite_header": Ignore,
+        HostRewritePathRegex "host_rewrite_path_regex": Ignore,
+        HostRewrite "host_rewrite": Ignore,
+    }
+
+    "MaxStreamDuration" route::route_action::MaxStreamDuration {
+        max_stream_duration: Act("A31; 0 s: no limit"),
+        grpc_timeout_header_max: Act("A31; before `max_stream_duration`"),
+        grpc_timeout_header_offset: Ignore(NO_MEANING),
+    }
+
+    "WeightedCluster" route::WeightedCluster {
+        clusters: Act("the weights add up to 1 to 4294967295"),
+        total_weight: Ignore("the sum of the weights is used"),
+        runtime_key_prefix: Ignore,
+    }
+    one random_value_specifier: route::weighted_cluster::RandomValueSpecifier {
+        HeaderName "header_name": Ignore,
+        UseHashPolicy "use_hash_policy": Ignore,
+    }
+
+    "ClusterWeight" route::weighted_cluster::ClusterWeight {
+        name: Act("required"),
+        cluster_header: Ignore,
+        weight: Act("required"),
+        metadata_match: Ignore,
+        request_headers_to_add: Ignore,
+        request_headers_to_remove: Ignore,
+        response_headers_to_add: Ignore,
+        response_headers_to_remove: Ignore,
+        typed_per_filter_config: Act("checked; what is not supported is refused unless it is optional"),
+    }
+    one host_rewrite_specifier: route::weighted_cluster::cluster_weight::HostRewriteSpecifier {
+        HostRewriteLiteral "host_rewrite_literal": Ignore,
+    }
+
+    "FilterConfig" route::FilterConfig {
+        config: Act,
+        is_optional: Act,
+        disabled: Ignore,
+    }
+
+    "Cluster" cluster::Cluster {
+        transport_socket_matches: Act("each must be plaintext: TLS is not supported yet"),
+        transport_socket_matcher: Ignore("every socket that it could choose is plaintext"),
+        name: Act,
+        alt_stat_name: Ignore,
+        stats_matcher: Ignore,
+        eds_cluster_config: Act("required"),
+        connect_timeout: Act,
+        per_connection_buffer_limit_bytes: Ignore,
+        per_connection_buffer_high_watermark_timeout: Ignore,
+        lb_policy: Act("ROUND_ROBIN, LEAST_REQUEST, RANDOM; others are refused"),
+        load_assignment: Ignore("the endpoints come from EDS"),
+        health_checks: Ignore,
+        max_requests_per_connection: Ignore,
+        circuit_breakers: Ignore,
+        upstream_http_protocol_options: Ignore,
+        common_http_protocol_options: Ignore,
+        http_protocol_options: Ignore,
+        http2_protocol_options: Ignore,
+        typed_extension_protocol_options: Ignore,
+        dns_refresh_rate: Ignore,
+        dns_jitter: Ignore,
+        dns_failure_refresh_rate: Ignore,
+        respect_dns_ttl: Ignore,
+        dns_lookup_family: Ignore,
+        dns_resolvers: Ignore,
+        use_tcp_for_dns_lookups: Ignore,
+        dns_resolution_config: Ignore,
+        typed_dns_resolver_config: Ignore,
+        wait_for_warm_on_init: Ignore,
+        outlier_detection: Ignore("checked as A50 says; outlier detection is not supported yet"),
+        cleanup_interval: Ignore,
+        upstream_bind_config: Ignore,
+        lb_subset_config: Ignore,
+        common_lb_config: Ignore,
+        transport_socket: Act("raw_buffer; others are refused: TLS is not supported yet and never becomes plaintext"),
+        metadata: Ignore,
+        protocol_selection: Ignore,
+        upstream_connection_options: Ignore,
+        close_connections_on_host_health_failure: Ignore,
+        ignore_health_on_host_removal: Ignore,
+        filters: Ignore,
+        load_balancing_policy: Act("A52"),
+        lrs_server: Ignore("must be `self`; load reports are not supported yet"),
+        lrs_report_endpoint_metrics: Ignore,
+        track_timeout_budgets: Ignore,
+        upstream_config: Ignore,
+        track_cluster_stats: Ignore,
+        preconnect_policy: Ignore,
+        connection_pool_per_downstream_connection: Ignore,
+        queuing_policies: Ignore,
+    }
+    one cluster_discovery_type: cluster::cluster::ClusterDiscoveryType {
+        Type "type": Act("EDS; others are refused"),
+        ClusterType "cluster_type": Act("refused by name"),
+    }
+    one lb_config: cluster::cluster::LbConfig {
+        RingHashLbConfig "ring_hash_lb_config": Ignore,
+        MaglevLbConfig "maglev_lb_config": Ignore,
+        OriginalDstLbConfig "original_dst_lb_config": Ignore,
+        LeastRequestLbConfig "least_request_lb_config": Act("if `lb_policy` is LEAST_REQUEST"),
+        RoundRobinLbConfig "round_robin_lb_config": Act("if `lb_policy` is ROUND_ROBIN"),
+    }
+
+    "EdsClusterConfig" cluster::cluster::EdsClusterConfig {
+        eds_config: Act,
+        service_name: Act("required for an `xdstp:` cluster (A47)"),
+    }
+
+    "LeastRequestLbConfig" cluster::cluster::LeastRequestLbConfig {
+        choice_count: Act("2 to 10; more is 10, less is refused (A48)"),
+        active_request_bias: Ignore(NO_MEANING),
+        slow_start_config: Ignore,
+    }
+
+    "RoundRobinLbConfig" cluster::cluster::RoundRobinLbConfig {
+        slow_start_config: Ignore,
+    }
+
+    "TransportSocketMatch" cluster::cluster::TransportSocketMatch {
+        name: Act,
+        r#match: Act,
+        transport_socket: Act("raw_buffer; others are refused"),
+    }
+
+    "TransportSocket" core::TransportSocket {
+        name: Act("not read: the type counts"),
+    }
+    one config_type: core::transport_socket::ConfigType {
+        TypedConfig "typed_config": Act("required"),
+    }
+
+    "LoadBalancingPolicy" cluster::LoadBalancingPolicy {
+        policies: Act("the first supported one; nested at most 16 deep"),
+    }
+
+    "Policy" cluster::load_balancing_policy::Policy {
+        typed_extension_config: Act("required"),
+    }
+
+    "TypedExtensionConfig" core::TypedExtensionConfig {
+        name: Act("not read: the type counts"),
+        typed_config: Act("required"),
+    }
+
+    "WrrLocality" policies::wrr_locality::v3::WrrLocality {
+        endpoint_picking_policy: Act("required"),
+    }
+
+    "RoundRobin" policies::round_robin::v3::RoundRobin {
+        slow_start_config: Ignore,
+        locality_lb_config: Ignore(NO_MEANING),
+    }
+
+    "LeastRequest" policies::least_request::v3::LeastRequest {
+        choice_count: Act("2 to 10; more is 10, less is refused (A48)"),
+        active_request_bias: Ignore(NO_MEANING),
+        slow_start_config: Ignore,
+        locality_lb_config: Ignore(NO_MEANING),
+        enable_full_scan: Ignore if is_true,
+        selection_method: Ignore,
+    }
+
+    "Random" policies::random::v3::Random {
+        locality_lb_config: Ignore(NO_MEANING),
+    }
+
+    "ClusterLoadAssignment" endpoint::ClusterLoadAssignment {
+        cluster_name: Act,
+        endpoints: Act,
+        named_endpoints: Ignore,
+        policy: Act,
+    }
+
+    "ClusterLoadAssignment.Policy" endpoint::cluster_load_assignment::Policy {
+        drop_overloads: Act,
+        overprovisioning_factor: Ignore(NO_MEANING),
+        endpoint_stale_after: Ignore,
+        weighted_priority_health: Ignore,
+    }
+
+    "DropOverload" endpoint::cluster_load_assignment::policy::DropOverload {
+        category: Act("required"),
+        drop_percentage: Act("required"),
+    }
+
+    "LocalityLbEndpoints" endpoint::LocalityLbEndpoints {
+        locality: Act("required"),
+        metadata: Ignore,
+        lb_endpoints: Act,
+        load_balancing_weight: Act("a locality without one takes no calls (A27)"),
+        priority: Act("contiguous from 0"),
+        proximity: Ignore,
+    }
+    one lb_config: endpoint::locality_lb_endpoints::LbConfig {
+        LoadBalancerEndpoints "load_balancer_endpoints": Ignore,
+        LedsClusterLocalityConfig "leds_cluster_locality_config": Ignore,
+    }
+
+    "LbEndpoint" endpoint::LbEndpoint {
+        health_status: Act("UNKNOWN and HEALTHY take calls (A27)"),
+        metadata: Ignore,
+        load_balancing_weight: Ignore("the policies weigh all endpoints of a locality alike; 0 is refused") if is_not_one,
+    }
+    one host_identifier: endpoint::lb_endpoint::HostIdentifier {
+        Endpoint "endpoint": Act("required"),
+        EndpointName "endpoint_name": Nack(LATER),
+    }
+
+    "Endpoint" endpoint::Endpoint {
+        address: Act("required"),
+        health_check_config: Ignore,
+        hostname: Ignore,
+        additional_addresses: Ignore,
+        observability_name: Ignore,
+    }
+
+    "Address" core::Address {}
+    one address: core::address::Address {
+        SocketAddress "socket_address": Act,
+        Pipe "pipe": Act("as in Envoy"),
+        EnvoyInternalAddress "envoy_internal_address": Nack(LATER),
+    }
+
+    "SocketAddress" core::SocketAddress {
+        protocol: Ignore("TCP is used"),
+        address: Act("an IP address, not a name"),
+        resolver_name: Ignore,
+        ipv4_compat: Ignore,
+        network_namespace_filepath: Ignore,
+    }
+    one port_specifier: core::socket_address::PortSpecifier {
+        PortValue "port_value": Act("0 to 65535"),
+        NamedPort "named_port": Nack(LATER),
+    }
+
+    "Pipe" core::Pipe {
+        path: Act("required"),
+        mode: Ignore("for servers"),
+    }
+
+    "Locality" core::Locality {
+        region: Act,
+        zone: Act,
+        sub_zone: Act,
+    }
+}
