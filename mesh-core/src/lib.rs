@@ -5,6 +5,7 @@ mod bootstrap;
 mod error;
 mod http2;
 mod resource;
+mod xds;
 pub use bootstrap::{Bootstrap, BootstrapBuilder};
 pub use error::{BoxError, Error, ErrorKind};
 pub use resource::endpoints::Address;

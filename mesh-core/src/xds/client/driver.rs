@@ -1,0 +1,242 @@
+//! The task of the client: moves what happens between the protocol, the transport and the store.
+
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use tokio::sync::futures::Notified;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::Shared;
+use crate::bootstrap::NodeConfig;
+use crate::xds::ads::{Ads, Summary, Updates};
+use crate::xds::message::Response;
+use crate::xds::transport::encode::Encoder;
+use crate::xds::transport::{ADS, Stream, StreamError, Transport};
+
+/// Resources of one response that are handled before other tasks get their turn: about a millisecond's worth.
+const SLICE: usize = 256;
+
+/// Moves events and effects between the protocol, the transport and the store.
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+    transport: Arc<dyn Transport>,
+    ads: Ads,
+    encoder: Encoder,
+    /// What the last NACK of each type said, so that a repetition is not logged again.
+    nacks: HashMap<&'static str, Arc<str>>,
+}
+
+/// What a stream was waiting for.
+enum Event {
+    Received(Result<Bytes, StreamError>),
+    Interests,
+    Timer,
+}
+
+impl Driver {
+    pub(super) fn new(shared: Arc<Shared>, transport: Arc<dyn Transport>, ads: Ads, node: &NodeConfig) -> Self {
+        Self { shared, transport, ads, encoder: Encoder::new(node), nacks: HashMap::new() }
+    }
+
+    /// Opens one stream after the other, while anything is wanted.
+    pub(super) async fn run(mut self) {
+        loop {
+            self.take_interests();
+            if !self.ads.poll_connect(Instant::now()) {
+                self.publish();
+                self.wait().await;
+                continue;
+            }
+            let error = self.stream().await;
+            self.ads.handle_closed(Instant::now(), &error.to_string(), fastrand::f64());
+            self.publish();
+        }
+    }
+
+    async fn wait(&mut self) {
+        let shared = self.shared.clone();
+        let mut timer = pin!(Timer::new());
+        let mut interests = pin!(shared.interests.notified());
+        poll_fn(|cx| self.poll_idle(interests.as_mut(), timer.as_mut(), cx)).await;
+    }
+
+    /// Runs one stream to its end.
+    async fn stream(&mut self) -> StreamError {
+        self.ads.handle_connecting(Instant::now());
+        self.publish();
+        let mut stream = match self.transport.open(ADS).await {
+            Ok(stream) => stream,
+            Err(error) => return error,
+        };
+        // What became wanted while connecting goes in the first requests.
+        self.take_interests();
+        self.ads.handle_opened(Instant::now());
+        loop {
+            match self.next_event(&mut *stream).await {
+                Event::Received(Ok(message)) => {
+                    if let Err(error) = self.receive(&message).await {
+                        return error;
+                    }
+                }
+                Event::Received(Err(error)) => return error,
+                Event::Interests => {
+                    // Others that woke with this one may want more: names known together go in one request.
+                    tokio::task::yield_now().await;
+                    self.take_interests();
+                }
+                Event::Timer => self.ads.handle_wake(Instant::now()),
+            }
+        }
+    }
+
+    async fn next_event(&mut self, stream: &mut dyn Stream) -> Event {
+        let shared = self.shared.clone();
+        let mut timer = pin!(Timer::new());
+        let mut interests = pin!(shared.interests.notified());
+        poll_fn(|cx| {
+            self.send(stream, cx);
+            self.publish();
+            match stream.poll_recv(cx) {
+                Poll::Ready(received) => Poll::Ready(Event::Received(received)),
+                Poll::Pending => self.poll_idle(interests.as_mut(), timer.as_mut(), cx),
+            }
+        })
+        .await
+    }
+
+    /// Sends what is due, as far as the stream takes it.
+    fn send(&mut self, stream: &mut dyn Stream, cx: &mut Context<'_>) {
+        while stream.poll_ready(cx).is_ready() {
+            let Some(request) = self.ads.poll_request(Instant::now()) else { return };
+            tracing::trace!(
+                resource_type = request.resource_type.name,
+                names = request.names.len(),
+                version = &*request.version,
+                nonce = &*request.nonce,
+                "xDS request"
+            );
+            stream.send(self.encoder.encode(&request));
+        }
+    }
+
+    fn poll_idle(
+        &mut self,
+        interests: Pin<&mut Notified<'_>>,
+        timer: Pin<&mut Timer>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Event> {
+        if interests.poll(cx).is_ready() {
+            return Poll::Ready(Event::Interests);
+        }
+        timer.poll_at(self.ads.poll_wake(), cx).map(|()| Event::Timer)
+    }
+
+    async fn receive(&mut self, message: &Bytes) -> Result<(), StreamError> {
+        let response =
+            Response::parse(message).map_err(|error| StreamError::new(format!("INTERNAL: response: {error}")))?;
+        let Some(mut incoming) = self.ads.begin_response(response) else {
+            tracing::debug!(type_url = response.type_url, "xDS response of a type that was not asked for");
+            return Ok(());
+        };
+        while self.ads.advance_response(&mut incoming, SLICE) {
+            tokio::task::yield_now().await;
+        }
+        self.ads.finish_response(Instant::now(), incoming);
+        Ok(())
+    }
+
+    fn take_interests(&mut self) {
+        let interests = self.shared.store.lock().take_interests();
+        for interest in interests {
+            match interest.wanted {
+                true => self.ads.handle_subscribe(interest.resource_type, interest.name),
+                false => self.ads.handle_unsubscribe(interest.resource_type, &interest.name),
+            }
+        }
+    }
+
+    /// Shows what the protocol found.
+    fn publish(&mut self) {
+        self.publish_status();
+        let updates = self.ads.take_updates();
+        if updates.is_empty() {
+            return;
+        }
+        self.log(&updates);
+        let first_seen = self.shared.store.lock().apply(updates, SystemTime::now());
+        for (resource_type, field) in first_seen {
+            tracing::info!(resource_type, field = field.path, reason = field.reason, "xDS field is not acted on");
+        }
+    }
+
+    fn publish_status(&self) {
+        let status = self.ads.status();
+        let mut shown = self.shared.status.lock();
+        if *shown != status {
+            *shown = status;
+        }
+    }
+
+    fn log(&mut self, updates: &Updates) {
+        let server = &*self.shared.server;
+        match &updates.connectivity {
+            // The first failure says it all; the rest would only fill the log.
+            Some(Some(error)) if self.ads.status().failures == 1 => {
+                tracing::warn!(server, node = &*self.shared.node_id, error = &**error, "control plane unreachable");
+            }
+            Some(Some(error)) => tracing::debug!(server, error = &**error, "control plane still unreachable"),
+            Some(None) => tracing::info!(server, "control plane answers again"),
+            None => {}
+        }
+        for summary in &updates.responses {
+            self.log_response(summary);
+        }
+        for update in &updates.resources {
+            tracing::debug!(resource_type = update.resource_type.name, name = &*update.name, ?update.kind, "xDS resource");
+        }
+    }
+
+    fn log_response(&mut self, summary: &Summary) {
+        let Summary { resource_type, version, valid, invalid, strangers, nack } = summary;
+        let (name, version) = (resource_type.name, &**version);
+        tracing::debug!(resource_type = name, version, valid, invalid, strangers, "xDS response");
+        match nack {
+            None => drop(self.nacks.remove(resource_type.type_url)),
+            Some(text) => {
+                if self.nacks.insert(resource_type.type_url, text.clone()).as_ref() != Some(text) {
+                    let server = &*self.shared.server;
+                    tracing::warn!(server, resource_type = name, version, error = &**text, "xDS resources rejected");
+                }
+            }
+        }
+    }
+}
+
+/// A sleep that is moved only when its end is another one.
+#[pin_project::pin_project]
+struct Timer {
+    #[pin]
+    sleep: Option<Sleep>,
+}
+
+impl Timer {
+    fn new() -> Self {
+        Self { sleep: None }
+    }
+
+    fn poll_at(self: Pin<&mut Self>, wake: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut sleep = self.project().sleep;
+        let Some(wake) = wake else { return Poll::Pending };
+        match sleep.as_mut().as_pin_mut() {
+            None => sleep.set(Some(sleep_until(wake))),
+            Some(sleep) if sleep.deadline() != wake => sleep.reset(wake),
+            Some(_) => {}
+        }
+        sleep.as_pin_mut().map_or(Poll::Pending, |sleep| sleep.poll(cx))
+    }
+}

@@ -1,0 +1,347 @@
+//! The client over a transport of channels, on paused time.
+
+#[cfg(feature = "testing")]
+mod control_plane;
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use indexmap::IndexSet;
+use mesh_xds_proto::envoy::service::discovery::v3::DiscoveryRequest;
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::*;
+use crate::xds::ads::tests::{PART, THING, response};
+use crate::xds::store::Verdict;
+use crate::xds::transport::{ADS, OpenFuture, Stream, StreamError};
+
+/// Gives the test the other end of each stream, or fails.
+struct TestTransport {
+    streams: mpsc::UnboundedSender<ServerEnd>,
+    mode: Mutex<Mode>,
+}
+
+#[derive(Clone, Copy)]
+enum Mode {
+    Accept,
+    Refuse,
+    Hang,
+}
+
+struct ServerEnd {
+    requests: mpsc::UnboundedReceiver<Bytes>,
+    responses: mpsc::UnboundedSender<Result<Bytes, StreamError>>,
+}
+
+struct ClientEnd {
+    requests: mpsc::UnboundedSender<Bytes>,
+    responses: mpsc::UnboundedReceiver<Result<Bytes, StreamError>>,
+}
+
+impl Transport for TestTransport {
+    fn open(&self, method: &'static str) -> OpenFuture {
+        assert_eq!(method, ADS);
+        let (mode, streams) = (*self.mode.lock(), self.streams.clone());
+        Box::pin(async move {
+            match mode {
+                Mode::Accept => {}
+                Mode::Refuse => return Err(StreamError::new("UNAVAILABLE: connection refused")),
+                Mode::Hang => std::future::pending().await,
+            }
+            let (to_server, requests) = mpsc::unbounded_channel();
+            let (responses, from_server) = mpsc::unbounded_channel();
+            streams.send(ServerEnd { requests, responses }).unwrap();
+            Ok(Box::new(ClientEnd { requests: to_server, responses: from_server }) as Box<dyn Stream>)
+        })
+    }
+}
+
+impl Stream for ClientEnd {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
+    fn send(&mut self, message: Bytes) {
+        let _ = self.requests.send(message);
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, StreamError>> {
+        self.responses.poll_recv(cx).map(|message| message.unwrap_or_else(|| Err(StreamError::new("OK: stream ended"))))
+    }
+}
+
+impl ServerEnd {
+    async fn request(&mut self) -> DiscoveryRequest {
+        let bytes = timeout(Duration::from_secs(1), self.requests.recv()).await.expect("a request").expect("a stream");
+        DiscoveryRequest::decode(bytes).unwrap()
+    }
+
+    async fn no_request(&mut self) {
+        let request = timeout(Duration::from_millis(10), self.requests.recv()).await;
+        assert!(request.is_err(), "{request:?}");
+    }
+
+    fn respond(&self, ty: &ResourceType, version: &str, resources: &[(&str, &str)]) {
+        let bytes = response(ty, version, version, resources).encode_to_vec();
+        self.responses.send(Ok(bytes.into())).unwrap();
+    }
+}
+
+struct Bench {
+    client: XdsClient,
+    transport: Arc<TestTransport>,
+    streams: mpsc::UnboundedReceiver<ServerEnd>,
+    cancel: CancellationToken,
+}
+
+impl Bench {
+    fn new(mode: Mode) -> Self {
+        let (sender, streams) = mpsc::unbounded_channel();
+        let transport = Arc::new(TestTransport { streams: sender, mode: Mutex::new(mode) });
+        let bootstrap = Bootstrap::builder("istiod:15010").insecure().node_id("me").build().unwrap();
+        let cancel = CancellationToken::new();
+        let options = XdsOptions {
+            // Without jitter.
+            backoff: BackoffConfig { jitter: 0.0, ..BackoffConfig::default() },
+            ..XdsOptions::default()
+        };
+        let client = XdsClient::start(&bootstrap, options, transport.clone(), &Handle::current(), &cancel);
+        Self { client, transport, streams, cancel }
+    }
+
+    async fn stream(&mut self) -> ServerEnd {
+        timeout(Duration::from_secs(5), self.streams.recv()).await.expect("a stream").unwrap()
+    }
+}
+
+fn names(names: &[&str]) -> IndexSet<Arc<str>> {
+    names.iter().map(|name| (*name).into()).collect()
+}
+
+async fn changed(subscriber: &mut Subscriber) -> Vec<String> {
+    let changes = timeout(Duration::from_secs(60), subscriber.changed()).await.expect("a change");
+    changes.iter().map(|change| change.name.to_string()).collect()
+}
+
+/// Waits until so many attempts failed.
+async fn failed(client: &XdsClient, count: u32) {
+    while client.status().failures < count {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn value(subscriber: &Subscriber, ty: &'static ResourceType, name: &str) -> Option<String> {
+    subscriber.get(ty, name).value::<String>().map(|value| value.to_string())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_watched_arrives_in_one_batch_per_response() {
+    let mut bench = Bench::new(Mode::Accept);
+    let mut subscriber = bench.client.subscriber();
+    subscriber.watch(&[(&THING, &names(&["a", "b"])), (&PART, &names(&["p"]))]);
+    let mut server = bench.stream().await;
+    let first = server.request().await;
+    assert_eq!(first.node.unwrap().id, "me");
+    assert_eq!((first.type_url.as_str(), first.resource_names), (THING.type_url, vec!["a".into(), "b".into()]));
+    assert_eq!(server.request().await.resource_names, ["p"]);
+    server.respond(&THING, "1", &[("a", "x"), ("b", "y"), ("stranger", "z")]);
+    assert_eq!(changed(&mut subscriber).await, ["a", "b"]);
+    assert_eq!(value(&subscriber, &THING, "a").as_deref(), Some("x"));
+    assert_eq!(subscriber.get(&THING, "a").verdict, Verdict::Present);
+    assert_eq!(subscriber.get(&PART, "p").verdict, Verdict::Pending);
+    assert_eq!(server.request().await.version_info, "1");
+    assert!(bench.client.status().to_string().ends_with("control plane istiod:15010 is connected"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn subscribers_that_come_together_share_one_stream_and_one_request() {
+    let mut bench = Bench::new(Mode::Accept);
+    let mut subscribers: Vec<_> = (0..50).map(|_| bench.client.subscriber()).collect();
+    for (i, subscriber) in subscribers.iter_mut().enumerate() {
+        subscriber.watch(&[(&THING, &names(&["common", &format!("own-{i}")]))]);
+    }
+    let mut server = bench.stream().await;
+    assert_eq!(server.request().await.resource_names.len(), 51);
+    server.respond(&THING, "1", &[("own-7", "x")]);
+    assert_eq!(changed(&mut subscribers[7]).await, ["own-7"]);
+    server.respond(&THING, "2", &[("own-7", "x"), ("common", "x")]);
+    for subscriber in &mut subscribers {
+        assert_eq!(changed(subscriber).await, ["common"]);
+    }
+    assert!(bench.streams.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_that_come_one_by_one_on_a_live_stream_go_together() {
+    let mut bench = Bench::new(Mode::Accept);
+    let mut first = bench.client.subscriber();
+    first.watch(&[(&THING, &names(&["a"]))]);
+    let mut server = bench.stream().await;
+    server.request().await;
+    let mut others: Vec<_> = (0..20).map(|_| bench.client.subscriber()).collect();
+    let tasks: Vec<_> = others
+        .drain(..)
+        .enumerate()
+        .map(|(i, mut subscriber)| {
+            tokio::spawn(async move {
+                subscriber.watch(&[(&THING, &names(&[&format!("own-{i}")]))]);
+                std::future::pending::<()>().await;
+            })
+        })
+        .collect();
+    assert_eq!(server.request().await.resource_names.len(), 21);
+    server.no_request().await;
+    tasks.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_that_does_not_look_holds_nobody_up() {
+    let mut bench = Bench::new(Mode::Accept);
+    let (mut idle, mut busy) = (bench.client.subscriber(), bench.client.subscriber());
+    idle.watch(&[(&THING, &names(&["a"]))]);
+    busy.watch(&[(&THING, &names(&["a"]))]);
+    let mut server = bench.stream().await;
+    server.request().await;
+    for i in 0..1000 {
+        server.respond(&THING, &i.to_string(), &[("a", &i.to_string())]);
+        assert_eq!(changed(&mut busy).await, ["a"]);
+    }
+    assert_eq!(changed(&mut idle).await, ["a"]);
+    assert_eq!(value(&idle, &THING, "a").as_deref(), Some("999"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_watches_is_left_in_one_request() {
+    let mut bench = Bench::new(Mode::Accept);
+    let many: Vec<String> = (0..200).map(|i| format!("name-{i}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let mut subscriber = bench.client.subscriber();
+    subscriber.watch(&[(&THING, &names(&many)), (&PART, &names(&many))]);
+    let mut server = bench.stream().await;
+    assert_eq!(server.request().await.resource_names.len(), 200);
+    assert_eq!(server.request().await.resource_names.len(), 200);
+    subscriber.watch(&[(&THING, &names(&["name-7"]))]);
+    assert_eq!(server.request().await.resource_names, ["name-7"]);
+    assert_eq!(server.request().await.resource_names.len(), 0);
+    server.no_request().await;
+    assert_eq!(bench.client.resources().len(), 1);
+    let mut other = bench.client.subscriber();
+    other.watch(&[(&THING, &names(&["other"]))]);
+    assert_eq!(server.request().await.resource_names.len(), 2);
+    drop(subscriber);
+    assert_eq!(server.request().await.resource_names, ["other"]);
+    assert_eq!(bench.client.resources().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_stream_ends_with_the_last_handle() {
+    let mut bench = Bench::new(Mode::Accept);
+    let mut subscriber = bench.client.subscriber();
+    subscriber.watch(&[(&THING, &names(&["a"]))]);
+    let mut server = bench.stream().await;
+    server.request().await;
+    drop(bench.client);
+    server.no_request().await;
+    drop(subscriber);
+    assert_eq!(server.requests.recv().await, None);
+    server.responses.closed().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancelling_ends_the_task_whatever_it_does() {
+    for mode in [Mode::Accept, Mode::Refuse, Mode::Hang] {
+        let bench = Bench::new(mode);
+        let mut subscriber = bench.client.subscriber();
+        subscriber.watch(&[(&THING, &names(&["a"]))]);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        bench.cancel.cancel();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
+        // The handles stay usable.
+        subscriber.watch(&[(&THING, &names(&["b"]))]);
+        assert_eq!(subscriber.get(&THING, "b").verdict, Verdict::Pending);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unreachable_control_plane_is_said_to_be_one() {
+    let mut bench = Bench::new(Mode::Refuse);
+    assert_eq!(bench.client.status().to_string(), "control plane istiod:15010 was not asked yet");
+    let mut subscriber = bench.client.subscriber();
+    subscriber.watch(&[(&THING, &names(&["a"]))]);
+    failed(&bench.client, 3).await;
+    let wanted =
+        "control plane istiod:15010 failed 3 times in 2.6 s: UNAVAILABLE: connection refused, next try in 2.6 s";
+    assert_eq!(bench.client.status().to_string(), wanted);
+    let state = subscriber.get(&THING, "a");
+    assert_eq!((state.verdict, state.error.as_deref()), (Verdict::Pending, Some("UNAVAILABLE: connection refused")));
+    *bench.transport.mode.lock() = Mode::Accept;
+    let mut server = bench.stream().await;
+    server.request().await;
+    server.respond(&THING, "1", &[("a", "x")]);
+    assert_eq!(changed(&mut subscriber).await, ["a"]);
+    assert_eq!(subscriber.get(&THING, "a").error, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_of_the_control_plane_changes_nothing_for_its_watchers() {
+    let mut bench = Bench::new(Mode::Accept);
+    let mut subscriber = bench.client.subscriber();
+    subscriber.watch(&[(&THING, &names(&["a"]))]);
+    let mut server = bench.stream().await;
+    server.request().await;
+    server.respond(&THING, "1", &[("a", "x")]);
+    changed(&mut subscriber).await;
+    drop(server);
+    let mut server = bench.stream().await;
+    let request = server.request().await;
+    assert_eq!((request.version_info.as_str(), request.response_nonce.as_str()), ("1", ""));
+    assert!(request.node.is_some());
+    assert_eq!(value(&subscriber, &THING, "a").as_deref(), Some("x"));
+    server.respond(&THING, "1", &[("a", "x")]);
+    server.request().await;
+    assert!(timeout(Duration::from_secs(60), subscriber.changed()).await.is_err(), "nothing changed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_control_plane_gets_every_request_and_the_timers_run() {
+    let mut bench = Bench::new(Mode::Accept);
+    let mut subscriber = bench.client.subscriber();
+    let start = Instant::now();
+    let all: Vec<String> = (0..100).map(|i| format!("name-{i}")).collect();
+    subscriber.watch(&[(&THING, &names(&["a"]))]);
+    let mut server = bench.stream().await;
+    server.request().await;
+    for name in &all {
+        subscriber.update([(&THING, name.as_str().into())], []);
+        server.request().await;
+    }
+    assert_eq!(changed(&mut subscriber).await.len(), 101);
+    assert_eq!(start.elapsed().as_secs(), 15);
+    assert_eq!(subscriber.get(&THING, "a").verdict, Verdict::DoesNotExist);
+}
+
+#[tokio::test(start_paused = true)]
+async fn timers_do_not_run_while_connecting() {
+    let bench = Bench::new(Mode::Hang);
+    let mut subscriber = bench.client.subscriber();
+    subscriber.watch(&[(&THING, &names(&["a"]))]);
+    assert!(timeout(Duration::from_secs(3600), subscriber.changed()).await.is_err());
+    assert_eq!(bench.client.status().to_string(), "control plane istiod:15010 is being connected to");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_cannot_be_read_ends_the_stream_with_a_text() {
+    let mut bench = Bench::new(Mode::Accept);
+    let mut subscriber = bench.client.subscriber();
+    subscriber.watch(&[(&THING, &names(&["a"]))]);
+    let mut server = bench.stream().await;
+    server.request().await;
+    server.responses.send(Ok(Bytes::from_static(&[0xff]))).unwrap();
+    failed(&bench.client, 1).await;
+    let error = subscriber.get(&THING, "a").error;
+    assert_eq!(error.as_deref(), Some("INTERNAL: response: malformed protobuf"));
+    bench.stream().await;
+}

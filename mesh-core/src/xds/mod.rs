@@ -1,0 +1,48 @@
+//! The xDS client: knows streams, names and versions, not what a cluster is.
+//!
+//! ```text
+//! Subscriber ─ names ─▸ Store ─ what changed ─▸ driver ─▸ Ads (no I/O) ─▸ Transport ─▸ control plane
+//!     ▴                   ▴        (client.rs)    │                          │
+//!     └── values, verdicts┘◂──────── updates ─────┘◂─────── responses ───────┘
+//! ```
+//!
+//! One task drives one stream for all targets. It never waits for a subscriber: these take the latest state of each
+//! resource from the store whenever they like.
+
+pub(crate) mod ads;
+pub(crate) mod client;
+pub(crate) mod message;
+pub(crate) mod resource_type;
+pub(crate) mod store;
+pub(crate) mod transport;
+
+pub(crate) use ads::StreamState;
+pub(crate) use client::{Subscriber, XdsClient, XdsOptions};
+pub(crate) use store::{Change, Counters, IgnoredSummary, ResourceState, ResourceStatus, Verdict};
+
+/// The name of a gRPC status code, as in gRPC's `statuscodes.md`.
+pub(crate) fn status_code_name(code: u64) -> String {
+    const NAMES: [&str; 17] = [
+        "OK",
+        "CANCELLED",
+        "UNKNOWN",
+        "INVALID_ARGUMENT",
+        "DEADLINE_EXCEEDED",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNIMPLEMENTED",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "DATA_LOSS",
+        "UNAUTHENTICATED",
+    ];
+    match usize::try_from(code).ok().and_then(|code| NAMES.get(code)) {
+        Some(name) => (*name).into(),
+        None => format!("status {code}"),
+    }
+}

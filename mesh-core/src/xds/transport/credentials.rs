@@ -1,0 +1,205 @@
+//! What secures a connection to the control plane (A27, A65).
+
+use super::StreamError;
+use super::connector::BoxIo;
+use crate::bootstrap::ChannelCredentials;
+use crate::error::Error;
+
+/// Turns a connection into a secured one.
+#[derive(Debug)]
+pub(crate) enum Credentials {
+    Insecure,
+    #[cfg(feature = "tls")]
+    Tls(Box<tls::Tls>),
+}
+
+impl Credentials {
+    /// Reads what the credentials need. `server_name` is what the server's certificate must be valid for.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read or used: never a reason to go without.
+    pub(crate) fn new(credentials: &ChannelCredentials, server_name: &str) -> Result<Self, Error> {
+        match credentials {
+            ChannelCredentials::Insecure => Ok(Self::Insecure),
+            #[cfg(feature = "tls")]
+            ChannelCredentials::Tls(files) => Ok(Self::Tls(Box::new(tls::Tls::new(files.clone(), server_name)?))),
+            #[cfg(not(feature = "tls"))]
+            ChannelCredentials::Tls(_) => {
+                let message = format!("TLS to `{server_name}` needs mesh-core's feature `tls`, which is off");
+                Err(Error::new(crate::error::ErrorKind::Setup, message))
+            }
+        }
+    }
+
+    /// Whether requests go over `https`.
+    pub(super) fn is_tls(&self) -> bool {
+        !matches!(self, Self::Insecure)
+    }
+
+    pub(super) async fn secure(&self, io: BoxIo) -> Result<BoxIo, StreamError> {
+        match self {
+            Self::Insecure => Ok(io),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.handshake(io).await,
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+mod tls {
+    use std::fmt;
+    use std::io;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+    use rustls::client::Resumption;
+    use rustls::crypto::CryptoProvider;
+    use rustls::version::{TLS12, TLS13};
+    use rustls::{ClientConfig, RootCertStore};
+    use rustls_pki_types::pem::PemObject;
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+    use tokio::time::Instant;
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+    use crate::bootstrap::TlsFiles;
+    use crate::error::{BoxError, ErrorKind};
+
+    /// TLS with the files of the bootstrap, which are read anew for a connection when they may have changed.
+    pub(crate) struct Tls {
+        source: Arc<Source>,
+        server_name: ServerName<'static>,
+        loaded: Mutex<Loaded>,
+    }
+
+    struct Source {
+        files: TlsFiles,
+        provider: Arc<CryptoProvider>,
+    }
+
+    #[derive(Clone)]
+    struct Loaded {
+        config: Arc<ClientConfig>,
+        at: Instant,
+    }
+
+    impl fmt::Debug for Tls {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("Tls").field("server_name", &self.server_name).finish_non_exhaustive()
+        }
+    }
+
+    impl Tls {
+        pub(super) fn new(files: TlsFiles, server_name: &str) -> Result<Self, Error> {
+            let setup = |what: String| Error::new(ErrorKind::Setup, what);
+            let server_name = ServerName::try_from(server_name.to_owned())
+                .map_err(|error| setup(format!("no certificate can be for `{server_name}`")).with_source(error))?;
+            let provider = provider()
+                .ok_or_else(|| setup("TLS needs one of mesh-core's features `aws-lc` and `ring`".to_owned()))?;
+            let source = Source { files, provider };
+            let config = source.load().map_err(|error| {
+                setup("the `tls` credentials of the control plane cannot be used".to_owned()).with_source(error)
+            })?;
+            let loaded = Mutex::new(Loaded { config, at: Instant::now() });
+            Ok(Self { source: Arc::new(source), server_name, loaded })
+        }
+
+        pub(super) async fn handshake(&self, io: BoxIo) -> Result<BoxIo, StreamError> {
+            let connector = TlsConnector::from(self.config().await);
+            let connecting = connector.connect(self.server_name.clone(), io).await;
+            let stream = connecting.map_err(|error| StreamError::new(format!("UNAVAILABLE: TLS: {error}")))?;
+            if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+                return Err(StreamError::new("UNAVAILABLE: TLS: the server did not choose HTTP/2 (ALPN `h2`)"));
+            }
+            Ok(Box::new(stream))
+        }
+
+        /// The last good configuration, read anew if it is old.
+        async fn config(&self) -> Arc<ClientConfig> {
+            let loaded = self.loaded.lock().clone();
+            if loaded.at.elapsed() < self.source.files.refresh_interval {
+                return loaded.config;
+            }
+            let source = self.source.clone();
+            let reading = tokio::task::spawn_blocking(move || source.load()).await;
+            let config = match reading.map_err(BoxError::from).and_then(|loaded| loaded) {
+                Ok(config) => config,
+                Err(error) => {
+                    tracing::warn!(error, "credentials of the control plane cannot be read anew; the last stay in use");
+                    loaded.config
+                }
+            };
+            *self.loaded.lock() = Loaded { config: config.clone(), at: Instant::now() };
+            config
+        }
+    }
+
+    impl Source {
+        /// All files in one go; roots, chain and key are used together or not at all.
+        fn load(&self) -> Result<Arc<ClientConfig>, BoxError> {
+            let builder = ClientConfig::builder_with_provider(self.provider.clone())
+                .with_protocol_versions(&[&TLS13, &TLS12])?
+                .with_root_certificates(self.roots()?);
+            let mut config = match &self.files.identity {
+                None => builder.with_no_client_auth(),
+                Some((certificate, key)) => {
+                    let chain = certificates(certificate)?;
+                    let pem = PrivateKeyDer::from_pem_file(key).map_err(|error| in_file(key, error))?;
+                    builder.with_client_auth_cert(chain, pem).map_err(|error| in_file(certificate, error))?
+                }
+            };
+            config.alpn_protocols = vec![b"h2".to_vec()];
+            config.require_ems = true;
+            config.resumption = Resumption::disabled();
+            Ok(Arc::new(config))
+        }
+
+        fn roots(&self) -> Result<RootCertStore, BoxError> {
+            let mut roots = RootCertStore::empty();
+            match &self.files.ca_certificate {
+                Some(path) => {
+                    for certificate in certificates(path)? {
+                        roots.add(certificate).map_err(|error| in_file(path, error))?;
+                    }
+                }
+                None => {
+                    let native = rustls_native_certs::load_native_certs();
+                    // Systems ship roots that nobody can read; what counts is that there are some.
+                    roots.add_parsable_certificates(native.certs);
+                    if roots.is_empty() {
+                        let errors: Vec<String> = native.errors.iter().map(ToString::to_string).collect();
+                        return Err(format!("the system has no root certificates: {}", errors.join("; ")).into());
+                    }
+                }
+            }
+            Ok(roots)
+        }
+    }
+
+    fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, BoxError> {
+        let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
+        match read() {
+            Ok(certificates) if certificates.is_empty() => {
+                Err(in_file(path, io::Error::new(io::ErrorKind::InvalidData, "no certificate in PEM")))
+            }
+            Ok(certificates) => Ok(certificates),
+            Err(error) => Err(in_file(path, error)),
+        }
+    }
+
+    fn in_file(path: &Path, error: impl fmt::Display) -> BoxError {
+        format!("{}: {error}", path.display()).into()
+    }
+
+    /// The provider that was compiled in; never the process's default, which another library may have set.
+    fn provider() -> Option<Arc<CryptoProvider>> {
+        #[cfg(feature = "aws-lc")]
+        return Some(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+        #[cfg(all(feature = "ring", not(feature = "aws-lc")))]
+        return Some(Arc::new(rustls::crypto::ring::default_provider()));
+        #[cfg(not(any(feature = "aws-lc", feature = "ring")))]
+        None
+    }
+}

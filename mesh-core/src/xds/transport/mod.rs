@@ -1,0 +1,58 @@
+//! Streams of messages to a control plane, as bytes.
+
+pub(crate) mod connector;
+pub(crate) mod credentials;
+pub(crate) mod encode;
+mod frames;
+pub(crate) mod grpc;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+/// The method of ADS.
+pub(crate) const ADS: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+
+/// Opens streams to one control plane.
+pub(crate) trait Transport: Send + Sync + 'static {
+    /// Opens a bidirectional stream of a method. Ready when the connection is there and the stream goes out on it: not
+    /// when the server answers, which may be when it has something to say.
+    fn open(&self, method: &'static str) -> OpenFuture;
+}
+
+/// A [`Stream`] to come.
+pub(crate) type OpenFuture = Pin<Box<dyn Future<Output = Result<Box<dyn Stream>, StreamError>> + Send>>;
+
+/// A stream of messages both ways. Dropped, it is cancelled.
+pub(crate) trait Stream: Send {
+    /// Whether [`send`](Self::send) may be called: what was sent before was taken by the transport. After the stream's
+    /// end it may stay pending; [`poll_recv`](Self::poll_recv) tells of that.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Sends one message.
+    fn send(&mut self, message: Bytes);
+
+    /// The next message, or why none comes any more. This is also what drives the stream.
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, StreamError>>;
+}
+
+/// Why a stream could not be opened, or ended: `UNAVAILABLE: connection refused`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StreamError(String);
+
+impl StreamError {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Display for StreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StreamError {}
