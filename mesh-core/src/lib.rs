@@ -2,6 +2,7 @@
 
 mod backoff;
 mod bootstrap;
+pub mod connect;
 mod error;
 mod http2;
 mod resource;

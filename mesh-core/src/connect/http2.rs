@@ -1,0 +1,315 @@
+//! The connector of the mesh: TCP and Unix sockets, HTTP/2.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use pin_project::pin_project;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+
+use super::pings::Pings;
+use super::{Connect, Connection, SendError, SendErrorKind, SendRequest, StreamError, Unavailable};
+use crate::error::BoxError;
+use crate::http2;
+use crate::resource::endpoints::Address;
+
+/// Between the attempts at the addresses of one host (Happy Eyeballs, A61).
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+
+/// How connections are made and kept.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let options = mesh_core::connect::Http2Options::new().tcp_user_timeout(Some(Duration::from_secs(5)));
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Http2Options {
+    http2: http2::Config,
+    tcp: http2::TcpConfig,
+}
+
+impl Http2Options {
+    /// Options with every default.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Silence while calls are open before a PING asks whether the peer is there; `None` for never. Default 10 s. At most
+    /// two are sent without data from the peer, and half as many after it complained.
+    pub fn keepalive_interval(mut self, interval: Option<Duration>) -> Self {
+        let known = self.http2.keepalive.unwrap_or_default();
+        self.http2.keepalive = interval.map(|interval| http2::Keepalive { interval, ..known });
+        self
+    }
+
+    /// Silence after a PING before the connection is given up. Default 20 s. Turns PINGs on.
+    pub fn keepalive_timeout(mut self, timeout: Duration) -> Self {
+        let known = self.http2.keepalive.unwrap_or_default();
+        self.http2.keepalive = Some(http2::Keepalive { timeout, ..known });
+        self
+    }
+
+    /// How long written bytes may stay unacknowledged before the kernel gives the connection up (Linux). Default 20 s, as
+    /// in gRFC A18.
+    pub fn tcp_user_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.tcp.user_timeout = timeout;
+        self
+    }
+
+    /// Silence before the kernel probes the peer; `None` for never. Default 10 s, then three probes 5 s apart.
+    pub fn tcp_keepalive(mut self, silence: Option<Duration>) -> Self {
+        self.tcp.keepalive = silence;
+        self
+    }
+
+    /// Bytes that a peer may send on one stream, at first, before the reader takes them; bulk data lets it grow to 1 MiB.
+    /// Default 256 KiB.
+    pub fn stream_window(mut self, bytes: u32) -> Self {
+        self.http2.stream_window = bytes;
+        self
+    }
+
+    /// The largest list of response headers, as HTTP/2 counts it. Default 16 KiB; a longer one fails its call.
+    pub fn max_header_list_size(mut self, bytes: u32) -> Self {
+        self.http2.max_header_list_size = bytes;
+        self
+    }
+}
+
+/// Connects to endpoints by HTTP/2 without TLS.
+#[derive(Clone, Debug, Default)]
+pub struct Http2Connector {
+    options: Arc<Http2Options>,
+    pings: Arc<Pings>,
+}
+
+impl Http2Connector {
+    /// A connector with these options.
+    pub fn new(options: Http2Options) -> Self {
+        Self { options: Arc::new(options), pings: Arc::default() }
+    }
+
+    async fn open(self, address: Address) -> Result<Http2Connection, BoxError> {
+        match &address {
+            Address::Socket(socket) => {
+                let io = self.tcp(*socket).await?;
+                self.handshake(io, address).await
+            }
+            Address::Host(name, port) => {
+                let io = self.host(name, *port).await?;
+                self.handshake(io, address).await
+            }
+            #[cfg(unix)]
+            Address::Unix(path) => {
+                let io = http2::connect_unix(path, Duration::MAX).await?;
+                self.handshake(io, address).await
+            }
+            #[cfg(not(unix))]
+            Address::Unix(_) => Err("there are no Unix sockets on this system".into()),
+        }
+    }
+
+    /// The whole attempt is bounded by who asked for it.
+    async fn tcp(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        http2::connect_tcp(address, &self.options.tcp, Duration::MAX).await
+    }
+
+    /// Whichever address answers first; the next is tried when the last failed, or after a moment.
+    async fn host(&self, name: &str, port: u16) -> io::Result<TcpStream> {
+        let mut addresses = tokio::net::lookup_host((name, port)).await?;
+        let mut attempts = FuturesUnordered::new();
+        let mut failure = io::Error::new(io::ErrorKind::NotFound, format!("{name} has no address"));
+        attempts.extend(addresses.next().map(|address| self.tcp(address)));
+        while !attempts.is_empty() {
+            match tokio::time::timeout(NEXT_ADDRESS, attempts.next()).await {
+                Ok(Some(Ok(stream))) => return Ok(stream),
+                Ok(Some(Err(error))) => failure = error,
+                Ok(None) | Err(_) => {}
+            }
+            attempts.extend(addresses.next().map(|address| self.tcp(address)));
+        }
+        Err(failure)
+    }
+
+    async fn handshake<IO>(&self, io: IO, address: Address) -> Result<Http2Connection, BoxError>
+    where
+        IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let mut config = self.options.http2.clone();
+        config.keepalive = config.keepalive.map(|keepalive| self.pings.keepalive(&address, keepalive));
+        let connection = http2::handshake(io, &config, &Handle::current()).await?;
+        Ok(Http2Connection { connection, origin: Arc::new(Origin { address, pings: self.pings.clone() }) })
+    }
+}
+
+impl Connect for Http2Connector {
+    type Connection = Http2Connection;
+    type Future = Pin<Box<dyn Future<Output = Result<Http2Connection, BoxError>> + Send>>;
+
+    fn connect(&self, address: &Address) -> Self::Future {
+        Box::pin(self.clone().open(address.clone()))
+    }
+}
+
+/// An HTTP/2 connection.
+#[derive(Clone, Debug)]
+pub struct Http2Connection {
+    connection: http2::Connection,
+    origin: Arc<Origin>,
+}
+
+/// Whom to tell what became of a connection: one reference, as pickers clone connections by the thousand.
+#[derive(Debug)]
+struct Origin {
+    address: Address,
+    pings: Arc<Pings>,
+}
+
+impl Connection for Http2Connection {
+    type Slot = Http2Slot;
+
+    fn try_acquire(&self) -> Result<Http2Slot, Unavailable> {
+        match self.connection.try_acquire() {
+            Ok(slot) => Ok(Http2Slot(slot)),
+            Err(http2::Unavailable::Full) => Err(Unavailable::Full),
+            Err(http2::Unavailable::Draining) => Err(Unavailable::Draining),
+            Err(http2::Unavailable::Closed) => Err(Unavailable::Closed),
+        }
+    }
+
+    async fn ended(&self) -> BoxError {
+        let mut state = self.connection.state();
+        let why = match state.wait_for(|state| !matches!(state, http2::State::Ready)).await.as_deref() {
+            Ok(http2::State::Lost(why) | http2::State::Draining(Some(why))) => why.clone(),
+            _ => return "connection drained".into(),
+        };
+        if why.is_too_many_pings() {
+            self.origin.pings.complained(&self.origin.address);
+        }
+        why.into()
+    }
+
+    fn drain(&self) {
+        self.connection.drain();
+    }
+
+    fn close(&self) {
+        self.connection.close("the mesh was shut down");
+    }
+}
+
+/// The right to one stream on an [`Http2Connection`].
+#[derive(Debug)]
+pub struct Http2Slot(http2::Slot);
+
+impl<B> SendRequest<B> for Http2Slot
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Outgoing = Http2Request<B>;
+    type Body = Http2Body;
+    type Future = Http2Send<B>;
+
+    fn send(self, request: Http2Request<B>) -> Http2Send<B> {
+        Http2Send(self.0.send(request.0))
+    }
+}
+
+/// A request on its way out, whose head and whose first 64 KiB of body can be sent again.
+pub struct Http2Request<B>(http2::Outgoing<B>);
+
+impl<B> From<Request<B>> for Http2Request<B> {
+    fn from(request: Request<B>) -> Self {
+        Self(request.into())
+    }
+}
+
+impl<B> fmt::Debug for Http2Request<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Http2Request").field(&self.0.head).finish()
+    }
+}
+
+/// Ends with the response's head; dropped before, it resets the stream.
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Http2Send<B>(http2::Send<B>);
+
+impl<B> Future for Http2Send<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<Response<Http2Body>, SendError<Http2Request<B>>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let sent = ready!(Pin::new(&mut self.0).poll(cx));
+        Poll::Ready(match sent {
+            Ok(response) => Ok(response.map(Http2Body)),
+            Err(error) => Err(failed(error)),
+        })
+    }
+}
+
+#[cold]
+fn failed<B>(error: http2::SendError<B>) -> SendError<Http2Request<B>> {
+    use http2::SendErrorKind as From;
+    let http2::SendError { kind, replay } = error;
+    let refused = "REFUSED_STREAM";
+    let error = match kind {
+        From::Unsent(why) => StreamError::new(SendErrorKind::Unsent, why),
+        From::Refused(Some(why)) => StreamError::new(SendErrorKind::Refused, why),
+        From::Refused(None) => StreamError::new(SendErrorKind::Refused, refused),
+        From::Reset(code) => StreamError::new(SendErrorKind::Reset(code.0), code.to_string()),
+        From::ConnectionLost(why) => StreamError::new(SendErrorKind::ConnectionLost, why),
+        From::BadResponse(why) => StreamError::new(SendErrorKind::BadResponse, why),
+        From::BadRequest(why) => StreamError::new(SendErrorKind::BadRequest, why),
+        From::RequestBody(why) => StreamError::new(SendErrorKind::RequestBody, why),
+    };
+    SendError { error, replay: replay.map(|request| Box::new(Http2Request(*request))) }
+}
+
+/// The body of a response.
+#[derive(Debug)]
+#[pin_project]
+pub struct Http2Body(#[pin] http2::RecvBody);
+
+impl Body for Http2Body {
+    type Data = Bytes;
+    type Error = StreamError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        let frame = ready!(self.project().0.poll_frame(cx));
+        Poll::Ready(frame.map(|frame| frame.map_err(broken)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
+#[cold]
+fn broken(error: http2::BodyError) -> StreamError {
+    match error {
+        http2::BodyError::Reset(code) => StreamError::new(SendErrorKind::Reset(code.0), code.to_string()),
+        http2::BodyError::ConnectionLost(why) => StreamError::new(SendErrorKind::ConnectionLost, why),
+        http2::BodyError::BadResponse(why) => StreamError::new(SendErrorKind::BadResponse, why),
+        http2::BodyError::RequestBody(why) => StreamError::new(SendErrorKind::RequestBody, why),
+    }
+}

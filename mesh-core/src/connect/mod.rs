@@ -1,0 +1,89 @@
+//! Connections to endpoints: what makes one, what can be asked of it, and the subchannel that keeps one open.
+//!
+//! [`Connect`] is the seam below the balancer. The mesh's own implementation speaks HTTP/2; a test or an application may
+//! bring another. A connection says what a balancer must know and tower's `Service` cannot say: that it takes no new
+//! calls (GOAWAY), that all its slots are taken, that a request never left.
+//!
+//! ```text
+//! Balancer ─ Subchannel ─ drive: connect ▸ ready ▸ ended ▸ connect … (background, backoff)     subchannel.rs
+//!                │           └ Connectivity: the state machine, without I/O                     connectivity.rs
+//!                └ EndpointStats: calls in flight, kept by the guard of each call               stats.rs
+//! ```
+
+mod connectivity;
+mod error;
+mod http2;
+mod pings;
+mod stats;
+mod subchannel;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::future::Future;
+
+use bytes::Bytes;
+
+pub use connectivity::ConnectivityState;
+pub use error::{SendError, SendErrorKind, StreamError};
+pub use http2::{Http2Body, Http2Connection, Http2Connector, Http2Options, Http2Request, Http2Send, Http2Slot};
+
+pub(crate) use stats::{EndpointStats, InFlight, SlotQueue};
+pub(crate) use subchannel::{Connections, Environment, Observer, Subchannel, SubchannelStatus};
+
+use crate::error::BoxError;
+use crate::resource::endpoints::Address;
+
+/// Makes connections to endpoints.
+pub trait Connect: Send + Sync + 'static {
+    /// What it makes.
+    type Connection: Connection;
+    /// Ends when the connection takes calls: for HTTP/2, when the peer's SETTINGS were received.
+    type Future: Future<Output = Result<Self::Connection, BoxError>> + Send + 'static;
+
+    /// Starts to connect to `address`. The caller bounds the time it takes; a dropped future gives up.
+    fn connect(&self, address: &Address) -> Self::Future;
+}
+
+/// One connection to an endpoint; clones are handles on the same one.
+pub trait Connection: Clone + Send + Sync + 'static {
+    /// The right to send one call, given back on drop.
+    type Slot: Send + 'static;
+
+    /// Takes a slot for one call. Never blocks.
+    fn try_acquire(&self) -> Result<Self::Slot, Unavailable>;
+
+    /// Ends when the connection takes no new calls, with why: the peer said so (GOAWAY), it ended, or it was drained or
+    /// closed on this side.
+    fn ended(&self) -> impl Future<Output = BoxError> + Send;
+
+    /// Takes no new calls from now on, and closes once those in flight have ended.
+    fn drain(&self);
+
+    /// Closes now; calls in flight fail.
+    fn close(&self);
+}
+
+/// A slot that sends a request with a body `B`.
+pub trait SendRequest<B>: Send + 'static {
+    /// The request in the form in which it is sent, and handed back when it can be sent elsewhere.
+    type Outgoing: From<http::Request<B>> + Send + 'static;
+    /// The response's body.
+    type Body: http_body::Body<Data = Bytes, Error = StreamError>;
+    /// Ends when the response's head is there.
+    type Future: Future<Output = Result<http::Response<Self::Body>, SendError<Self::Outgoing>>> + Send;
+
+    /// Sends the request. The slot is given back when the stream has ended, not before.
+    fn send(self, request: Self::Outgoing) -> Self::Future;
+}
+
+/// Why a connection gives no slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unavailable {
+    /// All slots that the peer allows are taken.
+    Full,
+    /// No new calls are taken: the peer said so, or it is drained here.
+    Draining,
+    /// It ended.
+    Closed,
+}

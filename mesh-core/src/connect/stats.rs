@@ -1,0 +1,108 @@
+//! What is counted per endpoint, shared by its subchannel, the pickers and the calls.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use tokio::sync::Notify;
+
+use crate::resource::endpoints::Address;
+
+/// One endpoint of one cluster, as calls see it.
+#[derive(Debug)]
+pub(crate) struct EndpointStats {
+    in_flight: AtomicU32,
+    /// Whether a call was answered since this was last asked.
+    answered: AtomicBool,
+    pub(crate) address: Address,
+    pub(crate) cluster: Arc<str>,
+    queue: Arc<SlotQueue>,
+}
+
+impl EndpointStats {
+    pub(crate) fn new(address: Address, cluster: Arc<str>, queue: Arc<SlotQueue>) -> Self {
+        Self { in_flight: AtomicU32::new(0), answered: AtomicBool::new(false), address, cluster, queue }
+    }
+
+    /// Calls that were picked for this endpoint and have not ended; a stream counts until its end (A48).
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The endpoint responded to a call.
+    pub(crate) fn answered(&self) {
+        if !self.answered.load(Ordering::Relaxed) {
+            self.answered.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it did since this was last asked.
+    pub(super) fn take_answered(&self) -> bool {
+        self.answered.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// Counts one call at an endpoint until it is dropped.
+#[derive(Debug)]
+pub(crate) struct InFlight(Arc<EndpointStats>);
+
+impl InFlight {
+    pub(crate) fn new(stats: &Arc<EndpointStats>) -> Self {
+        stats.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(stats))
+    }
+
+    pub(crate) fn endpoint(&self) -> &Arc<EndpointStats> {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.queue.release();
+    }
+}
+
+/// The calls of one cluster that wait because all slots of all its connections are taken: first come, first served.
+/// A caller that ends one call and starts the next would otherwise take its own slot back for ever, and those who wait
+/// would starve.
+#[derive(Debug, Default)]
+pub(crate) struct SlotQueue {
+    waiting: AtomicU32,
+    freed: Notify,
+}
+
+impl SlotQueue {
+    /// Whether a new call must queue behind others.
+    pub(crate) fn is_occupied(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Wakes the call that waits longest.
+    pub(crate) fn release(&self) {
+        if self.is_occupied() {
+            self.freed.notify_one();
+        }
+    }
+
+    /// Ends when a slot was released for the one who waits; only for those who [`enter`](Self::enter).
+    pub(crate) fn freed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.freed.notified()
+    }
+
+    /// Queues; the place is given up on drop.
+    pub(crate) fn enter(self: &Arc<Self>) -> Place {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        Place(Arc::clone(self))
+    }
+}
+
+/// A place in a [`SlotQueue`].
+#[derive(Debug)]
+pub(crate) struct Place(Arc<SlotQueue>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}

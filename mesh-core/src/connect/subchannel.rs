@@ -1,0 +1,272 @@
+//! A subchannel keeps one endpoint connected, from its start until it is closed, whether calls come or not.
+
+use std::error::Error as StdError;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::connectivity::{Connectivity, ConnectivityState, Phase};
+use super::stats::{EndpointStats, SlotQueue};
+use super::{Connect, Connection};
+use crate::backoff::{Backoff, BackoffConfig};
+use crate::error::BoxError;
+use crate::resource::endpoints::Address;
+
+/// Who is told when the state of a subchannel changed.
+pub(crate) trait Observer: Send + Sync {
+    /// Called with no lock held, and with the state that the subchannel has `now`.
+    fn subchannel_changed(&self, now: ConnectivityState);
+}
+
+/// What the subchannels of one cluster have in common.
+pub(crate) struct Environment<C> {
+    pub(crate) connector: Arc<C>,
+    pub(crate) cluster: Arc<str>,
+    pub(crate) backoff: BackoffConfig,
+    pub(crate) max_connections: usize,
+    /// Bounds an attempt; the cluster's configuration may change it.
+    pub(crate) connect_timeout: Mutex<Duration>,
+    pub(crate) handle: Handle,
+    pub(crate) queue: Arc<SlotQueue>,
+    pub(crate) observer: Weak<dyn Observer>,
+}
+
+/// The open connections of one endpoint: one, unless its slots ran out and more are allowed (A105).
+pub(crate) type Connections<N> = SmallVec<[N; 1]>;
+
+/// One endpoint of one cluster that is in use.
+pub(crate) struct Subchannel<C: Connect> {
+    pub(crate) stats: Arc<EndpointStats>,
+    /// For the owner to mark which subchannels it still uses.
+    pub(crate) stamp: AtomicU64,
+    environment: Arc<Environment<C>>,
+    state: Mutex<State<C::Connection>>,
+}
+
+struct State<N> {
+    connectivity: Connectivity,
+    /// Each with its number, which tells it from the others.
+    connections: SmallVec<[(u64, N); 1]>,
+    /// Connections that were made so far.
+    made: u64,
+    driver: Option<AbortHandle>,
+    expansion: Expansion,
+    closed: bool,
+}
+
+/// Where the making of one more connection stands.
+#[derive(Clone, Copy, Debug)]
+enum Expansion {
+    Allowed,
+    UnderWay,
+    /// The last one failed then; not again before this delay.
+    Failed(Instant, Duration),
+}
+
+/// What people may know of a subchannel.
+#[derive(Clone, Debug)]
+pub(crate) struct SubchannelStatus {
+    pub(crate) state: ConnectivityState,
+    pub(crate) last_error: Option<Arc<str>>,
+    /// When the next attempt is due, while there is none.
+    pub(crate) next_attempt: Option<Instant>,
+}
+
+impl<C: Connect> Subchannel<C> {
+    /// A subchannel for `address` that connects at once.
+    pub(crate) fn start(address: Address, environment: &Arc<Environment<C>>) -> Arc<Self> {
+        let stats = EndpointStats::new(address, environment.cluster.clone(), environment.queue.clone());
+        let subchannel = Arc::new(Self {
+            stats: Arc::new(stats),
+            stamp: AtomicU64::new(0),
+            environment: environment.clone(),
+            state: Mutex::new(State {
+                connectivity: Connectivity::new(environment.backoff),
+                connections: SmallVec::new(),
+                made: 0,
+                driver: None,
+                expansion: Expansion::Allowed,
+                closed: false,
+            }),
+        });
+        // Locked until the handle is in, lest the driver's end be missed by a close in between.
+        let mut state = subchannel.state.lock();
+        state.driver = Some(environment.handle.spawn(drive(subchannel.clone())).abort_handle());
+        drop(state);
+        subchannel
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.stats.address
+    }
+
+    pub(crate) fn state(&self) -> ConnectivityState {
+        self.state.lock().connectivity_state()
+    }
+
+    /// The connections that take calls; none unless the state is READY.
+    pub(crate) fn connections(&self) -> Connections<C::Connection> {
+        self.state.lock().connections.iter().map(|(_, connection)| connection.clone()).collect()
+    }
+
+    pub(crate) fn status(&self) -> SubchannelStatus {
+        let state = self.state.lock();
+        let next_attempt = match state.connectivity.phase() {
+            Phase::Backoff { until } => Some(until),
+            _ => None,
+        };
+        SubchannelStatus {
+            state: state.connectivity_state(),
+            last_error: state.connectivity.last_error().cloned(),
+            next_attempt,
+        }
+    }
+
+    /// Opens one more connection, if all are full and more are allowed.
+    pub(crate) fn expand(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        let allowed = match state.expansion {
+            Expansion::Allowed => true,
+            Expansion::UnderWay => false,
+            Expansion::Failed(then, delay) => then.elapsed() >= delay,
+        };
+        let room = (1..self.environment.max_connections).contains(&state.connections.len());
+        if allowed && room && !state.closed {
+            state.expansion = Expansion::UnderWay;
+            self.environment.handle.spawn(expand(self.clone()));
+        }
+    }
+
+    /// Takes no new calls; those in flight end in their own time, then the connections close.
+    pub(crate) fn drain(&self) {
+        self.end().iter().for_each(|(_, connection)| connection.drain());
+    }
+
+    /// Closes the connections now.
+    pub(crate) fn close(&self) {
+        self.end().iter().for_each(|(_, connection)| connection.close());
+    }
+
+    fn end(&self) -> SmallVec<[(u64, C::Connection); 1]> {
+        let mut state = self.state.lock();
+        state.closed = true;
+        if let Some(driver) = state.driver.take() {
+            driver.abort();
+        }
+        std::mem::take(&mut state.connections)
+    }
+
+    /// One bounded attempt. Boxed, so that a connected endpoint does not keep the memory of its handshake.
+    async fn connect(&self) -> Result<C::Connection, BoxError> {
+        let limit = *self.environment.connect_timeout.lock();
+        let attempt = Box::pin(self.environment.connector.connect(self.address()));
+        match tokio::time::timeout(limit, attempt).await {
+            Ok(result) => result,
+            Err(_) => Err(format!("no connection within {limit:?}").into()),
+        }
+    }
+
+    /// Takes a new connection in and answers its number; `None` if the subchannel was closed meanwhile.
+    fn add(&self, connection: &C::Connection, event: impl FnOnce(&mut State<C::Connection>)) -> Option<u64> {
+        let mut state = self.state.lock();
+        if state.closed {
+            drop(state);
+            connection.drain();
+            return None;
+        }
+        state.made += 1;
+        let number = state.made;
+        state.connections.push((number, connection.clone()));
+        event(&mut state);
+        drop(state);
+        self.changed();
+        Some(number)
+    }
+
+    /// Hands out `connection` until it ends. It is not closed then: after a GOAWAY, its calls go on to their end.
+    async fn keep(&self, connection: C::Connection, number: u64) -> BoxError {
+        let why = connection.ended().await;
+        self.state.lock().connections.retain(|(other, _)| *other != number);
+        why
+    }
+
+    fn event<R>(&self, event: impl FnOnce(&mut State<C::Connection>, Instant) -> R) -> R {
+        let answer = event(&mut self.state.lock(), Instant::now());
+        self.changed();
+        answer
+    }
+
+    fn changed(&self) {
+        if let Some(observer) = self.environment.observer.upgrade() {
+            observer.subchannel_changed(self.state());
+        }
+    }
+}
+
+impl<N> State<N> {
+    /// READY as long as any connection takes calls, even while the one that the driver looks after is replaced.
+    fn connectivity_state(&self) -> ConnectivityState {
+        if self.connections.is_empty() { self.connectivity.state() } else { ConnectivityState::Ready }
+    }
+}
+
+/// Connects, waits until the connection ends, and connects again; is aborted when the subchannel is closed.
+async fn drive<C: Connect>(subchannel: Arc<Subchannel<C>>) {
+    loop {
+        let due = match subchannel.connect().await {
+            Ok(connection) => {
+                let connected = |state: &mut State<_>| state.connectivity.handle_connected(Instant::now());
+                let Some(number) = subchannel.add(&connection, connected) else { return };
+                let why = text(&*subchannel.keep(connection, number).await);
+                let useful = subchannel.stats.take_answered();
+                subchannel.event(|state, now| state.connectivity.handle_ended(why, useful, now, fastrand::f64()))
+            }
+            Err(error) => {
+                let why = text(&*error);
+                subchannel.event(|state, now| state.connectivity.handle_failed(why, now, fastrand::f64()))
+            }
+        };
+        tokio::time::sleep_until(due).await;
+        subchannel.state.lock().connectivity.handle_attempt();
+    }
+}
+
+/// Makes one connection beside those that are full, and keeps it until it ends; the driver alone makes up for losses.
+async fn expand<C: Connect>(subchannel: Arc<Subchannel<C>>) {
+    match subchannel.connect().await {
+        Ok(connection) => {
+            let Some(number) = subchannel.add(&connection, |state| state.expansion = Expansion::Allowed) else {
+                return;
+            };
+            subchannel.keep(connection, number).await;
+            subchannel.changed();
+        }
+        Err(error) => {
+            let delay = Backoff::new(subchannel.environment.backoff).next_delay(fastrand::f64());
+            let mut state = subchannel.state.lock();
+            state.expansion = Expansion::Failed(Instant::now(), delay);
+            state.connectivity.note(text(&*error));
+        }
+    }
+}
+
+/// An error and its causes on one line.
+fn text(error: &(dyn StdError + Send + Sync)) -> Arc<str> {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = error.source();
+    }
+    text.into()
+}

@@ -1,0 +1,272 @@
+//! A network of endpoints without sockets: what each does when it is connected to, and to calls.
+
+use std::collections::HashMap;
+use std::future::pending;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::{Connect, Connection, SendError, SendErrorKind, SendRequest, StreamError, Unavailable};
+use crate::error::BoxError;
+use crate::resource::endpoints::Address;
+
+/// The endpoint with this number.
+pub(crate) fn address(number: u16) -> Address {
+    Address::Socket(([10, 0, 0, 1], number).into())
+}
+
+/// What an endpoint does when it is connected to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Reach {
+    #[default]
+    Accepts,
+    Refuses,
+    /// No answer, ever.
+    Silent,
+}
+
+/// What an endpoint does with a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Answer {
+    #[default]
+    Responds,
+    /// A response whose body does not end.
+    Streams,
+    Fails(SendErrorKind),
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Network(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    endpoints: HashMap<Address, Endpoint>,
+    connections: Vec<MockConnection>,
+}
+
+#[derive(Clone, Debug)]
+struct Endpoint {
+    reach: Reach,
+    answer: Answer,
+    slots: usize,
+    attempts: usize,
+    calls: usize,
+}
+
+impl Default for Endpoint {
+    fn default() -> Self {
+        Self { reach: Reach::Accepts, answer: Answer::Responds, slots: 100, attempts: 0, calls: 0 }
+    }
+}
+
+impl Network {
+    fn endpoint<R>(&self, number: u16, with: impl FnOnce(&mut Endpoint) -> R) -> R {
+        self.at(&address(number), with)
+    }
+
+    fn at<R>(&self, address: &Address, with: impl FnOnce(&mut Endpoint) -> R) -> R {
+        with(self.0.lock().endpoints.entry(address.clone()).or_default())
+    }
+
+    pub(crate) fn reach(&self, number: u16, reach: Reach) {
+        self.endpoint(number, |endpoint| endpoint.reach = reach);
+    }
+
+    pub(crate) fn answer(&self, number: u16, answer: Answer) {
+        self.endpoint(number, |endpoint| endpoint.answer = answer);
+    }
+
+    /// Slots of connections that are made from now on.
+    pub(crate) fn slots(&self, number: u16, slots: usize) {
+        self.endpoint(number, |endpoint| endpoint.slots = slots);
+    }
+
+    /// Attempts to connect so far.
+    pub(crate) fn attempts(&self, number: u16) -> usize {
+        self.endpoint(number, |endpoint| endpoint.attempts)
+    }
+
+    /// Calls that got there so far.
+    pub(crate) fn calls(&self, number: u16) -> usize {
+        self.endpoint(number, |endpoint| endpoint.calls)
+    }
+
+    /// The connections of an endpoint that have not ended.
+    pub(crate) fn open(&self, number: u16) -> Vec<MockConnection> {
+        let connections = &self.0.lock().connections;
+        let open = |connection: &&MockConnection| connection.0.address == address(number) && !connection.is_closed();
+        connections.iter().filter(open).cloned().collect()
+    }
+
+    /// The peer takes no new calls.
+    pub(crate) fn goaway(&self, number: u16) {
+        self.open(number).iter().for_each(|connection| connection.end("peer sent GOAWAY NO_ERROR"));
+    }
+
+    /// The connections break.
+    pub(crate) fn cut(&self, number: u16) {
+        for connection in self.open(number) {
+            connection.0.state.lock().closed = true;
+            connection.end("connection reset by peer");
+        }
+    }
+}
+
+impl Connect for Network {
+    type Connection = MockConnection;
+    type Future = Pin<Box<dyn Future<Output = Result<MockConnection, BoxError>> + Send>>;
+
+    fn connect(&self, address: &Address) -> Self::Future {
+        let endpoint = self.at(address, |endpoint| {
+            endpoint.attempts += 1;
+            endpoint.clone()
+        });
+        let network = self.clone();
+        let address = address.clone();
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            match endpoint.reach {
+                Reach::Accepts => Ok(MockConnection::open(network, address, endpoint.slots)),
+                Reach::Refuses => Err("connection refused".into()),
+                Reach::Silent => pending().await,
+            }
+        })
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct MockConnection(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    address: Address,
+    network: Network,
+    state: Mutex<ConnectionState>,
+    ended: watch::Sender<Option<String>>,
+}
+
+#[derive(Debug)]
+struct ConnectionState {
+    slots: usize,
+    used: usize,
+    drained: bool,
+    closed: bool,
+}
+
+impl MockConnection {
+    fn open(network: Network, address: Address, slots: usize) -> Self {
+        let state = Mutex::new(ConnectionState { slots, used: 0, drained: false, closed: false });
+        let connection = Self(Arc::new(Shared { address, network, state, ended: watch::Sender::new(None) }));
+        connection.0.network.0.lock().connections.push(connection.clone());
+        connection
+    }
+
+    fn end(&self, why: &str) {
+        self.0.ended.send_modify(|ended| {
+            ended.get_or_insert_with(|| why.to_owned());
+        });
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.0.state.lock().used
+    }
+
+    pub(crate) fn is_drained(&self) -> bool {
+        self.0.state.lock().drained
+    }
+
+    fn is_closed(&self) -> bool {
+        let state = self.0.state.lock();
+        state.closed || (state.drained && state.used == 0)
+    }
+}
+
+impl Connection for MockConnection {
+    type Slot = MockSlot;
+
+    fn try_acquire(&self) -> Result<MockSlot, Unavailable> {
+        let mut state = self.0.state.lock();
+        if state.closed {
+            return Err(Unavailable::Closed);
+        }
+        if state.drained || self.0.ended.borrow().is_some() {
+            return Err(Unavailable::Draining);
+        }
+        if state.used == state.slots {
+            return Err(Unavailable::Full);
+        }
+        state.used += 1;
+        Ok(MockSlot(self.0.clone()))
+    }
+
+    async fn ended(&self) -> BoxError {
+        let mut ended = self.0.ended.subscribe();
+        let why = ended.wait_for(Option::is_some).await.expect("the sender lives as long as self").clone();
+        why.unwrap_or_default().into()
+    }
+
+    fn drain(&self) {
+        self.0.state.lock().drained = true;
+        self.end("drained");
+    }
+
+    fn close(&self) {
+        self.0.state.lock().closed = true;
+        self.end("closed");
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct MockSlot(Arc<Shared>);
+
+impl Drop for MockSlot {
+    fn drop(&mut self) {
+        self.0.state.lock().used -= 1;
+    }
+}
+
+impl<B: Send + 'static> SendRequest<B> for MockSlot {
+    type Outgoing = Request<B>;
+    type Body = MockBody;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<MockBody>, SendError<Request<B>>>> + Send>>;
+
+    fn send(self, request: Request<B>) -> Self::Future {
+        let answer = self.0.network.at(&self.0.address, |endpoint| {
+            endpoint.calls += 1;
+            endpoint.answer
+        });
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            match answer {
+                Answer::Responds => Ok(Response::new(MockBody { slot: None })),
+                Answer::Streams => Ok(Response::new(MockBody { slot: Some(self) })),
+                Answer::Fails(kind) => {
+                    let replayable = matches!(kind, SendErrorKind::Unsent | SendErrorKind::Refused);
+                    let error = StreamError::new(kind, "as told");
+                    Err(SendError { error, replay: replayable.then(|| Box::new(request)) })
+                }
+            }
+        })
+    }
+}
+
+/// Ends at once, or never.
+#[derive(Debug)]
+pub(crate) struct MockBody {
+    slot: Option<MockSlot>,
+}
+
+impl Body for MockBody {
+    type Data = Bytes;
+    type Error = StreamError;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        if self.slot.is_some() { Poll::Pending } else { Poll::Ready(None) }
+    }
+}
