@@ -1,0 +1,157 @@
+//! What a call carries from layer to layer, in its request's extensions.
+//!
+//! [`Call`] is put in once, by the adapter or by the first layer; every layer reads what those before it decided and
+//! adds its own decision. [`CallOptions`] is what the application may put in, [`CallInfo`] what it finds in the
+//! response's extensions.
+
+mod future;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use future::ResponseFuture;
+use http::{HeaderName, HeaderValue};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::error::Error;
+use crate::resource::endpoints::Address;
+use crate::snapshot::{ClusterEntry, Snapshot};
+
+/// Writes a deadline into a header: the name, and the value for the time that remains.
+pub type EncodeDeadline = fn(Duration) -> (HeaderName, HeaderValue);
+
+/// What the application asks of one call: insert it into the request's extensions.
+///
+/// ```
+/// let mut request = http::Request::new(());
+/// request.extensions_mut().insert(mesh_core::CallOptions::new().wait_for_ready(true));
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct CallOptions {
+    wait_for_ready: bool,
+}
+
+impl CallOptions {
+    /// Options with every default.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether the call waits for an endpoint although there is no hope at the moment (no endpoint is connected or
+    /// connecting), until its deadline or the mesh's `max_wait`. Default: no, such a call fails at once.
+    pub fn wait_for_ready(mut self, wait: bool) -> Self {
+        self.wait_for_ready = wait;
+        self
+    }
+}
+
+/// What became of a call: in the extensions of every response.
+#[derive(Clone, Debug)]
+pub struct CallInfo {
+    cluster: Arc<str>,
+    endpoint: Address,
+    attempts: u32,
+}
+
+impl CallInfo {
+    pub(crate) fn new(cluster: Arc<str>, endpoint: Address, attempts: u32) -> Self {
+        Self { cluster, endpoint, attempts }
+    }
+
+    /// The cluster the call was routed to.
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// The endpoint that answered.
+    pub fn endpoint(&self) -> &Address {
+        &self.endpoint
+    }
+
+    /// How often the call was tried, the answered attempt included; an attempt that never left is not counted.
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+}
+
+/// The state of one call on its way through the layers.
+#[derive(Clone, Debug, Default)]
+pub struct Call {
+    /// What the application allowed the call, from its start.
+    pub(crate) timeout: Option<Duration>,
+    /// When the call must have ended, the whole response included.
+    pub(crate) deadline: Option<Instant>,
+    /// The configuration of this call, from its first to its last attempt (A74).
+    pub(crate) snapshot: Option<Arc<Snapshot>>,
+    /// Index of the route in the snapshot's table.
+    pub(crate) route: Option<usize>,
+    /// Where the route sends the call.
+    pub(crate) cluster: Option<Arc<ClusterEntry>>,
+    /// Number of this attempt, from 1 once it is sent.
+    pub(crate) attempt: u32,
+    /// Where the call stands, for the message of a deadline that passes; only kept when there is a deadline.
+    pub(crate) progress: Option<Arc<Progress>>,
+}
+
+impl Call {
+    /// A call that must have ended within `timeout` from now; `None`: the application sets no limit.
+    pub fn new(timeout: Option<Duration>) -> Self {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        Self { timeout, deadline, ..Self::default() }
+    }
+
+    /// How long there is until the deadline; `None` without one.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Adds what this call knows to an error that a layer below it made.
+    pub(crate) fn explain(&self, error: &mut Error) {
+        let context = error.context_mut();
+        if let Some(cluster) = &self.cluster {
+            context.cluster.get_or_insert_with(|| cluster.key.name.clone());
+        }
+        if let (Some(snapshot), Some(route)) = (&self.snapshot, self.route) {
+            context.route = context.route.take().or_else(|| snapshot.route_name(route));
+        }
+    }
+}
+
+/// The call of a request; started here if no layer before did.
+pub(crate) fn of(extensions: &mut http::Extensions) -> &mut Call {
+    extensions.get_or_insert_with(Call::default)
+}
+
+/// Whether a call waits although there is no hope at the moment. Only a call that would fail otherwise asks, so that no
+/// other pays for the look-up.
+pub(crate) fn waits_for_ready(extensions: &http::Extensions) -> bool {
+    extensions.get::<CallOptions>().is_some_and(|options| options.wait_for_ready)
+}
+
+/// Where a call stands.
+#[derive(Debug, Default)]
+pub(crate) struct Progress(Mutex<Stage>);
+
+/// The stages a call passes through.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Stage {
+    /// Not handed to an endpoint yet.
+    #[default]
+    Waiting,
+    /// Sent to this endpoint, no response head yet.
+    Sent(Address),
+    /// The response head is there, its body is not complete.
+    Responding(Address),
+}
+
+impl Progress {
+    pub(crate) fn set(&self, stage: Stage) {
+        *self.0.lock() = stage;
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        self.0.lock().clone()
+    }
+}

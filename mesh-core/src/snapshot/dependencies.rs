@@ -1,0 +1,648 @@
+//! What a target depends on, and when it is complete (A74).
+//!
+//! Listener ▸ route configuration ▸ clusters ▸ endpoints: each names the next. [`Dependencies`] follows the names,
+//! says which to watch, and joins what is there to a [`Snapshot`]. A new route table is switched to only when every
+//! cluster it names has a verdict; while an older table exists it serves on, and a cluster that turns out not to exist
+//! holds the switch back, so that a fault of the control plane does not stop traffic. Without an older one, the table
+//! is published with that cluster failing by name. Endpoints of clusters in use are taken over at once either way.
+//!
+//! It does no I/O: the caller brings what changed and a view of the store.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use indexmap::IndexSet;
+
+use super::{ClusterConfig, ClusterEntry, ClusterKey, Problem, RouteTable, Snapshot};
+use crate::resource::cluster::Cluster;
+use crate::resource::endpoints::Endpoints;
+use crate::resource::listener::{Listener, RouteSource};
+use crate::resource::route_config::RouteConfiguration;
+use crate::resource::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION};
+use crate::xds::resource_type::ResourceType;
+use crate::xds::{Change, ResourceState, Subscriber, Verdict};
+
+impl Watched {
+    /// Watches these names and no others.
+    pub(crate) fn apply(&self, subscriber: &mut Subscriber) {
+        subscriber.watch(&[
+            (&LISTENER, &self.listeners),
+            (&ROUTE_CONFIGURATION, &self.routes),
+            (&CLUSTER, &self.clusters),
+            (&ENDPOINTS, &self.endpoints),
+        ]);
+    }
+}
+
+impl View for Subscriber {
+    fn get(&self, resource_type: &'static ResourceType, name: &str) -> ResourceState {
+        Subscriber::get(self, resource_type, name)
+    }
+}
+
+/// What the store knows, as far as a target needs it.
+pub(crate) trait View {
+    fn get(&self, resource_type: &'static ResourceType, name: &str) -> ResourceState;
+}
+
+/// The dependencies of one target.
+#[derive(Debug)]
+pub(crate) struct Dependencies {
+    /// The control plane, as the source of the clusters' names.
+    source: Arc<str>,
+    listener: Arc<str>,
+    authority: Arc<str>,
+    /// The table that the newest listener and routes ask for.
+    wanted: Wanted,
+    /// Why a newer listener or route configuration is not in use (A88's ambient error).
+    ambient: Option<String>,
+    /// The table in force.
+    published: Option<Arc<RouteTable>>,
+    clusters: HashMap<Arc<str>, ClusterState>,
+    /// From the name that EDS knows to the clusters that use it.
+    users_of_endpoints: HashMap<Arc<str>, Vec<Arc<str>>>,
+    watched: Watched,
+}
+
+#[derive(Debug)]
+enum Wanted {
+    /// Listener or routes have no verdict yet.
+    Pending(String),
+    Table(Arc<RouteTable>),
+    Unroutable(Problem),
+}
+
+#[derive(Debug, Default)]
+struct ClusterState {
+    /// The entry in use; `None` until there is a verdict.
+    entry: Option<Arc<ClusterEntry>>,
+    /// The name under which EDS knows the endpoints, once the cluster is known.
+    endpoints: Option<Arc<str>>,
+}
+
+/// The names a target watches, by type.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Watched {
+    pub(crate) listeners: IndexSet<Arc<str>>,
+    pub(crate) routes: IndexSet<Arc<str>>,
+    pub(crate) clusters: IndexSet<Arc<str>>,
+    pub(crate) endpoints: IndexSet<Arc<str>>,
+}
+
+/// What one step of [`Dependencies`] leads to.
+#[derive(Debug, Default)]
+pub(crate) struct Step {
+    /// Whether the names to watch changed.
+    pub(crate) watch: bool,
+    /// The snapshot to publish, if anything in it changed.
+    pub(crate) publish: Option<Arc<Snapshot>>,
+    /// What the target waits for, or why a newer configuration is held back.
+    pub(crate) waiting_for: Option<String>,
+}
+
+impl Dependencies {
+    pub(crate) fn new(source: Arc<str>, listener: Arc<str>, authority: Arc<str>) -> Self {
+        let wanted = Wanted::Pending(format!("Listener `{listener}`"));
+        let mut watched = Watched::default();
+        watched.listeners.insert(listener.clone());
+        Self {
+            source,
+            listener,
+            authority,
+            wanted,
+            ambient: None,
+            published: None,
+            clusters: HashMap::new(),
+            users_of_endpoints: HashMap::new(),
+            watched,
+        }
+    }
+
+    /// The names to watch now.
+    pub(crate) fn watched(&self) -> &Watched {
+        &self.watched
+    }
+
+    /// What makes [`Self::handle_changes`] read everything, as at the start.
+    pub(crate) fn everything(&self) -> Vec<Change> {
+        vec![Change { resource_type: &LISTENER, name: self.listener.clone() }]
+    }
+
+    /// Takes in what changed in the store.
+    pub(crate) fn handle_changes(&mut self, changes: &[Change], view: &impl View) -> Step {
+        let mut step = Step::default();
+        let mut touched = IndexSet::new();
+        let mut routes_changed = false;
+        for change in changes {
+            let name = &change.name;
+            match change.resource_type.type_url {
+                url if url == CLUSTER.type_url => drop(touched.insert(name.clone())),
+                url if url == ENDPOINTS.type_url => {
+                    touched.extend(self.users_of_endpoints.get(name).into_iter().flatten().cloned())
+                }
+                _ => routes_changed = true,
+            }
+        }
+        if routes_changed {
+            self.read_routes(view);
+            step.watch |= self.follow_clusters(view);
+        }
+        let mut entries_changed = false;
+        for name in touched {
+            let (entry, endpoints) = self.refresh_cluster(&name, view);
+            entries_changed |= entry && self.is_in_force(&name);
+            step.watch |= endpoints;
+        }
+        step.publish = self.publish(routes_changed, entries_changed);
+        if step.publish.is_some() && routes_changed | self.forget_unused() {
+            step.watch = true;
+        }
+        step.waiting_for = self.waiting_for();
+        step
+    }
+
+    /// Reads listener and routes, and decides which table they ask for.
+    fn read_routes(&mut self, view: &impl View) {
+        let mut routes = IndexSet::new();
+        let wanted = self.find_table(view, &mut routes);
+        self.ambient = self.ambient_error(view, &routes);
+        self.watched.routes = routes;
+        self.wanted = match wanted {
+            // The same virtual host as before needs no new table.
+            Wanted::Table(table) => Wanted::Table(self.known_table(table)),
+            other => other,
+        };
+    }
+
+    fn ambient_error(&self, view: &impl View, routes: &IndexSet<Arc<str>>) -> Option<String> {
+        let named = |ty: &'static ResourceType, name: &Arc<str>| {
+            let state = view.get(ty, name);
+            let error = state.error.filter(|_| state.verdict == Verdict::Present)?;
+            Some(format!("the configuration in force stays: {} `{name}`: {error}", ty.name))
+        };
+        named(&LISTENER, &self.listener).or_else(|| routes.iter().find_map(|name| named(&ROUTE_CONFIGURATION, name)))
+    }
+
+    fn known_table(&self, table: Arc<RouteTable>) -> Arc<RouteTable> {
+        let current = match &self.wanted {
+            Wanted::Table(current) => Some(current),
+            _ => None,
+        };
+        let known = current.into_iter().chain(&self.published).find(|known| known.is_same(&table));
+        known.cloned().unwrap_or(table)
+    }
+
+    fn find_table(&self, view: &impl View, routes: &mut IndexSet<Arc<str>>) -> Wanted {
+        let listener = match read::<Listener>(view, &LISTENER, &self.listener) {
+            Ok(listener) => listener,
+            Err(missing) => return missing.into(),
+        };
+        let configuration = match &listener.routes {
+            RouteSource::Inline(configuration) => configuration.clone(),
+            RouteSource::Named(name) => {
+                routes.insert(name.clone());
+                match read::<RouteConfiguration>(view, &ROUTE_CONFIGURATION, name) {
+                    Ok(configuration) => configuration,
+                    Err(missing) => return missing.into(),
+                }
+            }
+        };
+        match RouteTable::new(&listener, &configuration, &self.authority) {
+            Ok(table) => Wanted::Table(Arc::new(table)),
+            Err(problem) => Wanted::Unroutable(problem),
+        }
+    }
+
+    /// Starts to watch the clusters that the wanted table names and that are not followed yet.
+    fn follow_clusters(&mut self, view: &impl View) -> bool {
+        let Wanted::Table(table) = &self.wanted else { return true };
+        let table = table.clone();
+        for name in table.clusters() {
+            if !self.clusters.contains_key(name) {
+                self.clusters.insert(name.clone(), ClusterState::default());
+                self.watched.clusters.insert(name.clone());
+                self.refresh_cluster(name, view);
+            }
+        }
+        true
+    }
+
+    /// Joins a cluster and its endpoints anew: whether its entry changed, and whether the names to watch did.
+    fn refresh_cluster(&mut self, name: &Arc<str>, view: &impl View) -> (bool, bool) {
+        if !self.clusters.contains_key(name) {
+            return (false, false);
+        }
+        let mut watch_changed = false;
+        let config = match read::<Cluster>(view, &CLUSTER, name) {
+            Err(Missing::Pending(_)) => return (false, false),
+            Err(Missing::Absent(problem)) => Err(problem),
+            Ok(cluster) => {
+                let endpoints = cluster.eds_service_name.clone().unwrap_or_else(|| name.clone());
+                watch_changed = self.watch_endpoints(name, &endpoints);
+                match read::<Endpoints>(view, &ENDPOINTS, &endpoints) {
+                    Ok(endpoints) => Ok(ClusterConfig { cluster, endpoints }),
+                    // What is in use serves on until its successor is complete.
+                    Err(Missing::Pending(_)) => return (false, watch_changed),
+                    Err(Missing::Absent(problem)) => Err(problem),
+                }
+            }
+        };
+        let key = ClusterKey { source: self.source.clone(), name: name.clone() };
+        let Some(state) = self.clusters.get_mut(name) else { return (false, watch_changed) };
+        if state.entry.as_ref().is_some_and(|entry| is_same(&entry.config, &config)) {
+            return (false, watch_changed);
+        }
+        state.entry = Some(Arc::new(ClusterEntry::new(key, config)));
+        (true, watch_changed)
+    }
+
+    fn watch_endpoints(&mut self, cluster: &Arc<str>, endpoints: &Arc<str>) -> bool {
+        let Some(state) = self.clusters.get_mut(cluster) else { return false };
+        if state.endpoints.as_ref() == Some(endpoints) {
+            return false;
+        }
+        let before = state.endpoints.replace(endpoints.clone());
+        if let Some(before) = before {
+            self.leave_endpoints(cluster, &before);
+        }
+        self.users_of_endpoints.entry(endpoints.clone()).or_default().push(cluster.clone());
+        self.watched.endpoints.insert(endpoints.clone())
+    }
+
+    fn leave_endpoints(&mut self, cluster: &Arc<str>, endpoints: &Arc<str>) {
+        let Some(users) = self.users_of_endpoints.get_mut(endpoints) else { return };
+        users.retain(|user| user != cluster);
+        if users.is_empty() {
+            self.users_of_endpoints.remove(endpoints);
+            self.watched.endpoints.swap_remove(endpoints);
+        }
+    }
+
+    /// The snapshot that is due, if any.
+    fn publish(&mut self, routes_changed: bool, entries_changed: bool) -> Option<Arc<Snapshot>> {
+        match &self.wanted {
+            Wanted::Unroutable(problem) if routes_changed => {
+                let routing = Err(problem.clone());
+                self.published = None;
+                return Some(Arc::new(Snapshot { routing, clusters: Arc::new([]) }));
+            }
+            Wanted::Table(table) if self.may_switch(table) => {
+                let table = table.clone();
+                let switched = !self.published.as_ref().is_some_and(|published| Arc::ptr_eq(published, &table));
+                self.published = Some(table);
+                if switched || entries_changed {
+                    return self.join();
+                }
+            }
+            _ if entries_changed => return self.join(),
+            _ => {}
+        }
+        None
+    }
+
+    /// Whether the table can be put in force: all its clusters have a verdict, and none that is new to a mesh that
+    /// already serves turned out to be unusable.
+    fn may_switch(&self, table: &Arc<RouteTable>) -> bool {
+        match &self.published {
+            Some(published) if Arc::ptr_eq(published, table) => true,
+            Some(published) => {
+                self.unusable(table).all(|name| published.clusters().contains(name) && self.has_verdict(name))
+            }
+            None => table.clusters().iter().all(|name| self.has_verdict(name)),
+        }
+    }
+
+    fn is_in_force(&self, name: &Arc<str>) -> bool {
+        self.published.as_ref().is_some_and(|table| table.clusters().contains(name))
+    }
+
+    fn has_verdict(&self, name: &Arc<str>) -> bool {
+        self.clusters.get(name).is_some_and(|state| state.entry.is_some())
+    }
+
+    /// The clusters of a table that have no usable configuration.
+    fn unusable<'a>(&'a self, table: &'a RouteTable) -> impl Iterator<Item = &'a Arc<str>> {
+        table.clusters().iter().filter(|name| {
+            let entry = self.clusters.get(*name).and_then(|state| state.entry.as_ref());
+            entry.is_none_or(|entry| entry.config.is_err())
+        })
+    }
+
+    fn join(&self) -> Option<Arc<Snapshot>> {
+        let table = self.published.clone()?;
+        let entries = table.clusters().iter().map(|name| self.clusters.get(name)?.entry.clone());
+        let clusters = entries.collect::<Option<Arc<[_]>>>()?;
+        Some(Arc::new(Snapshot { routing: Ok(table), clusters }))
+    }
+
+    /// Stops following the clusters that neither the wanted table nor the one in force names.
+    fn forget_unused(&mut self) -> bool {
+        let tables: Vec<Arc<RouteTable>> = match &self.wanted {
+            Wanted::Table(table) => self.published.iter().chain([table]).cloned().collect(),
+            _ => self.published.iter().cloned().collect(),
+        };
+        let is_unused = |name: &&Arc<str>| !tables.iter().any(|table| table.clusters().contains(*name));
+        let unused: Vec<Arc<str>> = self.clusters.keys().filter(is_unused).cloned().collect();
+        for name in &unused {
+            if let Some(endpoints) = self.clusters.remove(name).and_then(|state| state.endpoints) {
+                self.leave_endpoints(name, &endpoints);
+            }
+        }
+        self.watched.clusters.retain(|name| self.clusters.contains_key(name));
+        !unused.is_empty()
+    }
+
+    fn waiting_for(&self) -> Option<String> {
+        match &self.wanted {
+            Wanted::Pending(what) => Some(what.clone()),
+            Wanted::Unroutable(_) => None,
+            Wanted::Table(table) if self.may_switch(table) => self.ambient.clone(),
+            Wanted::Table(table) => self.unusable(table).next().map(|name| self.why_unusable(name)),
+        }
+    }
+
+    fn why_unusable(&self, name: &Arc<str>) -> String {
+        let state = self.clusters.get(name);
+        match state.and_then(|state| state.entry.as_ref()).map(|entry| &entry.config) {
+            Some(Err(problem)) => format!("the routes in force stay: {problem}"),
+            _ => match state.and_then(|state| state.endpoints.as_ref()) {
+                Some(endpoints) => format!("ClusterLoadAssignment `{endpoints}`"),
+                None => format!("Cluster `{name}`"),
+            },
+        }
+    }
+}
+
+/// Why a resource cannot be used.
+enum Missing {
+    Pending(String),
+    Absent(Problem),
+}
+
+impl From<Missing> for Wanted {
+    fn from(missing: Missing) -> Self {
+        match missing {
+            Missing::Pending(what) => Wanted::Pending(what),
+            Missing::Absent(problem) => Wanted::Unroutable(problem),
+        }
+    }
+}
+
+fn read<T: std::any::Any + Send + Sync>(
+    view: &impl View,
+    resource_type: &'static ResourceType,
+    name: &str,
+) -> Result<Arc<T>, Missing> {
+    let state = view.get(resource_type, name);
+    if let Some(value) = state.value::<T>() {
+        return Ok(value);
+    }
+    let resource: Arc<str> = format!("{} `{name}`", resource_type.name).into();
+    match state.verdict {
+        Verdict::DoesNotExist => Err(Missing::Absent(Problem {
+            message: match state.error {
+                Some(reason) => format!("{resource} does not exist: {reason}").into(),
+                None => format!("{resource} does not exist").into(),
+            },
+            resource,
+            next_step: "check the name, and that the control plane serves it to this node",
+        })),
+        Verdict::Refused(reason) => Err(Missing::Absent(Problem {
+            message: format!("{resource} cannot be had: {reason}").into(),
+            resource,
+            next_step: "ask the control plane's operator why it does not send the resource",
+        })),
+        Verdict::Invalid(reason) => Err(Missing::Absent(Problem {
+            message: format!("{resource} was rejected: {reason}").into(),
+            resource,
+            next_step: "correct the field that is named; the control plane was told the same (NACK)",
+        })),
+        Verdict::Pending | Verdict::Present => Err(Missing::Pending(resource.to_string())),
+    }
+}
+
+/// Whether two configurations of a cluster are the same values, not only alike.
+fn is_same(a: &Result<ClusterConfig, Problem>, b: &Result<ClusterConfig, Problem>) -> bool {
+    match (a, b) {
+        (Ok(a), Ok(b)) => Arc::ptr_eq(&a.cluster, &b.cluster) && Arc::ptr_eq(&a.endpoints, &b.endpoints),
+        (Err(a), Err(b)) => a == b,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::any::Any;
+
+    use super::*;
+    use crate::resource::cluster::{Balancing, EndpointPolicy};
+    use crate::resource::matcher::RouteMatch;
+    use crate::resource::route::{ClusterWeight, Forward, Route, RouteAction};
+    use crate::resource::route_config::VirtualHost;
+
+    /// The store as a target sees it.
+    #[derive(Default)]
+    struct Store(HashMap<(&'static str, String), ResourceState>);
+
+    impl View for Store {
+        fn get(&self, resource_type: &'static ResourceType, name: &str) -> ResourceState {
+            let known = self.0.get(&(resource_type.type_url, name.to_owned())).cloned();
+            known.unwrap_or_else(|| state(None, Verdict::Pending))
+        }
+    }
+
+    fn state(value: Option<Arc<dyn Any + Send + Sync>>, verdict: Verdict) -> ResourceState {
+        ResourceState::for_test(value, verdict)
+    }
+
+    /// A target that listens to `store`.
+    struct Target {
+        store: Store,
+        dependencies: Dependencies,
+        snapshot: Option<Arc<Snapshot>>,
+        waiting_for: Option<String>,
+    }
+
+    impl Target {
+        fn new() -> Self {
+            let dependencies = Dependencies::new("cp".into(), "svc".into(), "svc".into());
+            Self { store: Store::default(), dependencies, snapshot: None, waiting_for: None }
+        }
+
+        fn put(&mut self, resource_type: &'static ResourceType, name: &str, value: Arc<dyn Any + Send + Sync>) -> bool {
+            self.set(resource_type, name, state(Some(value), Verdict::Present))
+        }
+
+        /// Whether a snapshot was published.
+        fn set(&mut self, resource_type: &'static ResourceType, name: &str, state: ResourceState) -> bool {
+            self.store.0.insert((resource_type.type_url, name.to_owned()), state);
+            let change = Change { resource_type, name: name.into() };
+            let step = self.dependencies.handle_changes(&[change], &self.store);
+            self.waiting_for = step.waiting_for;
+            let published = step.publish.is_some();
+            self.snapshot = step.publish.or(self.snapshot.take());
+            published
+        }
+
+        fn listener(&mut self) -> bool {
+            let listener = Listener { routes: RouteSource::Named("routes".into()), max_stream_duration: None };
+            self.put(&LISTENER, "svc", Arc::new(listener))
+        }
+
+        fn routes(&mut self, clusters: &[&str]) -> bool {
+            self.routes_of("*", clusters)
+        }
+
+        fn routes_of(&mut self, domain: &str, clusters: &[&str]) -> bool {
+            let weights = clusters.iter().map(|name| ClusterWeight { name: (*name).into(), weight: 1 }).collect();
+            let action = RouteAction::Forward(Forward::weighted(weights).expect("weights"));
+            let route = Route { name: "any".into(), action };
+            let host = Arc::new(VirtualHost::new("host", vec![(RouteMatch::prefix(""), route)]));
+            let routes = RouteConfiguration::new("routes", [([domain], host)]).expect("a domain");
+            self.put(&ROUTE_CONFIGURATION, "routes", Arc::new(routes))
+        }
+
+        fn cluster(&mut self, name: &str, eds_service_name: Option<&str>) -> bool {
+            let balancing = Balancing { by_locality: true, policy: EndpointPolicy::RoundRobin };
+            let eds_service_name = eds_service_name.map(Into::into);
+            let cluster = Cluster { name: name.into(), eds_service_name, balancing, connect_timeout: None };
+            self.put(&CLUSTER, name, Arc::new(cluster))
+        }
+
+        fn endpoints(&mut self, name: &str) -> bool {
+            self.put(&ENDPOINTS, name, Arc::new(Endpoints::default()))
+        }
+
+        fn missing(&mut self, resource_type: &'static ResourceType, name: &str) -> bool {
+            self.set(resource_type, name, state(None, Verdict::DoesNotExist))
+        }
+
+        /// The clusters of the snapshot in force, with `!` on those that cannot be used.
+        fn in_force(&self) -> String {
+            let Some(snapshot) = &self.snapshot else { return "nothing".into() };
+            let name = |entry: &Arc<ClusterEntry>| match &entry.config {
+                Ok(_) => entry.key.name.to_string(),
+                Err(_) => format!("{}!", entry.key.name),
+            };
+            match &snapshot.routing {
+                Ok(_) => snapshot.clusters.iter().map(name).collect::<Vec<_>>().join(" "),
+                Err(problem) => problem.to_string(),
+            }
+        }
+
+        fn watched(&self, names: impl Fn(&Watched) -> &IndexSet<Arc<str>>) -> Vec<String> {
+            names(self.dependencies.watched()).iter().map(|name| name.to_string()).collect()
+        }
+
+        fn serving(clusters: &[&str]) -> Self {
+            let mut target = Self::new();
+            target.listener();
+            target.routes(clusters);
+            for name in clusters {
+                target.cluster(name, None);
+                target.endpoints(name);
+            }
+            assert_eq!(target.in_force(), clusters.join(" "));
+            target
+        }
+    }
+
+    #[test]
+    fn a_snapshot_is_published_once_everything_is_there() {
+        let mut target = Target::new();
+        assert!(!target.listener());
+        assert_eq!(target.waiting_for.as_deref(), Some("RouteConfiguration `routes`"));
+        assert!(!target.routes(&["a", "b"]));
+        assert_eq!(target.waiting_for.as_deref(), Some("Cluster `a`"));
+        assert!(!target.cluster("a", None) && !target.cluster("b", Some("b-eds")));
+        assert_eq!(target.watched(|watched| &watched.endpoints), ["a", "b-eds"]);
+        assert!(!target.endpoints("a"));
+        assert_eq!(target.waiting_for.as_deref(), Some("ClusterLoadAssignment `b-eds`"));
+        assert!(target.endpoints("b-eds"));
+        assert_eq!((target.in_force(), target.waiting_for), ("a b".into(), None));
+    }
+
+    #[test]
+    fn routes_are_switched_only_when_the_new_clusters_are_complete() {
+        let mut target = Target::serving(&["a"]);
+        assert!(!target.routes(&["b"]));
+        assert_eq!(target.watched(|watched| &watched.clusters), ["a", "b"]);
+        assert!(!target.cluster("b", None));
+        assert_eq!(target.in_force(), "a");
+        assert!(target.endpoints("b"));
+        assert_eq!(target.in_force(), "b");
+        assert_eq!(target.watched(|watched| &watched.clusters), ["b"]);
+        assert_eq!(target.watched(|watched| &watched.endpoints), ["b"]);
+    }
+
+    #[test]
+    fn routes_to_a_cluster_that_never_comes_leave_the_old_ones_in_force() {
+        let mut target = Target::serving(&["a"]);
+        target.routes(&["a", "ghost"]);
+        assert!(!target.missing(&CLUSTER, "ghost"));
+        assert_eq!(target.in_force(), "a");
+        assert!(target.waiting_for.as_deref().is_some_and(|what| what.contains("Cluster `ghost` does not exist")));
+        assert!(target.endpoints("a"), "endpoints of a cluster in force are taken over meanwhile");
+        target.cluster("ghost", None);
+        assert!(target.endpoints("ghost"));
+        assert_eq!((target.in_force(), target.waiting_for), ("a ghost".into(), None));
+    }
+
+    #[test]
+    fn a_missing_cluster_fails_by_name_when_there_is_nothing_older() {
+        let mut target = Target::new();
+        target.listener();
+        target.routes(&["a", "ghost"]);
+        target.cluster("a", None);
+        target.endpoints("a");
+        assert_eq!(target.in_force(), "nothing");
+        assert!(target.missing(&CLUSTER, "ghost"));
+        assert_eq!(target.in_force(), "a ghost!");
+        assert!(target.routes(&["ghost", "a"]), "what fails already does not hold back other changes");
+    }
+
+    #[test]
+    fn a_listener_that_does_not_exist_fails_by_name() {
+        let mut target = Target::new();
+        assert!(target.missing(&LISTENER, "svc"));
+        assert_eq!(target.in_force(), "Listener `svc` does not exist");
+        target.listener();
+        target.routes(&["a"]);
+        target.cluster("a", None);
+        target.endpoints("a");
+        assert_eq!(target.in_force(), "a");
+    }
+
+    #[test]
+    fn routes_without_a_virtual_host_for_the_authority_are_obeyed() {
+        let mut target = Target::serving(&["a"]);
+        assert!(target.routes_of("other", &["a"]));
+        assert!(target.in_force().contains("no virtual host"));
+        assert!(target.routes(&["a"]));
+        assert_eq!(target.in_force(), "a");
+    }
+
+    #[test]
+    fn an_update_of_one_cluster_leaves_the_entries_of_the_others() {
+        let mut target = Target::serving(&["a", "b"]);
+        let before = target.snapshot.clone().expect("a snapshot");
+        assert!(target.endpoints("b"));
+        let after = target.snapshot.clone().expect("a snapshot");
+        assert!(Arc::ptr_eq(&before.clusters[0], &after.clusters[0]));
+        assert!(!Arc::ptr_eq(&before.clusters[1], &after.clusters[1]));
+    }
+
+    #[test]
+    fn the_same_values_again_publish_nothing() {
+        let mut target = Target::serving(&["a"]);
+        let change = |resource_type, name: &str| Change { resource_type, name: name.into() };
+        let all = [
+            change(&LISTENER, "svc"),
+            change(&ROUTE_CONFIGURATION, "routes"),
+            change(&CLUSTER, "a"),
+            change(&ENDPOINTS, "a"),
+        ];
+        let step = target.dependencies.handle_changes(&all, &target.store);
+        assert!(step.publish.is_none());
+    }
+}

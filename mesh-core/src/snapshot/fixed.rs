@@ -1,0 +1,222 @@
+//! Snapshots made by hand: for targets that are addresses, for use without a control plane, and for tests.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::{ClusterConfig, ClusterEntry, ClusterKey, RouteTable, Snapshot};
+use crate::error::{Error, ErrorKind};
+use crate::resource::cluster::{Balancing, Cluster, EndpointPolicy};
+use crate::resource::endpoints::{Address, Endpoint, Endpoints, Health, Locality, LocalityEndpoints, Priority};
+use crate::resource::matcher::RouteMatch;
+use crate::resource::matcher::path::PathMatch;
+use crate::resource::route::{BadWeights, ClusterWeight, Forward, Route, RouteAction, RouteDeadline};
+use crate::resource::route_config::VirtualHost;
+
+/// Without a control plane nobody says which policy fits, and least request serves unequal endpoints best.
+const LOCAL_POLICY: EndpointPolicy = EndpointPolicy::LeastRequest { choices: 2 };
+
+/// The snapshot of a target that is a list of addresses: every call goes to any of them.
+pub(crate) fn of_addresses(target: &Arc<str>, addresses: impl IntoIterator<Item = Address>) -> Snapshot {
+    let cluster = ClusterBuilder::new(target.clone()).addresses(addresses);
+    let route = Route { name: "any".into(), action: RouteAction::Forward(Forward::to(target.clone())) };
+    join(target.clone(), target, vec![(RouteMatch::prefix(""), route)], vec![cluster])
+}
+
+/// A snapshot of routes and the clusters they name.
+fn join(source: Arc<str>, name: &str, routes: Vec<(RouteMatch, Route)>, clusters: Vec<ClusterBuilder>) -> Snapshot {
+    let virtual_host = Arc::new(VirtualHost::new(name, routes));
+    let table = RouteTable::of_virtual_host(format!("snapshot `{name}`"), virtual_host, None);
+    let entry = |cluster: &Arc<str>| {
+        let key = ClusterKey { source: source.clone(), name: cluster.clone() };
+        let builder = clusters.iter().find(|builder| builder.name == *cluster).cloned();
+        let builder = builder.unwrap_or_else(|| ClusterBuilder::new(cluster.clone()));
+        Arc::new(ClusterEntry::new(key, Ok(builder.assemble())))
+    };
+    let clusters = table.clusters().iter().map(entry).collect();
+    Snapshot { routing: Ok(Arc::new(table)), clusters }
+}
+
+impl Snapshot {
+    /// Starts a snapshot made in code, for use without a control plane.
+    ///
+    /// ```
+    /// use mesh_core::{ClusterBuilder, RouteBuilder, Snapshot};
+    ///
+    /// # fn main() -> Result<(), mesh_core::Error> {
+    /// let snapshot = Snapshot::builder("greeter")
+    ///     .cluster(ClusterBuilder::new("v1").endpoint("127.0.0.1:50051".parse().unwrap()))
+    ///     .cluster(ClusterBuilder::new("v2").endpoint("127.0.0.1:50052".parse().unwrap()).round_robin())
+    ///     .route(RouteBuilder::any().weighted("v1", 90).weighted("v2", 10))
+    ///     .build()?;
+    /// # let _ = snapshot; Ok(()) }
+    /// ```
+    pub fn builder(name: impl Into<Arc<str>>) -> SnapshotBuilder {
+        SnapshotBuilder::new(name.into())
+    }
+}
+
+/// Builds a [`Snapshot`] by hand.
+#[derive(Debug)]
+pub struct SnapshotBuilder {
+    name: Arc<str>,
+    clusters: Vec<ClusterBuilder>,
+    routes: Vec<RouteBuilder>,
+}
+
+impl SnapshotBuilder {
+    fn new(name: Arc<str>) -> Self {
+        Self { name, clusters: Vec::new(), routes: Vec::new() }
+    }
+
+    /// Adds a cluster that routes can name.
+    pub fn cluster(mut self, cluster: ClusterBuilder) -> Self {
+        self.clusters.push(cluster);
+        self
+    }
+
+    /// Adds a route; the first that matches is taken.
+    pub fn route(mut self, route: RouteBuilder) -> Self {
+        self.routes.push(route);
+        self
+    }
+
+    /// The snapshot.
+    ///
+    /// # Errors
+    ///
+    /// When a route names a cluster that was not added, names none, or has no weight above 0.
+    pub fn build(self) -> Result<Snapshot, Error> {
+        let name = self.name.clone();
+        let problem = |what: String| Error::new(ErrorKind::Setup, format!("build snapshot `{name}`: {what}"));
+        let known = |name: &str| self.clusters.iter().any(|cluster| *cluster.name == *name);
+        let mut routes = Vec::with_capacity(self.routes.len());
+        for route in self.routes {
+            if let Some(unknown) = route.clusters.iter().find(|choice| !known(&choice.name)) {
+                return Err(problem(format!(
+                    "{} names the cluster `{}`, which was not added",
+                    route.name, unknown.name
+                )));
+            }
+            let name = route.name.clone();
+            let weights = |_| problem(format!("the weights of {name} add up to nothing, or to more than {}", u32::MAX));
+            routes.push(route.compile().map_err(weights)?);
+        }
+        // Two snapshots may use the same names for different clusters.
+        static SNAPSHOTS: AtomicU64 = AtomicU64::new(0);
+        let number = SNAPSHOTS.fetch_add(1, Ordering::Relaxed);
+        Ok(join(format!("snapshot {number}").into(), &self.name, routes, self.clusters))
+    }
+}
+
+/// A cluster of a snapshot made by hand. Its calls go to the endpoint with fewer calls in flight of two drawn at
+/// random, unless another policy is set.
+#[derive(Clone, Debug)]
+pub struct ClusterBuilder {
+    name: Arc<str>,
+    policy: EndpointPolicy,
+    endpoints: Vec<Endpoint>,
+    connect_timeout: Option<Duration>,
+}
+
+impl ClusterBuilder {
+    /// A cluster without endpoints.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self { name: name.into(), policy: LOCAL_POLICY, endpoints: Vec::new(), connect_timeout: None }
+    }
+
+    /// Adds an endpoint; the same address again changes nothing.
+    pub fn endpoint(self, address: Address) -> Self {
+        self.addresses([address])
+    }
+
+    fn addresses(mut self, addresses: impl IntoIterator<Item = Address>) -> Self {
+        for address in addresses {
+            if !self.endpoints.iter().any(|known| known.address == address) {
+                self.endpoints.push(Endpoint { address, weight: 1, health: Health::Unknown });
+            }
+        }
+        self
+    }
+
+    /// Calls go to the endpoints in turn.
+    pub fn round_robin(mut self) -> Self {
+        self.policy = EndpointPolicy::RoundRobin;
+        self
+    }
+
+    /// Calls go to an endpoint drawn at random.
+    pub fn random(mut self) -> Self {
+        self.policy = EndpointPolicy::Random;
+        self
+    }
+
+    /// How long a connection may take to be established. Default: the mesh's (5 s).
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = Some(timeout);
+        self
+    }
+
+    fn assemble(self) -> ClusterConfig {
+        let balancing = Balancing { by_locality: false, policy: self.policy };
+        let cluster =
+            Cluster { name: self.name, eds_service_name: None, balancing, connect_timeout: self.connect_timeout };
+        let locality = Arc::new(Locality::default());
+        let localities = vec![LocalityEndpoints { locality, weight: 1, endpoints: self.endpoints }];
+        let endpoints = Endpoints { priorities: vec![Priority { localities }], drops: Vec::new() };
+        ClusterConfig { cluster: Arc::new(cluster), endpoints: Arc::new(endpoints) }
+    }
+}
+
+/// A route of a snapshot made by hand.
+#[derive(Debug)]
+pub struct RouteBuilder {
+    name: String,
+    path: PathMatch,
+    clusters: Vec<ClusterWeight>,
+    max_stream_duration: Option<Duration>,
+}
+
+impl RouteBuilder {
+    fn new(name: String, path: PathMatch) -> Self {
+        Self { name, path, clusters: Vec::new(), max_stream_duration: None }
+    }
+
+    /// A route that takes every call.
+    pub fn any() -> Self {
+        Self::prefix("")
+    }
+
+    /// A route for the paths that start with `prefix`, such as `/helloworld.Greeter/`.
+    pub fn prefix(prefix: &str) -> Self {
+        Self::new(format!("prefix {prefix}"), PathMatch::prefix(prefix, true))
+    }
+
+    /// A route for one path, such as `/helloworld.Greeter/SayHello`.
+    pub fn path(path: &str) -> Self {
+        Self::new(format!("path {path}"), PathMatch::exact(path, true))
+    }
+
+    /// Sends the calls to a cluster.
+    pub fn cluster(self, name: impl Into<Arc<str>>) -> Self {
+        self.weighted(name, 1)
+    }
+
+    /// Sends a share of the calls to a cluster: `weight` of the sum of all weights of the route.
+    pub fn weighted(mut self, name: impl Into<Arc<str>>, weight: u32) -> Self {
+        self.clusters.push(ClusterWeight { name: name.into(), weight });
+        self
+    }
+
+    /// The longest a call may take, its response included; the application can only ask for less. Default: no limit.
+    pub fn max_stream_duration(mut self, limit: Duration) -> Self {
+        self.max_stream_duration = Some(limit);
+        self
+    }
+
+    fn compile(self) -> Result<(RouteMatch, Route), BadWeights> {
+        let deadline = RouteDeadline::new(self.max_stream_duration);
+        let action = RouteAction::Forward(Forward::weighted(self.clusters)?.with_deadline(deadline));
+        Ok((RouteMatch::new(self.path), Route { name: self.name.into(), action }))
+    }
+}

@@ -1,0 +1,30 @@
+//! One immutable value per target: listener, routes, clusters and endpoints joined (A74).
+//!
+//! A call takes one `Arc<Snapshot>` and keeps it to the end, so it never sees half of an update. `dependencies` finds
+//! out what to watch and when a snapshot is complete; `fixed` makes one by hand, without a control plane.
+
+pub(crate) mod cluster;
+pub(crate) mod dependencies;
+pub(crate) mod fixed;
+mod table;
+
+use std::sync::Arc;
+
+pub(crate) use cluster::{ClusterConfig, ClusterEntry, ClusterKey, PrepareClusters};
+pub(crate) use table::{Problem, RouteTable};
+
+/// The configuration of one target at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// How requests are routed, or why they cannot be.
+    pub(crate) routing: Result<Arc<RouteTable>, Problem>,
+    /// The clusters that the table's routes name, in the table's order.
+    pub(crate) clusters: Arc<[Arc<ClusterEntry>]>,
+}
+
+impl Snapshot {
+    /// The name of a route of this snapshot, for people.
+    pub(crate) fn route_name(&self, route: usize) -> Option<Arc<str>> {
+        self.routing.as_ref().ok()?.route_name(route)
+    }
+}

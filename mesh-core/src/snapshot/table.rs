@@ -1,0 +1,171 @@
+//! The routes of one target, with the clusters they name resolved to places in the snapshot.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use indexmap::IndexSet;
+use smallvec::SmallVec;
+
+use crate::error::{Error, ErrorKind};
+use crate::resource::listener::Listener;
+use crate::resource::matcher::RequestHead;
+use crate::resource::route::RouteAction;
+use crate::resource::route_config::{RouteConfiguration, VirtualHost};
+
+/// Why a target or a cluster cannot be used, in words for the caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// Lowercase fragment naming the resource: "Listener `greeter` does not exist".
+    pub(crate) message: Arc<str>,
+    /// The resource that is at fault.
+    pub(crate) resource: Arc<str>,
+    /// What the reader should do.
+    pub(crate) next_step: &'static str,
+}
+
+impl Problem {
+    pub(crate) fn to_error(&self) -> Error {
+        let mut error = Error::new(ErrorKind::Configuration, &*self.message).with_next_step(self.next_step);
+        error.context_mut().resource = Some(self.resource.to_string());
+        error
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// The routes of one target: the virtual host that its authority selects.
+#[derive(Debug)]
+pub(crate) struct RouteTable {
+    /// The route configuration the virtual host is from; for people.
+    resource: Arc<str>,
+    pub(crate) virtual_host: Arc<VirtualHost>,
+    /// What the listener allows a call at most (A31).
+    listener_max: Option<Duration>,
+    /// Per route, the places in the snapshot of the clusters its action names, in the action's order.
+    places: Vec<SmallVec<[usize; 2]>>,
+    /// Every cluster that a route names, once.
+    clusters: IndexSet<Arc<str>>,
+    /// Those of weight above 0, by place.
+    weighted: Vec<usize>,
+}
+
+impl RouteTable {
+    /// The table of `authority`, or why the route configuration has none for it.
+    pub(crate) fn new(listener: &Listener, routes: &RouteConfiguration, authority: &str) -> Result<Self, Problem> {
+        let virtual_host = routes.virtual_host(authority).ok_or_else(|| no_virtual_host(routes, authority))?;
+        Ok(Self::of_virtual_host(
+            format!("RouteConfiguration `{}`", routes.name),
+            virtual_host.clone(),
+            listener.max_stream_duration,
+        ))
+    }
+
+    /// The table of a virtual host; `resource` says where it is from.
+    pub(crate) fn of_virtual_host(
+        resource: impl Into<Arc<str>>,
+        virtual_host: Arc<VirtualHost>,
+        listener_max: Option<Duration>,
+    ) -> Self {
+        let mut table = Self {
+            resource: resource.into(),
+            places: Vec::with_capacity(virtual_host.routes.len()),
+            virtual_host,
+            listener_max,
+            clusters: IndexSet::new(),
+            weighted: Vec::new(),
+        };
+        table.resolve_clusters();
+        table
+    }
+
+    fn resolve_clusters(&mut self) {
+        let virtual_host = self.virtual_host.clone();
+        for route in &virtual_host.routes {
+            let mut places = SmallVec::new();
+            if let RouteAction::Forward(forward) = &route.action {
+                for choice in forward.clusters() {
+                    let (place, _) = self.clusters.insert_full(choice.name.clone());
+                    places.push(place);
+                    if choice.weight > 0 {
+                        self.weighted.push(place);
+                    }
+                }
+            }
+            self.places.push(places);
+        }
+        self.weighted.sort_unstable();
+        self.weighted.dedup();
+    }
+
+    /// Whether the two are made of the same values.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.virtual_host, &other.virtual_host) && self.listener_max == other.listener_max
+    }
+
+    /// The names of the clusters, in the order of their places.
+    pub(crate) fn clusters(&self) -> &IndexSet<Arc<str>> {
+        &self.clusters
+    }
+
+    /// The places of the clusters that take calls.
+    pub(crate) fn weighted(&self) -> &[usize] {
+        &self.weighted
+    }
+
+    /// The place of a cluster that a route's action names as its `choice`th.
+    pub(crate) fn cluster_index(&self, route: usize, choice: usize) -> usize {
+        self.places[route][choice]
+    }
+
+    /// How long a call on `route` may take, from now, given what the application allows (A31).
+    pub(crate) fn deadline(&self, route: usize, application: Option<Duration>) -> Option<Duration> {
+        match &self.virtual_host.routes[route].action {
+            RouteAction::Forward(forward) => forward.deadline().limit(application, self.listener_max),
+            RouteAction::Unsupported(_) => application,
+        }
+    }
+
+    /// The name of a route, for people.
+    pub(crate) fn route_name(&self, route: usize) -> Option<Arc<str>> {
+        self.virtual_host.routes.get(route).map(|route| route.name.clone())
+    }
+
+    /// No route matches a request.
+    pub(crate) fn no_route(&self, head: &RequestHead<'_>) -> Error {
+        let (path, host) = (head.path, &self.virtual_host.name);
+        let message = format!("no route of virtual host `{host}` matches path `{path}` and the call's headers");
+        self.configuration_error(message, "add a route that matches, or a default route with prefix `/`")
+    }
+
+    /// A route whose action is not to forward.
+    pub(crate) fn unsupported(&self, route: usize, action: &str) -> Error {
+        let name = &self.virtual_host.routes[route].name;
+        let mut error = self.configuration_error(
+            format!("route `{name}` has the action `{action}`, which a client cannot take"),
+            "give the route a `route` action with `cluster` or `weighted_clusters`",
+        );
+        error.context_mut().route = Some(name.clone());
+        error
+    }
+
+    fn configuration_error(&self, message: String, next_step: &'static str) -> Error {
+        let mut error = Error::new(ErrorKind::Configuration, message).with_next_step(next_step);
+        error.context_mut().resource = Some(self.resource.to_string());
+        error
+    }
+}
+
+fn no_virtual_host(routes: &RouteConfiguration, authority: &str) -> Problem {
+    let name = &routes.name;
+    Problem {
+        message: format!("no virtual host of RouteConfiguration `{name}` has a domain for authority `{authority}`")
+            .into(),
+        resource: format!("RouteConfiguration `{name}`").into(),
+        next_step: "add the authority to a virtual host's `domains` (a port is part of it), or set the channel's authority",
+    }
+}
