@@ -1,0 +1,305 @@
+//! The owner of one cluster's running state: keeps its endpoints connected and publishes the picker.
+//!
+//! All of it happens under the cluster's own lock, in whatever task has news: the publisher of a configuration, the
+//! driver of a subchannel, a timer. No call takes the lock while endpoints are ready.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::active::{Active, Outlook};
+use super::clusters::Registry;
+use super::picker::{Blocked, Picked, Picker};
+use super::status::{EndpointStatus, statuses};
+use crate::connect::{Connect, ConnectivityState, EndpointStats, Environment, Observer, SlotQueue};
+use crate::error::Error;
+use crate::resource::endpoints::Address;
+use crate::snapshot::{ClusterConfig, ClusterKey};
+
+/// A rebuild of the picker costs some 50 ns an endpoint; this much pause for each keeps it below a tenth of a core while
+/// thousands of endpoints connect one by one.
+const PAUSE_PER_ENDPOINT: Duration = Duration::from_nanos(500);
+/// Up to this many endpoints the picker is rebuilt on the spot.
+const SMALL: usize = 64;
+
+/// One cluster.
+pub(crate) struct Balancer<C: Connect> {
+    pub(crate) key: ClusterKey,
+    pub(crate) registry: Weak<Registry<C>>,
+    picker: ArcSwap<Picker<C>>,
+    /// Whether a call came since the housekeeping last looked.
+    used: AtomicBool,
+    /// The calls that wait for a slot.
+    pub(crate) queue: Arc<SlotQueue>,
+    /// Calls that wait, for whatever.
+    pub(crate) pending: AtomicU32,
+    /// The picker was replaced.
+    pub(crate) changed: Notify,
+    me: Weak<Self>,
+    connectivity: OnceLock<watch::Sender<ConnectivityState>>,
+    state: Mutex<State<C>>,
+}
+
+struct State<C: Connect> {
+    config: ClusterConfig,
+    connectivity: ConnectivityState,
+    active: Option<Box<Active<C>>>,
+    /// Since when the housekeeping found no call.
+    quiet_since: Option<Instant>,
+    #[cfg(test)]
+    rebuilds: usize,
+    /// When the picker was last rebuilt.
+    rebuilt: Option<Instant>,
+    /// A rebuild for changed endpoints is on its way.
+    scheduled: bool,
+    failover: Option<(Instant, AbortHandle)>,
+}
+
+impl<C: Connect> Balancer<C> {
+    pub(crate) fn new(key: ClusterKey, config: ClusterConfig, registry: &Arc<Registry<C>>) -> Arc<Self> {
+        let state = State {
+            config,
+            connectivity: ConnectivityState::Idle,
+            active: None,
+            quiet_since: None,
+            #[cfg(test)]
+            rebuilds: 0,
+            rebuilt: None,
+            scheduled: false,
+            failover: None,
+        };
+        Arc::new_cyclic(|me| Self {
+            key,
+            registry: Arc::downgrade(registry),
+            picker: ArcSwap::new(registry.idle.clone()),
+            used: AtomicBool::new(false),
+            queue: Arc::default(),
+            pending: AtomicU32::new(0),
+            changed: Notify::new(),
+            me: me.clone(),
+            connectivity: OnceLock::new(),
+            state: Mutex::new(state),
+        })
+    }
+
+    /// This cluster, shared; `None` while it is being dropped.
+    pub(crate) fn arc(&self) -> Option<Arc<Self>> {
+        self.me.upgrade()
+    }
+
+    /// The way of every call: no lock, no allocation.
+    pub(crate) fn pick(&self, avoid: Option<&EndpointStats>) -> Result<Picked<C>, Blocked> {
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+        self.picker.load().pick(avoid)
+    }
+
+    /// Takes in a new configuration; only what changed is touched.
+    pub(crate) fn update(&self, config: &ClusterConfig) {
+        let mut state = self.state.lock();
+        let same = Arc::ptr_eq(&state.config.cluster, &config.cluster)
+            && Arc::ptr_eq(&state.config.endpoints, &config.endpoints);
+        if same {
+            return;
+        }
+        state.config = config.clone();
+        if let (Some(active), Some(registry)) = (&mut state.active, self.registry.upgrade()) {
+            *active.environment.connect_timeout.lock() = registry.connect_timeout(config);
+            active.update(config.clone());
+            self.rebuild(&mut state);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn rebuilds(&self) -> usize {
+        self.state.lock().rebuilds
+    }
+
+    pub(crate) fn is_active(&self) -> bool {
+        self.state.lock().active.is_some()
+    }
+
+    /// Connects, if that was not done yet.
+    pub(crate) fn activate(&self) -> Result<(), Error> {
+        let registry = self.registry.upgrade().ok_or_else(super::error::shut_down)?;
+        self.used.store(true, Ordering::Relaxed);
+        let mut state = self.state.lock();
+        if state.active.is_none() {
+            // Fails after the shutdown. Asked under the lock: a shutdown that comes later finds the cluster active.
+            let handle = registry.runtime()?;
+            let environment = self.environment(&registry, registry.connect_timeout(&state.config), handle);
+            state.active = Some(Box::new(Active::new(state.config.clone(), environment, &registry.options)));
+            self.rebuild(&mut state);
+        }
+        Ok(())
+    }
+
+    fn environment(&self, registry: &Registry<C>, connect_timeout: Duration, handle: Handle) -> Arc<Environment<C>> {
+        let observer: Weak<dyn Observer> = self.me.clone();
+        Arc::new(Environment {
+            connector: registry.connector.clone(),
+            cluster: self.key.name.clone(),
+            backoff: registry.options.backoff,
+            max_connections: registry.options.max_connections,
+            connect_timeout: Mutex::new(connect_timeout),
+            handle,
+            queue: self.queue.clone(),
+            observer,
+        })
+    }
+
+    /// Chooses the priority again and publishes a new picker.
+    fn rebuild(&self, state: &mut State<C>) {
+        let now = Instant::now();
+        let Some(active) = &mut state.active else { return };
+        let outlook = active.choose(now);
+        state.rebuilt = Some(now);
+        #[cfg(test)]
+        {
+            state.rebuilds += 1;
+        }
+        self.arm_failover(state, now);
+        self.publish(state, outlook);
+    }
+
+    fn publish(&self, state: &mut State<C>, outlook: Outlook<C>) {
+        state.connectivity = outlook.state;
+        self.picker.store(Arc::new(outlook.picker));
+        self.changed.notify_waiters();
+        if let Some(watch) = self.connectivity.get() {
+            watch.send_if_modified(|known| std::mem::replace(known, outlook.state) != outlook.state);
+        }
+    }
+
+    /// A timer that lives until the next priority is due, not a task of the cluster.
+    fn arm_failover(&self, state: &mut State<C>, now: Instant) {
+        let Some(active) = &state.active else { return };
+        let due = active.next_failover(now);
+        if state.failover.as_ref().map(|(armed, _)| *armed) == due {
+            return;
+        }
+        if let Some((_, timer)) = state.failover.take() {
+            timer.abort();
+        }
+        if let Some(due) = due {
+            // Another may have been armed since.
+            let fired = move |state: &mut State<C>| drop(state.failover.take_if(|(armed, _)| *armed == due));
+            let timer = self.rebuild_at(&active.environment.handle, due, fired);
+            state.failover = Some((due, timer));
+        }
+    }
+
+    /// Starts a timer that notes that it `fired`, and rebuilds.
+    fn rebuild_at(
+        &self,
+        handle: &Handle,
+        due: Instant,
+        fired: impl FnOnce(&mut State<C>) + Send + 'static,
+    ) -> AbortHandle {
+        let me = self.me.clone();
+        let task = handle.spawn(async move {
+            tokio::time::sleep_until(due).await;
+            if let Some(balancer) = me.upgrade() {
+                let mut state = balancer.state.lock();
+                fired(&mut state);
+                balancer.rebuild(&mut state);
+            }
+        });
+        task.abort_handle()
+    }
+
+    /// Closes what is not needed any more: the cluster, if no call came for long, else its unneeded priorities.
+    pub(crate) fn housekeep(&self, now: Instant, idle_timeout: Duration) {
+        let mut state = self.state.lock();
+        let Some(active) = &mut state.active else { return };
+        active.expire(now);
+        let called = self.used.swap(false, Ordering::Relaxed);
+        let busy = self.pending.load(Ordering::Relaxed) > 0 || active.in_flight() > 0;
+        // What is busy may be so until just before the next look.
+        state.quiet_since = if busy { None } else { state.quiet_since.filter(|_| !called).or(Some(now)) };
+        if state.quiet_since.is_some_and(|since| now.duration_since(since) >= idle_timeout) {
+            self.deactivate(&mut state, Picker::Idle, ConnectivityState::Idle);
+        }
+    }
+
+    /// The calls in flight and those that wait.
+    pub(crate) fn in_flight(&self) -> u32 {
+        let in_flight = self.state.lock().active.as_ref().map_or(0, |active| active.in_flight());
+        in_flight + self.pending.load(Ordering::Relaxed)
+    }
+
+    /// Closes every connection now, and fails the calls from now on.
+    pub(crate) fn shut_down(&self) {
+        let mut state = self.state.lock();
+        if let Some(active) = &state.active {
+            active.close();
+        }
+        self.deactivate(&mut state, Picker::Shutdown, ConnectivityState::Shutdown);
+    }
+
+    fn deactivate(&self, state: &mut MutexGuard<'_, State<C>>, picker: Picker<C>, connectivity: ConnectivityState) {
+        self.publish(state, Outlook { picker, state: connectivity });
+        state.quiet_since = None;
+        if let Some((_, timer)) = state.failover.take() {
+            timer.abort();
+        }
+        state.active = None;
+    }
+
+    /// One more connection to an endpoint whose slots are all taken, if that is allowed.
+    pub(crate) fn expand(&self, address: &Address) {
+        if let Some(active) = &self.state.lock().active {
+            active.expand(address);
+        }
+    }
+
+    /// The endpoints of the cluster and how they are.
+    pub(crate) fn statuses(&self) -> Vec<EndpointStatus> {
+        let state = self.state.lock();
+        statuses(&state.config.endpoints, |address| state.active.as_ref()?.status(address))
+    }
+
+    /// The state of the cluster, as it changes.
+    pub(crate) fn connectivity(&self) -> watch::Receiver<ConnectivityState> {
+        let state = self.state.lock();
+        self.connectivity.get_or_init(|| watch::Sender::new(state.connectivity)).subscribe()
+    }
+}
+
+impl<C: Connect> Observer for Balancer<C> {
+    fn subchannel_changed(&self, now: ConnectivityState) {
+        let mut state = self.state.lock();
+        let Some(active) = &state.active else { return };
+        // Calls may wait for a first endpoint; all other news of a large cluster can wait for more of it.
+        let first = now == ConnectivityState::Ready && state.connectivity != ConnectivityState::Ready;
+        if first || active.len() <= SMALL {
+            return self.rebuild(&mut state);
+        }
+        if !state.scheduled {
+            let endpoints = u32::try_from(active.len()).unwrap_or(u32::MAX);
+            let pause = PAUSE_PER_ENDPOINT.saturating_mul(endpoints);
+            let due = state.rebuilt.map_or_else(Instant::now, |rebuilt| rebuilt + pause);
+            self.rebuild_at(&active.environment.handle, due, |state| state.scheduled = false);
+            state.scheduled = true;
+        }
+    }
+}
+
+impl<C: Connect> Drop for Balancer<C> {
+    fn drop(&mut self) {
+        if let Some((_, timer)) = self.state.get_mut().failover.take() {
+            timer.abort();
+        }
+        if let Some(registry) = self.registry.upgrade() {
+            registry.forget(&self.key);
+        }
+    }
+}

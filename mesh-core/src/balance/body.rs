@@ -1,0 +1,51 @@
+//! The body of a response, which keeps its call in flight to its end.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project::pin_project;
+
+use super::error;
+use crate::connect::{InFlight, StreamError};
+use crate::error::Error;
+
+/// The body of a response. The call counts as in flight at its endpoint until the body has ended or is dropped.
+#[derive(Debug)]
+#[pin_project]
+pub struct ResponseBody<D> {
+    // Before the guard: the slot is free when the next call in the queue is woken.
+    #[pin]
+    inner: D,
+    in_flight: Option<InFlight>,
+}
+
+impl<D> ResponseBody<D> {
+    pub(crate) fn new(inner: D, in_flight: InFlight) -> Self {
+        Self { inner, in_flight: Some(in_flight) }
+    }
+}
+
+impl<D: Body<Data = Bytes, Error = StreamError>> Body for ResponseBody<D> {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let me = self.project();
+        let frame = match ready!(me.inner.poll_frame(cx)) {
+            Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
+            last => last,
+        };
+        let in_flight = me.in_flight.take();
+        Poll::Ready(frame.map(|frame| frame.map_err(|error| error::stream(error, in_flight.as_ref()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

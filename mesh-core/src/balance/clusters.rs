@@ -1,0 +1,223 @@
+//! The clusters of a mesh: finds the running state of a snapshot's cluster, and keeps house.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::balancer::Balancer;
+use super::error;
+use super::options::BalanceOptions;
+use super::picker::Picker;
+use super::status::EndpointStatus;
+use crate::connect::{Connect, ConnectivityState};
+use crate::error::Error;
+use crate::snapshot::{ClusterConfig, ClusterEntry, ClusterKey};
+
+/// The running state of all clusters that use one connector; clones share it.
+///
+/// State is keyed by name and lives as long as any [`ClusterEntry`] that it was attached to. An entry keeps the state of
+/// one `Clusters`; where several share entries, the others look it up by name for each call.
+pub(crate) struct Clusters<C: Connect>(Arc<Registry<C>>);
+
+pub(crate) struct Registry<C: Connect> {
+    pub(crate) connector: Arc<C>,
+    pub(crate) options: BalanceOptions,
+    /// The picker of every cluster that is not in use.
+    pub(crate) idle: Arc<Picker<C>>,
+    shutdown: CancellationToken,
+    clusters: Mutex<HashMap<ClusterKey, Weak<Balancer<C>>>>,
+    /// Clusters whose entry belongs to others, while they are in use.
+    held: Mutex<Vec<Arc<Balancer<C>>>>,
+    /// Where tasks run; found at the first use, and with it the housekeeping starts.
+    runtime: Mutex<Option<Handle>>,
+    me: Weak<Self>,
+}
+
+impl<C: Connect> Clusters<C> {
+    /// Tasks run on `runtime`, or on that of the first call. `shutdown` closes all connections and fails all calls.
+    pub(crate) fn new(
+        connector: C,
+        options: BalanceOptions,
+        runtime: Option<Handle>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let registry = Arc::new_cyclic(|me| Registry {
+            connector: Arc::new(connector),
+            options,
+            idle: Arc::new(Picker::Idle),
+            shutdown,
+            clusters: Mutex::default(),
+            held: Mutex::default(),
+            runtime: Mutex::new(None),
+            me: me.clone(),
+        });
+        if let Some(runtime) = runtime {
+            registry.start(runtime);
+        }
+        Self(registry)
+    }
+
+    /// Gives the entry its cluster's running state, and that the entry's configuration. Connects nothing. To be called
+    /// before a snapshot with this entry is published, so that the newest configuration holds.
+    pub(crate) fn attach(&self, entry: &ClusterEntry) {
+        if entry.config.is_ok() && self.attached(entry).is_none() {
+            let _ = self.balancer(entry);
+        }
+    }
+
+    /// Connects the endpoints of the entry's first priority, as calls are to come.
+    pub(crate) fn prepare(&self, entry: &ClusterEntry) {
+        if let Ok(balancer) = self.balancer(entry) {
+            // Shut down, or no runtime yet: a call will say so.
+            let _ = balancer.activate();
+        }
+    }
+
+    /// The endpoints of the entry's cluster and how they are.
+    pub(crate) fn states(&self, entry: &ClusterEntry) -> Vec<EndpointStatus> {
+        self.balancer(entry).map_or_else(|_| Vec::new(), |balancer| balancer.statuses())
+    }
+
+    /// The connectivity state of the entry's cluster, as it changes; `None` if the cluster cannot be used.
+    pub(crate) fn connectivity(&self, entry: &ClusterEntry) -> Option<watch::Receiver<ConnectivityState>> {
+        Some(self.balancer(entry).ok()?.connectivity())
+    }
+
+    /// Resolves when no call is in flight any more, at most after `limit`.
+    pub(crate) async fn drained(&self, limit: Duration) {
+        /// Only a shutdown waits here, and no call pays for being counted by anyone who waits.
+        const LOOK_EVERY: Duration = Duration::from_millis(5);
+        let deadline = Instant::now() + limit;
+        while self.0.in_flight() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// The running state of the entry's cluster if it was attached: the way of every call.
+    pub(crate) fn attached<'e>(&self, entry: &'e ClusterEntry) -> Option<&'e Balancer<C>> {
+        let balancer = entry.attachment.get::<Balancer<C>>()?;
+        std::ptr::eq(balancer.registry.as_ptr(), Arc::as_ptr(&self.0)).then_some(balancer)
+    }
+
+    /// The running state of the entry's cluster, attached now if it was not.
+    pub(crate) fn balancer(&self, entry: &ClusterEntry) -> Result<Arc<Balancer<C>>, Error> {
+        let config = entry.config.as_ref().map_err(|problem| problem.to_error())?;
+        if let Some(balancer) = self.attached(entry)
+            && let Some(balancer) = balancer.arc()
+        {
+            return Ok(balancer);
+        }
+        let balancer = self.0.balancer(&entry.key, config);
+        entry.attachment.get_or_init(|| balancer.clone());
+        if self.attached(entry).is_none() {
+            self.0.hold(balancer.clone());
+        }
+        balancer.update(config);
+        Ok(balancer)
+    }
+}
+
+impl<C: Connect> Registry<C> {
+    fn balancer(self: &Arc<Self>, key: &ClusterKey, config: &ClusterConfig) -> Arc<Balancer<C>> {
+        let mut clusters = self.clusters.lock();
+        if let Some(balancer) = clusters.get(key).and_then(Weak::upgrade) {
+            return balancer;
+        }
+        let balancer = Balancer::new(key.clone(), config.clone(), self);
+        clusters.insert(key.clone(), Arc::downgrade(&balancer));
+        balancer
+    }
+
+    fn in_flight(&self) -> u32 {
+        let clusters: Vec<_> = self.clusters.lock().values().filter_map(Weak::upgrade).collect();
+        clusters.iter().map(|balancer| balancer.in_flight()).sum()
+    }
+
+    /// Keeps a cluster's state that its entry cannot keep.
+    fn hold(&self, balancer: Arc<Balancer<C>>) {
+        let mut held = self.held.lock();
+        if !held.iter().any(|other| Arc::ptr_eq(other, &balancer)) {
+            held.push(balancer);
+        }
+    }
+
+    fn let_go(&self) {
+        let (used, unused): (Vec<_>, Vec<_>) = self.held.lock().drain(..).partition(|balancer| balancer.is_active());
+        self.held.lock().extend(used);
+        // Outside the lock, which a dropped cluster may need.
+        drop(unused);
+    }
+
+    /// The cluster's state is gone, unless a new one took its place.
+    pub(crate) fn forget(&self, key: &ClusterKey) {
+        let mut clusters = self.clusters.lock();
+        if clusters.get(key).is_some_and(|balancer| balancer.strong_count() == 0) {
+            clusters.remove(key);
+        }
+    }
+
+    pub(crate) fn connect_timeout(&self, config: &ClusterConfig) -> Duration {
+        config.cluster.connect_timeout.unwrap_or(self.options.connect_timeout)
+    }
+
+    /// Where to run tasks.
+    pub(crate) fn runtime(&self) -> Result<Handle, Error> {
+        if self.shutdown.is_cancelled() {
+            return Err(error::shut_down());
+        }
+        if let Some(runtime) = &*self.runtime.lock() {
+            return Ok(runtime.clone());
+        }
+        let runtime = Handle::try_current().map_err(|_| error::no_runtime())?;
+        self.start(runtime.clone());
+        Ok(runtime)
+    }
+
+    fn start(&self, runtime: Handle) {
+        let mut known = self.runtime.lock();
+        if known.is_none() {
+            let pause = self.options.idle_timeout.min(self.options.retention) / 2;
+            let pause = pause.max(Duration::from_millis(1));
+            runtime.spawn(keep_house(self.me.clone(), self.shutdown.clone(), pause));
+            *known = Some(runtime);
+        }
+    }
+
+    fn all(&self) -> Vec<Arc<Balancer<C>>> {
+        self.clusters.lock().values().filter_map(Weak::upgrade).collect()
+    }
+}
+
+/// One task for all clusters, until the last handle is gone.
+async fn keep_house<C: Connect>(registry: Weak<Registry<C>>, shutdown: CancellationToken, pause: Duration) {
+    loop {
+        let ended = tokio::time::timeout(pause, shutdown.cancelled()).await.is_ok();
+        let Some(registry) = registry.upgrade() else { return };
+        let clusters = registry.all();
+        if ended {
+            return clusters.iter().for_each(|cluster| cluster.shut_down());
+        }
+        let now = Instant::now();
+        clusters.iter().for_each(|cluster| cluster.housekeep(now, registry.options.idle_timeout));
+        registry.let_go();
+    }
+}
+
+impl<C: Connect> Clone for Clusters<C> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<C: Connect> fmt::Debug for Clusters<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clusters").field("clusters", &self.0.clusters.lock().len()).finish()
+    }
+}

@@ -1,0 +1,264 @@
+//! One attempt of a call, from the pick to the response's head.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use http::{Extensions, Response};
+use pin_project::pin_project;
+use tokio::time::Instant;
+
+use super::balancer::Balancer;
+use super::body::ResponseBody;
+use super::clusters::Clusters;
+use super::error;
+use super::picker::{Picked, Slot};
+use super::wait::{EAGER_TRIES, Terms, Wait, wait};
+use crate::call::{self, Call, CallInfo, Stage};
+use crate::connect::{Connect, EndpointStats, InFlight, SendError, SendErrorKind, SendRequest};
+use crate::error::Error;
+
+/// The future of [`Balance`](super::Balance).
+///
+/// A request that comes back unsent is sent elsewhere as often as it takes, one that an endpoint refused once.
+#[pin_project]
+#[must_use = "futures do nothing unless polled"]
+pub struct ResponseFuture<C, B>
+where
+    C: Connect,
+    Slot<C>: SendRequest<B>,
+{
+    #[pin]
+    state: State<C, B>,
+    attempt: Attempt<C>,
+}
+
+/// What lasts while a request goes from endpoint to endpoint.
+struct Attempt<C: Connect> {
+    /// Where to pick again; that of the call's cluster entry, unless it belongs to other [`Clusters`].
+    balancer: Option<Arc<Balancer<C>>>,
+    /// The request's, with its [`Call`]; they become the response's, which saves an allocation.
+    extensions: Extensions,
+    /// Requests that came back unsent.
+    unsent: u32,
+    refused: bool,
+    /// When the call first waited: all its waits together are bounded.
+    waiting_since: Option<Instant>,
+}
+
+#[pin_project(project = StateProjection)]
+enum State<C, B>
+where
+    C: Connect,
+    Slot<C>: SendRequest<B>,
+{
+    Failed(Option<Error>),
+    Waiting {
+        request: Option<Outgoing<C, B>>,
+        wait: Wait<C>,
+    },
+    Sending {
+        #[pin]
+        send: <Slot<C> as SendRequest<B>>::Future,
+        in_flight: Option<InFlight>,
+    },
+}
+
+type Outgoing<C, B> = <Slot<C> as SendRequest<B>>::Outgoing;
+type Answer<C, B> = Response<ResponseBody<<Slot<C> as SendRequest<B>>::Body>>;
+type Sent<C, B> = Result<Response<<Slot<C> as SendRequest<B>>::Body>, SendError<Outgoing<C, B>>>;
+
+impl<C, B> ResponseFuture<C, B>
+where
+    C: Connect,
+    Slot<C>: SendRequest<B>,
+{
+    /// Picks and sends at once if an endpoint is ready.
+    pub(crate) fn new(clusters: &Clusters<C>, request: Outgoing<C, B>, extensions: Extensions) -> Self {
+        let mut attempt = Attempt { balancer: None, extensions, unsent: 0, refused: false, waiting_since: None };
+        let state = attempt.start(clusters, request);
+        Self { state, attempt }
+    }
+}
+
+impl<C: Connect> Attempt<C> {
+    fn start<B>(&mut self, clusters: &Clusters<C>, request: Outgoing<C, B>) -> State<C, B>
+    where
+        Slot<C>: SendRequest<B>,
+    {
+        let call = self.extensions.get::<Call>();
+        let Some((call, entry)) = call.and_then(|call| Some((call, call.cluster.as_ref()?))) else {
+            return State::Failed(Some(error::no_cluster()));
+        };
+        if let Some(balancer) = clusters.attached(entry)
+            && !balancer.queue.is_occupied()
+            && let Ok(picked) = balancer.pick(None)
+        {
+            return send(call, picked, request);
+        }
+        match clusters.balancer(entry) {
+            Ok(balancer) => self.wait(balancer, request, None),
+            Err(error) => State::Failed(Some(error)),
+        }
+    }
+
+    /// Picks once more, if possible another endpoint than `avoid`.
+    fn start_again<B>(&mut self, request: Outgoing<C, B>, avoid: Arc<EndpointStats>) -> State<C, B>
+    where
+        Slot<C>: SendRequest<B>,
+    {
+        let Some(balancer) = self.balancer.clone().or_else(|| self.attached()) else {
+            return State::Failed(Some(error::shut_down()));
+        };
+        if self.unsent <= EAGER_TRIES
+            && !balancer.queue.is_occupied()
+            && let Ok(picked) = balancer.pick(Some(&avoid))
+        {
+            return self.picked(picked, request);
+        }
+        self.wait(balancer, request, Some(avoid))
+    }
+
+    /// Only right if the first pick was made there.
+    fn attached(&self) -> Option<Arc<Balancer<C>>> {
+        let entry = self.extensions.get::<Call>()?.cluster.as_ref()?;
+        entry.attachment.get::<Balancer<C>>()?.arc()
+    }
+
+    #[cold]
+    fn wait<B>(
+        &mut self,
+        balancer: Arc<Balancer<C>>,
+        request: Outgoing<C, B>,
+        avoid: Option<Arc<EndpointStats>>,
+    ) -> State<C, B>
+    where
+        Slot<C>: SendRequest<B>,
+    {
+        self.balancer = Some(balancer.clone());
+        let call = self.extensions.get::<Call>();
+        let terms = Terms {
+            since: *self.waiting_since.get_or_insert_with(Instant::now),
+            deadline: call.and_then(|call| call.deadline),
+            wait_for_ready: call::waits_for_ready(&self.extensions),
+            unsent: self.unsent,
+        };
+        State::Waiting { request: Some(request), wait: Box::pin(wait(balancer, terms, avoid)) }
+    }
+
+    fn picked<B>(&self, picked: Picked<C>, request: Outgoing<C, B>) -> State<C, B>
+    where
+        Slot<C>: SendRequest<B>,
+    {
+        match self.extensions.get::<Call>() {
+            Some(call) => send(call, picked, request),
+            None => State::Failed(Some(error::no_cluster())),
+        }
+    }
+
+    /// The request's extensions become the response's.
+    fn respond<D>(&mut self, response: Response<D>, in_flight: InFlight) -> Response<ResponseBody<D>> {
+        let endpoint = in_flight.endpoint();
+        endpoint.answered();
+        let mut attempts = 1;
+        if let Some(call) = self.extensions.get::<Call>() {
+            attempts = call.attempt.max(1) + u32::from(self.refused);
+            if let Some(progress) = &call.progress {
+                progress.set(Stage::Responding(endpoint.address.clone()));
+            }
+        }
+        let info = CallInfo::new(endpoint.cluster.clone(), endpoint.address.clone(), attempts);
+        self.extensions.clear();
+        self.extensions.insert(info);
+        let mut response = response.map(|body| ResponseBody::new(body, in_flight));
+        let inner = std::mem::replace(response.extensions_mut(), std::mem::take(&mut self.extensions));
+        if !inner.is_empty() {
+            response.extensions_mut().extend(inner);
+        }
+        response
+    }
+
+    /// Sends the request elsewhere, if that is safe and it is still there.
+    #[cold]
+    fn failed<B>(&mut self, failure: SendError<Outgoing<C, B>>, in_flight: InFlight) -> State<C, B>
+    where
+        Slot<C>: SendRequest<B>,
+    {
+        let again = match failure.error.kind() {
+            SendErrorKind::Unsent => true,
+            SendErrorKind::Refused => !std::mem::replace(&mut self.refused, true),
+            _ => false,
+        };
+        match failure.replay {
+            Some(request) if again => {
+                self.unsent += u32::from(failure.error.kind() == SendErrorKind::Unsent);
+                let endpoint = in_flight.endpoint().clone();
+                drop(in_flight);
+                self.start_again(*request, endpoint)
+            }
+            _ => State::Failed(Some(error::stream(failure.error, Some(&in_flight)))),
+        }
+    }
+}
+
+fn send<C, B>(call: &Call, picked: Picked<C>, request: Outgoing<C, B>) -> State<C, B>
+where
+    C: Connect,
+    Slot<C>: SendRequest<B>,
+{
+    if let Some(progress) = &call.progress {
+        progress.set(Stage::Sent(picked.in_flight.endpoint().address.clone()));
+    }
+    State::Sending { send: picked.slot.send(request), in_flight: Some(picked.in_flight) }
+}
+
+impl<C, B> Future for ResponseFuture<C, B>
+where
+    C: Connect,
+    Slot<C>: SendRequest<B>,
+{
+    type Output = Result<Answer<C, B>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut me = self.project();
+        loop {
+            let next = match me.state.as_mut().project() {
+                StateProjection::Sending { send, in_flight } => {
+                    let sent: Sent<C, B> = ready!(send.poll(cx));
+                    let in_flight = in_flight.take().expect("taken once, when the send is ready");
+                    match sent {
+                        Ok(response) => return Poll::Ready(Ok(me.attempt.respond(response, in_flight))),
+                        Err(failure) => me.attempt.failed(failure, in_flight),
+                    }
+                }
+                StateProjection::Waiting { request, wait } => {
+                    let picked = ready!(wait.as_mut().poll(cx));
+                    let request = request.take().expect("taken once, when the wait is over");
+                    match picked {
+                        Ok(picked) => me.attempt.picked(picked, request),
+                        Err(error) => State::Failed(Some(error)),
+                    }
+                }
+                StateProjection::Failed(error) => {
+                    let mut error = error.take().expect("not polled after it was ready");
+                    if let Some(call) = me.attempt.extensions.get::<Call>() {
+                        call.explain(&mut error);
+                    }
+                    return Poll::Ready(Err(error));
+                }
+            };
+            me.state.set(next);
+        }
+    }
+}
+
+impl<C, B> fmt::Debug for ResponseFuture<C, B>
+where
+    C: Connect,
+    Slot<C>: SendRequest<B>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").field("unsent", &self.attempt.unsent).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,128 @@
+//! The layer and the service.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tokio_util::sync::CancellationToken;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::body::ResponseBody;
+use super::clusters::Clusters;
+use super::future::ResponseFuture;
+use super::options::BalanceOptions;
+use super::picker::Slot;
+use crate::call;
+use crate::connect::{Connect, SendRequest};
+use crate::error::Error;
+use crate::resource::cluster::{Balancing, Cluster, EndpointPolicy};
+use crate::resource::endpoints::{Address, Endpoint, Endpoints, Health, LocalityEndpoints, Priority};
+use crate::snapshot::{ClusterConfig, ClusterEntry, ClusterKey};
+
+/// Makes [`Balance`] of a connector.
+#[derive(Clone, Debug, Default)]
+pub struct BalanceLayer {
+    options: BalanceOptions,
+}
+
+impl BalanceLayer {
+    /// A layer with these options.
+    pub fn new(options: BalanceOptions) -> Self {
+        Self { options }
+    }
+}
+
+impl<C: Connect> Layer<C> for BalanceLayer {
+    type Service = Balance<C>;
+
+    fn layer(&self, connector: C) -> Balance<C> {
+        Balance::of(Clusters::new(connector, self.options.clone(), None, CancellationToken::new()))
+    }
+}
+
+/// Sends each call to an endpoint of its cluster.
+///
+/// Always ready: a call that finds no endpoint waits in its own future while there is hope, and no longer. The cluster
+/// is the one that a layer above chose ([`Call`](crate::Call)); a call without one goes to the endpoints given by
+/// [`with_endpoints`](Balance::with_endpoints), and fails with [`ErrorKind::Setup`](crate::ErrorKind::Setup) if there are
+/// none. Clones share connections.
+///
+/// ```
+/// use mesh_core::Address;
+/// use mesh_core::balance::{BalanceLayer, BalanceOptions};
+/// use mesh_core::connect::{Http2Connector, Http2Options};
+/// use tower::{Layer, ServiceExt};
+///
+/// # async fn call() -> Result<(), mesh_core::Error> {
+/// let endpoints = [50051, 50052].map(|port| Address::Socket(([127, 0, 0, 1], port).into()));
+/// let connector = Http2Connector::new(Http2Options::new());
+/// let balance = BalanceLayer::new(BalanceOptions::new()).layer(connector).with_endpoints("greeter", endpoints);
+///
+/// let request = http::Request::get("http://greeter/").body(http_body_util::Empty::new()).unwrap();
+/// let response = balance.oneshot(request).await?;
+/// # drop(response);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Balance<C: Connect> {
+    clusters: Clusters<C>,
+    default: Option<Arc<ClusterEntry>>,
+}
+
+impl<C: Connect> Balance<C> {
+    pub(crate) fn of(clusters: Clusters<C>) -> Self {
+        Self { clusters, default: None }
+    }
+
+    /// Sends calls for which no layer above chose a cluster to these endpoints in turn; `name` is the cluster's name in
+    /// errors and in [`CallInfo`](crate::CallInfo). It need not be unique: only clones share their endpoints.
+    pub fn with_endpoints(mut self, name: &str, endpoints: impl IntoIterator<Item = Address>) -> Self {
+        self.default = Some(Arc::new(fixed(name.into(), endpoints)));
+        self
+    }
+}
+
+/// A cluster of its own, whatever others have the same name.
+fn fixed(name: Arc<str>, addresses: impl IntoIterator<Item = Address>) -> ClusterEntry {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let balancing = Balancing { by_locality: false, policy: EndpointPolicy::RoundRobin };
+    let cluster = Cluster { name: name.clone(), eds_service_name: None, balancing, connect_timeout: None };
+    let endpoint = |address| Endpoint { address, weight: 1, health: Health::Unknown };
+    let endpoints = addresses.into_iter().map(endpoint).collect();
+    let locality = LocalityEndpoints { locality: Arc::default(), weight: 1, endpoints };
+    let priority = Priority { localities: vec![locality] };
+    let endpoints = Endpoints { priorities: vec![priority], drops: Vec::new() };
+    let key = ClusterKey { source: format!("code {}", NUMBER.fetch_add(1, Ordering::Relaxed)).into(), name };
+    ClusterEntry::new(key, Ok(ClusterConfig { cluster: Arc::new(cluster), endpoints: Arc::new(endpoints) }))
+}
+
+impl<C: Connect> Clone for Balance<C> {
+    fn clone(&self) -> Self {
+        Self { clusters: self.clusters.clone(), default: self.default.clone() }
+    }
+}
+
+impl<C, B> Service<Request<B>> for Balance<C>
+where
+    C: Connect,
+    Slot<C>: SendRequest<B>,
+{
+    type Response = Response<ResponseBody<<Slot<C> as SendRequest<B>>::Body>>;
+    type Error = Error;
+    type Future = ResponseFuture<C, B>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> ResponseFuture<C, B> {
+        let mut extensions = std::mem::take(request.extensions_mut());
+        if let Some(default) = &self.default {
+            call::of(&mut extensions).cluster.get_or_insert_with(|| default.clone());
+        }
+        ResponseFuture::new(&self.clusters, request.into(), extensions)
+    }
+}

@@ -1,0 +1,41 @@
+//! Balancing: sends each call to a READY endpoint of its cluster.
+//!
+//! The last layer of a call, directly above the connections. A cluster has one owner, its `Balancer`, which
+//! keeps endpoints connected in the background and publishes an immutable picker; calls read the picker and nothing else.
+//!
+//! ```text
+//! call ─ Balance ─ Call's ClusterEntry ▸ attachment ▸ Balancer ▸ Picker.pick: locality ▸ policy ▸ endpoint ▸ slot
+//!          │                                             └ published anew when an endpoint's state changes
+//!          ├ none ready or no slot ─ wait: while there is hope, within deadline and max_wait, max_pending of them
+//!          ├ unsent ─ again elsewhere, without limit
+//!          └ refused ─ again elsewhere, once
+//! Balancer ─ Active: subchannels by address ─ Priorities (A56) ─ policies: round_robin, least_request (A48), random
+//! ```
+
+mod active;
+mod balancer;
+mod body;
+mod clusters;
+mod error;
+mod future;
+mod layer;
+mod least_request;
+mod locality;
+mod options;
+mod picker;
+mod priority;
+mod random;
+mod round_robin;
+mod status;
+mod wait;
+
+#[cfg(test)]
+mod tests;
+
+pub use body::ResponseBody;
+pub use future::ResponseFuture;
+pub use layer::{Balance, BalanceLayer};
+pub use options::BalanceOptions;
+
+pub(crate) use clusters::Clusters;
+pub(crate) use status::EndpointStatus;

@@ -1,0 +1,98 @@
+//! What can be set about balancing.
+
+use std::time::Duration;
+
+use crate::backoff::BackoffConfig;
+
+/// How endpoints are connected, and how long calls wait for them.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let options = mesh_core::balance::BalanceOptions::new().max_wait(Duration::from_secs(5)).max_connections(2);
+/// ```
+#[derive(Clone, Debug)]
+pub struct BalanceOptions {
+    pub(crate) connect_timeout: Duration,
+    pub(crate) backoff: BackoffConfig,
+    pub(crate) max_connections: usize,
+    pub(crate) max_pending: u32,
+    pub(crate) max_wait: Duration,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) failover_timeout: Duration,
+    pub(crate) retention: Duration,
+}
+
+impl Default for BalanceOptions {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            backoff: BackoffConfig::default(),
+            max_connections: 1,
+            max_pending: 1024,
+            max_wait: Duration::from_secs(20),
+            idle_timeout: Duration::from_secs(30 * 60),
+            failover_timeout: Duration::from_secs(10),
+            retention: Duration::from_secs(15 * 60),
+        }
+    }
+}
+
+impl BalanceOptions {
+    /// Options with every default.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How long one attempt to connect may take, where the cluster's configuration does not say. Default 5 s: within 1 s
+    /// a lost SYN is not even sent again.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = bounded(timeout);
+        self
+    }
+
+    /// The delay after the first failed attempt and the longest one; in between it grows by 1.6, and each is up to 20 %
+    /// longer or shorter. Default 1 s and 120 s, as gRPC's.
+    pub fn backoff(mut self, initial: Duration, max: Duration) -> Self {
+        self.backoff = BackoffConfig { initial: bounded(initial), max: bounded(max), ..self.backoff };
+        self
+    }
+
+    /// Connections to one endpoint, at least 1: when all slots of those open are taken, one more is opened (A105).
+    /// Default 1.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = connections.max(1);
+        self
+    }
+
+    /// Calls of one cluster that may wait at a time; the next fails. Default 1,024.
+    pub fn max_pending(mut self, calls: u32) -> Self {
+        self.max_pending = calls;
+        self
+    }
+
+    /// How long a call without a deadline waits for an endpoint or a slot. Default 20 s.
+    pub fn max_wait(mut self, wait: Duration) -> Self {
+        self.max_wait = bounded(wait);
+        self
+    }
+
+    /// A cluster without calls for this long closes its connections; the next call opens them again. It is looked for
+    /// twice in that time, so it may take half as long again. Default 30 min.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = bounded(timeout);
+        self
+    }
+
+    /// How long a priority may take to connect before the next one is tried (A56), and so how long calls wait for a
+    /// cluster that connects. Default 10 s.
+    pub fn failover_timeout(mut self, timeout: Duration) -> Self {
+        self.failover_timeout = bounded(timeout);
+        self
+    }
+}
+
+/// At most a year, which can be added to any time.
+fn bounded(duration: Duration) -> Duration {
+    duration.min(Duration::from_secs(365 * 24 * 3600))
+}

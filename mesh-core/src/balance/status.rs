@@ -1,0 +1,44 @@
+//! How the endpoints of a cluster are, for people: in errors, in explanations, on pages.
+
+use std::sync::Arc;
+
+use crate::connect::SubchannelStatus;
+use crate::resource::endpoints::{Address, Endpoints, Health, Locality};
+
+/// One endpoint of a cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct EndpointStatus {
+    pub(crate) address: Address,
+    pub(crate) priority: usize,
+    pub(crate) locality: Arc<Locality>,
+    /// As the control plane sees it.
+    pub(crate) health: Health,
+    /// As we see it; `None`: the cluster or the priority is not in use, or the endpoint takes no calls.
+    pub(crate) subchannel: Option<SubchannelStatus>,
+    pub(crate) in_flight: u32,
+}
+
+/// In the order of the configuration.
+pub(crate) fn statuses(
+    endpoints: &Endpoints,
+    subchannel: impl Fn(&Address) -> Option<(SubchannelStatus, u32)>,
+) -> Vec<EndpointStatus> {
+    let mut statuses = Vec::new();
+    for (priority, localities) in endpoints.priorities.iter().enumerate() {
+        for locality in &localities.localities {
+            for endpoint in &locality.endpoints {
+                let found = subchannel(&endpoint.address).filter(|_| endpoint.health.is_usable());
+                let (subchannel, in_flight) = found.map_or((None, 0), |(status, calls)| (Some(status), calls));
+                statuses.push(EndpointStatus {
+                    address: endpoint.address.clone(),
+                    priority,
+                    locality: locality.locality.clone(),
+                    health: endpoint.health,
+                    subchannel,
+                    in_flight,
+                });
+            }
+        }
+    }
+    statuses
+}

@@ -1,0 +1,81 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use http::Request;
+use pin_project::pin_project;
+use tower_service::Service;
+
+use super::Target;
+use crate::call;
+use crate::error::Error;
+use crate::snapshot::Snapshot;
+
+/// A first snapshot, or why there is none; boxed because only the first calls of a target wait for it.
+pub(super) type Wait = Pin<Box<dyn Future<Output = Result<Arc<Snapshot>, Error>> + Send>>;
+
+/// The future of [`Discover`](super::Discover).
+#[pin_project]
+pub struct ResponseFuture<S, R>
+where
+    S: Service<R>,
+{
+    target: Target,
+    #[pin]
+    state: State<S, R>,
+}
+
+#[pin_project(project = StateProjection)]
+enum State<S, R>
+where
+    S: Service<R>,
+{
+    Waiting(Wait, S, Option<R>),
+    Calling(#[pin] S::Future),
+}
+
+impl<S: Service<R>, R> ResponseFuture<S, R> {
+    pub(super) fn calling(inner: S::Future, target: Target) -> Self {
+        Self { target, state: State::Calling(inner) }
+    }
+
+    pub(super) fn waiting(wait: Wait, inner: S, request: R, target: Target) -> Self {
+        Self { target, state: State::Waiting(wait, inner, Some(request)) }
+    }
+}
+
+impl<S, B> Future for ResponseFuture<S, Request<B>>
+where
+    S: Service<Request<B>, Error = Error>,
+{
+    type Output = Result<S::Response, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let calling = match this.state.as_mut().project() {
+                StateProjection::Calling(inner) => {
+                    let result = ready!(inner.poll(cx));
+                    return Poll::Ready(result.map_err(|error| this.target.explain(error)));
+                }
+                StateProjection::Waiting(wait, inner, request) => match ready!(wait.as_mut().poll(cx)) {
+                    Ok(snapshot) => {
+                        let mut request = request.take().expect("polled after it was ready");
+                        call::of(request.extensions_mut()).snapshot = Some(snapshot);
+                        inner.call(request)
+                    }
+                    Err(error) => return Poll::Ready(Err(this.target.explain(error))),
+                },
+            };
+            this.state.set(State::Calling(calling));
+        }
+    }
+}
+
+impl<S: Service<R>, R> fmt::Debug for ResponseFuture<S, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").field("target", &self.target).finish_non_exhaustive()
+    }
+}

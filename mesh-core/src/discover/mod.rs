@@ -1,0 +1,86 @@
+//! Discovery: from a target to the snapshot of each call.
+//!
+//! ```text
+//! target ──▸ uri.rs ──▸ xds.rs      control plane: dependencies joined, published whole
+//!                   ├─▸ dns.rs      a name, resolved again at its records' TTL
+//!                   └─▸ fixed addresses or a snapshot made in code
+//!                            │ publish
+//! call ──▸ Discover ──▸ Target: one atomic load; waits only for the first snapshot
+//! ```
+
+mod connectivity;
+#[cfg(feature = "dns")]
+mod dns;
+mod fixed;
+mod future;
+mod layer;
+mod target;
+mod uri;
+mod xds;
+
+use std::task::{Context, Poll};
+
+pub use future::ResponseFuture;
+use http::Request;
+pub use layer::DiscoverLayer;
+pub use target::Target;
+use tower_service::Service;
+
+#[cfg(feature = "dns")]
+pub(crate) use dns::{DnsName, follow as follow_dns};
+pub(crate) use fixed::follow as follow_fixed;
+pub(crate) use target::{ControlPlaneFacts, Facts, Source, WeakTarget};
+pub(crate) use uri::{Scheme, TargetUri};
+pub(crate) use xds::follow as follow_xds;
+
+use crate::call;
+use crate::error::Error;
+
+/// Gives each call the snapshot of its target.
+///
+/// A call that comes before the first snapshot waits for it: until its deadline, or the mesh's `max_wait` without
+/// one. Afterwards a call never waits for the control plane.
+#[derive(Clone, Debug)]
+pub struct Discover<S> {
+    inner: S,
+    target: Target,
+}
+
+impl<S> Discover<S> {
+    /// Calls `inner` with the configuration of `target`.
+    pub fn new(inner: S, target: Target) -> Self {
+        Self { inner, target }
+    }
+}
+
+impl<S, B> Service<Request<B>> for Discover<S>
+where
+    S: Service<Request<B>, Error = Error> + Clone,
+{
+    type Response = S::Response;
+    type Error = Error;
+    type Future = ResponseFuture<S, Request<B>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        self.target.address(&mut request);
+        match self.target.snapshot() {
+            Some(snapshot) if snapshot.routing.is_ok() || !call::waits_for_ready(request.extensions()) => {
+                call::of(request.extensions_mut()).snapshot = Some(snapshot);
+                ResponseFuture::calling(self.inner.call(request), self.target.clone())
+            }
+            _ => {
+                let wait_for_ready = call::waits_for_ready(request.extensions());
+                let deadline = call::of(request.extensions_mut()).deadline;
+                let wait = self.target.wait_for_snapshot(deadline, wait_for_ready);
+                // The service that was polled ready is the one to call later.
+                let next = self.inner.clone();
+                let ready = std::mem::replace(&mut self.inner, next);
+                ResponseFuture::waiting(Box::pin(wait), ready, request, self.target.clone())
+            }
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! A target in use: the snapshot that its calls take, and what is known while there is none.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Request, Uri};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::connect::ConnectivityState;
+use crate::error::{Error, ErrorKind};
+use crate::snapshot::Snapshot;
+
+/// A target in use. Cheap to clone; when the last clone is dropped, nothing is watched for it any more.
+#[derive(Clone)]
+pub struct Target {
+    shared: Arc<Shared>,
+}
+
+/// A target that is not kept in use.
+#[derive(Clone)]
+pub(crate) struct WeakTarget(Weak<Shared>);
+
+impl WeakTarget {
+    pub(crate) fn upgrade(&self) -> Option<Target> {
+        self.0.upgrade().map(|shared| Target { shared })
+    }
+}
+
+/// What publishes a target's snapshots; it does not keep the target in use.
+#[derive(Clone)]
+pub(crate) struct Source {
+    shared: Weak<Shared>,
+    dropped: CancellationToken,
+}
+
+/// What is known of a target from the start.
+pub(crate) struct Facts {
+    /// As the application wrote it.
+    pub(crate) target: Arc<str>,
+    /// The `:authority` of its calls.
+    pub(crate) authority: Authority,
+    /// The control plane and the node id, of a target that has them.
+    pub(crate) control_plane: Option<ControlPlaneFacts>,
+    /// The longest wait of a call without a deadline.
+    pub(crate) max_wait: Duration,
+    /// The most calls that wait at a time.
+    pub(crate) max_pending: u32,
+}
+
+/// The control plane of a target.
+pub(crate) struct ControlPlaneFacts {
+    pub(crate) name: Arc<str>,
+    pub(crate) node_id: Arc<str>,
+    /// Whether a stream is open.
+    pub(crate) is_connected: Box<dyn Fn() -> bool + Send + Sync>,
+    /// How the connection to it is, in words.
+    pub(crate) status: Box<dyn Fn() -> String + Send + Sync>,
+}
+
+struct Shared {
+    facts: Facts,
+    snapshot: ArcSwapOption<Snapshot>,
+    /// Told of every snapshot; the value counts them.
+    published: watch::Sender<u64>,
+    connectivity: watch::Sender<ConnectivityState>,
+    waiting_for: Mutex<Option<String>>,
+    pending: AtomicU32,
+    closed: CancellationToken,
+    _dropped: DropGuard,
+}
+
+impl Target {
+    /// A target that ends with `mesh`, and its source.
+    pub(crate) fn new(facts: Facts, mesh: &CancellationToken) -> (Self, Source) {
+        let dropped = mesh.child_token();
+        let shared = Arc::new(Shared {
+            facts,
+            snapshot: ArcSwapOption::empty(),
+            published: watch::Sender::new(0),
+            connectivity: watch::Sender::new(ConnectivityState::Idle),
+            waiting_for: Mutex::new(None),
+            pending: AtomicU32::new(0),
+            closed: mesh.clone(),
+            _dropped: dropped.clone().drop_guard(),
+        });
+        let source = Source { shared: Arc::downgrade(&shared), dropped };
+        (Self { shared }, source)
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakTarget {
+        WeakTarget(Arc::downgrade(&self.shared))
+    }
+
+    /// The target as the application wrote it.
+    pub fn name(&self) -> &str {
+        &self.shared.facts.target
+    }
+
+    /// The `:authority` of the target's calls.
+    pub fn authority(&self) -> &str {
+        self.shared.facts.authority.as_str()
+    }
+
+    /// The connectivity of the target's clusters, now and whenever it changes.
+    pub fn connectivity(&self) -> watch::Receiver<ConnectivityState> {
+        self.shared.connectivity.subscribe()
+    }
+
+    /// Resolves when a call would not have to wait: the configuration is there, and an endpoint is connected or the
+    /// clusters connect at their first call.
+    ///
+    /// # Errors
+    ///
+    /// After the mesh's `max_wait` (20 s), with what is missing; when the configuration cannot be used; when the
+    /// mesh is shut down.
+    pub async fn ready(&self) -> Result<(), Error> {
+        let limit = Instant::now() + self.shared.facts.max_wait;
+        let snapshot = self.wait_for_snapshot(None, false).await.map_err(|error| self.explain(error))?;
+        if let Err(problem) = &snapshot.routing {
+            return Err(self.explain(problem.to_error()));
+        }
+        let mut connectivity = self.connectivity();
+        let connected =
+            connectivity.wait_for(|state| matches!(state, ConnectivityState::Ready | ConnectivityState::Idle));
+        tokio::select! {
+            _ = connected => Ok(()),
+            () = self.shared.closed.cancelled() => Err(self.explain(shut_down())),
+            () = tokio::time::sleep_until(limit) => {
+                let message = format!("no endpoint became ready within {:?}", self.shared.facts.max_wait);
+                Err(self.explain(Error::new(ErrorKind::NoEndpoint, message)))
+            }
+        }
+    }
+
+    /// The snapshot in force.
+    pub(crate) fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.shared.snapshot.load_full()
+    }
+
+    /// What the target waits for, or which newer configuration is held back.
+    pub(crate) fn waiting_for(&self) -> Option<String> {
+        self.shared.waiting_for.lock().clone()
+    }
+
+    /// Gives a request without an authority the target's.
+    pub(crate) fn address<B>(&self, request: &mut Request<B>) {
+        if request.uri().authority().is_some() {
+            return;
+        }
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        parts.scheme = Some(Scheme::HTTP);
+        parts.authority = Some(self.shared.facts.authority.clone());
+        parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+        *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path are there");
+    }
+
+    /// The first snapshot, waited for until `deadline`, or `max_wait` without one; with `routable`, the first that
+    /// has routes.
+    pub(crate) fn wait_for_snapshot(
+        &self,
+        deadline: Option<Instant>,
+        routable: bool,
+    ) -> impl Future<Output = Result<Arc<Snapshot>, Error>> + Send + use<> {
+        let target = self.clone();
+        async move {
+            let _place = target.take_place()?;
+            let limit = deadline.unwrap_or_else(|| Instant::now() + target.shared.facts.max_wait);
+            tokio::select! {
+                biased;
+                () = target.shared.closed.cancelled() => Err(shut_down()),
+                snapshot = target.next_snapshot(routable) => Ok(snapshot),
+                () = tokio::time::sleep_until(limit) => Err(target.no_snapshot(deadline.is_some())),
+            }
+        }
+    }
+
+    async fn next_snapshot(&self, routable: bool) -> Arc<Snapshot> {
+        let mut published = self.shared.published.subscribe();
+        loop {
+            published.mark_unchanged();
+            match self.snapshot() {
+                Some(snapshot) if snapshot.routing.is_ok() || !routable => return snapshot,
+                // The sender is in `self`, so it cannot be gone.
+                _ => drop(published.changed().await),
+            }
+        }
+    }
+
+    fn take_place(&self) -> Result<Place, Error> {
+        let place = Place(self.shared.clone());
+        let before = self.shared.pending.fetch_add(1, Ordering::Relaxed);
+        match before < self.shared.facts.max_pending {
+            true => Ok(place),
+            false => {
+                let message = format!("{before} calls already wait for the configuration");
+                Err(Error::new(ErrorKind::Overloaded, message)
+                    .with_next_step("see what the configuration waits for, or raise `max_pending`"))
+            }
+        }
+    }
+
+    fn no_snapshot(&self, deadline: bool) -> Error {
+        let kind = if deadline { ErrorKind::Deadline } else { ErrorKind::ControlPlane };
+        let missing = self.waiting_for().unwrap_or_else(|| "its first answer".into());
+        let status = self.shared.facts.control_plane.as_ref().map(|facts| (facts.status)());
+        let status = status.map(|status| format!("; {status}")).unwrap_or_default();
+        let message = format!("no configuration yet: waiting for {missing}{status}");
+        let next_step = match self.shared.facts.control_plane.as_ref().is_some_and(|facts| (facts.is_connected)()) {
+            true => "check that the control plane has this resource for this node",
+            false => "check that the control plane runs and that this process may reach it",
+        };
+        Error::new(kind, message).with_next_step(next_step)
+    }
+
+    /// Adds what the target knows to an error of one of its calls.
+    pub(crate) fn explain(&self, mut error: Error) -> Error {
+        let facts = &self.shared.facts;
+        let context = error.context_mut();
+        context.target = Some(facts.target.clone());
+        if let Some(control_plane) = &facts.control_plane {
+            context.control_plane = Some(control_plane.name.clone());
+            context.node_id = Some(control_plane.node_id.clone());
+        }
+        error
+    }
+}
+
+/// A place among the calls that wait.
+struct Place(Arc<Shared>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.pending.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn shut_down() -> Error {
+    Error::new(ErrorKind::Shutdown, "call through a mesh that was shut down or dropped")
+        .with_next_step("keep the `Mesh` alive as long as its channels are used")
+}
+
+impl Source {
+    /// Puts a snapshot in force; `false` when nobody uses the target any more.
+    pub(crate) fn publish(&self, snapshot: Arc<Snapshot>) -> bool {
+        let Some(shared) = self.shared.upgrade() else { return false };
+        shared.snapshot.store(Some(snapshot));
+        shared.published.send_modify(|published| *published += 1);
+        true
+    }
+
+    /// Says what the target waits for.
+    pub(crate) fn waiting_for(&self, what: Option<String>) {
+        if let Some(shared) = self.shared.upgrade() {
+            *shared.waiting_for.lock() = what;
+        }
+    }
+
+    /// Says how well the target's clusters are connected.
+    pub(crate) fn connectivity(&self, state: ConnectivityState) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.connectivity.send_if_modified(|current| std::mem::replace(current, state) != state);
+        }
+    }
+
+    /// Takes the snapshot out of force, because the mesh ends.
+    pub(crate) fn close(&self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.snapshot.store(None);
+            shared.connectivity.send_replace(ConnectivityState::Shutdown);
+        }
+    }
+
+    /// Resolves when nobody uses the target any more, or the mesh ends.
+    pub(crate) async fn dropped(&self) {
+        self.dropped.cancelled().await;
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Target").field("target", &self.shared.facts.target).finish_non_exhaustive()
+    }
+}

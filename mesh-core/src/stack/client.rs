@@ -1,0 +1,74 @@
+//! The client's stack.
+//!
+//! | place | layer | why there |
+//! |---|---|---|
+//! | 1 | [`Discover`] | every later layer reads the snapshot that it takes |
+//! | 2 | telemetry (to come) | a span and a duration cover all that the mesh does with the call |
+//! | 3 | [`Route`] | once per call: every attempt stays in the same cluster (A31) |
+//! | 4 | filters: fault, … (to come) | the listener's filters see the call after its route is known, before its deadline is spent on attempts |
+//! | 5 | [`Timeout`] | the deadline covers all attempts and the waits between them |
+//! | 6 | retry (to come) | what lies below is one attempt |
+//! | 7 | the application's attempt layers | see each attempt as it leaves |
+//! | 8 | [`Cluster`] | an attempt that is not admitted must not take an endpoint's place |
+//! | 9 | [`Balance`] | picks the endpoint and sends; TLS (to come) is part of its connections |
+
+use tower_layer::Layer;
+
+use crate::balance::{Balance, Clusters};
+use crate::call::EncodeDeadline;
+#[cfg(feature = "cluster")]
+use crate::cluster::Cluster;
+use crate::connect::Http2Connector;
+use crate::discover::{Discover, Target};
+use crate::route::Route;
+#[cfg(feature = "timeout")]
+use crate::timeout::{Timeout, TimeoutLayer};
+
+/// The whole of the client's layers around an attempt.
+pub type ClientStack<A = Attempt> = Discover<Route<Deadline<A>>>;
+
+/// What an attempt passes through.
+pub type Attempt = Admission<Balance<Http2Connector>>;
+
+/// The deadline's layer, when its feature is on.
+#[cfg(feature = "timeout")]
+pub type Deadline<S> = Timeout<S>;
+/// The deadline's layer, when its feature is on.
+#[cfg(not(feature = "timeout"))]
+pub type Deadline<S> = S;
+
+/// The cluster's layer, when its feature is on.
+#[cfg(feature = "cluster")]
+pub type Admission<S> = Cluster<S>;
+/// The cluster's layer, when its feature is on.
+#[cfg(not(feature = "cluster"))]
+pub type Admission<S> = S;
+
+/// Stacks the layers over `target`, with `attempt_layer` around each attempt.
+#[derive(Debug)]
+pub(crate) struct ClientStackBuilder {
+    pub(crate) target: Target,
+    pub(crate) clusters: Clusters<Http2Connector>,
+    #[cfg_attr(not(feature = "timeout"), expect(dead_code, reason = "no layer has a deadline to tell"))]
+    pub(crate) tell_deadline: Option<EncodeDeadline>,
+}
+
+impl ClientStackBuilder {
+    pub(crate) fn build<L: Layer<Attempt>>(self, attempt_layer: &L) -> ClientStack<L::Service> {
+        let balance = Balance::of(self.clusters);
+        #[cfg(feature = "cluster")]
+        let attempt = Cluster::new(balance);
+        #[cfg(not(feature = "cluster"))]
+        let attempt = balance;
+        let attempt = attempt_layer.layer(attempt);
+        #[cfg(feature = "timeout")]
+        let call = match self.tell_deadline {
+            Some(encode) => TimeoutLayer::new().tell_peer(encode),
+            None => TimeoutLayer::new(),
+        }
+        .layer(attempt);
+        #[cfg(not(feature = "timeout"))]
+        let call = attempt;
+        Discover::new(Route::new(call), self.target)
+    }
+}

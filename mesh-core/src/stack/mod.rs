@@ -1,0 +1,3 @@
+//! The recommended order of the layers, and the only place that knows it.
+
+pub mod client;

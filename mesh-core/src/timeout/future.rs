@@ -1,0 +1,48 @@
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http::Response;
+use pin_project::pin_project;
+
+use super::{ResponseBody, Timer};
+use crate::error::Error;
+
+/// The future of [`Timeout`](super::Timeout).
+#[pin_project]
+#[derive(Debug)]
+pub struct ResponseFuture<F> {
+    #[pin]
+    inner: F,
+    timer: Option<Timer>,
+}
+
+impl<F> ResponseFuture<F> {
+    pub(super) fn new(inner: F, timer: Option<Timer>) -> Self {
+        Self { inner, timer }
+    }
+}
+
+impl<F, R> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, Error>>,
+{
+    type Output = Result<Response<ResponseBody<R>>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        // The inner future first: what it says about its own end is more exact than what the timer can say.
+        if let Poll::Ready(result) = this.inner.poll(cx) {
+            let timer = this.timer.take();
+            return Poll::Ready(match (result, timer) {
+                (Ok(response), timer) => Ok(response.map(|body| ResponseBody::new(body, timer))),
+                (Err(error), Some(timer)) => Err(timer.reason(error)),
+                (Err(error), None) => Err(error),
+            });
+        }
+        match this.timer {
+            Some(timer) => timer.poll_expired(cx).map(Err),
+            None => Poll::Pending,
+        }
+    }
+}

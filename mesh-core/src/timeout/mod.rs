@@ -1,0 +1,144 @@
+//! The deadline of a call: the least of the application's and the route's (A31).
+//!
+//! It holds from the first attempt to the last byte of the response, is told to the peer in a header, and is enforced
+//! here. Without a [`Call`] in the request's extensions there is no deadline and the layer does nothing.
+
+mod body;
+mod future;
+mod layer;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+pub use body::ResponseBody;
+pub use future::ResponseFuture;
+use http::{Request, Response};
+pub use layer::TimeoutLayer;
+use tokio::time::Instant;
+use tower_service::Service;
+
+pub use crate::call::EncodeDeadline;
+use crate::call::{self, Call, Progress, Stage};
+use crate::error::{Error, ErrorKind};
+use crate::resource::endpoints::Address;
+use crate::snapshot::ClusterEntry;
+
+/// With this HTTP/2 error code a peer resets a stream that it has given up.
+const CANCEL: u32 = 0x8;
+/// The header says a long deadline in milliseconds, rounded down.
+const ROUNDING: Duration = Duration::from_millis(1);
+
+/// Gives each call its deadline and ends it there.
+#[derive(Clone, Debug)]
+pub struct Timeout<S> {
+    inner: S,
+    encode: Option<EncodeDeadline>,
+}
+
+impl<S> Timeout<S> {
+    /// Ends the calls to `inner` at their deadlines, which are not told to the peer.
+    pub fn new(inner: S) -> Self {
+        Self { inner, encode: None }
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Timeout<S>
+where
+    S: Service<Request<B>, Response = Response<R>, Error = Error>,
+{
+    type Response = Response<ResponseBody<R>>;
+    type Error = Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let timer = start(&mut request, self.encode);
+        ResponseFuture::new(self.inner.call(request), timer)
+    }
+}
+
+/// The running deadline of one call.
+#[derive(Debug)]
+pub(crate) struct Timer {
+    sleep: std::pin::Pin<Box<tokio::time::Sleep>>,
+    limit: Duration,
+    progress: Arc<Progress>,
+    cluster: Option<Arc<ClusterEntry>>,
+}
+
+fn start<B>(request: &mut Request<B>, encode: Option<EncodeDeadline>) -> Option<Timer> {
+    let call = call::of(request.extensions_mut());
+    let remaining = limit(call)?;
+    let deadline = Instant::now().checked_add(remaining)?;
+    let limit = if call.deadline.is_some_and(|application| application <= deadline) { call.timeout } else { None };
+    let limit = limit.unwrap_or(remaining);
+    let progress = Arc::new(Progress::default());
+    call.deadline = Some(deadline);
+    call.progress = Some(progress.clone());
+    let cluster = call.cluster.clone();
+    if let Some(encode) = encode {
+        let (name, mut value) = encode(remaining);
+        // It differs from call to call, so an entry in the peer's header table would only push out others.
+        value.set_sensitive(true);
+        request.headers_mut().insert(name, value);
+    }
+    Some(Timer { sleep: Box::pin(tokio::time::sleep_until(deadline)), limit, progress, cluster })
+}
+
+/// The least of what the application and the route allow, from now.
+fn limit(call: &Call) -> Option<Duration> {
+    let application = call.remaining();
+    let (Some(snapshot), Some(route)) = (&call.snapshot, call.route) else { return application };
+    match &snapshot.routing {
+        Ok(table) => table.deadline(route, application),
+        Err(_) => application,
+    }
+}
+
+impl Timer {
+    /// Ready with the error of the call once its deadline has passed.
+    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        std::task::ready!(self.sleep.as_mut().poll(cx));
+        Poll::Ready(self.error())
+    }
+
+    /// What the call failed of. The peer knows the deadline too, and can end the call before the timer here fires:
+    /// that is the deadline's doing and not a cancellation.
+    fn reason(&self, error: Error) -> Error {
+        let passed = Instant::now() + ROUNDING >= self.sleep.deadline();
+        if passed && error.reset_code() == Some(CANCEL) { self.error() } else { error }
+    }
+
+    fn has_expired(&self) -> bool {
+        self.sleep.deadline() <= Instant::now()
+    }
+
+    fn error(&self) -> Error {
+        let mut error = self.exceeded();
+        error.context_mut().cluster = self.cluster.as_ref().map(|cluster| cluster.key.name.clone());
+        error
+    }
+
+    fn exceeded(&self) -> Error {
+        let limit = self.limit;
+        let exceeded =
+            |so_far: &str| Error::new(ErrorKind::Deadline, format!("deadline of {limit:?} exceeded {so_far}"));
+        match self.progress.stage() {
+            Stage::Waiting => exceeded("before an endpoint could take the call"),
+            Stage::Sent(endpoint) => at(exceeded("while waiting for the response"), &endpoint),
+            Stage::Responding(endpoint) => at(exceeded("while reading the response"), &endpoint),
+        }
+    }
+}
+
+fn at(mut error: Error, endpoint: &Address) -> Error {
+    error.context_mut().endpoint = Some(endpoint.to_string());
+    error.sent()
+}

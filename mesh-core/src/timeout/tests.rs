@@ -1,0 +1,60 @@
+//! Who ended a call: the deadline, or the peer that knows it too.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Empty, StreamBody};
+use tokio::time::sleep;
+use tower::{ServiceExt, service_fn};
+
+use super::{CANCEL, ResponseBody, Timeout};
+use crate::call::Call;
+use crate::error::{Error, ErrorKind};
+
+const LIMIT: Duration = Duration::from_millis(100);
+const INTERNAL_ERROR: u32 = 0x2;
+
+/// When a peer resets the stream, with which code, and what the call is to fail of.
+const RESETS: [(Duration, u32, ErrorKind); 3] = [
+    (LIMIT, CANCEL, ErrorKind::Deadline),
+    (LIMIT, INTERNAL_ERROR, ErrorKind::Reset(INTERNAL_ERROR)),
+    (Duration::from_millis(50), CANCEL, ErrorKind::Reset(CANCEL)),
+];
+
+fn limited() -> Request<()> {
+    let mut request = Request::new(());
+    request.extensions_mut().insert(Call::new(Some(LIMIT)));
+    request
+}
+
+async fn reset(after: Duration, code: u32) -> Error {
+    sleep(after).await;
+    Error::new(ErrorKind::Reset(code), "stream reset by the endpoint")
+}
+
+#[tokio::test(start_paused = true)]
+async fn peer_that_cancels_at_the_deadline_did_so_for_the_deadline() {
+    for (after, code, wanted) in RESETS {
+        let inner = service_fn(move |_| async move {
+            let error = reset(after, code).await;
+            Err::<Response<Empty<Bytes>>, _>(error)
+        });
+        let error = Timeout::new(inner).oneshot(limited()).await.expect_err("the peer reset it");
+        assert_eq!(error.kind(), wanted, "{code} after {after:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn peer_that_cancels_a_response_at_the_deadline_did_so_for_the_deadline() {
+    for (after, code, wanted) in RESETS {
+        let inner = service_fn(move |_| async move {
+            let failing = futures_util::stream::once(async move { Err(reset(after, code).await) });
+            Ok::<_, Error>(Response::new(StreamBody::new(Box::pin(failing))))
+        });
+        let response = Timeout::new(inner).oneshot(limited()).await.expect("a response head");
+        let mut body: ResponseBody<_> = response.into_body();
+        let frame = body.frame().await.expect("an error");
+        assert_eq!(frame.expect_err("the peer reset it").kind(), wanted, "{code} after {after:?}");
+    }
+}
