@@ -1,4 +1,30 @@
 //! A service mesh linked into the service: discovery, routing, load balancing and deadlines as tower layers, configured
+//! by an xDS control plane.
+//!
+//! A `Mesh` is what a process has one of: the stream to its control plane, the connections to its endpoints. Channels are
+//! made from it by an adapter, such as `mesh_tonic::MeshChannel` for gRPC:
+//!
+//! ```no_run
+//! # #[cfg(all(feature = "discover", feature = "balance"))]
+//! # async fn example() -> Result<(), mesh_core::Error> {
+//! let mesh = mesh_core::Mesh::builder().bootstrap_from_env()?.build().await?; // GRPC_XDS_BOOTSTRAP
+//! mesh.ready().await?;
+//! for field in mesh.ignored_fields() {
+//!     println!("{} {} is set and nothing acts on it", field.resource_type, field.path);
+//! }
+//! mesh.shutdown().await;
+//! # Ok(()) }
+//! ```
+//!
+//! A call passes the layers `discover`, `route`, `timeout`, `cluster` and `balance` onto a connection of `connect`; the
+//! module `stack` puts them in order and says why. Each can be used by hand. The module `testing` is a control plane in
+//! the box, for tests. `docs/fields.md` in the repository has the verdict on every xDS field, [`verdicts`] the same as
+//! data.
+//!
+//! # Features
+//!
+//! `discover`, `timeout`, `cluster` and `balance`, a layer each; `dns` for `dns:` targets; `tls`, with `aws-lc` or `ring`,
+//! for the control plane's credentials; `testing`. All but `ring` and `testing` are on by default.
 
 mod backoff;
 #[cfg(feature = "balance")]
@@ -12,6 +38,8 @@ pub mod connect;
 pub mod discover;
 mod error;
 mod http2;
+#[cfg(all(feature = "discover", feature = "balance"))]
+mod mesh;
 mod resource;
 pub mod route;
 mod snapshot;
@@ -25,6 +53,11 @@ pub use call::{Call, CallInfo, CallOptions};
 #[cfg(feature = "discover")]
 pub use discover::Target;
 pub use error::{BoxError, Error, ErrorKind};
+#[cfg(all(feature = "discover", feature = "balance"))]
+pub use mesh::{
+    ClusterStatus, ControlPlaneStatus, EndpointStatus, IgnoredField, Mesh, MeshBuilder, MeshStatus, ResourceStatus,
+    TargetStatus,
+};
 pub use resource::endpoints::Address;
 pub use resource::verdict::{FieldVerdict, Verdict, verdicts};
 pub use snapshot::Snapshot;

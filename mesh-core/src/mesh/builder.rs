@@ -1,0 +1,186 @@
+//! Sets up a [`Mesh`]; every default is stated here or in [`BalanceOptions`].
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Inner, Mesh};
+use crate::balance::{BalanceOptions, Clusters};
+use crate::bootstrap::Bootstrap;
+use crate::connect::{Http2Connector, Http2Options};
+use crate::error::{Error, ErrorKind};
+use crate::snapshot::Snapshot;
+use crate::xds::transport::Transport;
+use crate::xds::transport::connector::InProcess;
+use crate::xds::transport::grpc::{GrpcOptions, GrpcTransport};
+use crate::xds::{XdsClient, XdsOptions};
+
+/// Sets up a [`Mesh`]; [`Mesh::builder`] starts one.
+///
+/// Without a bootstrap the mesh has no control plane: `dns:`, `static:`, `ipv4:`, `ipv6:` and `unix:` targets and
+/// snapshots made in code work, `xds:` targets are refused.
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct MeshBuilder {
+    bootstrap: Option<Bootstrap>,
+    in_process: Option<InProcess>,
+    transport: GrpcOptions,
+    snapshots: HashMap<String, Arc<Snapshot>>,
+    xds: XdsOptions,
+    balance: BalanceOptions,
+    connections: Http2Options,
+    drain_timeout: Duration,
+}
+
+impl Default for MeshBuilder {
+    fn default() -> Self {
+        Self {
+            bootstrap: None,
+            in_process: None,
+            transport: GrpcOptions::default(),
+            snapshots: HashMap::new(),
+            xds: XdsOptions::default(),
+            balance: BalanceOptions::default(),
+            connections: Http2Options::default(),
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl MeshBuilder {
+    /// Takes the bootstrap from the environment, as gRPC does (A27): the file that `GRPC_XDS_BOOTSTRAP` names, else
+    /// the JSON in `GRPC_XDS_BOOTSTRAP_CONFIG`.
+    ///
+    /// # Errors
+    ///
+    /// When neither is set, the file cannot be read, or the bootstrap is invalid.
+    pub fn bootstrap_from_env(self) -> Result<Self, Error> {
+        Ok(self.bootstrap(Bootstrap::from_env()?))
+    }
+
+    /// Takes the bootstrap from a file.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or the bootstrap is invalid.
+    pub fn bootstrap_from_file(self, path: impl AsRef<Path>) -> Result<Self, Error> {
+        Ok(self.bootstrap(Bootstrap::from_file(path)?))
+    }
+
+    /// Takes a bootstrap made in code.
+    pub fn bootstrap(mut self, bootstrap: Bootstrap) -> Self {
+        self.bootstrap = Some(bootstrap);
+        self
+    }
+
+    /// Connects to an embedded control plane, in process and without a socket; the node id is `test`.
+    #[cfg(feature = "testing")]
+    pub fn control_plane(self, control_plane: &crate::testing::ControlPlane) -> Self {
+        let connector = control_plane.connector();
+        let connect: InProcess = Arc::new(move || Ok(Box::new(connector.connect()?)));
+        Self { in_process: Some(connect), ..self }
+    }
+
+    /// Serves a target, such as `xds:///greeter`, from a snapshot made in code, whatever its scheme.
+    pub fn snapshot(mut self, target: impl Into<String>, snapshot: Snapshot) -> Self {
+        self.snapshots.insert(target.into(), Arc::new(snapshot));
+        self
+    }
+
+    /// How endpoints are connected, and how long calls wait for them.
+    pub fn balance(mut self, options: BalanceOptions) -> Self {
+        self.balance = options;
+        self
+    }
+
+    /// Keepalive and limits of the connections to endpoints.
+    pub fn connections(mut self, options: Http2Options) -> Self {
+        self.connections = options;
+        self
+    }
+
+    /// How long after a resource was asked for, on a connected stream, its absence counts as an answer. Default 15 s
+    /// (A57).
+    pub fn does_not_exist_timeout(mut self, timeout: Duration) -> Self {
+        self.xds.does_not_exist_timeout = Some(bounded(timeout));
+        self
+    }
+
+    /// The delay after the first failed connection to the control plane and the longest one; each is up to 20 % longer
+    /// or shorter. Default 1 s and 120 s.
+    pub fn control_plane_backoff(mut self, initial: Duration, max: Duration) -> Self {
+        self.xds.backoff =
+            crate::backoff::BackoffConfig { initial: bounded(initial), max: bounded(max), ..self.xds.backoff };
+        self
+    }
+
+    /// How long [`Mesh::shutdown`] waits for calls in flight. Default 10 s.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.drain_timeout = bounded(timeout);
+        self
+    }
+
+    /// Starts the mesh on the current tokio runtime. It does not wait for the control plane: see [`Mesh::ready`].
+    ///
+    /// # Errors
+    ///
+    /// Outside a tokio runtime; when the credentials of the bootstrap cannot be built.
+    pub async fn build(self) -> Result<Mesh, Error> {
+        let runtime = Handle::try_current()
+            .map_err(|error| Error::new(ErrorKind::Setup, "build a mesh outside a tokio runtime").with_source(error))?;
+        let (closed, cancel) = (CancellationToken::new(), CancellationToken::new());
+        let tasks = TaskTracker::new();
+        let bootstrap = match (self.bootstrap, &self.in_process) {
+            (None, Some(_)) => Some(Bootstrap::builder("in-process").insecure().node_id("test").build()?),
+            (bootstrap, _) => bootstrap,
+        };
+        let xds = match &bootstrap {
+            None => None,
+            Some(bootstrap) => {
+                let transport: Arc<dyn Transport> = match self.in_process {
+                    Some(connect) => Arc::new(GrpcTransport::in_process(connect, bootstrap, self.transport, &runtime)?),
+                    None => Arc::new(GrpcTransport::new(bootstrap, self.transport, &runtime)?),
+                };
+                Some(XdsClient::start(bootstrap, self.xds, transport, &runtime, &cancel))
+            }
+        };
+        let (max_wait, max_pending) = (self.balance.max_wait, self.balance.max_pending);
+        let connector = Http2Connector::new(self.connections);
+        let clusters = Clusters::new(connector, self.balance, Some(runtime.clone()), cancel.clone());
+        Ok(Mesh::new(Inner {
+            runtime,
+            tasks,
+            _close_on_drop: closed.clone().drop_guard(),
+            _cancel_on_drop: cancel.clone().drop_guard(),
+            closed,
+            cancel,
+            xds,
+            clusters,
+            bootstrap,
+            snapshots: self.snapshots,
+            targets: Default::default(),
+            max_wait,
+            max_pending,
+            drain_timeout: self.drain_timeout,
+        }))
+    }
+}
+
+/// At most a year, which can be added to any time.
+fn bounded(duration: Duration) -> Duration {
+    duration.min(Duration::from_secs(365 * 24 * 3600))
+}
+
+impl fmt::Debug for MeshBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MeshBuilder")
+            .field("bootstrap", &self.bootstrap)
+            .field("xds", &self.xds)
+            .finish_non_exhaustive()
+    }
+}

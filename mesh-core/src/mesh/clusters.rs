@@ -1,0 +1,21 @@
+//! What discovery asks of the balancer, which it does not know.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::balance::Clusters;
+use crate::connect::{Connect, ConnectivityState};
+use crate::snapshot::{ClusterEntry, PrepareClusters};
+
+impl<C: Connect> PrepareClusters for Clusters<C> {
+    fn attach(&self, entries: &[Arc<ClusterEntry>]) {
+        entries.iter().for_each(|entry| Clusters::attach(self, entry));
+    }
+
+    fn prepare(&self, entry: &Arc<ClusterEntry>) -> watch::Receiver<ConnectivityState> {
+        Clusters::prepare(self, entry);
+        // A cluster that cannot be used has no state that could change.
+        self.connectivity(entry).unwrap_or_else(|| watch::Sender::new(ConnectivityState::TransientFailure).subscribe())
+    }
+}

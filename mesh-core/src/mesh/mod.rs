@@ -1,0 +1,231 @@
+//! The mesh of a process: its control plane, its connections, its background tasks, and their end.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::uri::Authority;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use tower_layer::Layer;
+
+use crate::balance::{Balance, Clusters};
+use crate::bootstrap::Bootstrap;
+use crate::call::EncodeDeadline;
+use crate::connect::Http2Connector;
+use crate::discover::{self, ControlPlaneFacts, Facts, Scheme, Source, Target, TargetUri};
+use crate::error::{Error, ErrorKind};
+use crate::snapshot::dependencies::Dependencies;
+use crate::snapshot::{PrepareClusters, Snapshot, fixed};
+use crate::stack::client::{Attempt, ClientStack, ClientStackBuilder};
+use crate::xds::{StreamState, XdsClient};
+
+mod builder;
+mod clusters;
+mod status;
+
+pub use builder::MeshBuilder;
+pub use status::{
+    ClusterStatus, ControlPlaneStatus, EndpointStatus, IgnoredField, MeshStatus, ResourceStatus, TargetStatus,
+};
+
+/// The mesh of a process: share one among all channels.
+///
+/// It is cheap to clone. When the last clone is dropped, or after [`shutdown`](Self::shutdown), its background tasks
+/// end, its connections close, and calls through its channels fail.
+#[derive(Clone)]
+pub struct Mesh {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    runtime: Handle,
+    tasks: TaskTracker,
+    /// No target takes a call any more.
+    closed: CancellationToken,
+    /// Every task and connection ends.
+    cancel: CancellationToken,
+    _close_on_drop: DropGuard,
+    _cancel_on_drop: DropGuard,
+    xds: Option<XdsClient>,
+    clusters: Clusters<Http2Connector>,
+    bootstrap: Option<Bootstrap>,
+    snapshots: HashMap<String, Arc<Snapshot>>,
+    targets: Mutex<HashMap<TargetKey, discover::WeakTarget>>,
+    max_wait: Duration,
+    max_pending: u32,
+    drain_timeout: Duration,
+}
+
+/// Targets of the same name and authority share what is discovered.
+type TargetKey = (String, Authority);
+
+impl Mesh {
+    /// Starts to set up a mesh.
+    pub fn builder() -> MeshBuilder {
+        MeshBuilder::default()
+    }
+
+    fn new(inner: Inner) -> Self {
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Opens a target; channels to the same one share what is discovered.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, or is an `xds:` target and the mesh has no control plane.
+    pub fn target(&self, target: &str) -> Result<Target, Error> {
+        self.target_with_authority(target, None)
+    }
+
+    /// Opens a target whose calls carry another `:authority` than its own, and are routed by it.
+    ///
+    /// # Errors
+    ///
+    /// As [`target`](Self::target), and when the authority is not one.
+    pub fn target_with_authority(&self, target: &str, authority: Option<&str>) -> Result<Target, Error> {
+        let uri = TargetUri::parse(target, authority)?;
+        let key = (target.to_owned(), uri.authority.clone());
+        let mut targets = self.inner.targets.lock();
+        if let Some(known) = targets.get(&key).and_then(discover::WeakTarget::upgrade) {
+            return Ok(known);
+        }
+        let opened = self.open(uri)?;
+        targets.retain(|_, target| target.upgrade().is_some());
+        targets.insert(key, opened.downgrade());
+        Ok(opened)
+    }
+
+    fn open(&self, uri: TargetUri) -> Result<Target, Error> {
+        let inner = &self.inner;
+        if let Some(snapshot) = inner.snapshots.get(&*uri.written) {
+            let (target, source) = self.new_target(&uri, None);
+            self.serve_fixed(source, snapshot.clone());
+            return Ok(target);
+        }
+        match &uri.scheme {
+            Scheme::Xds(name) => self.open_xds(&uri, name),
+            #[cfg(feature = "dns")]
+            Scheme::Dns { server, host, port } => {
+                let (target, source) = self.new_target(&uri, None);
+                let clusters: Arc<dyn PrepareClusters> = Arc::new(inner.clusters.clone());
+                let name =
+                    discover::DnsName { target: uri.written.clone(), server: *server, host: host.clone(), port: *port };
+                self.spawn(discover::follow_dns(source, name, clusters));
+                Ok(target)
+            }
+            #[cfg(not(feature = "dns"))]
+            Scheme::Dns { .. } => {
+                let message = format!("open `{}`: the feature `dns` is off", uri.written);
+                Err(Error::new(ErrorKind::Setup, message).with_next_step("switch the feature on in Cargo.toml"))
+            }
+            Scheme::Fixed(addresses) => {
+                let (target, source) = self.new_target(&uri, None);
+                let snapshot = fixed::of_addresses(&uri.written, addresses.iter().cloned());
+                self.serve_fixed(source, Arc::new(snapshot));
+                Ok(target)
+            }
+        }
+    }
+
+    fn open_xds(&self, uri: &TargetUri, name: &Arc<str>) -> Result<Target, Error> {
+        let Some(xds) = &self.inner.xds else {
+            let message = format!("open `{}`: the mesh has no control plane", uri.written);
+            return Err(Error::new(ErrorKind::Setup, message)
+                .with_next_step("call `bootstrap_from_env`, `bootstrap_from_file` or `bootstrap` on the builder"));
+        };
+        let listener = self.inner.bootstrap.as_ref().map(|bootstrap| bootstrap.client_listener_name(name));
+        let listener: Arc<str> = listener.map_or_else(|| name.clone(), Into::into);
+        let (status, connection) = (xds.clone(), xds.clone());
+        let facts = ControlPlaneFacts {
+            name: xds.control_plane(),
+            node_id: xds.node_id(),
+            is_connected: Box::new(move || connection.status().state == StreamState::Open),
+            status: Box::new(move || status.status().to_string()),
+        };
+        let (target, source) = self.new_target(uri, Some(facts));
+        let dependencies = Dependencies::new(xds.control_plane(), listener, uri.authority.as_str().into());
+        let clusters: Arc<dyn PrepareClusters> = Arc::new(self.inner.clusters.clone());
+        self.spawn(discover::follow_xds(source, xds.subscriber(), dependencies, clusters));
+        Ok(target)
+    }
+
+    fn new_target(&self, uri: &TargetUri, control_plane: Option<ControlPlaneFacts>) -> (Target, Source) {
+        let facts = Facts {
+            target: uri.written.clone(),
+            authority: uri.authority.clone(),
+            control_plane,
+            max_wait: self.inner.max_wait,
+            max_pending: self.inner.max_pending,
+        };
+        Target::new(facts, &self.inner.closed)
+    }
+
+    fn serve_fixed(&self, source: Source, snapshot: Arc<Snapshot>) {
+        let clusters: Arc<dyn PrepareClusters> = Arc::new(self.inner.clusters.clone());
+        self.spawn(discover::follow_fixed(source, snapshot, clusters));
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.inner.tasks.spawn_on(task, &self.inner.runtime);
+    }
+
+    /// The layers of a call to `target`, in the recommended order, with `attempt_layer` around each attempt. Adapters
+    /// build their channels on it. `tell_deadline` is what [`TimeoutLayer::tell_peer`] takes, and does nothing while the
+    /// feature `timeout` is off.
+    ///
+    /// [`TimeoutLayer::tell_peer`]: crate::timeout::TimeoutLayer::tell_peer
+    pub fn client_stack<L: Layer<Attempt>>(
+        &self,
+        target: &Target,
+        tell_deadline: Option<EncodeDeadline>,
+        attempt_layer: &L,
+    ) -> ClientStack<L::Service> {
+        let builder =
+            ClientStackBuilder { target: target.clone(), clusters: self.inner.clusters.clone(), tell_deadline };
+        builder.build(attempt_layer)
+    }
+
+    /// The innermost service of a stack of one's own: sends each call over the mesh's connections, to an endpoint of the
+    /// cluster that a layer above chose.
+    pub fn balance(&self) -> Balance<Http2Connector> {
+        Balance::of(self.inner.clusters.clone())
+    }
+
+    /// Resolves when every target opened so far is [ready](Target::ready).
+    ///
+    /// # Errors
+    ///
+    /// That of the first target that is not ready within `max_wait` (20 s).
+    pub async fn ready(&self) -> Result<(), Error> {
+        for target in self.targets() {
+            target.ready().await?;
+        }
+        Ok(())
+    }
+
+    fn targets(&self) -> Vec<Target> {
+        self.inner.targets.lock().values().filter_map(discover::WeakTarget::upgrade).collect()
+    }
+
+    /// Ends the mesh: nothing is watched any more, connections close once the calls in flight are done, at most
+    /// after `drain_timeout` (10 s).
+    pub async fn shutdown(&self) {
+        self.inner.closed.cancel();
+        self.inner.clusters.drained(self.inner.drain_timeout).await;
+        self.inner.cancel.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+}
+
+impl fmt::Debug for Mesh {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let control_plane = self.inner.xds.as_ref().map(XdsClient::control_plane);
+        f.debug_struct("Mesh").field("control_plane", &control_plane).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,230 @@
+//! What a mesh knows of itself, as data: for logs, tests and pages.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::time::Instant;
+
+use super::Mesh;
+use crate::connect::ConnectivityState;
+use crate::discover::Target;
+use crate::resource::endpoints::{Address, Locality};
+use crate::snapshot::ClusterEntry;
+use crate::xds::{Counters, StreamState, XdsClient};
+
+/// The state of a [`Mesh`] at one moment; [`Mesh::status`] takes it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct MeshStatus {
+    /// The control plane, of a mesh that has one.
+    pub control_plane: Option<ControlPlaneStatus>,
+    /// Every resource that is asked for.
+    pub resources: Vec<ResourceStatus>,
+    /// Every field that was received and that nothing acts on.
+    pub ignored_fields: Vec<IgnoredField>,
+    /// Settings of the bootstrap that nothing acts on, with why.
+    pub ignored_bootstrap: Vec<String>,
+    /// The targets in use.
+    pub targets: Vec<TargetStatus>,
+}
+
+/// How it stands with the control plane.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ControlPlaneStatus {
+    /// Its address, as the bootstrap has it.
+    pub server: Arc<str>,
+    /// The id under which this process asks.
+    pub node_id: Arc<str>,
+    /// Whether a stream is open.
+    pub connected: bool,
+    /// Since when it is, or is not, connected.
+    pub since: Instant,
+    /// Resources that were accepted.
+    pub resources_valid: u64,
+    /// Resources that were rejected.
+    pub resources_invalid: u64,
+    /// Responses that were rejected.
+    pub nacks: u64,
+    /// Attempts in a row that brought nothing.
+    pub failures: u32,
+    /// Why the last stream ended.
+    pub last_error: Option<Arc<str>>,
+    /// All of it in words: `control plane 127.0.0.1:18000 failed 3 times in 4.2 s: UNAVAILABLE: …, next try in 2.1 s`.
+    pub summary: String,
+}
+
+/// How it stands with one resource.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ResourceStatus {
+    /// `Listener`, `RouteConfiguration`, `Cluster` or `ClusterLoadAssignment`.
+    pub resource_type: &'static str,
+    /// Its name.
+    pub name: Arc<str>,
+    /// The cache state as CSDS and A78 name it: `requested`, `acked`, `nacked`, `nacked_but_cached`, `does_not_exist`, …
+    pub state: &'static str,
+    /// The version in use; empty if none is.
+    pub version: Arc<str>,
+    /// What went wrong last.
+    pub error: Option<Arc<str>>,
+    /// When the control plane last said something new of it.
+    pub updated: Option<SystemTime>,
+}
+
+/// A field that resources set and that nothing acts on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IgnoredField {
+    /// `Listener`, `RouteConfiguration`, `Cluster` or `ClusterLoadAssignment`.
+    pub resource_type: &'static str,
+    /// Its path from the resource: `virtual_hosts.routes.route.prefix_rewrite`.
+    pub path: String,
+    /// Why, if it is not simply that nothing acts on it.
+    pub reason: &'static str,
+    /// How often it was received.
+    pub count: u64,
+    /// Some of the resources that set it.
+    pub names: Vec<Arc<str>>,
+}
+
+/// How it stands with one target.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TargetStatus {
+    /// As the application wrote it.
+    pub target: String,
+    /// The `:authority` of its calls.
+    pub authority: String,
+    /// That of its clusters, taken together.
+    pub connectivity: ConnectivityState,
+    /// What it waits for, or which newer configuration is held back, and why.
+    pub waiting_for: Option<String>,
+    /// Why its calls cannot be routed.
+    pub problem: Option<String>,
+    /// The clusters that its routes name.
+    pub clusters: Vec<ClusterStatus>,
+}
+
+/// How it stands with one cluster.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ClusterStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Why it cannot be used.
+    pub problem: Option<String>,
+    /// Its endpoints, those of lower priorities too.
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+/// How it stands with one endpoint.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct EndpointStatus {
+    /// Its address.
+    pub address: Address,
+    /// The priority it belongs to; 0 is tried first.
+    pub priority: usize,
+    /// Region, zone and sub-zone, as far as they are known: `eu/a`.
+    pub locality: String,
+    /// Its connection; `None` while nothing asks for one.
+    pub state: Option<ConnectivityState>,
+    /// Why it could not be connected, or lost its connection.
+    pub last_error: Option<Arc<str>>,
+    /// Calls that it has not answered to the end.
+    pub in_flight: u32,
+}
+
+impl Mesh {
+    /// What the mesh knows of itself at this moment.
+    pub fn status(&self) -> MeshStatus {
+        let xds = self.inner.xds.as_ref();
+        MeshStatus {
+            control_plane: xds.map(control_plane),
+            resources: xds.map(resources).unwrap_or_default(),
+            ignored_fields: self.ignored_fields(),
+            ignored_bootstrap: self.inner.bootstrap.iter().flat_map(|bootstrap| bootstrap.ignored()).cloned().collect(),
+            targets: self.targets().iter().map(|target| self.target_status(target)).collect(),
+        }
+    }
+
+    /// Every field that was received and that nothing acts on: the question to ask when a setting has no effect.
+    pub fn ignored_fields(&self) -> Vec<IgnoredField> {
+        let summaries = self.inner.xds.as_ref().map(XdsClient::ignored_fields).unwrap_or_default();
+        let field = |summary: crate::xds::IgnoredSummary| IgnoredField {
+            resource_type: summary.resource_type,
+            path: summary.path,
+            reason: summary.reason,
+            count: summary.count,
+            names: summary.names,
+        };
+        summaries.into_iter().map(field).collect()
+    }
+
+    fn target_status(&self, target: &Target) -> TargetStatus {
+        let snapshot = target.snapshot();
+        let problem = snapshot.as_ref().and_then(|snapshot| snapshot.routing.as_ref().err().map(ToString::to_string));
+        let clusters = snapshot.iter().flat_map(|snapshot| snapshot.clusters.iter());
+        TargetStatus {
+            target: target.name().to_owned(),
+            authority: target.authority().to_owned(),
+            connectivity: *target.connectivity().borrow(),
+            waiting_for: target.waiting_for(),
+            problem,
+            clusters: clusters.map(|entry| self.cluster_status(entry)).collect(),
+        }
+    }
+
+    fn cluster_status(&self, entry: &ClusterEntry) -> ClusterStatus {
+        let endpoint = |status: crate::balance::EndpointStatus| EndpointStatus {
+            address: status.address,
+            priority: status.priority,
+            locality: locality_name(&status.locality),
+            state: status.subchannel.as_ref().map(|subchannel| subchannel.state),
+            last_error: status.subchannel.and_then(|subchannel| subchannel.last_error),
+            in_flight: status.in_flight,
+        };
+        ClusterStatus {
+            name: entry.key.name.clone(),
+            problem: entry.config.as_ref().err().map(ToString::to_string),
+            endpoints: self.inner.clusters.states(entry).into_iter().map(endpoint).collect(),
+        }
+    }
+}
+
+fn locality_name(locality: &Locality) -> String {
+    let Locality { region, zone, sub_zone } = locality;
+    let parts = [region, zone, sub_zone].into_iter().filter(|part| !part.is_empty());
+    parts.map(String::as_str).collect::<Vec<_>>().join("/")
+}
+
+fn control_plane(xds: &XdsClient) -> ControlPlaneStatus {
+    let status = xds.status();
+    let counters = xds.counters();
+    let sum = |count: fn(&Counters) -> u64| counters.iter().map(|(_, counters)| count(counters)).sum();
+    ControlPlaneStatus {
+        summary: status.to_string(),
+        server: status.server,
+        node_id: xds.node_id(),
+        connected: status.state == StreamState::Open,
+        since: status.since,
+        resources_valid: sum(|counters| counters.resources_valid),
+        resources_invalid: sum(|counters| counters.resources_invalid),
+        nacks: sum(|counters| counters.nacks),
+        failures: status.failures,
+        last_error: status.last_error,
+    }
+}
+
+fn resources(xds: &XdsClient) -> Vec<ResourceStatus> {
+    let status = |status: crate::xds::ResourceStatus| ResourceStatus {
+        resource_type: status.resource_type.name,
+        state: status.cache_state(),
+        name: status.name,
+        version: status.version,
+        error: status.error,
+        updated: status.updated,
+    };
+    xds.resources().into_iter().map(status).collect()
+}
