@@ -45,6 +45,8 @@ pub mod route;
 mod snapshot;
 #[cfg(all(feature = "discover", feature = "balance"))]
 pub mod stack;
+#[cfg(feature = "testing")]
+pub mod testing;
 #[cfg(feature = "timeout")]
 pub mod timeout;
 mod xds;
