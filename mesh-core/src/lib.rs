@@ -50,6 +50,7 @@ pub mod testing;
 #[cfg(feature = "timeout")]
 pub mod timeout;
 mod xds;
+
 pub use bootstrap::{Bootstrap, BootstrapBuilder};
 pub use call::{Call, CallInfo, CallOptions};
 #[cfg(feature = "discover")]

@@ -1,0 +1,93 @@
+//! gRPC's deadline header: `grpc-timeout`, at most eight digits and a unit (gRPC over HTTP/2, "Requests").
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const MOST_DIGITS: u128 = 99_999_999;
+
+/// The timeout that the application set on its request, if it is well-formed.
+pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    // Most calls have three headers and no timeout: looking at their names is cheaper than hashing this one.
+    let (_, value) = headers.iter().find(|(name, _)| *name == GRPC_TIMEOUT)?;
+    let value = value.to_str().ok()?;
+    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(amount * 3600)),
+        "M" => Some(Duration::from_secs(amount * 60)),
+        "S" => Some(Duration::from_secs(amount)),
+        "m" => Some(Duration::from_millis(amount)),
+        "u" => Some(Duration::from_micros(amount)),
+        "n" => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
+}
+
+/// The header for a time that remains, in the finest unit that fits; never more than what remains, but for rounding
+/// up to the 1 ns below which there is no timeout.
+pub(crate) fn encode(remaining: Duration) -> (HeaderName, HeaderValue) {
+    let units = [(1, b'n'), (1_000, b'u'), (1_000_000, b'm'), (1_000_000_000, b'S'), (60_000_000_000, b'M')];
+    let nanos = remaining.as_nanos().max(1);
+    let fits = units.into_iter().find(|(size, _)| nanos / size <= MOST_DIGITS);
+    let (size, unit) = fits.unwrap_or((3_600_000_000_000, b'H'));
+    let amount = (nanos / size).min(MOST_DIGITS);
+    let mut buffer = [0; 9];
+    let start = write_digits(amount, &mut buffer);
+    buffer[8] = unit;
+    let value = HeaderValue::from_bytes(&buffer[start..]).expect("digits and a letter");
+    (GRPC_TIMEOUT, value)
+}
+
+/// Writes `amount`, at most eight digits, before the last byte of `buffer`; returns where it starts.
+fn write_digits(mut amount: u128, buffer: &mut [u8; 9]) -> usize {
+    let mut start = 8;
+    loop {
+        start -= 1;
+        buffer[start] = b'0' + u8::try_from(amount % 10).expect("a digit");
+        amount /= 10;
+        if amount == 0 || start == 0 {
+            return start;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_written_in_the_finest_unit_that_fits() {
+        let cases = [
+            (Duration::from_nanos(0), "1n"),
+            (Duration::from_nanos(99_999_999), "99999999n"),
+            (Duration::from_millis(100), "100000u"),
+            (Duration::from_secs(100), "100000m"),
+            (Duration::from_secs(15), "15000000u"),
+            (Duration::from_secs(99_999_999), "99999999S"),
+            (Duration::from_secs(100_000_000), "1666666M"),
+            (Duration::MAX, "99999999H"),
+        ];
+        for (remaining, text) in cases {
+            assert_eq!(encode(remaining).1, text, "{remaining:?}");
+        }
+    }
+
+    #[test]
+    fn a_timeout_is_read_back_and_nonsense_is_not() {
+        let read = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(GRPC_TIMEOUT, text.parse().unwrap());
+            timeout(&headers)
+        };
+        assert_eq!(read("150m"), Some(Duration::from_millis(150)));
+        assert_eq!(read("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        for nonsense in ["", "m", "1", "-1m", "123456789m", "1x", "1é", " 1m"] {
+            assert_eq!(read(nonsense), None, "{nonsense}");
+        }
+    }
+}

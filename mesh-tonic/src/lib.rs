@@ -1,0 +1,24 @@
+//! The mesh for [tonic]: [`MeshChannel`] takes the place of `tonic::transport::Channel` under every generated client.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use mesh_core::Mesh;
+//! use mesh_tonic::MeshChannel;
+//!
+//! let mesh = Mesh::builder().bootstrap_from_env()?.build().await?;
+//! let channel = MeshChannel::new(&mesh, "xds:///greeter")?;
+//! // let reply = GreeterClient::new(channel).say_hello(request).await?;
+//! # let _ = channel; Ok(()) }
+//! ```
+//!
+//! Only what mentions gRPC is here: the deadline's header and the status that an error becomes. Everything else is
+//! [`mesh_core`].
+
+mod body;
+mod channel;
+mod classify;
+mod status;
+
+pub use body::ResponseBody;
+pub use channel::{MeshChannel, MeshChannelBuilder, ResponseFuture};
+pub use status::Error;
