@@ -1,0 +1,97 @@
+//! Makes the calls: so many at a time, and not faster than asked.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tonic::{Request, Status};
+
+use crate::args::Args;
+use crate::channel::{Channel, Endpoint};
+use crate::codec::Raw;
+
+/// A call that ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// When it ended, from the start of the first.
+    pub(crate) at: Duration,
+    pub(crate) took: Duration,
+    pub(crate) result: Result<Bytes, Status>,
+    /// The endpoint that it was sent to, if it was sent.
+    pub(crate) endpoint: Option<String>,
+}
+
+/// What the callers share.
+struct Load {
+    args: Args,
+    channel: Channel,
+    start: Instant,
+    next: AtomicU64,
+}
+
+/// Makes the calls, and hands over each as it ends; ctrl-c ends it early.
+pub(crate) async fn run(args: &Args, channel: Channel, mut on_end: impl FnMut(Ended)) {
+    let load = Load { args: args.clone(), channel, start: Instant::now(), next: AtomicU64::new(0) };
+    let load = Arc::new(load);
+    let (send, mut ended) = mpsc::channel(1024);
+    let mut callers = JoinSet::new();
+    for _ in 0..u64::from(args.concurrency()).min(load.count()) {
+        callers.spawn(load.clone().call_in_turn(send.clone()));
+    }
+    drop(send);
+    loop {
+        tokio::select! {
+            call = ended.recv() => match call {
+                Some(call) => on_end(call),
+                None => return,
+            },
+            _ = tokio::signal::ctrl_c() => return,
+        }
+    }
+}
+
+impl Load {
+    fn count(&self) -> u64 {
+        if self.args.count == 0 { u64::MAX } else { self.args.count }
+    }
+
+    /// Takes the next number until there is none, waits for its time, and calls.
+    async fn call_in_turn(self: Arc<Self>, ended: mpsc::Sender<Ended>) {
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            if number >= self.count() {
+                return;
+            }
+            if let Some(rate) = self.args.rate {
+                // From the first call and not from the last one, so that the rate does not drift.
+                sleep_until(self.start + Duration::from_secs_f64(number as f64 / rate)).await;
+            }
+            if ended.send(self.call().await).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn call(&self) -> Ended {
+        let started = Instant::now();
+        let endpoint = Endpoint::default();
+        let result = self.unary(endpoint.clone()).await;
+        Ended { at: self.start.elapsed(), took: started.elapsed(), result, endpoint: endpoint.get() }
+    }
+
+    async fn unary(&self, endpoint: Endpoint) -> Result<Bytes, Status> {
+        let mut request = Request::new(self.args.data.clone());
+        *request.metadata_mut() = self.args.metadata();
+        if !self.args.deadline.is_zero() {
+            request.set_timeout(self.args.deadline);
+        }
+        request.extensions_mut().insert(endpoint);
+        let mut grpc = tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(self.args.max_reply);
+        grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
+        Ok(grpc.unary(request, self.args.method.clone(), Raw).await?.into_inner())
+    }
+}

@@ -1,0 +1,37 @@
+//! Makes unary calls with raw bytes through the mesh, to any method of any server, and says what became of them:
+//! statuses, endpoints, latencies. Like ping with `--each --rate`, a small load generator with `--concurrency`.
+
+mod args;
+mod channel;
+mod codec;
+mod load;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::Args;
+use crate::report::Report;
+
+/// What keeps the program from calling at all.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let mut report = Report::new(&args);
+    if let Err(error) = run(&args, &mut report).await {
+        eprintln!("call: {error}");
+        report.no_call(error.to_string());
+    }
+    report.print(args.json);
+    if report.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn run(args: &Args, report: &mut Report) -> Result<(), Failure> {
+    let (mesh, channel) = channel::open(args).await?;
+    load::run(args, channel, |ended| report.add(ended)).await;
+    mesh.shutdown().await;
+    Ok(())
+}

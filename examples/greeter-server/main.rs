@@ -1,0 +1,45 @@
+//! A greeter: a plain tonic server, with nothing of mesh in it.
+
+use std::net::SocketAddr;
+
+use clap::Parser;
+use mesh_examples::helloworld::greeter_server::{Greeter, GreeterServer};
+use mesh_examples::helloworld::{HelloReply, HelloRequest};
+use tokio::net::TcpListener;
+use tonic::transport::server::{Server, TcpIncoming};
+use tonic::{Request, Response, Status};
+
+/// Greets, until ctrl-c. The first line on standard output is the address that it listens on.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Where to listen; port 0 lets the system choose.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:50051")]
+    listen: SocketAddr,
+    /// How this instance calls itself in its answers.
+    #[arg(long, default_value = "greeter")]
+    name: String,
+}
+
+struct Instance {
+    name: String,
+}
+
+#[tonic::async_trait]
+impl Greeter for Instance {
+    async fn say_hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
+        let message = format!("Hello {}, this is {}", request.into_inner().name, self.name);
+        Ok(Response::new(HelloReply { message }))
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args = Args::parse();
+    let listener = TcpListener::bind(args.listen).await?;
+    println!("{}", listener.local_addr()?);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let interrupted = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
+    let greeter = GreeterServer::new(Instance { name: args.name });
+    Server::builder().add_service(greeter).serve_with_incoming_shutdown(incoming, interrupted).await?;
+    Ok(())
+}
