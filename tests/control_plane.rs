@@ -1,0 +1,434 @@
+//! A control plane that is away, broken, or speaks nonsense; and the ways to reach one.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mesh_core::testing::{ControlPlane, Fault, Resources, any, endpoints, type_url};
+use mesh_core::{Bootstrap, Mesh};
+use mesh_xds_proto::envoy::service::discovery::v3::DiscoveryResponse;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio_rustls::TlsAcceptor;
+use tonic::Code;
+
+use crate::support::backend::Backend;
+use crate::support::client::{Client, SOON, assert_says, impatient, quick, quick_mesh};
+use crate::support::relay::Relay;
+
+/// A control plane on a port, which serves `greeter` at the backend.
+async fn listening(backend: &Backend) -> ControlPlane {
+    let resources = Resources::service("greeter", [backend.address()]);
+    ControlPlane::builder().listen("127.0.0.1:0").resources(resources).start().await.unwrap()
+}
+
+fn bootstrap_json(server_uri: &str, channel_creds: &serde_json::Value) -> String {
+    let server = serde_json::json!({ "server_uri": server_uri, "channel_creds": [channel_creds] });
+    serde_json::json!({ "xds_servers": [server], "node": { "id": "test" } }).to_string()
+}
+
+/// The bootstrap for a control plane in plaintext.
+fn insecure(server_uri: &str) -> Bootstrap {
+    Bootstrap::from_json(&bootstrap_json(server_uri, &serde_json::json!({ "type": "insecure" }))).expect("a bootstrap")
+}
+
+async fn mesh_with(bootstrap: Bootstrap) -> Mesh {
+    quick().bootstrap(bootstrap).build().await.expect("a mesh")
+}
+
+#[tokio::test]
+async fn calls_wait_for_a_control_plane_that_is_down_and_say_so_or_succeed_when_it_comes() {
+    let backend = Backend::start("a").await;
+    let control_plane = listening(&backend).await;
+    let address = control_plane.addr().to_string();
+    control_plane.stop().await;
+    let mesh = impatient().bootstrap(insecure(&address)).build().await.unwrap();
+    let client = Client::new(&mesh, "xds:///greeter");
+
+    let status = client.hello().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    let parts =
+        ["Listener `greeter`", &format!("control plane {address} failed"), "refused", "next try in", "node test"];
+    assert_says(&status, &parts);
+    let status = client.hello_within(SOON).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_says(&status, &["Listener `greeter`", &address, "refused"]);
+
+    let mesh = mesh_with(insecure(&address)).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    let call = |client: Client| tokio::spawn(async move { client.hello().await });
+    let waiting: Vec<_> = (0..8).map(|_| call(client.clone())).collect();
+    while mesh.status().control_plane.is_none_or(|status| status.failures <= 2) {
+        tokio::task::yield_now().await;
+    }
+    control_plane.restart().await.unwrap();
+    for call in waiting {
+        assert_eq!(call.await.unwrap().unwrap(), "a");
+    }
+    assert!(mesh.status().control_plane.is_some_and(|status| status.connected && status.failures == 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_fails_while_the_control_plane_is_killed_and_its_later_changes_arrive() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let control_plane = listening(&a).await;
+    let mesh = mesh_with(Bootstrap::from_json(&control_plane.bootstrap_json()).unwrap()).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    client.hello().await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..4)
+        .map(|_| {
+            let (client, stop) = (client.clone(), stop.clone());
+            tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    client.hello().await.expect("the control plane is not needed for calls");
+                }
+            })
+        })
+        .collect();
+    for _ in 0..3 {
+        a.wait_for_calls(a.calls() + 50).await;
+        control_plane.kill_connections();
+        control_plane.wait_for_streams(1).await;
+    }
+    control_plane.stop().await;
+    a.wait_for_calls(a.calls() + 200).await;
+    assert!(mesh.status().control_plane.is_some_and(|status| !status.connected && status.last_error.is_some()));
+    control_plane.put(endpoints("greeter").endpoint(b.address()));
+    control_plane.restart().await.unwrap();
+    client.hello_until("b").await;
+    stop.store(true, Ordering::Relaxed);
+    for caller in callers {
+        caller.await.expect("0 failed");
+    }
+}
+
+#[tokio::test]
+async fn a_control_plane_that_falls_silent_stops_nothing() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let control_plane = listening(&a).await;
+    let relay = Relay::start(control_plane.addr()).await;
+    let mesh = mesh_with(insecure(&relay.address().to_string())).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+
+    relay.freeze();
+    control_plane.put(endpoints("greeter").endpoint(b.address()));
+    let late = Client::new(&mesh, "xds:///other");
+    let status = late.hello_within(SOON).await.unwrap_err();
+    assert_says(&status, &["waiting for Listener `other`"]);
+    for _ in 0..50 {
+        assert_eq!(client.hello().await.unwrap(), "a");
+    }
+    relay.thaw();
+    client.hello_until("b").await;
+
+    control_plane.put(endpoints("greeter").endpoint(a.address()));
+    client.hello_until("a").await;
+    relay.half_open();
+    control_plane.put(endpoints("greeter").endpoint(b.address()));
+    for _ in 0..50 {
+        assert_eq!(client.hello().await.unwrap(), "a");
+    }
+    relay.cut();
+    client.hello_until("b").await;
+}
+
+#[tokio::test]
+async fn a_control_plane_that_is_silent_from_the_start_is_named_and_waited_for() {
+    let backend = Backend::start("a").await;
+    let control_plane = listening(&backend).await;
+    let relay = Relay::start(control_plane.addr()).await;
+    relay.freeze();
+    let mesh = mesh_with(insecure(&relay.address().to_string())).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    let status = client.hello_within(SOON).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    let place = format!("control plane {} is being connected to", relay.address());
+    assert_says(&status, &["Listener `greeter`", &place]);
+    let call = tokio::spawn(async move { client.hello().await });
+    relay.thaw();
+    assert_eq!(call.await.unwrap().unwrap(), "a");
+}
+
+#[tokio::test]
+async fn resources_of_garbage_are_rejected_and_the_last_good_ones_serve() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let control_plane = ControlPlane::new();
+    control_plane.set(Resources::service("greeter", [a.address()]));
+    let mesh = quick_mesh(&control_plane).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+    let types = [type_url::LISTENER, type_url::ROUTE_CONFIGURATION, type_url::CLUSTER, type_url::ENDPOINTS];
+    for (seed, type_url) in (1..).zip(types) {
+        let garbage = control_plane.inject(Fault::garbage_resources(seed).only(type_url));
+        control_plane.resend(type_url);
+        assert_eq!(control_plane.next_nack().await.type_url, type_url);
+        assert_eq!(client.hello().await.unwrap(), "a");
+        control_plane.lift(garbage);
+        control_plane.resend(type_url);
+        control_plane.acked(type_url).await;
+    }
+    control_plane.put(endpoints("greeter").endpoint(b.address()));
+    client.hello_until("b").await;
+}
+
+#[tokio::test]
+async fn messages_that_cannot_be_read_end_the_stream_and_no_call() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let control_plane = ControlPlane::new();
+    control_plane.set(Resources::service("greeter", [a.address()]));
+    let mesh = quick_mesh(&control_plane).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+    let faults = [
+        Fault::garbage_message(1),
+        Fault::huge_message(),
+        Fault::reset_stream(),
+        Fault::close_stream(13, "out of order"),
+        Fault::duplicate(),
+        Fault::repeat_resources(),
+    ];
+    for (fault, backend) in faults.into_iter().zip([&b, &a].into_iter().cycle()) {
+        let fault = control_plane.inject(fault.once());
+        control_plane.put(endpoints("greeter").endpoint(backend.address()));
+        control_plane.applied(fault, 1).await;
+        client.hello().await.unwrap();
+        control_plane.lift(fault);
+        control_plane.resend(type_url::ENDPOINTS);
+        client.hello_until(backend.name()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_response_of_a_type_that_nobody_asked_for_changes_nothing() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let control_plane = ControlPlane::new();
+    control_plane.set(Resources::service("greeter", [a.address()]));
+    let mesh = quick_mesh(&control_plane).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+    let wrong = ["type.googleapis.com/nobody.knows.This", type_url::CLUSTER, type_url::LISTENER, ""];
+    for (wrong, backend) in wrong.into_iter().zip([&b, &a].into_iter().cycle()) {
+        let fault = control_plane.inject(Fault::wrong_type_url(wrong).only(type_url::ENDPOINTS).once());
+        control_plane.put(endpoints("greeter").endpoint(backend.address()));
+        control_plane.applied(fault, 1).await;
+        for _ in 0..5 {
+            assert_ne!(client.hello().await.unwrap(), backend.name());
+        }
+        // The server waits for an answer that nobody can give, until the stream is a new one.
+        control_plane.kill_connections();
+        client.hello_until(backend.name()).await;
+    }
+}
+
+/// A hundred thousand assignments that nobody asked for, and one that is wanted.
+fn flood(wanted: &Backend) -> DiscoveryResponse {
+    let unknown = (0..100_000).map(|number| endpoints(format!("unknown-{number}")));
+    let all = unknown.chain([endpoints("greeter").endpoint(wanted.address())]);
+    DiscoveryResponse {
+        version_info: "flood".to_owned(),
+        type_url: type_url::ENDPOINTS.to_owned(),
+        nonce: "flood".to_owned(),
+        resources: all.map(|assignment| any(&assignment.build())).collect(),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_resources_that_nobody_asked_for_are_passed_over() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let control_plane = ControlPlane::new();
+    control_plane.set(Resources::service("greeter", [a.address()]));
+    let mesh = quick_mesh(&control_plane).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+    let mut watch = control_plane.watch_requests();
+    control_plane.send(&flood(&b));
+    let answer = watch.wait_for(|request| request.nonce == "flood").await;
+    client.hello_until("b").await;
+    assert_eq!((answer.version.as_str(), answer.names.len(), &answer.error), ("flood", 1, &None));
+    assert_eq!(mesh.status().resources.len(), 4);
+    assert_eq!(control_plane.streams(), 1);
+}
+
+#[tokio::test]
+async fn a_first_answer_of_nonsense_only_delays_calls() {
+    let backend = Backend::start("a").await;
+    for fault in
+        [Fault::garbage_message(3), Fault::huge_message(), Fault::reset_stream(), Fault::close_stream(14, "no")]
+    {
+        let control_plane = ControlPlane::new();
+        control_plane.set(Resources::service("greeter", [backend.address()]));
+        control_plane.inject(fault.times(2));
+        let mesh = quick_mesh(&control_plane).await;
+        assert_eq!(Client::new(&mesh, "xds:///greeter").hello().await.unwrap(), "a");
+        assert_eq!(control_plane.streams(), 1);
+    }
+}
+
+#[tokio::test]
+async fn requests_do_not_wait_for_the_headers_of_the_stream() {
+    let backend = Backend::start("a").await;
+    let control_plane = listening(&backend).await;
+    let stuck = control_plane.inject(Fault::withhold_headers());
+    let mesh = quick().bootstrap(Bootstrap::from_json(&control_plane.bootstrap_json()).unwrap());
+    let mesh = mesh.build().await.unwrap();
+    let client = Client::new(&mesh, "xds:///greeter");
+    let call = tokio::spawn({
+        let client = client.clone();
+        async move { client.hello().await }
+    });
+    control_plane.wait_for(|request| request.asks_for(type_url::LISTENER, "greeter")).await;
+    let status = client.hello_within(SOON).await.unwrap_err();
+    assert_says(&status, &["waiting for Listener `greeter`", &control_plane.addr().to_string()]);
+    control_plane.lift(stuck);
+    assert_eq!(call.await.unwrap().unwrap(), "a");
+}
+
+#[tokio::test]
+async fn each_form_of_a_server_uri_reaches_the_control_plane() {
+    let backend = Backend::start("a").await;
+    let control_plane = listening(&backend).await;
+    let port = control_plane.addr().port();
+    let folder = TempDir::new().unwrap();
+    let socket = folder.path().join("control-plane.sock");
+    let _relay = unix_relay(&socket, control_plane.addr());
+    let forms = [
+        format!("127.0.0.1:{port}"),
+        format!("localhost:{port}"),
+        format!("dns:///localhost:{port}"),
+        format!("dns:127.0.0.1:{port}"),
+        format!("ipv4:127.0.0.1:{port}"),
+        format!("ipv4:127.0.0.2:1,127.0.0.1:{port}"),
+        format!("http://127.0.0.1:{port}"),
+        format!("unix:{}", socket.display()),
+        format!("unix://{}", socket.display()),
+    ];
+    for form in forms {
+        let mesh = mesh_with(insecure(&form)).await;
+        let reply = Client::new(&mesh, "xds:///greeter").hello().await;
+        assert_eq!(reply.unwrap_or_else(|status| panic!("{form}: {status}")), "a");
+    }
+    for form in ["xds:///control-plane", "unix://relative.sock", "https://127.0.0.1:1", "127.0.0.1:70000"] {
+        let refused =
+            Bootstrap::from_json(&bootstrap_json(form, &serde_json::json!({ "type": "insecure" }))).unwrap_err();
+        assert!(refused.report().contains(form), "{}", refused.report());
+    }
+}
+
+#[tokio::test]
+async fn a_bootstrap_file_is_enough() {
+    let backend = Backend::start("a").await;
+    let control_plane = listening(&backend).await;
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("bootstrap.json");
+    std::fs::write(&file, control_plane.bootstrap_json()).unwrap();
+    let mesh = Mesh::builder().bootstrap_from_file(&file).unwrap().build().await.unwrap();
+    assert_eq!(Client::new(&mesh, "xds:///greeter").hello().await.unwrap(), "a");
+    let node = control_plane.requests()[0].node.clone().expect("the first request has it");
+    assert_eq!(node.id, "test");
+
+    let missing = folder.path().join("missing.json");
+    let refused = Mesh::builder().bootstrap_from_file(&missing).map(|_| ()).unwrap_err().report();
+    assert!(refused.contains("missing.json"), "{refused}");
+    std::fs::write(&file, "{ \"xds_servers\": [").unwrap();
+    let refused = Mesh::builder().bootstrap_from_file(&file).map(|_| ()).unwrap_err().report();
+    assert!(refused.contains("bootstrap.json"), "{refused}");
+}
+
+/// A certificate authority with a server's certificate, in files.
+struct Pki {
+    folder: TempDir,
+    server: Arc<ServerConfig>,
+}
+
+impl Pki {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()])
+            .unwrap()
+            .signed_by(&key, &authority)
+            .unwrap();
+        let folder = TempDir::new().unwrap();
+        std::fs::write(folder.path().join("ca.pem"), authority.pem()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut server = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+            .unwrap();
+        server.alpn_protocols = vec![b"h2".to_vec()];
+        Self { folder, server: Arc::new(server) }
+    }
+
+    /// The bootstrap for a control plane with a certificate of this authority.
+    fn bootstrap(&self, server_uri: &str) -> Bootstrap {
+        let ca = self.folder.path().join("ca.pem");
+        let creds = serde_json::json!({ "type": "tls", "config": { "ca_certificate_file": ca } });
+        Bootstrap::from_json(&bootstrap_json(server_uri, &creds)).expect("a bootstrap")
+    }
+}
+
+#[tokio::test]
+async fn a_control_plane_is_reached_over_tls_if_its_certificate_is_right() {
+    let backend = Backend::start("a").await;
+    let control_plane = listening(&backend).await;
+    let (pki, other) = (Pki::new(), Pki::new());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let _relay = tls_relay(listener, pki.server.clone(), control_plane.addr());
+
+    for form in [format!("localhost:{port}"), format!("127.0.0.1:{port}"), format!("https://localhost:{port}")] {
+        let mesh = mesh_with(pki.bootstrap(&form)).await;
+        let reply = Client::new(&mesh, "xds:///greeter").hello().await;
+        assert_eq!(reply.unwrap_or_else(|status| panic!("{form}: {status}")), "a");
+    }
+    let mesh = impatient().bootstrap(other.bootstrap(&format!("localhost:{port}"))).build().await.unwrap();
+    let status = Client::new(&mesh, "xds:///greeter").hello().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_says(&status, &["TLS", "certificate", "Listener `greeter`"]);
+    let mesh = impatient().bootstrap(pki.bootstrap(&control_plane.addr().to_string())).build().await.unwrap();
+    let status = Client::new(&mesh, "xds:///greeter").hello().await.unwrap_err();
+    assert_says(&status, &["TLS", &control_plane.addr().to_string()]);
+}
+
+/// A Unix socket that leads to an address, until the task is dropped with its runtime.
+fn unix_relay(path: &std::path::Path, to: SocketAddr) -> tokio::task::JoinHandle<()> {
+    let listener = UnixListener::bind(path).expect("a path that is free");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(pass(stream, to));
+        }
+    })
+}
+
+/// Ends TLS and leads to an address.
+fn tls_relay(listener: TcpListener, config: Arc<ServerConfig>, to: SocketAddr) -> tokio::task::JoinHandle<()> {
+    let acceptor = TlsAcceptor::from(config);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    pass(stream, to).await;
+                }
+            });
+        }
+    })
+}
+
+async fn pass(mut from: impl AsyncRead + AsyncWrite + Unpin, to: SocketAddr) {
+    if let Ok(mut to) = TcpStream::connect(to).await {
+        // What ends one side ends the other.
+        let _ = copy_bidirectional(&mut from, &mut to).await;
+    }
+}

@@ -1,0 +1,247 @@
+//! The deadline of a call: whose it is, what the server is told of it, and what is said when it passes.
+
+use std::time::Duration;
+
+use mesh_core::balance::BalanceOptions;
+use mesh_core::testing::{ControlPlane, ListenerBuilder, Resources, RouteBuilder, listener, route, route_config};
+use mesh_core::{CallOptions, Mesh};
+use mesh_examples::helloworld::HelloRequest;
+use tokio_stream::StreamExt;
+use tonic::{Code, Request, Status};
+
+use crate::support::backend::Backend;
+use crate::support::client::{Client, SOON, assert_says, quick_mesh};
+use crate::support::network::BlackHole;
+
+const LONG: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A control plane whose routes and listener limit calls.
+fn limiting(
+    backend: &Backend,
+    routes: impl IntoIterator<Item = RouteBuilder>,
+    listener: ListenerBuilder,
+) -> ControlPlane {
+    let control_plane = ControlPlane::new();
+    let routes = routes.into_iter().map(|route| route.cluster("greeter"));
+    let resources = Resources::service("greeter", [backend.address()]);
+    control_plane.set(resources.with(route_config("greeter").routes(routes)).with(listener));
+    control_plane
+}
+
+/// What the last call's `grpc-timeout` says.
+fn told(backend: &Backend) -> Option<Duration> {
+    let seen = backend.seen();
+    let value = seen.last().expect("a call").metadata.get("grpc-timeout")?.to_str().unwrap().to_owned();
+    let (amount, unit) = value.split_at(value.len() - 1);
+    let amount: u32 = amount.parse().unwrap();
+    let unit = match unit {
+        "H" => HOUR,
+        "M" => Duration::from_secs(60),
+        "S" => Duration::from_secs(1),
+        "m" => Duration::from_millis(1),
+        "u" => Duration::from_micros(1),
+        "n" => Duration::from_nanos(1),
+        other => panic!("unit {other}"),
+    };
+    Some(unit * amount)
+}
+
+/// That the last call was told of `limit`, less the little time that had passed.
+#[track_caller]
+fn assert_told(backend: &Backend, limit: Option<Duration>, what: &str) {
+    let told = told(backend);
+    match (told, limit) {
+        (None, None) => {}
+        (Some(told), Some(limit)) => {
+            assert!(told <= limit && told + Duration::from_secs(5) > limit, "{what}: told {told:?}, limit {limit:?}");
+        }
+        _ => panic!("{what}: told {told:?}, limit {limit:?}"),
+    }
+}
+
+#[tokio::test]
+async fn the_least_of_the_applications_and_the_routes_limit_is_told_to_the_server() {
+    let backend = Backend::start("a").await;
+    let plain = || listener("greeter");
+    type Case = (&'static str, RouteBuilder, ListenerBuilder, Option<Duration>, Option<Duration>);
+    let cases: Vec<Case> = vec![
+        ("nobody's", route(), plain(), None, None),
+        ("the application's", route(), plain(), Some(LONG), Some(LONG)),
+        ("the route's", route().max_stream_duration(LONG), plain(), None, Some(LONG)),
+        ("the route's is less", route().max_stream_duration(LONG), plain(), Some(HOUR), Some(LONG)),
+        ("the application's is less", route().max_stream_duration(HOUR), plain(), Some(LONG), Some(LONG)),
+        ("the listener's", route(), plain().max_stream_duration(LONG), None, Some(LONG)),
+        (
+            "the route's, not the listener's",
+            route().max_stream_duration(HOUR),
+            plain().max_stream_duration(LONG),
+            None,
+            Some(HOUR),
+        ),
+        (
+            "the route lifts the listener's",
+            route().max_stream_duration(Duration::ZERO),
+            plain().max_stream_duration(LONG),
+            None,
+            None,
+        ),
+        ("the cap", route().grpc_timeout_header_max(LONG), plain(), Some(HOUR), Some(LONG)),
+        ("below the cap", route().grpc_timeout_header_max(HOUR), plain(), Some(LONG), Some(LONG)),
+        ("no cap at zero", route().grpc_timeout_header_max(Duration::ZERO), plain(), Some(LONG), Some(LONG)),
+        (
+            "the cap goes before the route's",
+            route().grpc_timeout_header_max(HOUR).max_stream_duration(LONG),
+            plain(),
+            Some(2 * HOUR),
+            Some(HOUR),
+        ),
+        ("Envoy's own timeout is not ours", route().timeout(Duration::from_millis(1)), plain(), None, None),
+    ];
+    for (what, route, listener, application, limit) in cases {
+        let control_plane = limiting(&backend, [route], listener);
+        let mesh = quick_mesh(&control_plane).await;
+        let client = Client::new(&mesh, "xds:///greeter");
+        match application {
+            Some(timeout) => client.hello_within(timeout).await.unwrap(),
+            None => client.hello().await.unwrap(),
+        };
+        assert_told(&backend, limit, what);
+    }
+}
+
+/// The failure of a call that the backend holds.
+async fn held(route: RouteBuilder, application: Option<Duration>) -> (Backend, Status) {
+    let backend = Backend::start("a").await;
+    let control_plane = limiting(&backend, [route], listener("greeter"));
+    let mesh = quick_mesh(&control_plane).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    mesh.target("xds:///greeter").unwrap().ready().await.unwrap();
+    backend.hold();
+    let status = match application {
+        Some(timeout) => client.hello_within(timeout).await,
+        None => client.hello().await,
+    };
+    backend.wait_for_in_flight(0).await;
+    (backend, status.unwrap_err())
+}
+
+#[tokio::test]
+async fn the_applications_deadline_ends_the_call_here_and_at_the_server() {
+    let (backend, status) = held(route(), Some(SOON)).await;
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    let endpoint = format!("endpoint {}", backend.address());
+    assert_says(&status, &["200ms", "while waiting for the response", &endpoint, "cluster greeter"]);
+}
+
+#[tokio::test]
+async fn the_routes_limit_ends_a_call_without_a_deadline() {
+    let (_backend, status) = held(route().max_stream_duration(SOON), None).await;
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_says(&status, &["200ms", "while waiting for the response"]);
+}
+
+#[tokio::test]
+async fn the_routes_limit_ends_a_call_with_a_longer_deadline() {
+    let (_backend, status) = held(route().max_stream_duration(SOON), Some(LONG)).await;
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn the_cap_on_the_deadline_ends_a_call() {
+    let (_backend, status) = held(route().grpc_timeout_header_max(SOON), Some(LONG)).await;
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_before_an_endpoint_is_there_says_so() {
+    let hole = BlackHole::new();
+    let mesh = Mesh::builder().build().await.unwrap();
+    let client = Client::new(&mesh, &format!("static:///{}", hole.address()));
+    let status = client.hello_within(SOON).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_says(&status, &["no endpoint", "1 connecting"]);
+}
+
+#[tokio::test]
+async fn a_call_that_waits_for_ready_ends_at_its_deadline() {
+    let mut backend = Backend::start("a").await;
+    backend.stop().await;
+    let options = BalanceOptions::new().backoff(LONG, LONG);
+    let mesh = Mesh::builder().balance(options).build().await.unwrap();
+    let client = Client::new(&mesh, &format!("static:///{}", backend.address()));
+    let mut request = Request::new(HelloRequest::default());
+    request.set_timeout(SOON);
+    request.extensions_mut().insert(CallOptions::new().wait_for_ready(true));
+    let status = client.greeter().say_hello(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_says(&status, &[&backend.address().to_string(), "refused"]);
+}
+
+#[tokio::test]
+async fn a_deadline_passes_while_the_response_streams() {
+    let backend = Backend::start("a").await;
+    let mesh = Mesh::builder().build().await.unwrap();
+    let client = Client::new(&mesh, &format!("static:///{}", backend.address()));
+    // The first answer comes, and no further request, so that the stream is open and silent.
+    let requests = tokio_stream::once(HelloRequest::default()).chain(tokio_stream::pending());
+    let mut request = Request::new(requests);
+    request.set_timeout(5 * SOON);
+    let mut replies = client.greeter().chat(request).await.unwrap().into_inner();
+    assert_eq!(replies.message().await.unwrap().unwrap().message, "a");
+    let status = replies.message().await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    let endpoint = format!("endpoint {}", backend.address());
+    assert_says(&status, &["while reading the response", &endpoint]);
+    drop(replies);
+    backend.wait_for_in_flight(0).await;
+}
+
+#[tokio::test]
+async fn a_deadline_passes_while_a_reader_takes_an_endless_response() {
+    let backend = Backend::start("a").await;
+    let mesh = Mesh::builder().build().await.unwrap();
+    let client = Client::new(&mesh, &format!("static:///{}", backend.address()));
+    let mut request = Request::new(HelloRequest { name: u64::MAX.to_string() });
+    request.set_timeout(5 * SOON);
+    let mut replies = client.greeter().say_hello_stream(request).await.unwrap().into_inner();
+    let status = loop {
+        match replies.message().await {
+            Ok(reply) => assert_eq!(reply.expect("it has no end").message, "a"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    drop(replies);
+    backend.wait_for_in_flight(0).await;
+}
+
+#[tokio::test]
+async fn a_deadline_of_a_millisecond_ends_a_call_and_harms_none_after_it() {
+    let backend = Backend::start("a").await;
+    let mesh = Mesh::builder().build().await.unwrap();
+    let client = Client::new(&mesh, &format!("static:///{}", backend.address()));
+    let first = client.hello_within(Duration::from_millis(1)).await;
+    if let Err(status) = first {
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    }
+    assert_eq!(client.hello().await.unwrap(), "a");
+    backend.hold();
+    for _ in 0..20 {
+        let status = client.hello_within(Duration::from_millis(1)).await.unwrap_err();
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    }
+    backend.release();
+    assert_eq!(client.hello().await.unwrap(), "a");
+    assert_eq!(backend.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_says_deadline_exceeded_is_quoted() {
+    let backend = Backend::start("a").await;
+    backend.fail(Status::deadline_exceeded("the server's own"));
+    let mesh = Mesh::builder().build().await.unwrap();
+    let client = Client::new(&mesh, &format!("static:///{}", backend.address()));
+    let status = client.hello_within(LONG).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::DeadlineExceeded, "the server's own"));
+}

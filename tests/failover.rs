@@ -1,0 +1,295 @@
+//! Endpoints that fail: calls go elsewhere, and come back when the endpoint does.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mesh_core::balance::BalanceOptions;
+use mesh_core::connect::ConnectivityState;
+use mesh_core::testing::{ControlPlane, Resources, cluster, endpoints, locality};
+use mesh_core::{CallInfo, Mesh};
+use mesh_examples::helloworld::HelloRequest;
+use mesh_examples::helloworld::greeter_client::GreeterClient;
+use mesh_tonic::MeshChannel;
+use mesh_xds_proto::envoy::config::core::v3::HealthStatus;
+use tonic::{Code, Status};
+
+use crate::support::backend::Backend;
+use crate::support::network::{BadServer, BlackHole, ClosedPort};
+
+type Client = GreeterClient<MeshChannel>;
+
+/// Timers that are short enough for a test.
+fn quick() -> BalanceOptions {
+    BalanceOptions::new()
+        .backoff(Duration::from_millis(20), Duration::from_millis(100))
+        .connect_timeout(Duration::from_millis(200))
+        .failover_timeout(Duration::from_millis(300))
+}
+
+async fn mesh(control_plane: &ControlPlane) -> Mesh {
+    Mesh::builder().control_plane(control_plane).balance(quick()).build().await.unwrap()
+}
+
+async fn client_of(mesh: &Mesh) -> Client {
+    let channel = MeshChannel::new(mesh, "xds:///greeter").unwrap();
+    channel.target().ready().await.unwrap();
+    GreeterClient::new(channel)
+}
+
+async fn call(client: &mut Client) -> Result<String, Status> {
+    Ok(client.say_hello(HelloRequest::default()).await?.into_inner().message)
+}
+
+/// Answers by name; failures under `failed`.
+async fn calls(client: &mut Client, count: u32) -> BTreeMap<String, u32> {
+    let mut answers = BTreeMap::new();
+    for _ in 0..count {
+        let name = call(client).await.unwrap_or_else(|_| "failed".into());
+        *answers.entry(name).or_default() += 1;
+    }
+    answers
+}
+
+/// Waits until the mesh knows that `address` cannot be used.
+async fn wait_until_unusable(mesh: &Mesh, address: SocketAddr) {
+    wait_for_state(mesh, address, |state| !matches!(state, ConnectivityState::Ready | ConnectivityState::Connecting))
+        .await;
+}
+
+async fn wait_for_state(mesh: &Mesh, address: SocketAddr, wanted: impl Fn(ConnectivityState) -> bool) {
+    let address = address.to_string();
+    let reached = async {
+        loop {
+            let status = mesh.status();
+            let mut endpoints =
+                status.targets.iter().flat_map(|target| &target.clusters).flat_map(|cluster| &cluster.endpoints);
+            let state =
+                endpoints.find(|endpoint| endpoint.address.to_string() == address).and_then(|found| found.state);
+            if state.is_some_and(&wanted) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), reached).await.expect("the endpoint reaches the state");
+}
+
+/// One of three endpoints does not work: no call fails once that is known.
+async fn one_of_three_is(dead: SocketAddr) {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let control_plane = ControlPlane::new();
+    control_plane.set(Resources::service("greeter", [a.address(), b.address(), dead]));
+    let mesh = mesh(&control_plane).await;
+    let mut client = client_of(&mesh).await;
+    wait_until_unusable(&mesh, dead).await;
+    let callers: Vec<_> = (0..32)
+        .map(|_| {
+            let mut client = client.clone();
+            tokio::spawn(async move { calls(&mut client, 100).await })
+        })
+        .collect();
+    for caller in callers {
+        let answers = caller.await.unwrap();
+        assert_eq!(answers.get("failed"), None, "{answers:?}");
+        assert_eq!(answers.values().sum::<u32>(), 100);
+    }
+    assert!(call(&mut client).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_endpoint_that_refuses_gets_no_calls() {
+    one_of_three_is(ClosedPort::new().address()).await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_accepts_and_resets_gets_no_calls() {
+    let server = BadServer::resetting().await;
+    one_of_three_is(server.address()).await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_accepts_and_stays_silent_gets_no_calls() {
+    let server = BadServer::silent().await;
+    one_of_three_is(server.address()).await;
+}
+
+#[tokio::test]
+async fn an_endpoint_whose_packets_are_dropped_gets_no_calls() {
+    let hole = BlackHole::new();
+    one_of_three_is(hole.address()).await;
+}
+
+#[tokio::test]
+async fn two_of_three_dead_endpoints_cost_no_calls() {
+    let (closed, silent) = (ClosedPort::new(), BadServer::silent().await);
+    let backend = Backend::start("a").await;
+    let control_plane = ControlPlane::new();
+    control_plane.set(Resources::service("greeter", [closed.address(), silent.address(), backend.address()]));
+    let mesh = mesh(&control_plane).await;
+    let mut client = client_of(&mesh).await;
+    assert_eq!(calls(&mut client, 200).await, BTreeMap::from([("a".into(), 200)]));
+}
+
+#[tokio::test]
+async fn all_endpoints_dead_fails_at_once_and_names_them() {
+    let ports = [ClosedPort::new(), ClosedPort::new(), ClosedPort::new()];
+    let control_plane = ControlPlane::new();
+    control_plane.set(Resources::service("greeter", ports.iter().map(ClosedPort::address)));
+    let mesh = mesh(&control_plane).await;
+    let mut client = GreeterClient::new(MeshChannel::new(&mesh, "xds:///greeter").unwrap());
+    let status = call(&mut client).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    for port in &ports {
+        assert!(status.message().contains(&port.address().to_string()), "{status}");
+    }
+    for part in [
+        "Connection refused",
+        "target xds:///greeter",
+        "cluster greeter",
+        "route",
+        "node test",
+        "control plane in-process",
+    ] {
+        assert!(status.message().contains(part), "`{part}` is missing in: {status}");
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_returns_is_used_again() {
+    let (stays, mut leaves) = (Backend::start("stays").await, Backend::start("leaves").await);
+    let control_plane = ControlPlane::new();
+    control_plane.set(Resources::service("greeter", [stays.address(), leaves.address()]));
+    let mesh = mesh(&control_plane).await;
+    let mut client = client_of(&mesh).await;
+    let ready = |state| state == ConnectivityState::Ready;
+    wait_for_state(&mesh, leaves.address(), ready).await;
+    leaves.stop().await;
+    wait_until_unusable(&mesh, leaves.address()).await;
+    assert_eq!(calls(&mut client, 50).await, BTreeMap::from([("stays".into(), 50)]));
+    leaves.restart().await;
+    wait_for_state(&mesh, leaves.address(), ready).await;
+    assert_eq!(calls(&mut client, 50).await, BTreeMap::from([("leaves".into(), 25), ("stays".into(), 25)]));
+}
+
+#[tokio::test]
+async fn the_second_priority_takes_the_calls_while_the_first_is_down() {
+    let (mut first, second) = (Backend::start("first").await, Backend::start("second").await);
+    let control_plane = ControlPlane::new();
+    let assignment = endpoints("greeter")
+        .locality(locality("near", "", "").endpoint(first.address()))
+        .locality(locality("far", "", "").priority(1).endpoint(second.address()));
+    control_plane.set(Resources::service("greeter", [first.address()]).with(assignment));
+    let mesh = mesh(&control_plane).await;
+    let mut client = client_of(&mesh).await;
+    assert_eq!(calls(&mut client, 20).await, BTreeMap::from([("first".into(), 20)]));
+    first.stop().await;
+    wait_until_unusable(&mesh, first.address()).await;
+    // Until the second priority is connected, calls wait for it.
+    assert_eq!(calls(&mut client, 20).await, BTreeMap::from([("second".into(), 20)]));
+    first.restart().await;
+    wait_for_state(&mesh, first.address(), |state| state == ConnectivityState::Ready).await;
+    assert_eq!(calls(&mut client, 20).await, BTreeMap::from([("first".into(), 20)]));
+}
+
+#[tokio::test]
+async fn priorities_and_localities_of_weight_zero_get_nothing() {
+    let (used, lower, zero) =
+        (Backend::start("used").await, Backend::start("lower").await, Backend::start("zero").await);
+    let control_plane = ControlPlane::new();
+    let assignment = endpoints("greeter")
+        .locality(locality("a", "", "").endpoint(used.address()))
+        .locality(locality("b", "", "").weight(0).endpoint(zero.address()))
+        .locality(locality("c", "", "").priority(1).endpoint(lower.address()));
+    control_plane.set(Resources::service("greeter", [used.address()]).with(assignment));
+    let mesh = mesh(&control_plane).await;
+    let mut client = client_of(&mesh).await;
+    assert_eq!(calls(&mut client, 90).await, BTreeMap::from([("used".into(), 90)]));
+    assert_eq!((lower.connections(), zero.connections()), (0, 0), "nothing connects to what gets no calls");
+}
+
+#[tokio::test]
+async fn localities_share_the_calls_by_weight() {
+    let (many, few) = (Backend::start("many").await, Backend::start("few").await);
+    let control_plane = ControlPlane::new();
+    let assignment = endpoints("greeter")
+        .locality(locality("a", "", "").weight(90).endpoint(many.address()))
+        .locality(locality("b", "", "").weight(10).endpoint(few.address()));
+    control_plane.set(Resources::service("greeter", [many.address()]).with(assignment));
+    let mesh = mesh(&control_plane).await;
+    let mut client = client_of(&mesh).await;
+    wait_for_state(&mesh, many.address(), |state| state == ConnectivityState::Ready).await;
+    wait_for_state(&mesh, few.address(), |state| state == ConnectivityState::Ready).await;
+    let answers = calls(&mut client, 1000).await;
+    // Five standard deviations of a binomial distribution around 900.
+    assert!((852..=948).contains(&answers["many"]), "{answers:?}");
+}
+
+#[tokio::test]
+async fn endpoints_that_the_control_plane_calls_unhealthy_get_no_calls() {
+    let (good, bad) = (Backend::start("good").await, Backend::start("bad").await);
+    let control_plane = ControlPlane::new();
+    let unhealthy = mesh_core::testing::endpoint(bad.address()).health(HealthStatus::Unhealthy);
+    let assignment = endpoints("greeter").endpoint(good.address()).endpoint(unhealthy);
+    control_plane.set(Resources::service("greeter", [good.address()]).with(assignment));
+    let mesh = mesh(&control_plane).await;
+    let mut client = client_of(&mesh).await;
+    assert_eq!(calls(&mut client, 50).await, BTreeMap::from([("good".into(), 50)]));
+    assert_eq!(bad.connections(), 0);
+}
+
+#[tokio::test]
+async fn least_request_leaves_a_busy_endpoint_alone() {
+    use mesh_xds_proto::envoy::config::cluster::v3::cluster::LbPolicy;
+    let (busy, idle) = (Backend::start("busy").await, Backend::start("idle").await);
+    let control_plane = ControlPlane::new();
+    let resources = Resources::service("greeter", [busy.address(), idle.address()]);
+    control_plane.set(resources.with(cluster("greeter").lb(LbPolicy::LeastRequest)));
+    let mesh = mesh(&control_plane).await;
+    let client = client_of(&mesh).await;
+    for backend in [&busy, &idle] {
+        wait_for_state(&mesh, backend.address(), |state| state == ConnectivityState::Ready).await;
+    }
+    let start = |count: u32| {
+        let one = |_| {
+            let mut client = client.clone();
+            tokio::spawn(async move { call(&mut client).await })
+        };
+        (0..count).map(one).collect::<Vec<_>>()
+    };
+    busy.hold();
+    idle.hold();
+    let mut started = start(200);
+    while busy.in_flight() + idle.in_flight() < 200 {
+        tokio::task::yield_now().await;
+    }
+    let held = busy.in_flight();
+    idle.release();
+    while (started.iter().filter(|call| !call.is_finished()).count() as u64) > held {
+        tokio::task::yield_now().await;
+    }
+    idle.hold();
+    started.extend(start(100));
+    while busy.in_flight() + idle.in_flight() < held + 100 {
+        tokio::task::yield_now().await;
+    }
+    // Of two draws both fall on the busy one in a quarter of the calls: 75 are expected here, four standard deviations
+    // are 17. Calls in turn, or at random, would leave 50.
+    assert!(idle.in_flight() >= 58, "{} of 100 went to the idle endpoint", idle.in_flight());
+    busy.release();
+    idle.release();
+    for call in started {
+        call.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_call_tells_where_it_went() {
+    let backend = Backend::start("a").await;
+    let control_plane = ControlPlane::new();
+    control_plane.set(Resources::service("greeter", [backend.address()]));
+    let mesh = mesh(&control_plane).await;
+    let reply = client_of(&mesh).await.say_hello(HelloRequest::default()).await.unwrap();
+    let info = reply.extensions().get::<CallInfo>().unwrap();
+    assert_eq!((info.cluster(), info.endpoint().to_string()), ("greeter", backend.address().to_string()));
+}

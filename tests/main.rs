@@ -1,0 +1,15 @@
+//! Behaviour of the mesh through its public API, over real sockets: a file per behaviour.
+
+mod api;
+mod architecture;
+mod config_update;
+mod control_plane;
+mod deadline;
+mod docs;
+mod drain;
+mod failover;
+mod peers;
+mod routing;
+mod streaming;
+mod support;
+mod targets;

@@ -1,0 +1,63 @@
+//! What end-to-end tests stand on: servers that do as told, and networks that break on command.
+//!
+//! The control plane is [`mesh_core::testing`]. Everything here listens on loopback at a port that the system
+//! chooses, ends when it is dropped, and lets a test wait for events instead of sleeping.
+
+pub(crate) mod backend;
+pub(crate) mod client;
+pub(crate) mod frames;
+pub(crate) mod network;
+pub(crate) mod relay;
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+/// How long a test waits for an event before it fails.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A number that tests can read and wait for.
+#[derive(Clone, Debug)]
+pub(crate) struct Counter(watch::Sender<u64>);
+
+impl Counter {
+    pub(crate) fn new() -> Self {
+        Self(watch::Sender::new(0))
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        *self.0.borrow()
+    }
+
+    pub(crate) fn add(&self, amount: u64) {
+        self.0.send_modify(|count| *count += amount);
+    }
+
+    pub(crate) fn subtract(&self, amount: u64) {
+        self.0.send_modify(|count| *count -= amount);
+    }
+
+    /// Waits until `wanted` is true of it.
+    pub(crate) async fn wait_for(&self, what: &str, wanted: impl FnMut(&u64) -> bool) {
+        let mut changes = self.0.subscribe();
+        let reached = tokio::time::timeout(PATIENCE, changes.wait_for(wanted)).await.is_ok();
+        assert!(reached, "{what}: still {} after {PATIENCE:?}", self.get());
+    }
+}
+
+/// Adds one to a counter for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Counted(Counter);
+
+impl Counted {
+    pub(crate) fn by(counter: &Counter) -> Self {
+        counter.add(1);
+        Self(counter.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.subtract(1);
+    }
+}

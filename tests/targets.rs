@@ -1,0 +1,248 @@
+//! Targets that need no control plane: DNS names, addresses, Unix sockets.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use mesh_core::{Address, CallInfo, Mesh};
+use mesh_examples::helloworld::HelloRequest;
+use parking_lot::Mutex;
+use tempfile::TempDir;
+use tokio::net::{TcpStream, UdpSocket, UnixListener};
+use tokio::task::JoinHandle;
+use tonic::Code;
+
+use crate::support::Counter;
+use crate::support::backend::Backend;
+use crate::support::client::{Client, assert_says, quick};
+
+/// A DNS server (RFC 1035) that knows one answer to whatever it is asked.
+struct Dns {
+    address: SocketAddr,
+    answer: Arc<Mutex<Answer>>,
+    queries: Counter,
+    task: JoinHandle<()>,
+}
+
+#[derive(Clone, Debug)]
+enum Answer {
+    /// These addresses, for so many seconds.
+    Addresses(u32, Vec<Ipv4Addr>),
+    /// This response code: 2 is SERVFAIL, 3 is NXDOMAIN.
+    Failure(u8),
+    /// No response at all.
+    Silence,
+}
+
+impl Dns {
+    async fn start(answer: Answer) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let (answer, queries) = (Arc::new(Mutex::new(answer)), Counter::new());
+        let task = tokio::spawn(serve_dns(socket, answer.clone(), queries.clone()));
+        Self { address, answer, queries, task }
+    }
+
+    fn change(&self, answer: Answer) {
+        *self.answer.lock() = answer;
+    }
+
+    /// Waits for so many queries more: those on the way were answered with what was there before.
+    async fn asked_again(&self, times: u64) {
+        let before = self.queries.get();
+        self.queries.wait_for("queries", |count| *count >= before + times).await;
+    }
+
+    fn target(&self, host: &str, port: u16) -> String {
+        format!("dns://{}/{host}:{port}", self.address)
+    }
+}
+
+impl Drop for Dns {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve_dns(socket: UdpSocket, answer: Arc<Mutex<Answer>>, queries: Counter) {
+    let mut buffer = [0; 512];
+    while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+        let response = respond(&buffer[..length], &answer.lock());
+        if let Some(response) = response {
+            socket.send_to(&response, from).await.expect("loopback");
+        }
+        queries.add(1);
+    }
+}
+
+/// The header, the question as it came, and the records.
+fn respond(query: &[u8], answer: &Answer) -> Option<Vec<u8>> {
+    let labels = 12 + query[12..].iter().position(|byte| *byte == 0)?;
+    let question = &query[12..labels + 5];
+    let wants_a = question[question.len() - 4..question.len() - 2] == [0, 1];
+    let (code, ttl, addresses) = match answer {
+        Answer::Silence => return None,
+        Answer::Failure(code) => (*code, 0, &[][..]),
+        Answer::Addresses(ttl, addresses) => (0, *ttl, if wants_a { &addresses[..] } else { &[] }),
+    };
+    let count = u8::try_from(addresses.len()).expect("few addresses");
+    let mut response = query[..2].to_vec();
+    // A response, authoritative, recursion was desired and is available; one question.
+    response.extend([0x85, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0]);
+    response.extend(question);
+    for address in addresses {
+        // The name of the question, type A, class IN.
+        response.extend([0xc0, 12, 0, 1, 0, 1]);
+        response.extend(ttl.to_be_bytes());
+        response.extend([0, 4]);
+        response.extend(address.octets());
+    }
+    Some(response)
+}
+
+const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const THERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+/// Two backends at one port of two addresses.
+async fn twins() -> (Backend, Backend) {
+    let here = Backend::start("here").await;
+    let there = Backend::start_with("there", &format!("{THERE}:{}", here.address().port()), |server| server).await;
+    (here, there)
+}
+
+#[tokio::test]
+async fn a_dns_name_is_resolved_again_when_its_answer_expires() {
+    let (here, _there) = twins().await;
+    let dns = Dns::start(Answer::Addresses(1, vec![HERE])).await;
+    let mesh = Mesh::builder().build().await.unwrap();
+    let client = Client::new(&mesh, &dns.target("greeter.test", here.address().port()));
+    assert_eq!(client.hello().await.unwrap(), "here");
+    dns.change(Answer::Addresses(1, vec![THERE]));
+    client.hello_until("there").await;
+    here.wait_for_connections(0).await;
+    dns.change(Answer::Addresses(1, vec![HERE, THERE]));
+    client.hello_until("here").await;
+    client.hello_until("there").await;
+}
+
+#[tokio::test]
+async fn the_last_good_addresses_stay_while_dns_fails() {
+    let (here, _there) = twins().await;
+    let dns = Dns::start(Answer::Addresses(0, vec![HERE])).await;
+    let mesh = Mesh::builder().build().await.unwrap();
+    let client = Client::new(&mesh, &dns.target("greeter.test", here.address().port()));
+    assert_eq!(client.hello().await.unwrap(), "here");
+    for failure in [Answer::Failure(3), Answer::Addresses(1, Vec::new()), Answer::Failure(2)] {
+        dns.change(failure);
+        dns.asked_again(1).await;
+        for _ in 0..20 {
+            assert_eq!(client.hello().await.unwrap(), "here");
+        }
+        // A good answer ends the backoff.
+        dns.change(Answer::Addresses(0, vec![HERE]));
+        dns.asked_again(1).await;
+    }
+    dns.change(Answer::Silence);
+    dns.asked_again(1).await;
+    assert_eq!(client.hello().await.unwrap(), "here");
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_exist_fails_calls_by_name_until_it_does() {
+    let backend = Backend::start("a").await;
+    let dns = Dns::start(Answer::Failure(3)).await;
+    let mesh = Mesh::builder().build().await.unwrap();
+    let target = dns.target("greeter.test", backend.address().port());
+    let client = Client::new(&mesh, &target);
+    let status = client.hello().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_says(&status, &["DNS name `greeter.test` could not be resolved", &target, "asked again"]);
+    dns.change(Answer::Addresses(60, vec![HERE]));
+    assert_eq!(client.recovers().await, "a");
+}
+
+#[tokio::test]
+async fn a_name_that_the_system_knows_needs_no_server() {
+    let backend = Backend::start("a").await;
+    let port = backend.address().port();
+    let mesh = Mesh::builder().build().await.unwrap();
+    for target in
+        [format!("dns:///localhost:{port}"), format!("localhost:{port}"), format!("static:///localhost:{port}")]
+    {
+        let client = Client::new(&mesh, &target);
+        assert_eq!(client.hello().await.unwrap_or_else(|status| panic!("{target}: {status}")), "a");
+    }
+}
+
+#[tokio::test]
+async fn all_addresses_of_a_list_are_called() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let mesh = Mesh::builder().build().await.unwrap();
+    for scheme in ["ipv4:", "static:///"] {
+        let client = Client::new(&mesh, &format!("{scheme}{},{}", a.address(), b.address()));
+        client.hello_until("a").await;
+        client.hello_until("b").await;
+    }
+}
+
+#[tokio::test]
+async fn one_address_of_two_that_is_dead_fails_no_call() {
+    let (a, mut b) = (Backend::start("a").await, Backend::start("b").await);
+    b.stop().await;
+    let mesh = quick().build().await.unwrap();
+    let client = Client::new(&mesh, &format!("static:///{},{}", b.address(), a.address()));
+    for _ in 0..50 {
+        assert_eq!(client.hello().await.unwrap(), "a");
+    }
+    b.restart().await;
+    client.hello_until("b").await;
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_called_and_named() {
+    let backend = Backend::start("a").await;
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("greeter.sock");
+    let mesh = quick().build().await.unwrap();
+    let client = Client::new(&mesh, &format!("unix:{}", path.display()));
+    let status = client.hello().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_says(&status, &[&path.display().to_string()]);
+
+    let _relay = unix_relay(&path, backend.address());
+    assert_eq!(client.recovers().await, "a");
+    for form in [format!("unix:{}", path.display()), format!("unix://{}", path.display())] {
+        let client = Client::new(&mesh, &form);
+        let reply = client.greeter().say_hello(HelloRequest::default()).await.unwrap();
+        let info = reply.extensions().get::<CallInfo>().unwrap();
+        assert_eq!(*info.endpoint(), Address::Unix(path.as_path().into()), "{form}");
+        assert_eq!(client.greeter().say_hello(HelloRequest::default()).await.unwrap().into_inner().message, "a");
+    }
+}
+
+/// A Unix socket that leads to an address.
+fn unix_relay(path: &Path, to: SocketAddr) -> JoinHandle<()> {
+    let listener = UnixListener::bind(path).expect("a path that is free");
+    tokio::spawn(async move {
+        while let Ok((mut from, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut to = TcpStream::connect(to).await?;
+                tokio::io::copy_bidirectional(&mut from, &mut to).await
+            });
+        }
+    })
+}
+
+#[tokio::test]
+async fn targets_of_one_name_share_their_connections() {
+    let backend = Backend::start("a").await;
+    let mesh = Mesh::builder().build().await.unwrap();
+    let target = format!("static:///{}", backend.address());
+    let clients: Vec<Client> = (0..5).map(|_| Client::new(&mesh, &target)).collect();
+    for client in &clients {
+        assert_eq!(client.hello().await.unwrap(), "a");
+    }
+    assert_eq!(backend.connections(), 1);
+    drop(clients);
+    backend.wait_for_connections(0).await;
+}
