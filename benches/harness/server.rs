@@ -1,0 +1,122 @@
+//! Echo servers: several endpoints on one thread, in a process beside the measured one.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use bytes::Bytes;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::codegen::BoxStream;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::echo::echo_server::{Echo, EchoServer};
+use crate::echo::{DownloadRequest, EchoReply, EchoRequest, UploadReply};
+use crate::{Error, Flavor};
+
+/// A child process that serves echo until this is dropped.
+#[derive(Debug)]
+pub struct Servers {
+    child: Child,
+    /// The child ends when it reads the end of this.
+    lifeline: Option<ChildStdin>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Servers {
+    /// Runs this executable again as `serve COUNT` and waits for its addresses.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the child does not start or does not print its addresses.
+    pub fn start(count: usize) -> Result<Self, Error> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["serve", &count.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = child.stdout.take().ok_or("the server has no output")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let addresses = line.split_whitespace().map(str::parse).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { lifeline: child.stdin.take(), child, addresses })
+    }
+
+    /// Where the endpoints listen.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        self.lifeline = None;
+        if let Err(error) = self.child.wait() {
+            eprintln!("the echo servers did not end: {error}");
+        }
+    }
+}
+
+/// Serves `count` endpoints on this thread, prints their addresses as one line, and returns when
+/// standard input ends.
+///
+/// # Errors
+///
+/// Fails when no port is left.
+pub fn serve(count: usize) -> Result<(), Error> {
+    Flavor::Current.runtime()?.block_on(async {
+        let mut addresses = Vec::new();
+        for _ in 0..count {
+            addresses.push(listen().await?.to_string());
+        }
+        println!("{}", addresses.join(" "));
+        std::io::stdout().flush()?;
+        tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
+        Ok(())
+    })
+}
+
+async fn listen() -> Result<SocketAddr, Error> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let address = listener.local_addr()?;
+    let incoming = TcpListenerStream::new(listener)
+        .map(|accepted| accepted.and_then(|stream| stream.set_nodelay(true).map(|()| stream)));
+    let server = Server::builder().add_service(EchoServer::new(EchoService));
+    tokio::spawn(server.serve_with_incoming(incoming));
+    Ok(address)
+}
+
+struct EchoService;
+
+type Replies = BoxStream<EchoReply>;
+
+#[tonic::async_trait]
+impl Echo for EchoService {
+    async fn unary(&self, request: Request<EchoRequest>) -> Result<Response<EchoReply>, Status> {
+        Ok(Response::new(EchoReply { payload: request.into_inner().payload }))
+    }
+
+    async fn download(&self, request: Request<DownloadRequest>) -> Result<Response<Replies>, Status> {
+        let DownloadRequest { messages, size } = request.into_inner();
+        let size = usize::try_from(size).map_err(|_| Status::out_of_range("size"))?;
+        let payload = Bytes::from(vec![7; size]);
+        let replies = (0..messages).map(move |_| Ok(EchoReply { payload: payload.clone() }));
+        Ok(Response::new(Box::pin(tokio_stream::iter(replies))))
+    }
+
+    async fn upload(&self, request: Request<Streaming<EchoRequest>>) -> Result<Response<UploadReply>, Status> {
+        Ok(Response::new(UploadReply { bytes: count(request.into_inner()).await? }))
+    }
+}
+
+async fn count(mut messages: impl Stream<Item = Result<EchoRequest, Status>> + Unpin) -> Result<u64, Status> {
+    let mut bytes = 0;
+    while let Some(message) = messages.next().await {
+        bytes += message?.payload.len() as u64;
+    }
+    Ok(bytes)
+}
