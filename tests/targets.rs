@@ -4,8 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use mesh_core::{Address, CallInfo, Mesh};
+use mesh_core::{Address, CallInfo, ErrorKind, Mesh};
 use mesh_examples::helloworld::HelloRequest;
+use mesh_tonic::MeshChannel;
 use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::net::{TcpStream, UdpSocket, UnixListener};
@@ -14,7 +15,7 @@ use tonic::Code;
 
 use crate::support::Counter;
 use crate::support::backend::Backend;
-use crate::support::client::{Client, assert_says, quick};
+use crate::support::client::{Client, assert_says, impatient, quick};
 
 /// A DNS server (RFC 1035) that knows one answer to whatever it is asked.
 struct Dns {
@@ -156,9 +157,43 @@ async fn a_name_that_does_not_exist_fails_calls_by_name_until_it_does() {
     let client = Client::new(&mesh, &target);
     let status = client.hello().await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
-    assert_says(&status, &["DNS name `greeter.test` could not be resolved", &target, "asked again"]);
+    let server = format!("(asked DNS server {})", dns.address);
+    let parts = ["DNS name `greeter.test` could not be resolved: there is no such name (NXDOMAIN)", &server, &target];
+    assert_says(&status, &parts);
+    assert_says(&status, &["; check the name; it is asked for again in the background"]);
     dns.change(Answer::Addresses(60, vec![HERE]));
     assert_eq!(client.recovers().await, "a");
+}
+
+#[tokio::test]
+async fn each_failure_of_dns_is_a_sentence() {
+    let mesh = Mesh::builder().build().await.unwrap();
+    let cases = [
+        (Answer::Addresses(1, Vec::new()), "the name has no address", "A or AAAA record"),
+        (Answer::Failure(2), "the server failed (SERVFAIL)", "check the DNS server"),
+        (Answer::Failure(5), "the server refused to answer (REFUSED)", "check the DNS server"),
+    ];
+    for (answer, reason, next_step) in cases {
+        let dns = Dns::start(answer).await;
+        let status = Client::new(&mesh, &dns.target("greeter.test", 1)).hello().await.unwrap_err();
+        let message = format!("`greeter.test` could not be resolved: {reason} (asked DNS server {})", dns.address);
+        assert_says(&status, &[&message, next_step]);
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_does_not_get_ready_says_what_a_call_says() {
+    let mut backend = Backend::start("a").await;
+    backend.stop().await;
+    let mesh = impatient().build().await.unwrap();
+    let channel = MeshChannel::new(&mesh, &format!("static:///{}", backend.address())).unwrap();
+    let error = channel.target().ready().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoEndpoint);
+    let said = error.report();
+    let address = backend.address().to_string();
+    for part in ["no endpoint after a wait of", "1 in backoff", &address, "refused", "[target static", "; check that"] {
+        assert!(said.contains(part), "`{part}` is not in: {said}");
+    }
 }
 
 #[tokio::test]

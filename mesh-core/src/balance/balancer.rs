@@ -59,6 +59,8 @@ struct State<C: Connect> {
     rebuilt: Option<Instant>,
     /// A rebuild for changed endpoints is on its way.
     scheduled: bool,
+    /// The last rebuild was for a READY endpoint of a priority that calls do not use.
+    in_vain: bool,
     failover: Option<(Instant, AbortHandle)>,
 }
 
@@ -73,6 +75,7 @@ impl<C: Connect> Balancer<C> {
             rebuilds: 0,
             rebuilt: None,
             scheduled: false,
+            in_vain: false,
             failover: None,
         };
         Arc::new_cyclic(|me| Self {
@@ -162,6 +165,7 @@ impl<C: Connect> Balancer<C> {
         let Some(active) = &mut state.active else { return };
         let outlook = active.choose(now);
         state.rebuilt = Some(now);
+        state.in_vain = false;
         #[cfg(test)]
         {
             state.rebuilds += 1;
@@ -280,8 +284,10 @@ impl<C: Connect> Observer for Balancer<C> {
         let Some(active) = &state.active else { return };
         // Calls may wait for a first endpoint; all other news of a large cluster can wait for more of it.
         let first = now == ConnectivityState::Ready && state.connectivity != ConnectivityState::Ready;
-        if first || active.len() <= SMALL {
-            return self.rebuild(&mut state);
+        if (first && !state.in_vain) || active.len() <= SMALL {
+            self.rebuild(&mut state);
+            state.in_vain = first && state.connectivity != ConnectivityState::Ready;
+            return;
         }
         if !state.scheduled {
             let endpoints = u32::try_from(active.len()).unwrap_or(u32::MAX);

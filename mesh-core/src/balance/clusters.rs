@@ -17,7 +17,7 @@ use super::options::BalanceOptions;
 use super::picker::Picker;
 use super::status::EndpointStatus;
 use crate::connect::{Connect, ConnectivityState};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::snapshot::{ClusterConfig, ClusterEntry, ClusterKey};
 
 /// The running state of all clusters that use one connector; clones share it.
@@ -83,6 +83,16 @@ impl<C: Connect> Clusters<C> {
     /// The endpoints of the entry's cluster and how they are.
     pub(crate) fn states(&self, entry: &ClusterEntry) -> Vec<EndpointStatus> {
         self.balancer(entry).map_or_else(|_| Vec::new(), |balancer| balancer.statuses())
+    }
+
+    /// What a call would say that waited for an endpoint of the entry's cluster.
+    pub(crate) fn not_ready(&self, entry: &ClusterEntry, waited: Duration) -> Error {
+        match self.balancer(entry) {
+            Ok(balancer) => {
+                error::waited(ErrorKind::NoEndpoint, &balancer.key.name, waited, false, &balancer.statuses())
+            }
+            Err(error) => error,
+        }
     }
 
     /// The connectivity state of the entry's cluster, as it changes; `None` if the cluster cannot be used.

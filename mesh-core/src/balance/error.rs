@@ -27,17 +27,16 @@ pub(crate) fn no_cluster() -> Error {
         .with_next_step("put a routing layer above it, or use Balance::with_endpoints")
 }
 
-pub(crate) fn too_many_waiting(cluster: &Arc<str>, limit: u32) -> Error {
-    at(cluster, Error::new(ErrorKind::Overloaded, format!("{limit} calls already wait for cluster `{cluster}`")))
+pub(crate) fn too_many_waiting(cluster: &Arc<str>, limit: u32, full: bool, endpoints: &[EndpointStatus]) -> Error {
+    let reason = waiting_for(cluster, full, endpoints);
+    let message = format!("{limit} calls already wait for cluster `{cluster}`: {reason}");
+    at(cluster, Error::new(ErrorKind::Overloaded, message).with_next_step(next_step(full, endpoints)))
 }
 
 /// There is no endpoint to send the call to, and no hope for one.
 pub(crate) fn no_endpoint(cluster: &Arc<str>, endpoints: &[EndpointStatus], now: Instant) -> Error {
-    let next_step = match endpoints.is_empty() {
-        true => "check the cluster's ClusterLoadAssignment at the control plane",
-        false => "check that the endpoints run and can be reached from here; they are tried again in the background",
-    };
-    at(cluster, Error::new(ErrorKind::NoEndpoint, describe(cluster, endpoints, now)).with_next_step(next_step))
+    let error = Error::new(ErrorKind::NoEndpoint, describe(cluster, endpoints, now));
+    at(cluster, error.with_next_step(next_step(false, endpoints)))
 }
 
 /// There was hope, but not for long enough.
@@ -48,12 +47,27 @@ pub(crate) fn waited(
     full: bool,
     endpoints: &[EndpointStatus],
 ) -> Error {
-    let reason = match full {
+    let (seconds, reason) = (wait.as_secs_f64(), waiting_for(cluster, full, endpoints));
+    let error = Error::new(kind, format!("no endpoint after a wait of {seconds:.3} s: {reason}"));
+    at(cluster, error.with_next_step(next_step(full, endpoints)))
+}
+
+/// What calls wait for: a slot, if the endpoints are `full`, or an endpoint.
+fn waiting_for(cluster: &str, full: bool, endpoints: &[EndpointStatus]) -> String {
+    match full {
         true => format!("all streams to the endpoints of cluster `{cluster}` are taken"),
         false => describe(cluster, endpoints, Instant::now()),
-    };
-    let seconds = wait.as_secs_f64();
-    at(cluster, Error::new(kind, format!("no endpoint after a wait of {seconds:.3} s: {reason}")))
+    }
+}
+
+fn next_step(full: bool, endpoints: &[EndpointStatus]) -> &'static str {
+    match (full, endpoints.is_empty()) {
+        (true, _) => "let the servers take more streams at a time, add endpoints, or raise `max_connections`",
+        (false, true) => "check the cluster's ClusterLoadAssignment at the control plane",
+        (false, false) => {
+            "check that the endpoints run and can be reached from here; they are tried again in the background"
+        }
+    }
 }
 
 fn at(cluster: &Arc<str>, mut error: Error) -> Error {
@@ -87,8 +101,8 @@ fn describe(cluster: &str, endpoints: &[EndpointStatus], now: Instant) -> String
     }
     let counted: Vec<String> = counts(endpoints).into_iter().map(|(what, count)| format!("{count} {what}")).collect();
     let mut text = format!("cluster `{cluster}` has no ready endpoint: {}", counted.join(", "));
-    let troubles: Vec<String> =
-        endpoints.iter().filter_map(|endpoint| trouble(endpoint, now)).take(NAMED + 1).collect();
+    let failed = endpoints.iter().filter_map(|endpoint| trouble(endpoint, now));
+    let troubles: Vec<String> = failed.chain(endpoints.iter().filter_map(silence)).take(NAMED + 1).collect();
     if !troubles.is_empty() {
         let more = if troubles.len() > NAMED { "; …" } else { "" };
         let _ = write!(text, " ({}{more})", troubles[..troubles.len().min(NAMED)].join("; "));
@@ -119,6 +133,13 @@ fn condition(endpoint: &EndpointStatus) -> &'static str {
             _ => "connecting",
         },
     }
+}
+
+/// An endpoint of which nothing is known yet.
+fn silence(endpoint: &EndpointStatus) -> Option<String> {
+    let status = endpoint.subchannel.as_ref()?;
+    let is_silent = status.last_error.is_none() && status.state != ConnectivityState::Ready;
+    is_silent.then(|| format!("{}: no answer yet", endpoint.address))
 }
 
 /// The last error of an endpoint, and when it is tried again.

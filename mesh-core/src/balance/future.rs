@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 
 use http::{Extensions, Response};
 use pin_project::pin_project;
-use tokio::time::Instant;
 
 use super::balancer::Balancer;
 use super::body::ResponseBody;
@@ -43,8 +42,6 @@ struct Attempt<C: Connect> {
     /// Requests that came back unsent.
     unsent: u32,
     refused: bool,
-    /// When the call first waited: all its waits together are bounded.
-    waiting_since: Option<Instant>,
 }
 
 #[pin_project(project = StateProjection)]
@@ -76,7 +73,7 @@ where
 {
     /// Picks and sends at once if an endpoint is ready.
     pub(crate) fn new(clusters: &Clusters<C>, request: Outgoing<C, B>, extensions: Extensions) -> Self {
-        let mut attempt = Attempt { balancer: None, extensions, unsent: 0, refused: false, waiting_since: None };
+        let mut attempt = Attempt { balancer: None, extensions, unsent: 0, refused: false };
         let state = attempt.start(clusters, request);
         Self { state, attempt }
     }
@@ -137,10 +134,10 @@ impl<C: Connect> Attempt<C> {
         Slot<C>: SendRequest<B>,
     {
         self.balancer = Some(balancer.clone());
-        let call = self.extensions.get::<Call>();
+        let call = call::of(&mut self.extensions);
         let terms = Terms {
-            since: *self.waiting_since.get_or_insert_with(Instant::now),
-            deadline: call.and_then(|call| call.deadline),
+            since: call.starts_to_wait(),
+            deadline: call.deadline,
             wait_for_ready: call::waits_for_ready(&self.extensions),
             unsent: self.unsent,
         };

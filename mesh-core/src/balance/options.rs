@@ -71,7 +71,8 @@ impl BalanceOptions {
         self
     }
 
-    /// How long a call without a deadline waits for an endpoint or a slot. Default 20 s.
+    /// How long a call without a deadline waits in all before it is sent: for its first configuration, an endpoint and a
+    /// slot. Default 20 s.
     pub fn max_wait(mut self, wait: Duration) -> Self {
         self.max_wait = bounded(wait);
         self

@@ -22,7 +22,7 @@ pub(crate) const EAGER_TRIES: u32 = 3;
 /// What the waiting needs to know of a call.
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
-    /// When the call first waited.
+    /// When the call first waited, for whatever.
     pub(crate) since: Instant,
     pub(crate) deadline: Option<Instant>,
     pub(crate) wait_for_ready: bool,
@@ -42,8 +42,10 @@ pub(crate) async fn wait<C: Connect>(
     let registry = balancer.registry.upgrade().ok_or_else(error::shut_down)?;
     let (max_pending, max_wait) = (registry.options.max_pending, registry.options.max_wait);
     drop(registry);
-    let _pending = Pending::enter(&balancer.pending, max_pending)
-        .ok_or_else(|| error::too_many_waiting(&balancer.key.name, max_pending))?;
+    let Some(_pending) = Pending::enter(&balancer.pending, max_pending) else {
+        let full = balancer.queue.is_occupied();
+        return Err(error::too_many_waiting(&balancer.key.name, max_pending, full, &balancer.statuses()));
+    };
     let (end, kind) = match terms.deadline {
         Some(deadline) => (deadline, ErrorKind::Deadline),
         None => (terms.since + max_wait, ErrorKind::NoEndpoint),

@@ -83,6 +83,8 @@ pub struct Call {
     pub(crate) timeout: Option<Duration>,
     /// When the call must have ended, the whole response included.
     pub(crate) deadline: Option<Instant>,
+    /// When the call first waited, for its configuration or for an endpoint: all its waits together are bounded.
+    pub(crate) waiting_since: Option<Instant>,
     /// The configuration of this call, from its first to its last attempt (A74).
     pub(crate) snapshot: Option<Arc<Snapshot>>,
     /// Index of the route in the snapshot's table.
@@ -100,6 +102,11 @@ impl Call {
     pub fn new(timeout: Option<Duration>) -> Self {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         Self { timeout, deadline, ..Self::default() }
+    }
+
+    /// Since when this call waits: since now, if it did not before.
+    pub(crate) fn starts_to_wait(&mut self) -> Instant {
+        *self.waiting_since.get_or_insert_with(Instant::now)
     }
 
     /// How long there is until the deadline; `None` without one.

@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::system_conf::read_system_conf;
 use hickory_resolver::{Resolver, TokioResolver};
 use tokio::time::Instant;
 
@@ -86,14 +89,14 @@ async fn resolve(name: &DnsName) -> Result<Answer, Problem> {
     addresses.sort_unstable();
     addresses.dedup();
     if addresses.is_empty() {
-        return Err(failed(name, &"the answer has no address"));
+        return Err(problem(name, NO_ADDRESS, ASK_AGAIN));
     }
     let valid_for = lookup.valid_until().saturating_duration_since(Instant::now().into_std());
     Ok(Answer { addresses, valid_for })
 }
 
 /// Made for each lookup: the system's configuration may have changed, and nothing must answer from a cache.
-fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, hickory_resolver::net::NetError> {
+fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {
     let mut builder = match server {
         None => Resolver::builder_tokio()?,
         Some(server) => {
@@ -111,11 +114,48 @@ fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, hickory_resolve
     builder.build()
 }
 
-fn failed(name: &DnsName, reason: &dyn std::fmt::Display) -> Problem {
+/// The resolver's error in words: its own are for those who debug resolvers.
+fn failed(name: &DnsName, error: &NetError) -> Problem {
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
+            ResponseCode::NXDomain => problem(name, "there is no such name (NXDOMAIN)", CHECK_NAME),
+            _ => problem(name, NO_ADDRESS, ASK_AGAIN),
+        },
+        NetError::Dns(DnsError::ResponseCode(ResponseCode::ServFail)) => {
+            problem(name, "the server failed (SERVFAIL)", CHECK_SERVER)
+        }
+        NetError::Dns(DnsError::ResponseCode(ResponseCode::Refused)) => {
+            problem(name, "the server refused to answer (REFUSED)", CHECK_SERVER)
+        }
+        NetError::Timeout => problem(name, "no answer in time", CHECK_SERVER),
+        NetError::NoConnections => problem(name, "no server could be reached", CHECK_SERVER),
+        other => problem(name, &other.to_string(), CHECK_SERVER),
+    }
+}
+
+const NO_ADDRESS: &str = "the name has no address";
+const CHECK_NAME: &str = "check the name; it is asked for again in the background";
+const ASK_AGAIN: &str = "give the name an A or AAAA record; it is asked for again in the background";
+const CHECK_SERVER: &str = "check the DNS server; it is asked again in the background";
+
+fn problem(name: &DnsName, reason: &str, next_step: &'static str) -> Problem {
     let host = &name.host;
     Problem {
-        message: format!("DNS name `{host}` could not be resolved: {reason}").into(),
+        message: format!("DNS name `{host}` could not be resolved: {reason} (asked {})", asked(name.server)).into(),
         resource: format!("DNS name `{host}`").into(),
-        next_step: "check the name and the DNS server; it is asked again in the background",
+        next_step,
+    }
+}
+
+/// Who was asked.
+fn asked(server: Option<SocketAddr>) -> String {
+    let system = || {
+        let (config, _) = read_system_conf().ok()?;
+        let servers: Vec<String> = config.name_servers().iter().map(|server| server.ip.to_string()).collect();
+        (!servers.is_empty()).then(|| format!("the system's DNS servers, {}", servers.join(", ")))
+    };
+    match server {
+        Some(server) => format!("DNS server {server}"),
+        None => system().unwrap_or_else(|| "the system's DNS servers".to_owned()),
     }
 }

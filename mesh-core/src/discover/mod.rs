@@ -74,8 +74,8 @@ where
             }
             _ => {
                 let wait_for_ready = call::waits_for_ready(request.extensions());
-                let deadline = call::of(request.extensions_mut()).deadline;
-                let wait = self.target.wait_for_snapshot(deadline, wait_for_ready);
+                let call = call::of(request.extensions_mut());
+                let wait = self.target.wait_for_snapshot(call.starts_to_wait(), call.deadline, wait_for_ready);
                 // The service that was polled ready is the one to call later.
                 let next = self.inner.clone();
                 let ready = std::mem::replace(&mut self.inner, next);

@@ -15,7 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::connect::ConnectivityState;
 use crate::error::{Error, ErrorKind};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{PrepareClusters, Snapshot};
 
 /// A target in use. Cheap to clone; when the last clone is dropped, nothing is watched for it any more.
 #[derive(Clone)]
@@ -48,6 +48,8 @@ pub(crate) struct Facts {
     pub(crate) authority: Authority,
     /// The control plane and the node id, of a target that has them.
     pub(crate) control_plane: Option<ControlPlaneFacts>,
+    /// What keeps the clusters that its calls go to.
+    pub(crate) clusters: Arc<dyn PrepareClusters>,
     /// The longest wait of a call without a deadline.
     pub(crate) max_wait: Duration,
     /// The most calls that wait at a time.
@@ -121,8 +123,9 @@ impl Target {
     /// After the mesh's `max_wait` (20 s), with what is missing; when the configuration cannot be used; when the
     /// mesh is shut down.
     pub async fn ready(&self) -> Result<(), Error> {
-        let limit = Instant::now() + self.shared.facts.max_wait;
-        let snapshot = self.wait_for_snapshot(None, false).await.map_err(|error| self.explain(error))?;
+        let since = Instant::now();
+        let limit = since + self.shared.facts.max_wait;
+        let snapshot = self.wait_for_snapshot(since, None, false).await.map_err(|error| self.explain(error))?;
         if let Err(problem) = &snapshot.routing {
             return Err(self.explain(problem.to_error()));
         }
@@ -132,10 +135,20 @@ impl Target {
         tokio::select! {
             _ = connected => Ok(()),
             () = self.shared.closed.cancelled() => Err(self.explain(shut_down())),
-            () = tokio::time::sleep_until(limit) => {
-                let message = format!("no endpoint became ready within {:?}", self.shared.facts.max_wait);
-                Err(self.explain(Error::new(ErrorKind::NoEndpoint, message)))
-            }
+            () = tokio::time::sleep_until(limit) => Err(self.explain(self.not_ready(since))),
+        }
+    }
+
+    /// What the first cluster lacks; the others are not ready either.
+    fn not_ready(&self, since: Instant) -> Error {
+        let snapshot = self.snapshot();
+        let first = snapshot.as_ref().and_then(|snapshot| {
+            let table = snapshot.routing.as_ref().ok()?;
+            table.weighted().iter().find_map(|place| snapshot.clusters.get(*place))
+        });
+        match first {
+            Some(cluster) => self.shared.facts.clusters.not_ready(cluster, since.elapsed()),
+            None => self.no_snapshot(false),
         }
     }
 
@@ -161,17 +174,18 @@ impl Target {
         *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path are there");
     }
 
-    /// The first snapshot, waited for until `deadline`, or `max_wait` without one; with `routable`, the first that
-    /// has routes.
+    /// The first snapshot, waited for until `deadline`, or for `max_wait` from `since` without one; with `routable`, the
+    /// first that has routes.
     pub(crate) fn wait_for_snapshot(
         &self,
+        since: Instant,
         deadline: Option<Instant>,
         routable: bool,
     ) -> impl Future<Output = Result<Arc<Snapshot>, Error>> + Send + use<> {
         let target = self.clone();
         async move {
             let _place = target.take_place()?;
-            let limit = deadline.unwrap_or_else(|| Instant::now() + target.shared.facts.max_wait);
+            let limit = deadline.unwrap_or_else(|| since + target.shared.facts.max_wait);
             tokio::select! {
                 biased;
                 () = target.shared.closed.cancelled() => Err(shut_down()),

@@ -44,8 +44,8 @@ impl TargetUri {
         let (scheme, own_authority) = match scheme {
             "xds" => xds(rest),
             "dns" => dns(rest),
-            "static" => fixed(strip_empty_authority(rest), host_and_port),
-            "ipv4" | "ipv6" => fixed(strip_empty_authority(rest), |address| ip_and_port(scheme, address)),
+            "static" => fixed(scheme, strip_empty_authority(rest), host_and_port),
+            "ipv4" | "ipv6" => fixed(scheme, strip_empty_authority(rest), |address| ip_and_port(scheme, address)),
             "unix" => unix(rest),
             other => Err(format!("scheme `{other}` is not known")),
         }
@@ -99,11 +99,11 @@ fn dns(rest: &str) -> Result<(Scheme, String), String> {
         Some(Some((server, name))) => (Some(dns_server(server)?), name),
         Some(None) => return Err("the host is missing after the DNS server".into()),
     };
-    let Address::Host(host, port) = host_and_port(name)? else {
-        let (scheme, authority) = fixed(name, host_and_port)?;
-        return Ok((scheme, authority));
+    let scheme = match host_and_port(name)? {
+        Address::Host(host, port) => Scheme::Dns { server, host, port },
+        address => Scheme::Fixed(vec![address]),
     };
-    Ok((Scheme::Dns { server, host, port }, name.to_owned()))
+    Ok((scheme, name.to_owned()))
 }
 
 fn dns_server(server: &str) -> Result<SocketAddr, String> {
@@ -111,10 +111,29 @@ fn dns_server(server: &str) -> Result<SocketAddr, String> {
     server.parse().or_else(|_| with_default_port()).map_err(|_| format!("DNS server `{server}` is not an IP address"))
 }
 
-fn fixed(list: &str, parse: impl Fn(&str) -> Result<Address, String>) -> Result<(Scheme, String), String> {
-    let first = list.split(',').next().unwrap_or_default().to_owned();
-    let addresses = list.split(',').map(parse).collect::<Result<Vec<_>, _>>()?;
-    Ok((Scheme::Fixed(addresses), first))
+/// A list of addresses; calls carry the first as their authority.
+fn fixed(
+    scheme: &str,
+    list: &str,
+    parse: impl Fn(&str) -> Result<Address, String>,
+) -> Result<(Scheme, String), String> {
+    let right = match scheme {
+        "static" => "static:///10.0.0.1:50051,greeter-2:50051",
+        "ipv4" => "ipv4:10.0.0.1:50051,10.0.0.2:50051",
+        _ => "ipv6:[fd00::1]:50051,[fd00::2]:50051",
+    };
+    if list.is_empty() {
+        return Err(format!("the addresses are missing: write for example `{right}`"));
+    }
+    let entry = |(index, entry): (usize, &str)| {
+        let wrong = |what: String| format!("address {} of the list: {what}: write for example `{right}`", index + 1);
+        match entry {
+            "" => Err(wrong("it is empty".to_owned())),
+            entry => parse(entry).map_err(wrong),
+        }
+    };
+    let addresses = list.split(',').enumerate().map(entry).collect::<Result<Vec<_>, _>>()?;
+    Ok((Scheme::Fixed(addresses), list.split(',').next().unwrap_or_default().to_owned()))
 }
 
 fn host_and_port(text: &str) -> Result<Address, String> {
@@ -189,8 +208,14 @@ mod tests {
             ("xds://greeter", "write `xds:///greeter`"),
             ("greeter", "has no port"),
             ("dns:///greeter:99999", "not a number"),
-            ("static:///", "has no port"),
-            ("ipv4:[::1]:1", "not an ipv4 address"),
+            ("static:///", "the addresses are missing: write for example `static:///10.0.0.1:50051"),
+            ("static:", "the addresses are missing"),
+            ("static:///a:1,,b:2", "address 2 of the list: it is empty: write for example"),
+            ("static:///a:1,greeter", "address 2 of the list: read address `greeter`: `greeter` has no port"),
+            ("static:///a:1,b:1O", "port `1O` is not a number"),
+            ("static:///::1:80", "write an IPv6 address in brackets, `[::1]:80`"),
+            ("ipv4:", "write for example `ipv4:10.0.0.1:50051"),
+            ("ipv4:[::1]:1", "`[::1]:1` is not an ipv4 address"),
             ("http://greeter:80", "scheme `http` is not known"),
             ("unix:", "path is missing"),
             ("xds:///outbound|70||a", "cannot be an `:authority`"),

@@ -1,11 +1,13 @@
 //! What discovery asks of the balancer, which it does not know.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::balance::Clusters;
 use crate::connect::{Connect, ConnectivityState};
+use crate::error::Error;
 use crate::snapshot::{ClusterEntry, PrepareClusters};
 
 impl<C: Connect> PrepareClusters for Clusters<C> {
@@ -17,5 +19,9 @@ impl<C: Connect> PrepareClusters for Clusters<C> {
         Clusters::prepare(self, entry);
         // A cluster that cannot be used has no state that could change.
         self.connectivity(entry).unwrap_or_else(|| watch::Sender::new(ConnectivityState::TransientFailure).subscribe())
+    }
+
+    fn not_ready(&self, entry: &ClusterEntry, waited: Duration) -> Error {
+        Clusters::not_ready(self, entry, waited)
     }
 }

@@ -159,6 +159,7 @@ impl Mesh {
             target: uri.written.clone(),
             authority: uri.authority.clone(),
             control_plane,
+            clusters: Arc::new(self.inner.clusters.clone()),
             max_wait: self.inner.max_wait,
             max_pending: self.inner.max_pending,
         };

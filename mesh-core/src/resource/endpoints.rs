@@ -101,8 +101,11 @@ impl FromStr for Address {
         }
         let (host, port) =
             text.rsplit_once(':').ok_or_else(|| problem(format!("`{text}` has no port: write `{text}:PORT`")))?;
+        if host.contains(':') {
+            return Err(problem(format!("write an IPv6 address in brackets, `[{host}]:{port}`")));
+        }
         let port = port.parse().map_err(|_| problem(format!("port `{port}` is not a number from 0 to 65535")))?;
-        if host.is_empty() || host.contains([':', '/']) {
+        if host.is_empty() || host.contains('/') {
             return Err(problem(format!("`{host}` is not a host name")));
         }
         Ok(Address::Host(host.into(), port))

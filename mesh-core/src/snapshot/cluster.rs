@@ -3,11 +3,13 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::Problem;
 use crate::connect::ConnectivityState;
+use crate::error::Error;
 use crate::resource::cluster::Cluster;
 use crate::resource::endpoints::Endpoints;
 
@@ -40,13 +42,16 @@ pub(crate) struct ClusterConfig {
     pub(crate) endpoints: Arc<Endpoints>,
 }
 
-/// What keeps the clusters' running state: told of new entries before calls see them.
+/// What keeps the clusters' running state: told of new entries before calls see them, and asked how they are.
 pub(crate) trait PrepareClusters: Send + Sync {
     /// Gives the entries the running state of their clusters, and that state the entries' endpoints.
     fn attach(&self, entries: &[Arc<ClusterEntry>]);
 
     /// Starts to connect a cluster that calls will go to.
     fn prepare(&self, entry: &Arc<ClusterEntry>) -> watch::Receiver<ConnectivityState>;
+
+    /// Why a cluster has no ready endpoint after a wait.
+    fn not_ready(&self, entry: &ClusterEntry, waited: Duration) -> Error;
 }
 
 /// Where the balancer keeps the running state of a cluster, so that a call needs no lookup by name. The state itself

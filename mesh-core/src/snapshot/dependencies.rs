@@ -145,7 +145,8 @@ impl Dependencies {
         }
         if routes_changed {
             self.read_routes(view);
-            step.watch |= self.follow_clusters(view);
+            self.follow_clusters(view);
+            step.watch = true;
         }
         let mut entries_changed = false;
         for name in touched {
@@ -214,8 +215,8 @@ impl Dependencies {
     }
 
     /// Starts to watch the clusters that the wanted table names and that are not followed yet.
-    fn follow_clusters(&mut self, view: &impl View) -> bool {
-        let Wanted::Table(table) = &self.wanted else { return true };
+    fn follow_clusters(&mut self, view: &impl View) {
+        let Wanted::Table(table) = &self.wanted else { return };
         let table = table.clone();
         for name in table.clusters() {
             if !self.clusters.contains_key(name) {
@@ -224,7 +225,6 @@ impl Dependencies {
                 self.refresh_cluster(name, view);
             }
         }
-        true
     }
 
     /// Joins a cluster and its endpoints anew: whether its entry changed, and whether the names to watch did.

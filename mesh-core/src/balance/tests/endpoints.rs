@@ -102,7 +102,7 @@ async fn hope_ends_with_the_failover_time_even_if_attempts_last_longer() {
     let entry = cluster(&[1]);
     let before = tokio::time::Instant::now();
     let error = mesh.call(&entry).await.unwrap_err();
-    assert_eq!(error.to_string(), "cluster `greeter` has no ready endpoint: 1 connecting");
+    assert_eq!(error.to_string(), "cluster `greeter` has no ready endpoint: 1 connecting (10.0.0.1:1: no answer yet)");
     assert_eq!(before.elapsed().as_secs(), 10);
 }
 
@@ -174,6 +174,32 @@ async fn a_wait_ends_at_max_wait_or_at_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_wait_for_endpoints_that_say_nothing_names_them_and_what_to_do() {
+    let mesh = Mesh::with(BalanceOptions::new().max_wait(Duration::from_secs(1)));
+    (1..=5).for_each(|number| mesh.network.reach(number, Reach::Silent));
+    mesh.network.reach(5, Reach::Refuses);
+    let error = mesh.call(&cluster(&[1, 2, 3, 4, 5])).await.unwrap_err();
+    let said = error.report();
+    assert!(said.contains("after a wait of 1.000 s: cluster `greeter` has no ready endpoint: 4 connecting"), "{said}");
+    assert!(said.contains("(10.0.0.1:5: connection refused, next try in "), "what is known comes first: {said}");
+    assert!(said.contains("; 10.0.0.1:1: no answer yet; 10.0.0.1:2: no answer yet; …)"), "{said}");
+    assert!(said.contains("; check that the endpoints run and can be reached from here"), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_call_waited_before_counts() {
+    let mesh = Mesh::new();
+    mesh.network.reach(1, Reach::Silent);
+    let mut call = Call::default();
+    call.starts_to_wait();
+    seconds(15.0).await;
+    let before = tokio::time::Instant::now();
+    let error = mesh.call_with(&cluster(&[1]), call, wait_for_ready()).await.unwrap_err();
+    assert_eq!((error.kind(), before.elapsed().as_secs()), (ErrorKind::NoEndpoint, 5));
+    assert!(error.to_string().contains("after a wait of 20.000 s"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_more_than_max_pending_calls_wait() {
     let mesh = Mesh::with(BalanceOptions::new().max_pending(2));
     mesh.network.reach(1, Reach::Silent);
@@ -182,7 +208,10 @@ async fn no_more_than_max_pending_calls_wait() {
     settle().await;
     let error = mesh.call(&entry).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Overloaded);
-    assert_eq!(error.to_string(), "2 calls already wait for cluster `greeter`");
+    let expected = "2 calls already wait for cluster `greeter`: cluster `greeter` has no ready endpoint: 1 connecting \
+                    (10.0.0.1:1: no answer yet)";
+    assert_eq!(error.to_string(), expected);
+    assert!(error.report().contains("; check that the endpoints run and can be reached"), "{}", error.report());
     waiting.iter().for_each(|waiting| waiting.abort());
     settle().await;
     let waiting = tokio::spawn(mesh.call(&entry));

@@ -1,6 +1,7 @@
 //! Failover between priorities, and back.
 
 use super::*;
+use crate::connect::ConnectivityState;
 use crate::connect::testing::Reach;
 
 fn two() -> Arc<ClusterEntry> {
@@ -68,4 +69,29 @@ async fn a_priority_without_usable_endpoints_is_passed_over() {
     let before = tokio::time::Instant::now();
     assert_eq!(mesh.calls(&entry, 1).await, [3]);
     assert!(before.elapsed() < Duration::from_millis(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn endpoints_of_a_priority_that_is_not_in_use_do_not_rebuild_the_picker_one_by_one() {
+    let (upper, lower): (Vec<u16>, Vec<u16>) = ((1..=100).collect(), (101..=200).collect());
+    let mesh = Mesh::new();
+    let entry = entry(EndpointPolicy::RoundRobin, vec![vec![(1, &upper)], vec![(1, &lower)]]);
+    mesh.prepare(&entry).await;
+    seconds(60.0).await;
+    upper.iter().for_each(|number| mesh.network.reach(*number, Reach::Refuses));
+    upper.iter().for_each(|number| mesh.network.cut(*number));
+    assert!(mesh.calls(&entry, 1).await[0] > 100);
+    upper.iter().for_each(|number| mesh.network.reach(*number, Reach::Accepts));
+    seconds(60.0).await;
+    assert!(mesh.calls(&entry, 1).await[0] <= 100);
+
+    // Calls hope for the upper priority again, while all of the lower one, which was kept, is connected anew.
+    upper.iter().for_each(|number| mesh.network.reach(*number, Reach::Silent));
+    (1..=200).for_each(|number| mesh.network.cut(number));
+    let before = mesh.clusters.balancer(&entry).unwrap().rebuilds();
+    seconds(1.0).await;
+    assert!(lower.iter().all(|number| mesh.network.open(*number).len() == 1));
+    let balancer = mesh.clusters.balancer(&entry).unwrap();
+    assert_eq!(*balancer.connectivity().borrow(), ConnectivityState::Connecting);
+    assert!(balancer.rebuilds() - before <= 10, "{} rebuilds", balancer.rebuilds() - before);
 }

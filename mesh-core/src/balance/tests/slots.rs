@@ -86,6 +86,7 @@ async fn the_wait_for_a_slot_ends_and_says_what_was_missing() {
     assert_eq!(error.kind(), ErrorKind::Overloaded);
     let expected = "no endpoint after a wait of 20.000 s: all streams to the endpoints of cluster `greeter` are taken";
     assert_eq!(error.to_string(), expected);
+    assert!(error.report().contains("or raise `max_connections`"), "{}", error.report());
 }
 
 #[tokio::test(start_paused = true)]
