@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use indexmap::IndexSet;
+use smallvec::SmallVec;
 
 use super::{ClusterConfig, ClusterEntry, ClusterKey, Problem, RouteTable, Snapshot};
 use crate::resource::cluster::Cluster;
@@ -56,11 +57,11 @@ pub(crate) struct Dependencies {
     wanted: Wanted,
     /// Why a newer listener or route configuration is not in use (A88's ambient error).
     ambient: Option<String>,
-    /// The table in force.
-    published: Option<Arc<RouteTable>>,
+    /// What was published last; its list of clusters is shared with what calls have.
+    in_force: Option<Snapshot>,
     clusters: HashMap<Arc<str>, ClusterState>,
     /// From the name that EDS knows to the clusters that use it.
-    users_of_endpoints: HashMap<Arc<str>, Vec<Arc<str>>>,
+    users_of_endpoints: HashMap<Arc<str>, SmallVec<[Arc<str>; 1]>>,
     watched: Watched,
 }
 
@@ -111,7 +112,7 @@ impl Dependencies {
             authority,
             wanted,
             ambient: None,
-            published: None,
+            in_force: None,
             clusters: HashMap::new(),
             users_of_endpoints: HashMap::new(),
             watched,
@@ -151,12 +152,15 @@ impl Dependencies {
         let mut entries_changed = false;
         for name in touched {
             let (entry, endpoints) = self.refresh_cluster(&name, view);
-            entries_changed |= entry && self.is_in_force(&name);
+            entries_changed |= entry && self.take_over(&name);
             step.watch |= endpoints;
         }
-        step.publish = self.publish(routes_changed, entries_changed);
-        if step.publish.is_some() && routes_changed | self.forget_unused() {
-            step.watch = true;
+        let switched = self.switch(routes_changed);
+        if switched || routes_changed {
+            step.watch |= self.forget_unused();
+        }
+        if switched || entries_changed {
+            step.publish = self.in_force.clone().map(Arc::new);
         }
         step.waiting_for = self.waiting_for();
         step
@@ -189,7 +193,7 @@ impl Dependencies {
             Wanted::Table(current) => Some(current),
             _ => None,
         };
-        let known = current.into_iter().chain(&self.published).find(|known| known.is_same(&table));
+        let known = current.into_iter().chain(self.table_in_force()).find(|known| known.is_same(&table));
         known.cloned().unwrap_or(table)
     }
 
@@ -278,42 +282,49 @@ impl Dependencies {
         }
     }
 
-    /// The snapshot that is due, if any.
-    fn publish(&mut self, routes_changed: bool, entries_changed: bool) -> Option<Arc<Snapshot>> {
-        match &self.wanted {
+    /// Puts a cluster's new entry in force, if the table in force names the cluster: whether it does.
+    fn take_over(&mut self, name: &Arc<str>) -> bool {
+        let entry = self.clusters.get(name).and_then(|state| state.entry.clone());
+        let (Some(entry), Some(Snapshot { routing: Ok(table), clusters })) = (entry, &mut self.in_force) else {
+            return false;
+        };
+        let Some(place) = table.clusters().get_index_of(name) else { return false };
+        // Copies the list once for all changes of a step: calls have the one that was published.
+        Arc::make_mut(clusters)[place] = entry;
+        true
+    }
+
+    /// Puts in force what the newest routes ask for, if that is due: whether it was.
+    fn switch(&mut self, routes_changed: bool) -> bool {
+        let next = match &self.wanted {
             Wanted::Unroutable(problem) if routes_changed => {
-                let routing = Err(problem.clone());
-                self.published = None;
-                return Some(Arc::new(Snapshot { routing, clusters: Arc::new([]) }));
+                Some(Snapshot { routing: Err(problem.clone()), clusters: Arc::new([]) })
             }
-            Wanted::Table(table) if self.may_switch(table) => {
-                let table = table.clone();
-                let switched = !self.published.as_ref().is_some_and(|published| Arc::ptr_eq(published, &table));
-                self.published = Some(table);
-                if switched || entries_changed {
-                    return self.join();
-                }
-            }
-            _ if entries_changed => return self.join(),
-            _ => {}
-        }
-        None
+            Wanted::Table(table) if !self.is_in_force(table) && self.may_switch(table) => self.join(table),
+            _ => None,
+        };
+        let switched = next.is_some();
+        self.in_force = next.or(self.in_force.take());
+        switched
+    }
+
+    fn table_in_force(&self) -> Option<&Arc<RouteTable>> {
+        self.in_force.as_ref()?.routing.as_ref().ok()
+    }
+
+    fn is_in_force(&self, table: &Arc<RouteTable>) -> bool {
+        self.table_in_force().is_some_and(|in_force| Arc::ptr_eq(in_force, table))
     }
 
     /// Whether the table can be put in force: all its clusters have a verdict, and none that is new to a mesh that
     /// already serves turned out to be unusable.
-    fn may_switch(&self, table: &Arc<RouteTable>) -> bool {
-        match &self.published {
-            Some(published) if Arc::ptr_eq(published, table) => true,
-            Some(published) => {
-                self.unusable(table).all(|name| published.clusters().contains(name) && self.has_verdict(name))
+    fn may_switch(&self, table: &RouteTable) -> bool {
+        match self.table_in_force() {
+            Some(in_force) => {
+                self.unusable(table).all(|name| in_force.clusters().contains(name) && self.has_verdict(name))
             }
             None => table.clusters().iter().all(|name| self.has_verdict(name)),
         }
-    }
-
-    fn is_in_force(&self, name: &Arc<str>) -> bool {
-        self.published.as_ref().is_some_and(|table| table.clusters().contains(name))
     }
 
     fn has_verdict(&self, name: &Arc<str>) -> bool {
@@ -328,19 +339,21 @@ impl Dependencies {
         })
     }
 
-    fn join(&self) -> Option<Arc<Snapshot>> {
-        let table = self.published.clone()?;
+    /// A table and the entries of its clusters, if each has one.
+    fn join(&self, table: &Arc<RouteTable>) -> Option<Snapshot> {
         let entries = table.clusters().iter().map(|name| self.clusters.get(name)?.entry.clone());
-        let clusters = entries.collect::<Option<Arc<[_]>>>()?;
-        Some(Arc::new(Snapshot { routing: Ok(table), clusters }))
+        Some(Snapshot { routing: Ok(table.clone()), clusters: entries.collect::<Option<_>>()? })
     }
 
     /// Stops following the clusters that neither the wanted table nor the one in force names.
     fn forget_unused(&mut self) -> bool {
-        let tables: Vec<Arc<RouteTable>> = match &self.wanted {
-            Wanted::Table(table) => self.published.iter().chain([table]).cloned().collect(),
-            _ => self.published.iter().cloned().collect(),
+        let wanted = match &self.wanted {
+            Wanted::Table(table) => Some(table),
+            // The routes that are awaited may name the same clusters.
+            Wanted::Pending(_) => return false,
+            Wanted::Unroutable(_) => None,
         };
+        let tables: Vec<&Arc<RouteTable>> = self.table_in_force().into_iter().chain(wanted).collect();
         let is_unused = |name: &&Arc<str>| !tables.iter().any(|table| table.clusters().contains(*name));
         let unused: Vec<Arc<str>> = self.clusters.keys().filter(is_unused).cloned().collect();
         for name in &unused {
@@ -356,7 +369,7 @@ impl Dependencies {
         match &self.wanted {
             Wanted::Pending(what) => Some(what.clone()),
             Wanted::Unroutable(_) => None,
-            Wanted::Table(table) if self.may_switch(table) => self.ambient.clone(),
+            Wanted::Table(table) if self.is_in_force(table) => self.ambient.clone(),
             Wanted::Table(table) => self.unusable(table).next().map(|name| self.why_unusable(name)),
         }
     }
@@ -431,218 +444,4 @@ fn is_same(a: &Result<ClusterConfig, Problem>, b: &Result<ClusterConfig, Problem
 }
 
 #[cfg(test)]
-mod tests {
-    use std::any::Any;
-
-    use super::*;
-    use crate::resource::cluster::{Balancing, EndpointPolicy};
-    use crate::resource::matcher::RouteMatch;
-    use crate::resource::route::{ClusterWeight, Forward, Route, RouteAction};
-    use crate::resource::route_config::VirtualHost;
-
-    /// The store as a target sees it.
-    #[derive(Default)]
-    struct Store(HashMap<(&'static str, String), ResourceState>);
-
-    impl View for Store {
-        fn get(&self, resource_type: &'static ResourceType, name: &str) -> ResourceState {
-            let known = self.0.get(&(resource_type.type_url, name.to_owned())).cloned();
-            known.unwrap_or_else(|| state(None, Verdict::Pending))
-        }
-    }
-
-    fn state(value: Option<Arc<dyn Any + Send + Sync>>, verdict: Verdict) -> ResourceState {
-        ResourceState::for_test(value, verdict)
-    }
-
-    /// A target that listens to `store`.
-    struct Target {
-        store: Store,
-        dependencies: Dependencies,
-        snapshot: Option<Arc<Snapshot>>,
-        waiting_for: Option<String>,
-    }
-
-    impl Target {
-        fn new() -> Self {
-            let dependencies = Dependencies::new("cp".into(), "svc".into(), "svc".into());
-            Self { store: Store::default(), dependencies, snapshot: None, waiting_for: None }
-        }
-
-        fn put(&mut self, resource_type: &'static ResourceType, name: &str, value: Arc<dyn Any + Send + Sync>) -> bool {
-            self.set(resource_type, name, state(Some(value), Verdict::Present))
-        }
-
-        /// Whether a snapshot was published.
-        fn set(&mut self, resource_type: &'static ResourceType, name: &str, state: ResourceState) -> bool {
-            self.store.0.insert((resource_type.type_url, name.to_owned()), state);
-            let change = Change { resource_type, name: name.into() };
-            let step = self.dependencies.handle_changes(&[change], &self.store);
-            self.waiting_for = step.waiting_for;
-            let published = step.publish.is_some();
-            self.snapshot = step.publish.or(self.snapshot.take());
-            published
-        }
-
-        fn listener(&mut self) -> bool {
-            let listener = Listener { routes: RouteSource::Named("routes".into()), max_stream_duration: None };
-            self.put(&LISTENER, "svc", Arc::new(listener))
-        }
-
-        fn routes(&mut self, clusters: &[&str]) -> bool {
-            self.routes_of("*", clusters)
-        }
-
-        fn routes_of(&mut self, domain: &str, clusters: &[&str]) -> bool {
-            let weights = clusters.iter().map(|name| ClusterWeight { name: (*name).into(), weight: 1 }).collect();
-            let action = RouteAction::Forward(Forward::weighted(weights).expect("weights"));
-            let route = Route { name: "any".into(), action };
-            let host = Arc::new(VirtualHost::new("host", vec![(RouteMatch::prefix(""), route)]));
-            let routes = RouteConfiguration::new("routes", [([domain], host)]).expect("a domain");
-            self.put(&ROUTE_CONFIGURATION, "routes", Arc::new(routes))
-        }
-
-        fn cluster(&mut self, name: &str, eds_service_name: Option<&str>) -> bool {
-            let balancing = Balancing { by_locality: true, policy: EndpointPolicy::RoundRobin };
-            let eds_service_name = eds_service_name.map(Into::into);
-            let cluster = Cluster { name: name.into(), eds_service_name, balancing, connect_timeout: None };
-            self.put(&CLUSTER, name, Arc::new(cluster))
-        }
-
-        fn endpoints(&mut self, name: &str) -> bool {
-            self.put(&ENDPOINTS, name, Arc::new(Endpoints::default()))
-        }
-
-        fn missing(&mut self, resource_type: &'static ResourceType, name: &str) -> bool {
-            self.set(resource_type, name, state(None, Verdict::DoesNotExist))
-        }
-
-        /// The clusters of the snapshot in force, with `!` on those that cannot be used.
-        fn in_force(&self) -> String {
-            let Some(snapshot) = &self.snapshot else { return "nothing".into() };
-            let name = |entry: &Arc<ClusterEntry>| match &entry.config {
-                Ok(_) => entry.key.name.to_string(),
-                Err(_) => format!("{}!", entry.key.name),
-            };
-            match &snapshot.routing {
-                Ok(_) => snapshot.clusters.iter().map(name).collect::<Vec<_>>().join(" "),
-                Err(problem) => problem.to_string(),
-            }
-        }
-
-        fn watched(&self, names: impl Fn(&Watched) -> &IndexSet<Arc<str>>) -> Vec<String> {
-            names(self.dependencies.watched()).iter().map(|name| name.to_string()).collect()
-        }
-
-        fn serving(clusters: &[&str]) -> Self {
-            let mut target = Self::new();
-            target.listener();
-            target.routes(clusters);
-            for name in clusters {
-                target.cluster(name, None);
-                target.endpoints(name);
-            }
-            assert_eq!(target.in_force(), clusters.join(" "));
-            target
-        }
-    }
-
-    #[test]
-    fn a_snapshot_is_published_once_everything_is_there() {
-        let mut target = Target::new();
-        assert!(!target.listener());
-        assert_eq!(target.waiting_for.as_deref(), Some("RouteConfiguration `routes`"));
-        assert!(!target.routes(&["a", "b"]));
-        assert_eq!(target.waiting_for.as_deref(), Some("Cluster `a`"));
-        assert!(!target.cluster("a", None) && !target.cluster("b", Some("b-eds")));
-        assert_eq!(target.watched(|watched| &watched.endpoints), ["a", "b-eds"]);
-        assert!(!target.endpoints("a"));
-        assert_eq!(target.waiting_for.as_deref(), Some("ClusterLoadAssignment `b-eds`"));
-        assert!(target.endpoints("b-eds"));
-        assert_eq!((target.in_force(), target.waiting_for), ("a b".into(), None));
-    }
-
-    #[test]
-    fn routes_are_switched_only_when_the_new_clusters_are_complete() {
-        let mut target = Target::serving(&["a"]);
-        assert!(!target.routes(&["b"]));
-        assert_eq!(target.watched(|watched| &watched.clusters), ["a", "b"]);
-        assert!(!target.cluster("b", None));
-        assert_eq!(target.in_force(), "a");
-        assert!(target.endpoints("b"));
-        assert_eq!(target.in_force(), "b");
-        assert_eq!(target.watched(|watched| &watched.clusters), ["b"]);
-        assert_eq!(target.watched(|watched| &watched.endpoints), ["b"]);
-    }
-
-    #[test]
-    fn routes_to_a_cluster_that_never_comes_leave_the_old_ones_in_force() {
-        let mut target = Target::serving(&["a"]);
-        target.routes(&["a", "ghost"]);
-        assert!(!target.missing(&CLUSTER, "ghost"));
-        assert_eq!(target.in_force(), "a");
-        assert!(target.waiting_for.as_deref().is_some_and(|what| what.contains("Cluster `ghost` does not exist")));
-        assert!(target.endpoints("a"), "endpoints of a cluster in force are taken over meanwhile");
-        target.cluster("ghost", None);
-        assert!(target.endpoints("ghost"));
-        assert_eq!((target.in_force(), target.waiting_for), ("a ghost".into(), None));
-    }
-
-    #[test]
-    fn a_missing_cluster_fails_by_name_when_there_is_nothing_older() {
-        let mut target = Target::new();
-        target.listener();
-        target.routes(&["a", "ghost"]);
-        target.cluster("a", None);
-        target.endpoints("a");
-        assert_eq!(target.in_force(), "nothing");
-        assert!(target.missing(&CLUSTER, "ghost"));
-        assert_eq!(target.in_force(), "a ghost!");
-        assert!(target.routes(&["ghost", "a"]), "what fails already does not hold back other changes");
-    }
-
-    #[test]
-    fn a_listener_that_does_not_exist_fails_by_name() {
-        let mut target = Target::new();
-        assert!(target.missing(&LISTENER, "svc"));
-        assert_eq!(target.in_force(), "Listener `svc` does not exist");
-        target.listener();
-        target.routes(&["a"]);
-        target.cluster("a", None);
-        target.endpoints("a");
-        assert_eq!(target.in_force(), "a");
-    }
-
-    #[test]
-    fn routes_without_a_virtual_host_for_the_authority_are_obeyed() {
-        let mut target = Target::serving(&["a"]);
-        assert!(target.routes_of("other", &["a"]));
-        assert!(target.in_force().contains("no virtual host"));
-        assert!(target.routes(&["a"]));
-        assert_eq!(target.in_force(), "a");
-    }
-
-    #[test]
-    fn an_update_of_one_cluster_leaves_the_entries_of_the_others() {
-        let mut target = Target::serving(&["a", "b"]);
-        let before = target.snapshot.clone().expect("a snapshot");
-        assert!(target.endpoints("b"));
-        let after = target.snapshot.clone().expect("a snapshot");
-        assert!(Arc::ptr_eq(&before.clusters[0], &after.clusters[0]));
-        assert!(!Arc::ptr_eq(&before.clusters[1], &after.clusters[1]));
-    }
-
-    #[test]
-    fn the_same_values_again_publish_nothing() {
-        let mut target = Target::serving(&["a"]);
-        let change = |resource_type, name: &str| Change { resource_type, name: name.into() };
-        let all = [
-            change(&LISTENER, "svc"),
-            change(&ROUTE_CONFIGURATION, "routes"),
-            change(&CLUSTER, "a"),
-            change(&ENDPOINTS, "a"),
-        ];
-        let step = target.dependencies.handle_changes(&all, &target.store);
-        assert!(step.publish.is_none());
-    }
-}
+mod tests;

@@ -14,7 +14,7 @@ pub(crate) use cluster::{ClusterConfig, ClusterEntry, ClusterKey, PrepareCluster
 pub(crate) use table::{Problem, RouteTable};
 
 /// The configuration of one target at one moment.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Snapshot {
     /// How requests are routed, or why they cannot be.
     pub(crate) routing: Result<Arc<RouteTable>, Problem>,
