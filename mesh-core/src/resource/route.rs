@@ -24,7 +24,7 @@ pub(crate) enum RouteAction {
 pub(crate) struct Forward {
     clusters: Vec<ClusterWeight>,
     total_weight: u32,
-    /// For each cluster its weight and those before it together.
+    /// For each cluster its weight and those before it together; empty if there is one cluster only.
     upto: Vec<u32>,
     deadline: RouteDeadline,
 }
@@ -45,7 +45,7 @@ impl Forward {
     /// All calls go to one cluster.
     pub(crate) fn to(cluster: impl Into<Arc<str>>) -> Self {
         let clusters = vec![ClusterWeight { name: cluster.into(), weight: 1 }];
-        Self { clusters, total_weight: 1, upto: vec![1], deadline: RouteDeadline::default() }
+        Self { clusters, total_weight: 1, upto: Vec::new(), deadline: RouteDeadline::default() }
     }
 
     /// Calls are shared by weight, which must add up to 1 to `u32::MAX`.

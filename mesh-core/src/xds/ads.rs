@@ -573,5 +573,5 @@ fn refusal_text(error: &RawError<'_>) -> Arc<str> {
 /// Whether two type URLs name the same message; their hosts do not matter.
 fn same_type(a: &str, b: &str) -> bool {
     let message = |url: &str| url.rsplit_once('/').map_or(0, |(host, _)| host.len() + 1);
-    a[message(a)..] == b[message(b)..]
+    a == b || a[message(a)..] == b[message(b)..]
 }

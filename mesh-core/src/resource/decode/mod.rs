@@ -14,6 +14,7 @@ mod policy;
 mod route_action;
 mod route_config;
 mod route_match;
+mod seen;
 #[cfg(test)]
 mod tests;
 pub(super) mod value;

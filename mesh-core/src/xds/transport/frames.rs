@@ -54,7 +54,12 @@ impl Deframer {
             return Ok(None);
         }
         self.buffer.advance(PREFIX);
-        Ok(Some(self.buffer.split_to(length).freeze()))
+        let message = self.buffer.split_to(length).freeze();
+        if self.buffer.is_empty() {
+            // Else what is left of it would keep the memory of a large response until the next one comes.
+            self.buffer = BytesMut::new();
+        }
+        Ok(Some(message))
     }
 }
 
