@@ -19,30 +19,30 @@ fn the_table_of_fields_is_what_the_decoders_do() {
     assert!(written == rendered, "docs/fields.md is not current: run UPDATE_DOCS=1 cargo test -p mesh-tests docs");
 }
 
-/// Every test that the docs name is there.
+/// Every test that the docs name as `file::test` is in that file.
 #[test]
 fn the_docs_name_tests_that_exist() {
-    let mut sources = String::new();
-    for entry in fs::read_dir(Path::new(ROOT).join("tests")).expect("tests") {
-        let path = entry.expect("an entry").path();
-        if path.extension().is_some_and(|extension| extension == "rs") {
-            sources.push_str(&fs::read_to_string(&path).expect("source"));
-        }
-    }
     let mut missing = Vec::new();
     for doc in ["README.md", "docs/probes.md"] {
         let text = fs::read_to_string(Path::new(ROOT).join(doc)).expect(doc);
-        let names = text.split('`').filter_map(|code| code.split_once("::")).map(|(_, name)| name);
-        let is_test = |name: &&str| {
-            name.contains('_') && name.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit())
-        };
-        for name in names.filter(is_test) {
-            if !sources.contains(&format!("fn {name}(")) {
-                missing.push(format!("{doc}: {name}"));
-            }
-        }
+        let is_word = |text: &str| text.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit());
+        let named = text.split('`').filter_map(|code| code.split_once("::"));
+        let tests = named.filter(|(file, test)| is_word(file) && is_word(test) && test.contains('_'));
+        missing.extend(tests.filter(|(file, test)| !has_test(file, test)).map(|test| format!("{doc}: {test:?}")));
     }
     assert!(missing.is_empty(), "tests that the docs name and that are not there: {missing:#?}");
+}
+
+#[test]
+fn a_test_is_looked_for_in_the_file_that_is_named() {
+    assert!(has_test("docs", "a_test_is_looked_for_in_the_file_that_is_named"));
+    assert!(!has_test("architecture", "a_test_is_looked_for_in_the_file_that_is_named"));
+    assert!(!has_test("no_such_file", "a_test_is_looked_for_in_the_file_that_is_named"));
+}
+
+fn has_test(file: &str, test: &str) -> bool {
+    let source = fs::read_to_string(Path::new(ROOT).join("tests").join(file).with_extension("rs"));
+    source.is_ok_and(|source| source.contains(&format!("fn {test}(")))
 }
 
 fn fields() -> String {

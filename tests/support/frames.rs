@@ -13,7 +13,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 
+use futures_util::FutureExt;
 use mesh_examples::helloworld::HelloReply;
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -48,10 +50,11 @@ pub(crate) const INITIAL_WINDOW_SIZE: u16 = 4;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A server whose connections are played by a script.
+/// A server whose connections are played by a script. A script that panics fails its test when the server is dropped.
 pub(crate) struct FrameServer {
     address: SocketAddr,
     accepted: Counter,
+    panics: Counter,
     task: JoinHandle<()>,
 }
 
@@ -63,18 +66,20 @@ impl FrameServer {
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound listener");
-        let accepted = Counter::new();
-        let counter = accepted.clone();
+        let (accepted, panics) = (Counter::new(), Counter::new());
+        let (counter, failed) = (accepted.clone(), panics.clone());
         let task = tokio::spawn(async move {
             let mut playing = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.expect("a listener that works");
                 stream.set_nodelay(true).expect("a TCP option");
                 counter.add(1);
-                playing.spawn(script(Peer { stream }));
+                let play = AssertUnwindSafe(script(Peer { stream })).catch_unwind();
+                let failed = failed.clone();
+                playing.spawn(async move { failed.add(u64::from(play.await.is_err())) });
             }
         });
-        Self { address, accepted, task }
+        Self { address, accepted, panics, task }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -94,6 +99,8 @@ impl FrameServer {
 impl Drop for FrameServer {
     fn drop(&mut self) {
         self.task.abort();
+        // A test that fails already has more to say.
+        assert!(self.panics.get() == 0 || std::thread::panicking(), "a script of a frame server panicked: see above");
     }
 }
 
@@ -315,6 +322,18 @@ mod tests {
         .await;
         assert_eq!(hello(&mut client(&server).await).await.unwrap(), "late");
         server.wait_for_accepted(1).await;
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "a script of a frame server panicked")]
+    async fn a_script_that_fails_fails_its_test() {
+        let server = FrameServer::start(|mut peer| async move {
+            peer.greet(&[]).await?;
+            peer.next_call().await?;
+            panic!("not what the script expects");
+        })
+        .await;
+        hello(&mut client(&server).await).await.unwrap_err();
     }
 
     #[tokio::test]

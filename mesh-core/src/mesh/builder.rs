@@ -78,11 +78,9 @@ impl MeshBuilder {
         self
     }
 
-    /// Connects to an embedded control plane, in process and without a socket; the node id is `test`.
+    /// Takes connections to a control plane in this process.
     #[cfg(feature = "testing")]
-    pub fn control_plane(self, control_plane: &crate::testing::ControlPlane) -> Self {
-        let connector = control_plane.connector();
-        let connect: InProcess = Arc::new(move || Ok(Box::new(connector.connect()?)));
+    pub(crate) fn in_process(self, connect: InProcess) -> Self {
         Self { in_process: Some(connect), ..self }
     }
 

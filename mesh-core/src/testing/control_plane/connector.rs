@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use tokio::io::DuplexStream;
 
+use super::ControlPlane;
+use crate::mesh::MeshBuilder;
 use crate::testing::server::{self, wire::Socket};
 use crate::testing::shared::Shared;
 
 /// Bytes in flight each way.
 const PIPE: usize = 256 << 10;
 
-/// Makes connections to a [`ControlPlane`](super::ControlPlane) in process. It does not keep the control plane running.
+/// Makes connections to a [`ControlPlane`] in process. It does not keep the control plane running.
 #[derive(Clone)]
 pub struct Connector {
     pub(super) shared: Arc<Shared>,
@@ -31,6 +33,14 @@ impl Connector {
         } else {
             Err(io::ErrorKind::ConnectionRefused.into())
         }
+    }
+}
+
+impl MeshBuilder {
+    /// Connects to an embedded control plane, in process and without a socket; the node id is `test`.
+    pub fn control_plane(self, control_plane: &ControlPlane) -> Self {
+        let connector = control_plane.connector();
+        self.in_process(Arc::new(move || Ok(Box::new(connector.connect()?))))
     }
 }
 
