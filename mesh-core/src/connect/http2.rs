@@ -1,20 +1,16 @@
 //! The connector of the mesh: TCP and Unix sockets, HTTP/2.
 
 use std::fmt;
-use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
 use super::pings::Pings;
@@ -22,9 +18,6 @@ use super::{Connect, Connection, SendError, SendErrorKind, SendRequest, StreamEr
 use crate::error::BoxError;
 use crate::http2;
 use crate::resource::endpoints::Address;
-
-/// Between the attempts at the addresses of one host (Happy Eyeballs, A61).
-const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
 /// How connections are made and kept.
 ///
@@ -100,46 +93,27 @@ impl Http2Connector {
         Self { options: Arc::new(options), pings: Arc::default() }
     }
 
+    /// The whole attempt is bounded by who asked for it.
     async fn open(self, address: Address) -> Result<Http2Connection, BoxError> {
+        let tcp = &self.options.tcp;
         match &address {
             Address::Socket(socket) => {
-                let io = self.tcp(*socket).await?;
+                let io = http2::connect_tcp(*socket, tcp).await?;
                 self.handshake(io, address).await
             }
             Address::Host(name, port) => {
-                let io = self.host(name, *port).await?;
+                let addresses = tokio::net::lookup_host((&**name, *port)).await?;
+                let io = http2::connect_first(addresses, tcp).await?;
                 self.handshake(io, address).await
             }
             #[cfg(unix)]
             Address::Unix(path) => {
-                let io = http2::connect_unix(path, Duration::MAX).await?;
+                let io = tokio::net::UnixStream::connect(path).await?;
                 self.handshake(io, address).await
             }
             #[cfg(not(unix))]
             Address::Unix(_) => Err("there are no Unix sockets on this system".into()),
         }
-    }
-
-    /// The whole attempt is bounded by who asked for it.
-    async fn tcp(&self, address: SocketAddr) -> io::Result<TcpStream> {
-        http2::connect_tcp(address, &self.options.tcp, Duration::MAX).await
-    }
-
-    /// Whichever address answers first; the next is tried when the last failed, or after a moment.
-    async fn host(&self, name: &str, port: u16) -> io::Result<TcpStream> {
-        let mut addresses = tokio::net::lookup_host((name, port)).await?;
-        let mut attempts = FuturesUnordered::new();
-        let mut failure = io::Error::new(io::ErrorKind::NotFound, format!("{name} has no address"));
-        attempts.extend(addresses.next().map(|address| self.tcp(address)));
-        while !attempts.is_empty() {
-            match tokio::time::timeout(NEXT_ADDRESS, attempts.next()).await {
-                Ok(Some(Ok(stream))) => return Ok(stream),
-                Ok(Some(Err(error))) => failure = error,
-                Ok(None) | Err(_) => {}
-            }
-            attempts.extend(addresses.next().map(|address| self.tcp(address)));
-        }
-        Err(failure)
     }
 
     async fn handshake<IO>(&self, io: IO, address: Address) -> Result<Http2Connection, BoxError>

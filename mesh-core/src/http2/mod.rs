@@ -46,6 +46,4 @@ pub(crate) use error::{BodyError, SendError, SendErrorKind};
 pub(crate) use request::Outgoing;
 pub(crate) use send::Send;
 pub(crate) use slots::{Slot, Unavailable};
-#[cfg(unix)]
-pub(crate) use tcp::connect_unix;
-pub(crate) use tcp::{TcpConfig, connect_tcp};
+pub(crate) use tcp::{TcpConfig, connect_first, connect_tcp};

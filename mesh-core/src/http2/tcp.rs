@@ -1,16 +1,16 @@
-//! Sockets whose death the kernel notices.
+//! Sockets whose death the kernel notices, and which of a name's addresses to connect them to.
 
 use std::io;
 use std::net::SocketAddr;
-#[cfg(unix)]
-use std::path::Path;
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-#[cfg(unix)]
-use tokio::net::UnixStream;
 use tokio::time::timeout;
+
+/// Between the attempts at the addresses of one name (RFC 8305, "Connection Attempt Delay").
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
 /// Options of a TCP connection.
 #[derive(Clone, Debug)]
@@ -56,29 +56,41 @@ impl TcpConfig {
     }
 }
 
-/// Connects to `address` within `limit`.
-///
-/// # Errors
-///
-/// The socket's own, or [`io::ErrorKind::TimedOut`].
-pub(crate) async fn connect_tcp(address: SocketAddr, config: &TcpConfig, limit: Duration) -> io::Result<TcpStream> {
-    let stream = timeout(limit, TcpStream::connect(address)).await.unwrap_or_else(|_| Err(timed_out(limit)))?;
+/// Connects to `address`; the caller bounds the time.
+pub(crate) async fn connect_tcp(address: SocketAddr, config: &TcpConfig) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
     config.apply(&stream)?;
     Ok(stream)
 }
 
-/// Connects to the Unix socket at `path` within `limit`.
+/// Connects to whichever of a name's addresses answers first (Happy Eyeballs, RFC 8305): the next is tried when the last
+/// failed, or after a moment, so that an address that leads nowhere does not take all the time there is. The caller
+/// bounds the time.
 ///
 /// # Errors
 ///
-/// As [`connect_tcp`].
-#[cfg(unix)]
-pub(crate) async fn connect_unix(path: &Path, limit: Duration) -> io::Result<UnixStream> {
-    timeout(limit, UnixStream::connect(path)).await.unwrap_or_else(|_| Err(timed_out(limit)))
-}
-
-fn timed_out(limit: Duration) -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, format!("not connected within {limit:?}"))
+/// Of the last address that failed, which it names; [`io::ErrorKind::NotFound`] if there is no address.
+pub(crate) async fn connect_first(
+    addresses: impl IntoIterator<Item = SocketAddr>,
+    config: &TcpConfig,
+) -> io::Result<TcpStream> {
+    let attempt = async |address: SocketAddr| {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
+        connect_tcp(address, config).await.map_err(named)
+    };
+    let mut addresses = addresses.into_iter();
+    let mut attempts = FuturesUnordered::new();
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    attempts.extend(addresses.next().map(attempt));
+    while !attempts.is_empty() {
+        match timeout(NEXT_ADDRESS, attempts.next()).await {
+            Ok(Some(Ok(stream))) => return Ok(stream),
+            Ok(Some(Err(error))) => failure = error,
+            Ok(None) | Err(_) => {}
+        }
+        attempts.extend(addresses.next().map(attempt));
+    }
+    Err(failure)
 }
 
 #[cfg(test)]
@@ -90,7 +102,7 @@ mod tests {
     async fn options_are_set_on_the_socket() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let stream = connect_tcp(address, &TcpConfig::default(), Duration::from_secs(2)).await.unwrap();
+        let stream = connect_tcp(address, &TcpConfig::default()).await.unwrap();
         assert!(stream.nodelay().unwrap());
         let socket = SockRef::from(&stream);
         assert!(socket.keepalive().unwrap());
@@ -108,7 +120,20 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        let error = connect_tcp(address, &TcpConfig::default(), Duration::from_secs(2)).await.unwrap_err();
+        let error = connect_tcp(address, &TcpConfig::default()).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+    #[tokio::test]
+    async fn the_first_address_that_answers_is_connected_and_the_last_that_fails_is_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let alive = listener.local_addr().unwrap();
+        let dead = SocketAddr::from(([127, 0, 0, 2], alive.port()));
+        let stream = connect_first([dead, alive], &TcpConfig::default()).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), alive);
+        let error = connect_first([dead, dead], &TcpConfig::default()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(error.to_string().starts_with(&format!("{dead}: ")), "{error}");
+        let error = connect_first([], &TcpConfig::default()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 }
