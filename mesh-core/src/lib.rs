@@ -5,7 +5,7 @@
 //! made from it by an adapter, such as `mesh_tonic::MeshChannel` for gRPC:
 //!
 //! ```no_run
-//! # #[cfg(all(feature = "discover", feature = "balance"))]
+//! # #[cfg(all(feature = "discover", feature = "route", feature = "balance"))]
 //! # async fn example() -> Result<(), mesh_core::Error> {
 //! let mesh = mesh_core::Mesh::builder().bootstrap_from_env()?.build().await?; // GRPC_XDS_BOOTSTRAP
 //! mesh.ready().await?;
@@ -23,7 +23,7 @@
 //!
 //! # Features
 //!
-//! `discover`, `timeout`, `cluster` and `balance`, a layer each; `dns` for `dns:` targets; `tls`, with `aws-lc` or `ring`,
+//! `discover`, `route`, `timeout`, `cluster` and `balance`, a layer each (a `Mesh` takes `discover`, `route` and `balance`); `dns` for `dns:` targets; `tls`, with `aws-lc` or `ring`,
 //! for the control plane's credentials; `testing`. All but `ring` and `testing` are on by default.
 
 mod backoff;
@@ -38,12 +38,13 @@ pub mod connect;
 pub mod discover;
 mod error;
 mod http2;
-#[cfg(all(feature = "discover", feature = "balance"))]
+#[cfg(all(feature = "discover", feature = "route", feature = "balance"))]
 mod mesh;
 mod resource;
+#[cfg(feature = "route")]
 pub mod route;
 mod snapshot;
-#[cfg(all(feature = "discover", feature = "balance"))]
+#[cfg(all(feature = "discover", feature = "route", feature = "balance"))]
 pub mod stack;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -56,7 +57,7 @@ pub use call::{Call, CallInfo, CallOptions};
 #[cfg(feature = "discover")]
 pub use discover::Target;
 pub use error::{BoxError, Error, ErrorKind};
-#[cfg(all(feature = "discover", feature = "balance"))]
+#[cfg(all(feature = "discover", feature = "route", feature = "balance"))]
 pub use mesh::{
     ClusterStatus, ControlPlaneStatus, EndpointStatus, IgnoredField, Mesh, MeshBuilder, MeshStatus, ResourceStatus,
     TargetStatus,

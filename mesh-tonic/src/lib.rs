@@ -11,6 +11,10 @@
 //! # let _ = channel; Ok(()) }
 //! ```
 //!
+//! The largest message that a client takes is the generated client's to set (`max_decoding_message_size`, 4 MiB by
+//! default), and its codec's to refuse: a larger one ends in tonic's `OUT_OF_RANGE`, where other implementations of gRPC
+//! say `RESOURCE_EXHAUSTED`.
+//!
 //! Only what mentions gRPC is here: the deadline's header and the status that an error becomes. Everything else is
 //! [`mesh_core`].
 
