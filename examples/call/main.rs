@@ -22,11 +22,22 @@ async fn main() -> ExitCode {
     let args = Args::parse();
     let mut report = Report::new(&args);
     if let Err(error) = run(&args, &mut report).await {
-        eprintln!("call: {error}");
-        report.no_call(error.to_string());
+        let text = whole_text(&*error);
+        eprintln!("call: {text}");
+        report.no_call(text);
     }
     report.print(args.json);
     if report.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// An error with its causes and, if the mesh made it, all it knows and what to do next.
+fn whole_text(error: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
+    let of_channel = error.downcast_ref::<mesh_tonic::Error>().map(mesh_tonic::Error::mesh_error);
+    if let Some(error) = of_channel.or_else(|| error.downcast_ref()) {
+        return error.report();
+    }
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 async fn run(args: &Args, report: &mut Report) -> Result<(), Failure> {

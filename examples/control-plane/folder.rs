@@ -6,7 +6,6 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use mesh_core::testing::{Resource, Resources};
 
@@ -18,6 +17,8 @@ pub(crate) struct Folder {
     decoder: Decoder,
     files: BTreeMap<PathBuf, File>,
     generation: u64,
+    /// Why the folder itself could not be read.
+    unreadable: Option<Problem>,
 }
 
 #[derive(Default)]
@@ -30,14 +31,15 @@ struct File {
 /// A file whose stamp is the same has not changed: no need to read it.
 #[derive(PartialEq, Eq)]
 struct Stamp {
-    modified: Option<SystemTime>,
+    /// Of its content or its permissions, in seconds and nanoseconds.
+    changed: (i64, i64),
     length: u64,
     /// A file that was put in the place of another has another one.
     inode: u64,
 }
 
-/// A file that cannot be served.
-#[derive(Debug)]
+/// A file that cannot be served, or a folder that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
     pub(crate) file: String,
     pub(crate) text: String,
@@ -52,7 +54,7 @@ impl fmt::Display for Problem {
 impl Folder {
     /// Nothing is read yet.
     pub(crate) fn new(path: PathBuf, decoder: Decoder) -> Self {
-        Self { path, decoder, files: BTreeMap::new(), generation: 0 }
+        Self { path, decoder, files: BTreeMap::new(), generation: 0, unreadable: None }
     }
 
     /// Counts the changes of what is to be served.
@@ -60,17 +62,21 @@ impl Folder {
         self.generation
     }
 
-    /// Reads what changed. A file that is wrong is reported once, and what it held before stays.
-    pub(crate) fn read(&mut self) -> io::Result<Vec<Problem>> {
+    /// Reads what changed. What is wrong is reported once, and what was there before stays.
+    pub(crate) fn read(&mut self) -> Vec<Problem> {
         let mut found = BTreeMap::new();
-        list(&self.path, &mut found)?;
+        if let Err(problem) = list(&self.path, &mut found) {
+            let is_known = self.unreadable.replace(problem.clone()).as_ref() == Some(&problem);
+            return if is_known { Vec::new() } else { vec![problem] };
+        }
+        self.unreadable = None;
         let before = self.files.len();
         self.files.retain(|path, _| found.contains_key(path));
         if self.files.len() != before {
             self.generation += 1;
         }
         let problems = found.into_iter().filter_map(|(path, stamp)| self.read_file(path, stamp));
-        Ok(problems.collect())
+        problems.collect()
     }
 
     fn read_file(&mut self, path: PathBuf, stamp: Stamp) -> Option<Problem> {
@@ -78,13 +84,13 @@ impl Folder {
         if file.stamp.as_ref() == Some(&stamp) {
             return None;
         }
+        let first = file.stamp.replace(stamp).is_none();
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             // Removed since it was listed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => return Some(problem(&path, error)),
         };
-        let first = file.stamp.replace(stamp).is_none();
         if text == file.text && !first {
             return None;
         }
@@ -124,10 +130,10 @@ fn decode(decoder: &Decoder, path: &Path, text: &str) -> Result<Vec<Resource>, B
 }
 
 /// The resource files in `folder` and below.
-fn list(folder: &Path, found: &mut BTreeMap<PathBuf, Stamp>) -> io::Result<()> {
-    let unreadable = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", folder.display()));
+fn list(folder: &Path, found: &mut BTreeMap<PathBuf, Stamp>) -> Result<(), Problem> {
+    let unreadable = |error: io::Error| problem(folder, format!("read the folder: {error}"));
     for entry in fs::read_dir(folder).map_err(unreadable)? {
-        let path = entry?.path();
+        let path = entry.map_err(unreadable)?.path();
         // A file that has gone since is no file; a link counts as what it points to.
         let Ok(metadata) = fs::metadata(&path) else { continue };
         if metadata.is_dir() {
@@ -143,9 +149,40 @@ fn list(folder: &Path, found: &mut BTreeMap<PathBuf, Stamp>) -> io::Result<()> {
 }
 
 fn stamp(metadata: &Metadata) -> Stamp {
-    Stamp { modified: metadata.modified().ok(), length: metadata.len(), inode: metadata.ino() }
+    Stamp { changed: (metadata.ctime(), metadata.ctime_nsec()), length: metadata.len(), inode: metadata.ino() }
 }
 
 fn problem(path: &Path, text: impl ToString) -> Problem {
     Problem { file: path.display().to_string(), text: text.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLUSTER: &str = "\"@type\": type.googleapis.com/envoy.config.cluster.v3.Cluster\nname: greeter\n";
+
+    #[test]
+    fn what_is_wrong_is_said_once_and_what_was_there_stays() {
+        let parent = tempfile::tempdir().unwrap();
+        let (path, away) = (parent.path().join("resources"), parent.path().join("away"));
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("cluster.yaml"), CLUSTER).unwrap();
+        let mut folder = Folder::new(path.clone(), Decoder::new().unwrap());
+        assert_eq!(folder.read(), []);
+        assert_eq!(folder.generation(), 1);
+
+        fs::rename(&path, &away).unwrap();
+        let said = folder.read();
+        assert_eq!((said.len(), &said[0].file), (1, &path.display().to_string()));
+        assert!(said[0].text.starts_with("read the folder: "), "{}", said[0]);
+        assert_eq!((folder.read(), folder.generation()), (Vec::new(), 1));
+        fs::rename(&away, &path).unwrap();
+        assert_eq!((folder.read(), folder.generation()), (Vec::new(), 1));
+
+        fs::write(path.join("cluster.yaml"), CLUSTER.replace("name", "nam")).unwrap();
+        let said = folder.read();
+        assert!(said[0].to_string().contains("cluster.yaml: Cluster: "), "{}", said[0]);
+        assert_eq!((folder.read(), folder.generation()), (Vec::new(), 1));
+    }
 }

@@ -53,7 +53,7 @@ async fn main() -> ExitCode {
 
 async fn serve(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     let mut folder = Folder::new(args.folder, Decoder::new()?);
-    if let Some(problem) = folder.read()?.into_iter().next() {
+    if let Some(problem) = folder.read().into_iter().next() {
         return Err(problem.to_string().into());
     }
     let control_plane = ControlPlane::builder().listen(args.listen.to_string()).start().await?;
@@ -76,10 +76,7 @@ async fn serve(args: Args) -> Result<(), Box<dyn std::error::Error>> {
 /// Serves what changed, and prints what is wrong with it; what was there before is served on then.
 fn reload(folder: &mut Folder, control_plane: &ControlPlane) {
     let before = folder.generation();
-    match folder.read() {
-        Ok(problems) => problems.iter().for_each(|problem| print_error(&problem.file, &problem.text)),
-        Err(error) => print_error("", &error.to_string()),
-    }
+    folder.read().iter().for_each(|problem| print_error(&problem.file, &problem.text));
     if folder.generation() != before {
         match folder.resources() {
             Ok(resources) => control_plane.set(resources),
