@@ -1,44 +1,19 @@
-//! A control plane that is away, broken, or speaks nonsense; and the ways to reach one.
+//! A control plane that is away, broken, or speaks nonsense.
 
-use std::net::SocketAddr;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use mesh_core::Bootstrap;
 use mesh_core::testing::{ControlPlane, Fault, Resources, any, endpoints, type_url};
-use mesh_core::{Bootstrap, Mesh};
 use mesh_xds_proto::envoy::service::discovery::v3::DiscoveryResponse;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::ServerConfig;
-use rustls::pki_types::PrivatePkcs8KeyDer;
-use tempfile::TempDir;
-use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio_rustls::TlsAcceptor;
+use parking_lot::Mutex;
 use tonic::Code;
 
+use crate::bootstrap::{insecure, listening, mesh_with};
 use crate::support::backend::Backend;
 use crate::support::client::{Client, SOON, assert_says, impatient, quick, quick_mesh};
 use crate::support::relay::Relay;
-
-/// A control plane on a port, which serves `greeter` at the backend.
-async fn listening(backend: &Backend) -> ControlPlane {
-    let resources = Resources::service("greeter", [backend.address()]);
-    ControlPlane::builder().listen("127.0.0.1:0").resources(resources).start().await.unwrap()
-}
-
-fn bootstrap_json(server_uri: &str, channel_creds: &serde_json::Value) -> String {
-    let server = serde_json::json!({ "server_uri": server_uri, "channel_creds": [channel_creds] });
-    serde_json::json!({ "xds_servers": [server], "node": { "id": "test" } }).to_string()
-}
-
-/// The bootstrap for a control plane in plaintext.
-fn insecure(server_uri: &str) -> Bootstrap {
-    Bootstrap::from_json(&bootstrap_json(server_uri, &serde_json::json!({ "type": "insecure" }))).expect("a bootstrap")
-}
-
-async fn mesh_with(bootstrap: Bootstrap) -> Mesh {
-    quick().bootstrap(bootstrap).build().await.expect("a mesh")
-}
 
 #[tokio::test]
 async fn calls_wait_for_a_control_plane_that_is_down_and_say_so_or_succeed_when_it_comes() {
@@ -291,144 +266,78 @@ async fn requests_do_not_wait_for_the_headers_of_the_stream() {
 }
 
 #[tokio::test]
-async fn each_form_of_a_server_uri_reaches_the_control_plane() {
+async fn a_control_plane_that_does_not_answer_a_ping_is_given_up() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let control_plane = listening(&a).await;
+    let relay = Relay::start(control_plane.addr()).await;
+    let bootstrap = insecure(&relay.address().to_string());
+    let mesh = quick().control_plane_keepalive(Some(SOON / 4), SOON / 4).bootstrap(bootstrap).build().await.unwrap();
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+    relay.half_open();
+    control_plane.put(endpoints("greeter").endpoint(b.address()));
+    client.hello_until("b").await;
+    assert_eq!(relay.accepted(), 2);
+}
+
+#[tokio::test]
+async fn a_control_plane_that_only_accepts_is_given_up_after_the_connect_timeout() {
     let backend = Backend::start("a").await;
     let control_plane = listening(&backend).await;
-    let port = control_plane.addr().port();
-    let folder = TempDir::new().unwrap();
-    let socket = folder.path().join("control-plane.sock");
-    let _relay = unix_relay(&socket, control_plane.addr());
-    let forms = [
-        format!("127.0.0.1:{port}"),
-        format!("localhost:{port}"),
-        format!("dns:///localhost:{port}"),
-        format!("dns:127.0.0.1:{port}"),
-        format!("ipv4:127.0.0.1:{port}"),
-        format!("ipv4:127.0.0.2:1,127.0.0.1:{port}"),
-        format!("http://127.0.0.1:{port}"),
-        format!("unix:{}", socket.display()),
-        format!("unix://{}", socket.display()),
-    ];
-    for form in forms {
-        let mesh = mesh_with(insecure(&form)).await;
-        let reply = Client::new(&mesh, "xds:///greeter").hello().await;
-        assert_eq!(reply.unwrap_or_else(|status| panic!("{form}: {status}")), "a");
+    let relay = Relay::start(control_plane.addr()).await;
+    relay.freeze();
+    let bootstrap = insecure(&relay.address().to_string());
+    let mesh = quick().control_plane_connect_timeout(SOON / 4).bootstrap(bootstrap).build().await.unwrap();
+    let client = Client::new(&mesh, "xds:///greeter");
+    let status = client.hello_within(SOON).await.unwrap_err();
+    assert_says(&status, &["Listener `greeter`", "UNAVAILABLE: not connected within 50ms"]);
+    relay.wait_for_accepted(2).await;
+}
+
+/// What is logged on this thread while it lives.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn lines_with(&self, part: &str) -> usize {
+        String::from_utf8_lossy(&self.0.lock()).lines().filter(|line| line.contains(part)).count()
     }
-    for form in ["xds:///control-plane", "unix://relative.sock", "https://127.0.0.1:1", "127.0.0.1:70000"] {
-        let refused =
-            Bootstrap::from_json(&bootstrap_json(form, &serde_json::json!({ "type": "insecure" }))).unwrap_err();
-        assert!(refused.report().contains(form), "{}", refused.report());
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
 #[tokio::test]
-async fn a_bootstrap_file_is_enough() {
-    let backend = Backend::start("a").await;
-    let control_plane = listening(&backend).await;
-    let folder = TempDir::new().unwrap();
-    let file = folder.path().join("bootstrap.json");
-    std::fs::write(&file, control_plane.bootstrap_json()).unwrap();
-    let mesh = Mesh::builder().bootstrap_from_file(&file).unwrap().build().await.unwrap();
-    assert_eq!(Client::new(&mesh, "xds:///greeter").hello().await.unwrap(), "a");
-    let node = control_plane.requests()[0].node.clone().expect("the first request has it");
-    assert_eq!(node.id, "test");
-
-    let missing = folder.path().join("missing.json");
-    let refused = Mesh::builder().bootstrap_from_file(&missing).map(|_| ()).unwrap_err().report();
-    assert!(refused.contains("missing.json"), "{refused}");
-    std::fs::write(&file, "{ \"xds_servers\": [").unwrap();
-    let refused = Mesh::builder().bootstrap_from_file(&file).map(|_| ()).unwrap_err().report();
-    assert!(refused.contains("bootstrap.json"), "{refused}");
-}
-
-/// A certificate authority with a server's certificate, in files.
-struct Pki {
-    folder: TempDir,
-    server: Arc<ServerConfig>,
-}
-
-impl Pki {
-    fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()])
-            .unwrap()
-            .signed_by(&key, &authority)
-            .unwrap();
-        let folder = TempDir::new().unwrap();
-        std::fs::write(folder.path().join("ca.pem"), authority.pem()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut server = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
-            .unwrap();
-        server.alpn_protocols = vec![b"h2".to_vec()];
-        Self { folder, server: Arc::new(server) }
-    }
-
-    /// The bootstrap for a control plane with a certificate of this authority.
-    fn bootstrap(&self, server_uri: &str) -> Bootstrap {
-        let ca = self.folder.path().join("ca.pem");
-        let creds = serde_json::json!({ "type": "tls", "config": { "ca_certificate_file": ca } });
-        Bootstrap::from_json(&bootstrap_json(server_uri, &creds)).expect("a bootstrap")
-    }
-}
-
-#[tokio::test]
-async fn a_control_plane_is_reached_over_tls_if_its_certificate_is_right() {
-    let backend = Backend::start("a").await;
-    let control_plane = listening(&backend).await;
-    let (pki, other) = (Pki::new(), Pki::new());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let _relay = tls_relay(listener, pki.server.clone(), control_plane.addr());
-
-    for form in [format!("localhost:{port}"), format!("127.0.0.1:{port}"), format!("https://localhost:{port}")] {
-        let mesh = mesh_with(pki.bootstrap(&form)).await;
-        let reply = Client::new(&mesh, "xds:///greeter").hello().await;
-        assert_eq!(reply.unwrap_or_else(|status| panic!("{form}: {status}")), "a");
-    }
-    let mesh = impatient().bootstrap(other.bootstrap(&format!("localhost:{port}"))).build().await.unwrap();
-    let status = Client::new(&mesh, "xds:///greeter").hello().await.unwrap_err();
-    assert_eq!(status.code(), Code::Unavailable);
-    assert_says(&status, &["TLS", "certificate", "Listener `greeter`"]);
-    let mesh = impatient().bootstrap(pki.bootstrap(&control_plane.addr().to_string())).build().await.unwrap();
-    let status = Client::new(&mesh, "xds:///greeter").hello().await.unwrap_err();
-    assert_says(&status, &["TLS", &control_plane.addr().to_string()]);
-}
-
-/// A Unix socket that leads to an address, until the task is dropped with its runtime.
-fn unix_relay(path: &std::path::Path, to: SocketAddr) -> tokio::task::JoinHandle<()> {
-    let listener = UnixListener::bind(path).expect("a path that is free");
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(pass(stream, to));
+async fn a_type_that_nobody_asked_for_is_told_of_once_and_the_stream_goes_on() {
+    let log = Log::default();
+    let writer = log.clone();
+    let logging = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(move || writer.clone());
+    let _logging = tracing::subscriber::set_default(logging.finish());
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let control_plane = ControlPlane::new();
+    control_plane.set(Resources::service("greeter", [a.address()]));
+    let mesh = quick_mesh(&control_plane).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+    for type_url in ["type.googleapis.com/nobody.knows.This", "type.googleapis.com/nor.That"] {
+        for nonce in ["1", "2", "3"] {
+            let (type_url, nonce) = (type_url.to_owned(), nonce.to_owned());
+            control_plane.send(&DiscoveryResponse { type_url, nonce, ..Default::default() });
         }
-    })
-}
-
-/// Ends TLS and leads to an address.
-fn tls_relay(listener: TcpListener, config: Arc<ServerConfig>, to: SocketAddr) -> tokio::task::JoinHandle<()> {
-    let acceptor = TlsAcceptor::from(config);
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                if let Ok(stream) = acceptor.accept(stream).await {
-                    pass(stream, to).await;
-                }
-            });
-        }
-    })
-}
-
-async fn pass(mut from: impl AsyncRead + AsyncWrite + Unpin, to: SocketAddr) {
-    if let Ok(mut to) = TcpStream::connect(to).await {
-        // What ends one side ends the other.
-        let _ = copy_bidirectional(&mut from, &mut to).await;
+    }
+    control_plane.put(endpoints("greeter").endpoint(b.address()));
+    client.hello_until("b").await;
+    assert_eq!(control_plane.streams(), 1);
+    assert!(control_plane.requests().iter().all(|request| request.stream == 1 && !request.is_nack()));
+    for name in ["nobody.knows.This", "nor.That"] {
+        assert_eq!(log.lines_with(name), 1, "{name}");
     }
 }

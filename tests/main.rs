@@ -2,6 +2,7 @@
 
 mod api;
 mod architecture;
+mod bootstrap;
 mod config_update;
 mod control_plane;
 mod deadline;

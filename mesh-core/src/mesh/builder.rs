@@ -117,6 +117,24 @@ impl MeshBuilder {
         self
     }
 
+    /// How long connecting to the control plane may take, from resolving its name to the server's HTTP/2 SETTINGS. Default
+    /// 10 s.
+    pub fn control_plane_connect_timeout(mut self, timeout: Duration) -> Self {
+        self.transport.connect_timeout = bounded(timeout);
+        self
+    }
+
+    /// Silence on the connection to the control plane before a PING asks whether it is there (`None` for never), and
+    /// silence after it before the connection is given up. Default 5 min, as in all gRPC clients, and 20 s; twice as
+    /// long after the server complained of too many. The kernel finds most dead peers sooner: probes go out after 10 s
+    /// of silence, and written bytes may stay unacknowledged for 20 s. [`connections`](Self::connections) is about
+    /// endpoints alone.
+    pub fn control_plane_keepalive(mut self, interval: Option<Duration>, timeout: Duration) -> Self {
+        self.transport.ping_interval = interval.map(bounded);
+        self.transport.ping_timeout = bounded(timeout);
+        self
+    }
+
     /// How long [`Mesh::shutdown`] waits for calls in flight. Default 10 s.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = bounded(timeout);

@@ -1,6 +1,6 @@
 //! The task of the client: moves what happens between the protocol, the transport and the store.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -20,6 +20,8 @@ use crate::xds::transport::{ADS, Stream, StreamError, Transport};
 
 /// Resources of one response that are handled before other tasks get their turn: about a millisecond's worth.
 const SLICE: usize = 256;
+/// Types that were not asked for, of which is told.
+const MAX_STRANGERS: usize = 16;
 
 /// Moves events and effects between the protocol, the transport and the store.
 pub(super) struct Driver {
@@ -29,6 +31,8 @@ pub(super) struct Driver {
     encoder: Encoder,
     /// What the last NACK of each type said, so that a repetition is not logged again.
     nacks: HashMap<&'static str, Arc<str>>,
+    /// The type URLs that came and were not asked for.
+    strangers: HashSet<String>,
 }
 
 /// What a stream was waiting for.
@@ -40,7 +44,7 @@ enum Event {
 
 impl Driver {
     pub(super) fn new(shared: Arc<Shared>, transport: Arc<dyn Transport>, ads: Ads, node: &NodeConfig) -> Self {
-        Self { shared, transport, ads, encoder: Encoder::new(node), nacks: HashMap::new() }
+        Self { shared, transport, ads, encoder: Encoder::new(node), nacks: HashMap::new(), strangers: HashSet::new() }
     }
 
     /// Opens one stream after the other, while anything is wanted.
@@ -140,7 +144,7 @@ impl Driver {
         let response =
             Response::parse(message).map_err(|error| StreamError::new(format!("INTERNAL: response: {error}")))?;
         let Some(mut incoming) = self.ads.begin_response(response) else {
-            tracing::debug!(type_url = response.type_url, "xDS response of a type that was not asked for");
+            self.log_stranger(response.type_url);
             return Ok(());
         };
         while self.ads.advance_response(&mut incoming, SLICE) {
@@ -148,6 +152,16 @@ impl Driver {
         }
         self.ads.finish_response(Instant::now(), incoming);
         Ok(())
+    }
+
+    /// A response of a type that was not asked for is ignored, but whoever sent it waits for an answer: say so once.
+    fn log_stranger(&mut self, type_url: &str) {
+        let (server, type_url) = (&*self.shared.server, type_url.chars().take(256).collect::<String>());
+        let is_news = self.strangers.len() < MAX_STRANGERS && self.strangers.insert(type_url.clone());
+        match is_news {
+            true => tracing::warn!(server, type_url, "xDS response of a type that was not asked for is ignored"),
+            false => tracing::debug!(server, type_url, "xDS response of a type that was not asked for is ignored"),
+        }
     }
 
     fn take_interests(&mut self) {

@@ -37,6 +37,17 @@ impl Credentials {
         !matches!(self, Self::Insecure)
     }
 
+    /// For errors that may be about them: a server of TLS 1.3 refuses a client only after the client's handshake.
+    pub(super) fn described(&self) -> &'static str {
+        match self {
+            Self::Insecure => "",
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) if tls.has_identity() => "TLS with a client certificate: ",
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => "TLS without a client certificate: ",
+        }
+    }
+
     pub(super) async fn secure(&self, io: BoxIo) -> Result<BoxIo, StreamError> {
         match self {
             Self::Insecure => Ok(io),
@@ -104,6 +115,10 @@ mod tls {
             })?;
             let loaded = Mutex::new(Loaded { config, at: Instant::now() });
             Ok(Self { source: Arc::new(source), server_name, loaded })
+        }
+
+        pub(super) fn has_identity(&self) -> bool {
+            self.source.files.identity.is_some()
         }
 
         pub(super) async fn handshake(&self, io: BoxIo) -> Result<BoxIo, StreamError> {

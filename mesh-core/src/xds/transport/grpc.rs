@@ -166,7 +166,8 @@ impl Inner {
         let io: BoxIo = self.credentials.secure(self.connector.connect().await?).await?;
         let config = http2::Config { keepalive: self.keepalive(complaints), ..http2::Config::default() };
         let connecting = http2::handshake(io, &config, &self.runtime).await;
-        connecting.map_err(|error| StreamError::new(format!("UNAVAILABLE: {}", chain(&error))))
+        let over = self.credentials.described();
+        connecting.map_err(|error| StreamError::new(format!("UNAVAILABLE: {over}{}", chain(&error))))
     }
 
     fn keepalive(&self, complaints: u32) -> Option<Keepalive> {
