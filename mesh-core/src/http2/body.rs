@@ -23,27 +23,16 @@ const HELD: &str = "the slot is held until the end";
 /// Data and trailers of a response. Holds the slot until the stream ended; dropped earlier, it resets the stream and
 /// stops what is left of the request's body.
 pub(crate) struct RecvBody {
-    // In the order in which they go: the stream, the rest of the request, the slot.
-    stream: RecvStream,
+    // In the order in which they go: the stream (`None` once it ended), the rest of the request, the slot.
+    stream: Option<RecvStream>,
     upload: Option<JoinHandle<Result<(), BoxError>>>,
     slot: Option<Slot>,
     unreleased: usize,
-    ended: bool,
 }
 
 impl RecvBody {
     pub(super) fn new(stream: RecvStream, upload: Option<JoinHandle<Result<(), BoxError>>>, slot: Slot) -> Self {
-        Self { stream, upload, slot: Some(slot), unreleased: 0, ended: false }
-    }
-
-    fn data(&mut self, data: Bytes) -> Option<Result<Frame<Bytes>, BodyError>> {
-        self.unreleased += data.len();
-        if self.unreleased >= RELEASE {
-            // Fails only for more than was received.
-            let _ = self.stream.flow_control().release_capacity(self.unreleased);
-            self.unreleased = 0;
-        }
-        Some(Ok(Frame::data(data)))
+        Self { stream: Some(stream), upload, slot: Some(slot), unreleased: 0 }
     }
 
     fn trailers(&self, trailers: HeaderMap) -> Result<Frame<Bytes>, BodyError> {
@@ -54,9 +43,10 @@ impl RecvBody {
 
     /// Nothing more comes. The slot waits for a request that is still being sent: its stream is not over.
     fn end(&mut self) {
-        self.ended = true;
+        let stream = self.stream.take();
         if self.upload.as_ref().is_none_or(JoinHandle::is_finished) {
-            self.slot = None;
+            let slot = self.slot.take();
+            stream.zip(slot).into_iter().for_each(|(stream, slot)| slot.connection().retire(stream));
         }
     }
 
@@ -90,13 +80,18 @@ impl Body for RecvBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let me = &mut *self;
-        if me.ended {
-            return Poll::Ready(None);
-        }
-        let last = match ready!(me.stream.poll_data(cx)) {
-            Some(Ok(data)) => return Poll::Ready(me.data(data)),
+        let Some(stream) = &mut me.stream else { return Poll::Ready(None) };
+        let last = match ready!(stream.poll_data(cx)) {
+            Some(Ok(data)) => {
+                me.unreleased += data.len();
+                if me.unreleased >= RELEASE {
+                    // Fails only for more than was received.
+                    let _ = stream.flow_control().release_capacity(std::mem::take(&mut me.unreleased));
+                }
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
             Some(Err(error)) => Err(error),
-            None => ready!(me.stream.poll_trailers(cx)),
+            None => ready!(stream.poll_trailers(cx)),
         };
         let last = match last {
             Ok(trailers) => trailers.map(|trailers| me.trailers(trailers)),
@@ -107,11 +102,11 @@ impl Body for RecvBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended || self.stream.is_end_stream()
+        self.stream.as_ref().is_none_or(RecvStream::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.ended { SizeHint::with_exact(0) } else { SizeHint::default() }
+        if self.stream.is_none() { SizeHint::with_exact(0) } else { SizeHint::default() }
     }
 }
 
@@ -125,6 +120,6 @@ impl Drop for RecvBody {
 
 impl fmt::Debug for RecvBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RecvBody").field("ended", &self.ended).finish_non_exhaustive()
+        f.debug_struct("RecvBody").field("ended", &self.stream.is_none()).finish_non_exhaustive()
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
+use h2::RecvStream;
 use h2::client::{Builder, SendRequest};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -39,7 +40,8 @@ where
     let established = timeout(config.handshake_timeout, establish(io, config, &shared)).await;
     let (sender, driver) = established.unwrap_or_else(|_| Err(handshake_timeout(config)))?;
     let task = runtime.spawn(driver).abort_handle();
-    let inner = Inner { sender: Mutex::new(Some(sender)), shared, runtime: runtime.clone(), task };
+    let sender = Mutex::new(Some(Sender { requests: sender, ended: None }));
+    let inner = Inner { sender, shared, runtime: runtime.clone(), task };
     Ok(Connection { inner: Arc::new(inner) })
 }
 
@@ -160,11 +162,27 @@ impl fmt::Debug for Connection {
     }
 }
 
+/// Where requests go in.
+pub(super) struct Sender {
+    pub(super) requests: SendRequest<Bytes>,
+    /// The last stream that came to its end. To let go of a stream wakes the connection's task, which finds nothing to
+    /// do; the next request, which wakes it anyhow, lets go of this one.
+    pub(super) ended: Option<RecvStream>,
+}
+
 /// What callers need; each slot holds it.
 pub(super) struct Inner {
     /// Shared instead of cloned per call, which would lock and count inside `h2` twice; `None` once it takes no calls.
-    pub(super) sender: Mutex<Option<SendRequest<Bytes>>>,
+    pub(super) sender: Mutex<Option<Sender>>,
     pub(super) shared: Arc<Shared>,
     pub(super) runtime: Handle,
     task: AbortHandle,
+}
+
+impl Inner {
+    /// Keeps a stream that is over on both sides until the next request.
+    pub(super) fn retire(&self, stream: RecvStream) {
+        // The one before is let go of when the lock is free.
+        let _before = self.sender.lock().as_mut().map(|sender| sender.ended.replace(stream));
+    }
 }

@@ -11,7 +11,7 @@ use http::Response;
 use http_body::Body;
 
 use super::body::RecvBody;
-use super::connection::Inner;
+use super::connection::{Inner, Sender};
 use super::error::{BoxError, Code, ConnectionError, ConnectionErrorKind, SendError, SendErrorKind};
 use super::request::{Head, HeadCopy, Outgoing};
 use super::shared::Shared;
@@ -179,7 +179,10 @@ impl Inner {
         end: bool,
     ) -> Result<(ResponseFuture, SendStream<Bytes>), SendErrorKind> {
         let mut sender = self.sender.lock();
-        let Some(live) = sender.as_mut() else { return Err(SendErrorKind::Unsent(self.shared.why_no_calls())) };
+        let Some(Sender { requests: live, ended }) = sender.as_mut() else {
+            return Err(SendErrorKind::Unsent(self.shared.why_no_calls()));
+        };
+        *ended = None;
         let error = match live.send_request(head.into_request(), end) {
             Ok(opened) => return Ok(opened),
             Err(error) => error,

@@ -106,7 +106,12 @@ impl Shared {
     /// Called after writes: who waits for them was either seen by the lock, or sees the writes after it.
     pub(super) fn wake_uploads(&self) {
         let writes = self.writes();
-        let written: Vec<_> = self.uploads.lock().extract_if(|_, (before, _)| *before != writes).collect();
+        let mut uploads = self.uploads.lock();
+        if uploads.is_empty() {
+            return;
+        }
+        let written: Vec<_> = uploads.extract_if(|_, (before, _)| *before != writes).collect();
+        drop(uploads);
         written.into_iter().for_each(|(_, (_, waker))| waker.wake());
     }
 
