@@ -10,8 +10,8 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::JoinHandle;
 
+use super::connection::Slot;
 use super::error::{BodyError, BoxError, Code};
-use super::slots::Slot;
 
 /// Bytes after which what the reader took is given back to the peer's window. Far below the smallest window, so the peer
 /// never waits for it, and above most unary responses, which so save the call: the end of a stream gives back what is

@@ -19,8 +19,8 @@ use tokio::time::timeout;
 use super::config::Config;
 use super::driver::Driver;
 use super::error::{ConnectionError, ConnectionErrorKind};
-use super::shared::Shared;
-use super::slots::{Slot, Unavailable};
+use super::shared::{Shared, State};
+use super::slots::Unavailable;
 use super::wire::Wire;
 
 /// Not a number that SETTINGS can carry: while `h2` reports it, the peer's SETTINGS have not come.
@@ -99,17 +99,6 @@ fn handshake_timeout(config: &Config) -> ConnectionError {
     )
 }
 
-/// What a connection is good for.
-#[derive(Clone, Debug)]
-pub(crate) enum State {
-    /// It takes calls.
-    Ready,
-    /// It takes no new calls and ends with the last one: the peer sent this GOAWAY, or it is drained here.
-    Draining(Option<ConnectionError>),
-    /// It is gone.
-    Lost(ConnectionError),
-}
-
 /// One HTTP/2 connection; clones share it. It closes when the last clone and the last call are gone.
 #[derive(Clone)]
 pub(crate) struct Connection {
@@ -119,7 +108,8 @@ pub(crate) struct Connection {
 impl Connection {
     /// A slot for one call, or why there is none. Never waits.
     pub(crate) fn try_acquire(&self) -> Result<Slot, Unavailable> {
-        Slot::acquire(&self.inner)
+        self.inner.shared.slots.try_acquire()?;
+        Ok(Slot(Arc::clone(&self.inner)))
     }
 
     /// Calls that hold a slot.
@@ -159,6 +149,27 @@ impl fmt::Debug for Connection {
             .field("in_flight", &self.in_flight())
             .field("limit", &self.limit())
             .finish()
+    }
+}
+
+/// The right to one call on a connection; given back on drop.
+pub(crate) struct Slot(Arc<Inner>);
+
+impl Slot {
+    pub(super) fn connection(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.shared.slots.release();
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Slot")
     }
 }
 

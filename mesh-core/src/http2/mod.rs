@@ -41,9 +41,10 @@ mod tests;
 
 pub(crate) use body::RecvBody;
 pub(crate) use config::{Config, Keepalive};
-pub(crate) use connection::{Connection, State, handshake};
+pub(crate) use connection::{Connection, Slot, handshake};
 pub(crate) use error::{BodyError, SendError, SendErrorKind};
 pub(crate) use request::Outgoing;
 pub(crate) use send::Send;
-pub(crate) use slots::{Slot, Unavailable};
+pub(crate) use shared::State;
+pub(crate) use slots::Unavailable;
 pub(crate) use tcp::{TcpConfig, connect_first, connect_tcp};

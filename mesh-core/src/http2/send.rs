@@ -11,11 +11,10 @@ use http::Response;
 use http_body::Body;
 
 use super::body::RecvBody;
-use super::connection::{Inner, Sender};
+use super::connection::{Inner, Sender, Slot};
 use super::error::{BoxError, Code, ConnectionError, ConnectionErrorKind, SendError, SendErrorKind};
 use super::request::{Head, HeadCopy, Outgoing};
 use super::shared::Shared;
-use super::slots::Slot;
 use super::upload::{Opening, Upload};
 
 impl Slot {

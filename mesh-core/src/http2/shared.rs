@@ -12,11 +12,21 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::config::Config;
-use super::connection::State;
 use super::error::{Code, ConnectionError, ConnectionErrorKind};
 use super::frames::Sight;
 use super::keepalive::Traffic;
 use super::slots::Slots;
+
+/// What a connection is good for.
+#[derive(Clone, Debug)]
+pub(crate) enum State {
+    /// It takes calls.
+    Ready,
+    /// It takes no new calls and ends with the last one: the peer sent this GOAWAY, or it is drained here.
+    Draining(Option<ConnectionError>),
+    /// It is gone.
+    Lost(ConnectionError),
+}
 
 /// What the callers and the connection's task both see.
 pub(super) struct Shared {

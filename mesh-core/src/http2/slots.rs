@@ -1,11 +1,7 @@
 //! The calls that a connection may carry at a time, counted here because `h2` queues what exceeds the peer's
 //! MAX_CONCURRENT_STREAMS without bound.
 
-use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
-use super::connection::Inner;
 
 const ONE: u64 = 1;
 const IN_FLIGHT: u64 = (1 << 32) - 1;
@@ -88,30 +84,4 @@ fn check(word: u64, limit: u64) -> Result<(), Unavailable> {
         return Err(if word & CLOSED != 0 { Unavailable::Closed } else { Unavailable::Draining });
     }
     if word & IN_FLIGHT >= limit { Err(Unavailable::Full) } else { Ok(()) }
-}
-
-/// The right to one call on a connection; given back on drop.
-pub(crate) struct Slot(Arc<Inner>);
-
-impl Slot {
-    pub(super) fn acquire(connection: &Arc<Inner>) -> Result<Self, Unavailable> {
-        connection.shared.slots.try_acquire()?;
-        Ok(Self(Arc::clone(connection)))
-    }
-
-    pub(super) fn connection(&self) -> &Inner {
-        &self.0
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.shared.slots.release();
-    }
-}
-
-impl fmt::Debug for Slot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Slot")
-    }
 }
