@@ -238,7 +238,7 @@ impl Dependencies {
         }
         let mut watch_changed = false;
         let config = match read::<Cluster>(view, &CLUSTER, name) {
-            Err(Missing::Pending(_)) => return (false, false),
+            Err(Missing::Pending { .. }) => return (false, false),
             Err(Missing::Absent(problem)) => Err(problem),
             Ok(cluster) => {
                 let endpoints = cluster.eds_service_name.clone().unwrap_or_else(|| name.clone());
@@ -246,7 +246,7 @@ impl Dependencies {
                 match read::<Endpoints>(view, &ENDPOINTS, &endpoints) {
                     Ok(endpoints) => Ok(ClusterConfig { cluster, endpoints }),
                     // What is in use serves on until its successor is complete.
-                    Err(Missing::Pending(_)) => return (false, watch_changed),
+                    Err(Missing::Pending { .. }) => return (false, watch_changed),
                     Err(Missing::Absent(problem)) => Err(problem),
                 }
             }
@@ -387,51 +387,50 @@ impl Dependencies {
 }
 
 /// Why a resource cannot be used.
-enum Missing {
-    Pending(String),
+enum Missing<'a> {
+    Pending { resource_type: &'static ResourceType, name: &'a str },
     Absent(Problem),
 }
 
-impl From<Missing> for Wanted {
-    fn from(missing: Missing) -> Self {
+impl From<Missing<'_>> for Wanted {
+    fn from(missing: Missing<'_>) -> Self {
         match missing {
-            Missing::Pending(what) => Wanted::Pending(what),
+            Missing::Pending { resource_type, name } => Wanted::Pending(described(resource_type, name)),
             Missing::Absent(problem) => Wanted::Unroutable(problem),
         }
     }
 }
 
-fn read<T: std::any::Any + Send + Sync>(
+/// A resource for people: "Listener `greeter`".
+fn described(resource_type: &ResourceType, name: &str) -> String {
+    format!("{} `{name}`", resource_type.name)
+}
+
+fn read<'a, T: std::any::Any + Send + Sync>(
     view: &impl View,
     resource_type: &'static ResourceType,
-    name: &str,
-) -> Result<Arc<T>, Missing> {
+    name: &'a str,
+) -> Result<Arc<T>, Missing<'a>> {
     let state = view.get(resource_type, name);
     if let Some(value) = state.value::<T>() {
         return Ok(value);
     }
-    let resource: Arc<str> = format!("{} `{name}`", resource_type.name).into();
-    match state.verdict {
-        Verdict::DoesNotExist => Err(Missing::Absent(Problem {
-            message: match state.error {
-                Some(reason) => format!("{resource} does not exist: {reason}").into(),
-                None => format!("{resource} does not exist").into(),
-            },
-            resource,
-            next_step: "check the name, and that the control plane serves it to this node",
-        })),
-        Verdict::Refused(reason) => Err(Missing::Absent(Problem {
-            message: format!("{resource} cannot be had: {reason}").into(),
-            resource,
-            next_step: "ask the control plane's operator why it does not send the resource",
-        })),
-        Verdict::Invalid(reason) => Err(Missing::Absent(Problem {
-            message: format!("{resource} was rejected: {reason}").into(),
-            resource,
-            next_step: "correct the field that is named; the control plane was told the same (NACK)",
-        })),
-        Verdict::Pending | Verdict::Present => Err(Missing::Pending(resource.to_string())),
-    }
+    let (what, next_step) = match state.verdict {
+        Verdict::Pending | Verdict::Present => return Err(Missing::Pending { resource_type, name }),
+        Verdict::DoesNotExist => (
+            state.error.map_or_else(|| "does not exist".to_owned(), |reason| format!("does not exist: {reason}")),
+            "check the name, and that the control plane serves it to this node",
+        ),
+        Verdict::Refused(reason) => {
+            (format!("cannot be had: {reason}"), "ask the control plane's operator why it does not send the resource")
+        }
+        Verdict::Invalid(reason) => (
+            format!("was rejected: {reason}"),
+            "correct the field that is named; the control plane was told the same (NACK)",
+        ),
+    };
+    let resource = described(resource_type, name);
+    Err(Missing::Absent(Problem { message: format!("{resource} {what}").into(), resource: resource.into(), next_step }))
 }
 
 /// Whether two configurations of a cluster are the same values, not only alike.

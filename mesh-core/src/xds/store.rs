@@ -86,8 +86,8 @@ pub(crate) struct ResourceStatus {
     pub(crate) version: Arc<str>,
     /// The last error, if it came after the value.
     pub(crate) error: Option<Arc<str>>,
-    /// The encoded value, if there is one.
-    pub(crate) bytes: Option<Arc<[u8]>>,
+    /// Whether there is a value.
+    pub(crate) has_value: bool,
     /// When the control plane last said something new.
     pub(crate) updated: Option<SystemTime>,
 }
@@ -95,7 +95,7 @@ pub(crate) struct ResourceStatus {
 impl ResourceStatus {
     /// The label of `grpc.xds.cache_state` (A78, A88).
     pub(crate) fn cache_state(&self) -> &'static str {
-        match (self.state, self.bytes.is_some()) {
+        match (self.state, self.has_value) {
             (CacheState::Requested, _) => "requested",
             (CacheState::DoesNotExist, false) => "does_not_exist",
             (CacheState::DoesNotExist, true) => "does_not_exist_but_cached",
@@ -186,7 +186,6 @@ struct Entry {
 
 struct Good {
     value: Arc<dyn Any + Send + Sync>,
-    bytes: Arc<[u8]>,
     version: Arc<str>,
 }
 
@@ -304,8 +303,8 @@ impl Store {
         let Some(entry) = entries.get_mut(&name) else { return };
         entry.updated = Some(now);
         match kind {
-            UpdateKind::Value { value, bytes, version, ignored } => {
-                entry.value = Some(Good { value, bytes, version });
+            UpdateKind::Value { value, version, ignored } => {
+                entry.value = Some(Good { value, version });
                 entry.error = None;
                 record_ignored(&mut self.ignored, resource_type.name, &name, ignored, first_seen);
             }
@@ -418,7 +417,7 @@ impl Entry {
             state,
             version: self.value.as_ref().map(|good| good.version.clone()).unwrap_or_default(),
             error: self.error.as_ref().map(|(_, text)| text.clone()),
-            bytes: self.value.as_ref().map(|good| good.bytes.clone()),
+            has_value: self.value.is_some(),
             updated: self.updated,
         }
     }

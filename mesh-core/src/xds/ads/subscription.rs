@@ -24,15 +24,18 @@ pub(super) struct Subscription {
     deadline: Option<Instant>,
     /// The response of this stream that had it last.
     pub(super) seen: u64,
-    /// The bytes of the good value: the same bytes again need no decoding.
-    pub(super) accepted: Option<Arc<[u8]>>,
-    /// The bytes that were rejected last.
+    /// The digest of the good value: the same bytes again need no decoding.
+    pub(super) accepted: Option<Digest>,
+    /// What was rejected last.
     pub(super) rejected: Option<Box<Rejected>>,
 }
 
+/// Stands for the bytes of a resource: to keep them would take as much memory as the value.
+pub(super) type Digest = u64;
+
 #[derive(Debug)]
 pub(super) struct Rejected {
-    pub(super) bytes: Arc<[u8]>,
+    pub(super) digest: Digest,
     pub(super) why: Arc<str>,
 }
 

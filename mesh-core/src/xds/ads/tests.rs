@@ -5,6 +5,7 @@ use std::cell::Cell;
 use proptest::prelude::*;
 
 use super::*;
+use crate::xds::message::Response;
 use crate::xds::resource_type::{Decoded, FieldError};
 
 /// Responses of this type are complete, as those of LDS and CDS are.

@@ -1,6 +1,6 @@
 //! What one user of the client watches.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub(crate) struct Subscriber {
     client: XdsClient,
     id: SubscriberId,
     notify: Arc<Notify>,
-    watched: HashMap<&'static str, Watched>,
+    watched: Vec<Watched>,
 }
 
 struct Watched {
@@ -31,31 +31,27 @@ impl Subscriber {
     pub(super) fn new(client: XdsClient) -> Self {
         let notify = Arc::<Notify>::default();
         let id = client.inner.shared.store.lock().register(notify.clone());
-        Self { client, id, notify, watched: HashMap::new() }
+        Self { client, id, notify, watched: Vec::new() }
     }
 
     /// Replaces the names that this subscriber watches, of all types at once; a type that is not given has none.
     pub(crate) fn watch(&mut self, wanted: &[Wanted<'_>]) {
-        let mut remove = Vec::new();
-        for Watched { resource_type, names } in self.watched.values() {
-            let wanted = wanted.iter().find(|(ty, _)| ty.type_url == resource_type.type_url);
-            let is_left = |name: &&Arc<str>| !wanted.is_some_and(|(_, wanted)| wanted.contains(*name));
-            remove.extend(names.iter().filter(is_left).map(|name| (*resource_type, name.clone())));
-        }
-        let add = wanted.iter().flat_map(|(ty, names)| names.iter().map(|name| (*ty, name)));
-        let add: Vec<_> = add.filter(|(ty, name)| !self.is_watched(ty, name)).collect();
-        self.update(add.into_iter().map(|(ty, name)| (ty, name.clone())), remove);
-    }
-
-    /// Adds and takes away names. What is watched already, or not at all, makes no difference.
-    pub(crate) fn update(
-        &mut self,
-        add: impl IntoIterator<Item = (&'static ResourceType, Arc<str>)>,
-        remove: impl IntoIterator<Item = (&'static ResourceType, Arc<str>)>,
-    ) {
         // Sorted out before the lock is taken.
-        let left: Vec<_> = remove.into_iter().filter(|(ty, name)| self.leave(ty, name)).collect();
-        let new: Vec<_> = add.into_iter().filter(|(ty, name)| self.enter(ty, name)).collect();
+        let (mut left, mut new) = (Vec::new(), Vec::new());
+        for Watched { resource_type, names } in &mut self.watched {
+            let wanted = wanted.iter().find(|(ty, _)| ty.type_url == resource_type.type_url);
+            names.retain(|name| {
+                let stays = wanted.is_some_and(|(_, wanted)| wanted.contains(name));
+                if !stays {
+                    left.push((*resource_type, name.clone()));
+                }
+                stays
+            });
+        }
+        for (resource_type, names) in wanted {
+            let watched = self.names(resource_type);
+            new.extend(names.iter().filter(|name| watched.insert(Arc::clone(name))).map(|name| (*resource_type, name)));
+        }
         if left.is_empty() && new.is_empty() {
             return;
         }
@@ -67,17 +63,14 @@ impl Subscriber {
         shared.interests.notify_one();
     }
 
-    fn is_watched(&self, resource_type: &ResourceType, name: &Arc<str>) -> bool {
-        self.watched.get(resource_type.type_url).is_some_and(|watched| watched.names.contains(name))
-    }
-
-    fn leave(&mut self, resource_type: &ResourceType, name: &Arc<str>) -> bool {
-        self.watched.get_mut(resource_type.type_url).is_some_and(|watched| watched.names.remove(name))
-    }
-
-    fn enter(&mut self, resource_type: &'static ResourceType, name: &Arc<str>) -> bool {
-        let new = || Watched { resource_type, names: HashSet::new() };
-        self.watched.entry(resource_type.type_url).or_insert_with(new).names.insert(name.clone())
+    /// The watched names of a type.
+    fn names(&mut self, resource_type: &'static ResourceType) -> &mut HashSet<Arc<str>> {
+        let known = self.watched.iter().position(|watched| watched.resource_type.type_url == resource_type.type_url);
+        let index = known.unwrap_or_else(|| {
+            self.watched.push(Watched { resource_type, names: HashSet::new() });
+            self.watched.len() - 1
+        });
+        &mut self.watched[index].names
     }
 
     /// The resources that changed since the last call, each once; waits until one did. All of one response comes
@@ -103,7 +96,7 @@ impl Drop for Subscriber {
         let shared = &self.client.inner.shared;
         let mut store = shared.store.lock();
         store.unregister(self.id);
-        for Watched { resource_type, names } in self.watched.values() {
+        for Watched { resource_type, names } in &self.watched {
             names.iter().for_each(|name| store.unwatch(self.id, resource_type, name));
         }
         drop(store);
