@@ -1,5 +1,6 @@
 //! Single layers of the mesh, around what answers at once: what they cost without a connection.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::future::{Pending, Ready, pending, ready};
 use std::hint::black_box;
@@ -97,7 +98,16 @@ impl Connect for Nowhere {
     }
 }
 
-/// Has a slot for every call.
+thread_local! {
+    static REFUSALS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Has the next `count` slots refused that this thread asks an [`Open`] for.
+pub fn refuse_slots(count: u32) {
+    REFUSALS.set(count);
+}
+
+/// Has a slot for every call, unless it is to refuse.
 #[derive(Clone, Debug)]
 pub struct Open;
 
@@ -105,7 +115,13 @@ impl Connection for Open {
     type Slot = Answer;
 
     fn try_acquire(&self) -> Result<Answer, Unavailable> {
-        Ok(Answer)
+        match REFUSALS.get() {
+            0 => Ok(Answer),
+            left => {
+                REFUSALS.set(left - 1);
+                Err(Unavailable::Full)
+            }
+        }
     }
 
     fn ended(&self) -> impl Future<Output = BoxError> + Send {

@@ -59,7 +59,17 @@ pub fn cpu_time() -> Duration {
 /// Resident memory of this process in bytes; zero where `/proc` is not mounted.
 #[must_use]
 pub fn resident() -> u64 {
+    statm(1)
+}
+
+/// The part of it that is pages of files: code that ran, of this executable and its libraries.
+#[must_use]
+pub fn resident_code() -> u64 {
+    statm(2)
+}
+
+fn statm(field: usize) -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    let pages: u64 = statm.split(' ').nth(field).and_then(|pages| pages.parse().ok()).unwrap_or(0);
     pages * u64::try_from(rustix::param::page_size()).expect("a page is small")
 }

@@ -1,4 +1,4 @@
-//! Ingest, changes and memory: CPU and resident memory of this process, which is the client.
+//! Ingest, changes and memory: CPU and memory of this process, which is the client.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use mesh_benches::control::{Control, take_in};
 use mesh_benches::echo::EchoRequest;
 use mesh_benches::echo::echo_client::EchoClient;
-use mesh_benches::meter::{Meter, cpu_time, resident};
+use mesh_benches::meter::{Meter, cpu_time, resident, resident_code};
 use mesh_benches::server::Servers;
 use mesh_benches::{Error, Flavor};
 use mesh_core::Mesh;
@@ -26,7 +26,8 @@ pub(crate) fn many(clusters: usize, endpoints: usize, changes: u32) -> Result<Va
     Ok(json!({
         "ingest_ms": figures.elapsed_ms,
         "ingest_cpu_ms": figures.cpu_ms,
-        "memory_mib": figures.memory_mib,
+        "memory_mib": figures.memory.allocated,
+        "code_mib": figures.memory.code,
         "requests": requests,
         "assignment_changed_cpu_ms": client.cpu_ms_of("change", changes)?,
         "clusters_resent_cpu_ms": client.cpu_ms_of(type_url::CLUSTER, changes)?,
@@ -39,7 +40,8 @@ pub(crate) fn large(changes: u32) -> Result<Value, Error> {
     let (mut client, figures) = Client::ingest(1, 10_000)?;
     Ok(json!({
         "ingest_cpu_ms": figures.cpu_ms,
-        "memory_mib": figures.memory_mib,
+        "memory_mib": figures.memory.allocated,
+        "code_mib": figures.memory.code,
         "endpoint_changed_cpu_ms": client.cpu_ms_of("change", changes)?,
     }))
 }
@@ -47,7 +49,7 @@ pub(crate) fn large(changes: u32) -> Result<Value, Error> {
 /// The mesh itself: one call was made, through one connection.
 pub(crate) fn idle() -> Result<Value, Error> {
     let (_client, figures) = Client::ingest(0, 0)?;
-    Ok(json!({ "memory_mib": figures.memory_mib }))
+    Ok(json!({ "memory_mib": figures.memory.allocated, "code_mib": figures.memory.code }))
 }
 
 /// The same call through tonic's own channel.
@@ -55,16 +57,16 @@ pub(crate) fn plain() -> Result<Value, Error> {
     let servers = Servers::start(1)?;
     let live = servers.addresses().first().ok_or("no server")?;
     let runtime = warm_runtime()?;
-    let memory = resident();
+    let memory = Memory::now();
     let channel = runtime.block_on(async {
         let channel = Endpoint::from_shared(format!("http://{live}"))?.connect().await?;
         EchoClient::new(channel.clone()).unary(EchoRequest::default()).await?;
         Ok::<_, Error>(channel)
     })?;
     sleep(SETTLED);
-    let memory_mib = mib(resident().saturating_sub(memory));
+    let memory = memory.growth();
     drop(channel);
-    Ok(json!({ "memory_mib": memory_mib }))
+    Ok(json!({ "memory_mib": memory.allocated, "code_mib": memory.code }))
 }
 
 /// A runtime whose workers run.
@@ -87,7 +89,29 @@ struct Client {
 struct Figures {
     elapsed_ms: f64,
     cpu_ms: f64,
-    memory_mib: f64,
+    memory: Memory,
+}
+
+/// Resident memory in MiB.
+struct Memory {
+    /// What the process allocated, its threads' stacks too.
+    allocated: f64,
+    /// Pages of the executable that were needed for the first time. They are the file's, and the kernel can drop them;
+    /// how many there are depends on how much of the linked code runs, not on what the mesh keeps.
+    code: f64,
+}
+
+impl Memory {
+    fn now() -> Self {
+        let code = resident_code();
+        Self { allocated: mib(resident().saturating_sub(code)), code: mib(code) }
+    }
+
+    /// From then to now.
+    fn growth(&self) -> Self {
+        let now = Self::now();
+        Self { allocated: now.allocated - self.allocated, code: now.code - self.code }
+    }
 }
 
 impl Client {
@@ -96,14 +120,14 @@ impl Client {
         let live = servers.addresses().first().ok_or("no server")?;
         let control = Control::start(clusters, endpoints, *live)?;
         let runtime = warm_runtime()?;
-        let (memory, cpu, meter) = (resident(), cpu_time(), Meter::start());
+        let (memory, cpu, meter) = (Memory::now(), cpu_time(), Meter::start());
         let in_use = runtime.block_on(take_in(control.address()))?;
         let elapsed = meter.stop().elapsed;
         sleep(SETTLED);
         let figures = Figures {
             elapsed_ms: milliseconds(elapsed),
             cpu_ms: milliseconds(cpu_time().saturating_sub(cpu)),
-            memory_mib: mib(resident().saturating_sub(memory)),
+            memory: memory.growth(),
         };
         Ok((Self { _in_use: in_use, _runtime: runtime, control, _servers: servers }, figures))
     }
