@@ -155,6 +155,15 @@ fn routes_to_a_cluster_that_never_comes_leave_the_old_ones_in_force() {
 }
 
 #[test]
+fn clusters_of_routes_that_were_never_in_force_are_left_when_other_routes_come() {
+    let mut target = Target::serving(&["a"]);
+    target.routes(&["a", "ghost"]);
+    assert_eq!(target.watched(|watched| &watched.clusters), ["a", "ghost"]);
+    assert!(!target.routes(&["a", "b"]));
+    assert_eq!(target.watched(|watched| &watched.clusters), ["a", "b"]);
+}
+
+#[test]
 fn a_missing_cluster_fails_by_name_when_there_is_nothing_older() {
     let mut target = Target::new();
     target.listener();

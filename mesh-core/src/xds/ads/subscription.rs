@@ -258,6 +258,8 @@ impl Subscriptions {
             self.unasked = 0;
             self.arm_all(now + timeout);
         }
+        // Names come in waves: room for a next one would be a third of what all of them take.
+        self.names.shrink_to_fit();
         self.stream.sent = self.names.keys().cloned().collect();
     }
 

@@ -87,6 +87,14 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_of_a_message_goes_with_it() {
+        let mut deframer = Deframer::new(1 << 20);
+        deframer.push(&frame(&vec![7; 1 << 16].into()).unwrap());
+        assert_eq!(messages(&mut deframer).len(), 1);
+        assert_eq!(deframer.buffer.capacity(), 0);
+    }
+
+    #[test]
     fn a_message_over_the_limit_is_refused_by_its_length_alone() {
         let mut deframer = Deframer::new(64 << 20);
         deframer.push(&[0, 0xff, 0xff, 0xff, 0xff]);
