@@ -178,6 +178,25 @@ async fn a_call_that_waits_for_ready_ends_at_its_deadline() {
     assert_says(&status, &[&backend.address().to_string(), "refused"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_call_without_a_deadline_waits_max_wait_in_all() {
+    let black_hole = BlackHole::new();
+    let control_plane = ControlPlane::new();
+    let balance = BalanceOptions::new().connect_timeout(LONG).failover_timeout(LONG);
+    let mesh = Mesh::builder().control_plane(&control_plane).balance(balance).build().await.unwrap();
+    let client = Client::new(&mesh, "xds:///greeter");
+    let before = tokio::time::Instant::now();
+    let configure = async {
+        tokio::time::sleep(Duration::from_secs(14)).await;
+        control_plane.set(Resources::service("greeter", [black_hole.address()]));
+    };
+    let (reply, ()) = tokio::join!(client.hello(), configure);
+    assert_eq!(before.elapsed().as_secs(), 20);
+    let parts =
+        ["no endpoint after a wait of 20.0", &format!("1 connecting ({}: no answer yet)", black_hole.address())];
+    assert_says(&reply.unwrap_err(), &parts);
+}
+
 #[tokio::test]
 async fn a_deadline_passes_while_the_response_streams() {
     let backend = Backend::start("a").await;

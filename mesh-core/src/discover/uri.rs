@@ -126,7 +126,8 @@ fn fixed(
         return Err(format!("the addresses are missing: write for example `{right}`"));
     }
     let entry = |(index, entry): (usize, &str)| {
-        let wrong = |what: String| format!("address {} of the list: {what}: write for example `{right}`", index + 1);
+        let wrong =
+            |what: String| format!("address {} of the list: {what} (right is for example `{right}`)", index + 1);
         match entry {
             "" => Err(wrong("it is empty".to_owned())),
             entry => parse(entry).map_err(wrong),
@@ -210,11 +211,14 @@ mod tests {
             ("dns:///greeter:99999", "not a number"),
             ("static:///", "the addresses are missing: write for example `static:///10.0.0.1:50051"),
             ("static:", "the addresses are missing"),
-            ("static:///a:1,,b:2", "address 2 of the list: it is empty: write for example"),
-            ("static:///a:1,greeter", "address 2 of the list: read address `greeter`: `greeter` has no port"),
+            ("static:///a:1,,b:2", "address 2 of the list: it is empty (right is for example `static:///"),
+            (
+                "static:///a:1,greeter",
+                "address 2 of the list: read address `greeter`: it has no port: write `greeter:PORT` (right is",
+            ),
             ("static:///a:1,b:1O", "port `1O` is not a number"),
             ("static:///::1:80", "write an IPv6 address in brackets, `[::1]:80`"),
-            ("ipv4:", "write for example `ipv4:10.0.0.1:50051"),
+            ("ipv4:", "the addresses are missing: write for example `ipv4:10.0.0.1:50051"),
             ("ipv4:[::1]:1", "`[::1]:1` is not an ipv4 address"),
             ("http://greeter:80", "scheme `http` is not known"),
             ("unix:", "path is missing"),

@@ -100,7 +100,7 @@ impl FromStr for Address {
             return Ok(Address::Unix(Path::new(path).into()));
         }
         let (host, port) =
-            text.rsplit_once(':').ok_or_else(|| problem(format!("`{text}` has no port: write `{text}:PORT`")))?;
+            text.rsplit_once(':').ok_or_else(|| problem(format!("it has no port: write `{text}:PORT`")))?;
         if host.contains(':') {
             return Err(problem(format!("write an IPv6 address in brackets, `[{host}]:{port}`")));
         }
