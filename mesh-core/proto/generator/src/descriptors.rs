@@ -18,12 +18,29 @@ const ANNOTATIONS: [&str; 5] =
 /// What those packages extend, and nothing else uses.
 const DESCRIPTOR_FILE: &str = "google/protobuf/descriptor.proto";
 
+/// What mesh never looks into, and Istio sends with every endpoint.
+const OPAQUE: &str = ".envoy.config.core.v3.Metadata";
+
 /// Compiles every `.proto` file below `folder`, which is also the only include path.
 pub(crate) fn compile(folder: &Path) -> Result<FileDescriptorSet, Box<dyn Error>> {
     let mut compiler = protox::Compiler::new([folder])?;
     compiler.include_imports(true).include_source_info(false);
     compiler.open_files(proto_files(folder)?)?;
     Ok(strip(compiler.file_descriptor_set()))
+}
+
+/// Makes the fields of opaque messages `bytes`, which are the same on the wire and cost no tree of allocations.
+pub(crate) fn make_opaque(set: &mut FileDescriptorSet) {
+    let messages = set.file.iter_mut().flat_map(|file| &mut file.message_type);
+    messages.for_each(make_fields_opaque);
+}
+
+fn make_fields_opaque(message: &mut DescriptorProto) {
+    for field in message.field.iter_mut().filter(|field| field.type_name() == OPAQUE) {
+        field.set_type(Type::Bytes);
+        field.type_name = None;
+    }
+    message.nested_type.iter_mut().for_each(make_fields_opaque);
 }
 
 /// The `.proto` files below `folder` in the order of their paths, so that the output does not

@@ -47,8 +47,9 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 
 /// The messages of xDS; no services, because mesh-core speaks gRPC itself.
 fn xds(root: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
-    let set = descriptors::compile(&root.join("mesh-core/proto/proto"))?;
+    let mut set = descriptors::compile(&root.join("mesh-core/proto/proto"))?;
     fs::write(out.join("fds.bin"), set.encode_to_vec())?;
+    descriptors::make_opaque(&mut set);
     config(out)
         .include_file("mod.rs")
         .enable_type_names()

@@ -277,8 +277,8 @@ pub struct Cluster {
     pub transport_socket: ::core::option::Option<
         super::super::core::v3::TransportSocket,
     >,
-    #[prost(message, optional, tag = "25")]
-    pub metadata: ::core::option::Option<super::super::core::v3::Metadata>,
+    #[prost(bytes = "bytes", tag = "25")]
+    pub metadata: ::prost::bytes::Bytes,
     #[prost(enumeration = "cluster::ClusterProtocolSelection", tag = "26")]
     pub protocol_selection: i32,
     #[prost(message, optional, tag = "30")]

@@ -67,8 +67,8 @@ impl ::prost::Name for Endpoint {
 pub struct LbEndpoint {
     #[prost(enumeration = "super::super::core::v3::HealthStatus", tag = "2")]
     pub health_status: i32,
-    #[prost(message, optional, tag = "3")]
-    pub metadata: ::core::option::Option<super::super::core::v3::Metadata>,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub metadata: ::prost::bytes::Bytes,
     #[prost(message, optional, tag = "4")]
     pub load_balancing_weight: ::core::option::Option<u32>,
     #[prost(oneof = "lb_endpoint::HostIdentifier", tags = "1, 5")]
@@ -132,8 +132,8 @@ impl ::prost::Name for LedsClusterLocalityConfig {
 pub struct LocalityLbEndpoints {
     #[prost(message, optional, tag = "1")]
     pub locality: ::core::option::Option<super::super::core::v3::Locality>,
-    #[prost(message, optional, tag = "9")]
-    pub metadata: ::core::option::Option<super::super::core::v3::Metadata>,
+    #[prost(bytes = "bytes", tag = "9")]
+    pub metadata: ::prost::bytes::Bytes,
     #[prost(message, repeated, tag = "2")]
     pub lb_endpoints: ::prost::alloc::vec::Vec<LbEndpoint>,
     #[prost(message, optional, tag = "3")]

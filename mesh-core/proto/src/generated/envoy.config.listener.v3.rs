@@ -130,8 +130,8 @@ pub struct FilterChain {
     pub filters: ::prost::alloc::vec::Vec<Filter>,
     #[prost(message, optional, tag = "4")]
     pub use_proxy_proto: ::core::option::Option<bool>,
-    #[prost(message, optional, tag = "5")]
-    pub metadata: ::core::option::Option<super::super::core::v3::Metadata>,
+    #[prost(bytes = "bytes", tag = "5")]
+    pub metadata: ::prost::bytes::Bytes,
     #[prost(message, optional, tag = "6")]
     pub transport_socket: ::core::option::Option<
         super::super::core::v3::TransportSocket,
@@ -391,8 +391,8 @@ pub struct Listener {
     pub per_connection_buffer_high_watermark_timeout: ::core::option::Option<
         ::prost_types::Duration,
     >,
-    #[prost(message, optional, tag = "6")]
-    pub metadata: ::core::option::Option<super::super::core::v3::Metadata>,
+    #[prost(bytes = "bytes", tag = "6")]
+    pub metadata: ::prost::bytes::Bytes,
     #[prost(message, optional, tag = "7")]
     pub deprecated_v1: ::core::option::Option<listener::DeprecatedV1>,
     #[prost(enumeration = "listener::DrainType", tag = "8")]

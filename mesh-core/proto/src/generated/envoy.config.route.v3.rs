@@ -60,8 +60,8 @@ pub struct VirtualHost {
     pub request_mirror_policies: ::prost::alloc::vec::Vec<
         route_action::RequestMirrorPolicy,
     >,
-    #[prost(message, optional, tag = "24")]
-    pub metadata: ::core::option::Option<super::super::core::v3::Metadata>,
+    #[prost(bytes = "bytes", tag = "24")]
+    pub metadata: ::prost::bytes::Bytes,
     #[prost(message, repeated, tag = "26")]
     pub route_specifiers: ::prost::alloc::vec::Vec<
         super::super::core::v3::TypedExtensionConfig,
@@ -155,8 +155,8 @@ pub struct Route {
     pub name: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "1")]
     pub r#match: ::core::option::Option<RouteMatch>,
-    #[prost(message, optional, tag = "4")]
-    pub metadata: ::core::option::Option<super::super::core::v3::Metadata>,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub metadata: ::prost::bytes::Bytes,
     #[prost(message, optional, tag = "5")]
     pub decorator: ::core::option::Option<Decorator>,
     #[prost(btree_map = "string, message", tag = "13")]
@@ -244,10 +244,8 @@ pub mod weighted_cluster {
         pub cluster_header: ::prost::alloc::string::String,
         #[prost(message, optional, tag = "2")]
         pub weight: ::core::option::Option<u32>,
-        #[prost(message, optional, tag = "3")]
-        pub metadata_match: ::core::option::Option<
-            super::super::super::core::v3::Metadata,
-        >,
+        #[prost(bytes = "bytes", tag = "3")]
+        pub metadata_match: ::prost::bytes::Bytes,
         #[prost(message, repeated, tag = "4")]
         pub request_headers_to_add: ::prost::alloc::vec::Vec<
             super::super::super::core::v3::HeaderValueOption,
@@ -477,8 +475,8 @@ impl ::prost::Name for CorsPolicy {
 pub struct RouteAction {
     #[prost(enumeration = "route_action::ClusterNotFoundResponseCode", tag = "20")]
     pub cluster_not_found_response_code: i32,
-    #[prost(message, optional, tag = "4")]
-    pub metadata_match: ::core::option::Option<super::super::core::v3::Metadata>,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub metadata_match: ::prost::bytes::Bytes,
     #[prost(string, tag = "5")]
     pub prefix_rewrite: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "32")]
@@ -1985,8 +1983,8 @@ pub struct RouteConfiguration {
         ::prost::alloc::string::String,
         ::prost_types::Any,
     >,
-    #[prost(message, optional, tag = "17")]
-    pub metadata: ::core::option::Option<super::super::core::v3::Metadata>,
+    #[prost(bytes = "bytes", tag = "17")]
+    pub metadata: ::prost::bytes::Bytes,
     #[prost(message, repeated, tag = "19")]
     pub route_specifiers: ::prost::alloc::vec::Vec<
         super::super::core::v3::TypedExtensionConfig,

@@ -146,10 +146,8 @@ pub struct AccessLogCommon {
     pub upstream_cluster: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "16")]
     pub response_flags: ::core::option::Option<ResponseFlags>,
-    #[prost(message, optional, tag = "17")]
-    pub metadata: ::core::option::Option<
-        super::super::super::config::core::v3::Metadata,
-    >,
+    #[prost(bytes = "bytes", tag = "17")]
+    pub metadata: ::prost::bytes::Bytes,
     #[prost(string, tag = "18")]
     pub upstream_transport_failure_reason: ::prost::alloc::string::String,
     #[prost(string, tag = "19")]

@@ -12,14 +12,10 @@ pub struct AttributeContext {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
-    #[prost(message, optional, tag = "11")]
-    pub metadata_context: ::core::option::Option<
-        super::super::super::config::core::v3::Metadata,
-    >,
-    #[prost(message, optional, tag = "13")]
-    pub route_metadata_context: ::core::option::Option<
-        super::super::super::config::core::v3::Metadata,
-    >,
+    #[prost(bytes = "bytes", tag = "11")]
+    pub metadata_context: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "13")]
+    pub route_metadata_context: ::prost::bytes::Bytes,
     #[prost(message, optional, tag = "12")]
     pub tls_session: ::core::option::Option<attribute_context::TlsSession>,
 }

@@ -292,10 +292,8 @@ pub struct Resource {
     pub ttl: ::core::option::Option<::prost_types::Duration>,
     #[prost(message, optional, tag = "7")]
     pub cache_control: ::core::option::Option<resource::CacheControl>,
-    #[prost(message, optional, tag = "9")]
-    pub metadata: ::core::option::Option<
-        super::super::super::config::core::v3::Metadata,
-    >,
+    #[prost(bytes = "bytes", tag = "9")]
+    pub metadata: ::prost::bytes::Bytes,
 }
 /// Nested message and enum types in `Resource`.
 pub mod resource {

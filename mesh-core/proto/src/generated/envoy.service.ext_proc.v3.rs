@@ -26,10 +26,8 @@ impl ::prost::Name for ProtocolConfiguration {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ProcessingRequest {
-    #[prost(message, optional, tag = "8")]
-    pub metadata_context: ::core::option::Option<
-        super::super::super::config::core::v3::Metadata,
-    >,
+    #[prost(bytes = "bytes", tag = "8")]
+    pub metadata_context: ::prost::bytes::Bytes,
     #[prost(btree_map = "string, message", tag = "9")]
     pub attributes: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,

@@ -9,6 +9,8 @@ pub(crate) mod table;
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use super::decode::place::At;
 
 /// What becomes of a field.
@@ -84,6 +86,13 @@ impl<T> IsSet for Vec<T> {
 }
 
 impl<K, V> IsSet for BTreeMap<K, V> {
+    fn is_set(&self) -> bool {
+        !self.is_empty()
+    }
+}
+
+/// A message that is not looked into.
+impl IsSet for Bytes {
     fn is_set(&self) -> bool {
         !self.is_empty()
     }
