@@ -200,8 +200,11 @@ impl Bootstrap {
     }
 
     fn read(path: &Path, what: &str) -> Result<Self, Error> {
-        let json = std::fs::read_to_string(path)
-            .map_err(|error| Error::new(ErrorKind::Setup, format!("{what} cannot be read")).with_source(error))?;
+        let json = std::fs::read_to_string(path).map_err(|error| {
+            let message = format!("{what} cannot be read");
+            let next = "check that the file is there, is UTF-8, and that this process may read it";
+            Error::new(ErrorKind::Setup, message).with_source(error).with_next_step(next)
+        })?;
         Self::parse(&json, what)
     }
 
