@@ -182,34 +182,32 @@ impl Inner {
             return Err(SendErrorKind::Unsent(self.shared.why_no_calls()));
         };
         *ended = None;
-        let error = match live.send_request(head.into_request(), end) {
-            Ok(opened) => return Ok(opened),
-            Err(error) => error,
-        };
-        if error.is_io() || error.is_go_away() {
-            return Err(SendErrorKind::Unsent(self.shared.explain(&error)));
+        match live.send_request(head.into_request(), end) {
+            Err(error) if !error.is_io() && !error.is_go_away() => self.open_again(live, copy, end),
+            opened => opened.map_err(|error| SendErrorKind::Unsent(self.shared.explain(&error))),
         }
-        self.rejected(live, copy, end, &error)
     }
 
-    /// `h2` did not take the request. One of its handles takes a request only when the one before has left, near the
-    /// peer's limit; a new handle knows of none before.
-    fn rejected(
+    /// `h2` did not take the request: it cannot be sent at all, or the one before has not left. Near the peer's limit a
+    /// handle takes no other until then; a new handle knows of none before. As the one before may leave at any moment,
+    /// only a second try tells which of the two it was.
+    fn open_again(
         &self,
         live: &mut SendRequest<Bytes>,
         copy: &HeadCopy,
         end: bool,
-        error: &h2::Error,
     ) -> Result<(ResponseFuture, SendStream<Bytes>), SendErrorKind> {
         match live.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => Err(SendErrorKind::BadRequest(error.to_string())),
-            Poll::Ready(Err(error)) => Err(SendErrorKind::Unsent(self.exhausted(&error))),
-            Poll::Pending => {
-                *live = live.clone();
-                let request = copy.to_head().into_request();
-                live.send_request(request, end).map_err(|error| SendErrorKind::Unsent(self.shared.explain(&error)))
-            }
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => return Err(SendErrorKind::Unsent(self.exhausted(&error))),
+            Poll::Pending => *live = live.clone(),
         }
+        live.send_request(copy.to_head().into_request(), end).map_err(|error| {
+            if error.is_io() || error.is_go_away() {
+                return SendErrorKind::Unsent(self.shared.explain(&error));
+            }
+            SendErrorKind::BadRequest(error.to_string())
+        })
     }
 
     /// After 2^30 calls there are no stream ids left: the next call needs another connection.
