@@ -40,6 +40,7 @@ mod error;
 mod http2;
 #[cfg(all(feature = "discover", feature = "route", feature = "balance"))]
 mod mesh;
+mod replay;
 mod resource;
 #[cfg(feature = "route")]
 pub mod route;

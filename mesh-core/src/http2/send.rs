@@ -101,7 +101,8 @@ impl<B> Send<B> {
         self.response = None;
         let upload = self.upload.take();
         let again = matches!(kind, SendErrorKind::Unsent(_) | SendErrorKind::Refused(_));
-        let body = upload.filter(|_| again).and_then(|upload| upload.body.rewind());
+        let body = upload.filter(|_| again).map(|upload| upload.body);
+        let body = body.and_then(|mut body| body.rewind().then_some(body));
         let head = self.head.take().filter(|_| body.is_some());
         self.slot = None;
         let request = head.zip(body).map(|(head, body)| Outgoing { head: head.into_head(), body });

@@ -11,8 +11,8 @@ use http_body::Body;
 
 use super::ahead::Ahead;
 use super::error::BoxError;
-use super::request::Replay;
 use super::shared::Shared;
+use crate::replay::Replay;
 
 /// Frames in a row before other tasks get their turn.
 const BURST: usize = 128;
