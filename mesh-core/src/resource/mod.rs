@@ -9,6 +9,7 @@ pub(crate) mod domain;
 pub(crate) mod endpoints;
 pub(crate) mod listener;
 pub(crate) mod matcher;
+pub(crate) mod retry_policy;
 pub(crate) mod route;
 pub(crate) mod route_config;
 pub(crate) mod verdict;

@@ -1,10 +1,13 @@
-//! What a matched route does with a call: where it goes, and how long it may take (A28, A31).
+//! What a matched route does with a call: where it goes, how long it may take, how often it is
+//! tried (A28, A31, A44).
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::retry_policy::RetryPolicy;
+
 /// One route of a virtual host.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Route {
     /// The route's name, or else what it matches: `prefix /`.
     pub(crate) name: Arc<str>,
@@ -12,7 +15,7 @@ pub(crate) struct Route {
 }
 
 /// What becomes of a call that the route matches.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) enum RouteAction {
     Forward(Forward),
     /// Nothing acts on this action, so the call fails, as it does in gRPC: the field's name, such as `redirect`.
@@ -20,13 +23,14 @@ pub(crate) enum RouteAction {
 }
 
 /// The clusters that calls are shared between.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Forward {
     clusters: Vec<ClusterWeight>,
     total_weight: u32,
     /// For each cluster its weight and those before it together; empty if there is one cluster only.
     upto: Vec<u32>,
     deadline: RouteDeadline,
+    retry: Option<Arc<RetryPolicy>>,
 }
 
 /// One cluster and its share of the calls.
@@ -45,7 +49,7 @@ impl Forward {
     /// All calls go to one cluster.
     pub(crate) fn to(cluster: impl Into<Arc<str>>) -> Self {
         let clusters = vec![ClusterWeight { name: cluster.into(), weight: 1 }];
-        Self { clusters, total_weight: 1, upto: Vec::new(), deadline: RouteDeadline::default() }
+        Self { clusters, total_weight: 1, upto: Vec::new(), deadline: RouteDeadline::default(), retry: None }
     }
 
     /// Calls are shared by weight, which must add up to 1 to `u32::MAX`.
@@ -59,11 +63,16 @@ impl Forward {
         if total_weight == 0 {
             return Err(BadWeights);
         }
-        Ok(Self { clusters, total_weight, upto, deadline: RouteDeadline::default() })
+        Ok(Self { clusters, total_weight, upto, deadline: RouteDeadline::default(), retry: None })
     }
 
     pub(crate) fn with_deadline(mut self, deadline: RouteDeadline) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    pub(crate) fn with_retry(mut self, retry: Option<Arc<RetryPolicy>>) -> Self {
+        self.retry = retry;
         self
     }
 
@@ -74,6 +83,10 @@ impl Forward {
 
     pub(crate) fn deadline(&self) -> RouteDeadline {
         self.deadline
+    }
+
+    pub(crate) fn retry(&self) -> Option<&Arc<RetryPolicy>> {
+        self.retry.as_ref()
     }
 
     /// The index in [`clusters`](Self::clusters) that a random number falls on; one of weight 0 is never chosen.
@@ -130,7 +143,7 @@ mod tests {
     fn weights_add_up_to_a_positive_u32() {
         assert!(weighted(&[u32::MAX]).is_ok());
         for weights in [&[][..], &[0], &[0, 0], &[u32::MAX, 1]] {
-            assert_eq!(weighted(weights), Err(BadWeights), "{weights:?}");
+            assert_eq!(weighted(weights).err(), Some(BadWeights), "{weights:?}");
         }
     }
 

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use crate::error::{Error, ErrorKind};
 use crate::resource::listener::Listener;
 use crate::resource::matcher::RequestHead;
+use crate::resource::retry_policy::RetryPolicy;
 use crate::resource::route::RouteAction;
 use crate::resource::route_config::{RouteConfiguration, VirtualHost};
 
@@ -127,6 +128,14 @@ impl RouteTable {
         match &self.virtual_host.routes[route].action {
             RouteAction::Forward(forward) => forward.deadline().limit(application, self.listener_max),
             RouteAction::Unsupported(_) => application,
+        }
+    }
+
+    /// How often a call on `route` is tried; `None`: once (A44).
+    pub(crate) fn retry(&self, route: usize) -> Option<&Arc<RetryPolicy>> {
+        match &self.virtual_host.routes[route].action {
+            RouteAction::Forward(forward) => forward.retry(),
+            RouteAction::Unsupported(_) => None,
         }
     }
 

@@ -11,6 +11,7 @@ mod lb_policy;
 mod listener;
 pub(super) mod place;
 mod policy;
+mod retry_policy;
 mod route_action;
 mod route_config;
 mod route_match;

@@ -2,32 +2,12 @@
 //! reasons before and after they are.
 
 use mesh_xds_proto::envoy::config::cluster::v3::OutlierDetection;
-use mesh_xds_proto::envoy::config::route::v3::RetryPolicy;
 use mesh_xds_proto::envoy::config::route::v3::route_action::HashPolicy;
 use mesh_xds_proto::envoy::config::route::v3::route_action::hash_policy::{Header, PolicySpecifier};
 
 use super::place::At;
 use super::value::duration;
 use crate::resource::matcher::pattern::searching;
-
-/// A44.
-pub(super) fn check_retry_policy(policy: &RetryPolicy, at: &At<'_>) {
-    if policy.num_retries == Some(0) {
-        at.field("num_retries").error("must be greater than 0");
-    }
-    let Some(backoff) = &policy.retry_back_off else {
-        return;
-    };
-    let at = &at.field("retry_back_off");
-    let base = at.required("base_interval", backoff.base_interval);
-    let base = duration(base, &at.field("base_interval"));
-    let max = duration(backoff.max_interval, &at.field("max_interval"));
-    if let (Some(base), Some(max)) = (base, max)
-        && max < base
-    {
-        at.field("max_interval").error("must not be less than `base_interval`");
-    }
-}
 
 /// A42.
 pub(super) fn check_hash_policy(policy: &HashPolicy, at: &At<'_>) {

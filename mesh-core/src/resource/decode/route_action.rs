@@ -1,20 +1,31 @@
-//! `RouteAction`: the clusters that calls go to, and how long they may take (A28, A31).
+//! `RouteAction`: the clusters that calls go to, and how long they may take, and
+//! how often they are tried (A28, A31, A44).
+
+use std::sync::Arc;
 
 use mesh_xds_proto::envoy::config::route::v3 as proto;
 use mesh_xds_proto::envoy::config::route::v3::route_action::{ClusterSpecifier, MaxStreamDuration};
 
 use super::http_filter::check_overrides;
 use super::place::At;
-use super::policy::{check_hash_policy, check_retry_policy};
+use super::policy::check_hash_policy;
+use super::retry_policy::retry_policy;
 use super::value::duration;
+use crate::resource::retry_policy::RetryPolicy;
 use crate::resource::route::{BadWeights, ClusterWeight, Forward, RouteAction, RouteDeadline};
 use crate::resource::verdict::Fields;
 
-pub(super) fn forward(message: proto::RouteAction, at: &At<'_>) -> Option<RouteAction> {
+/// `host_retry`: the virtual host's policy, for a route that has none of its own; the two are not merged (A44).
+pub(super) fn forward(
+    message: proto::RouteAction,
+    host_retry: Option<&Arc<RetryPolicy>>,
+    at: &At<'_>,
+) -> Option<RouteAction> {
     message.judge(at);
-    if let Some(policy) = &message.retry_policy {
-        check_retry_policy(policy, &at.field("retry_policy"));
-    }
+    let retry = match &message.retry_policy {
+        Some(policy) => retry_policy(policy, &at.field("retry_policy")),
+        None => host_retry.cloned(),
+    };
     for (index, policy) in message.hash_policy.iter().enumerate() {
         check_hash_policy(policy, &at.item("hash_policy", index));
     }
@@ -33,7 +44,7 @@ pub(super) fn forward(message: proto::RouteAction, at: &At<'_>) -> Option<RouteA
         // Not set, or a kind that a later version of xDS added: calls fail, the resource is accepted (A28).
         None => return Some(RouteAction::Unsupported("an unknown cluster specifier")),
     };
-    Some(RouteAction::Forward(forward.with_deadline(deadline)))
+    Some(RouteAction::Forward(forward.with_deadline(deadline).with_retry(retry)))
 }
 
 fn deadline(message: &MaxStreamDuration, at: &At<'_>) -> RouteDeadline {

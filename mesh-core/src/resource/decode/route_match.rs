@@ -56,7 +56,7 @@ fn separated_prefix(prefix: &str, case_sensitive: bool, at: &At<'_>) -> Option<P
     Some(PathMatch::separated_prefix(prefix, case_sensitive))
 }
 
-fn header_match(message: &proto::HeaderMatcher, at: &At<'_>) -> Option<HeaderMatch> {
+pub(super) fn header_match(message: &proto::HeaderMatcher, at: &At<'_>) -> Option<HeaderMatch> {
     message.judge(at);
     let condition = condition(message, at)?;
     let Some(header) = HeaderMatch::new(&message.name, condition) else {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use http::header::{HeaderName, HeaderValue};
-use http::{HeaderMap, header};
+use http::{HeaderMap, StatusCode, header};
 use smallvec::SmallVec;
 
 use super::RequestHead;
@@ -71,6 +71,15 @@ impl HeaderMatch {
     /// An absent header matches no condition on its value, not even an inverted one (A28).
     pub(crate) fn matches(&self, head: &RequestHead<'_>) -> bool {
         self.source.with_value(head, |value| self.accepts(value))
+    }
+
+    /// The same of a response, whose transport adds no headers that must not be seen.
+    pub(crate) fn matches_response(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        match &self.source {
+            Source::Header(name) | Source::Transport(name) => with_joined(name, headers, |value| self.accepts(value)),
+            _ if *self.name == *":status" => self.accepts(Some(status.as_str().as_bytes())),
+            _ => self.accepts(None),
+        }
     }
 
     fn accepts(&self, value: Option<&[u8]>) -> bool {

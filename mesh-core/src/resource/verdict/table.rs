@@ -329,7 +329,7 @@ messages! {
         typed_per_filter_config: Act("checked; what is not supported is refused unless it is optional"),
         include_request_attempt_count: Ignore,
         include_attempt_count_in_response: Ignore,
-        retry_policy: Ignore("checked as A44 says; retries are not supported yet"),
+        retry_policy: Act("for routes that have none (A44)"),
         retry_policy_typed_config: Ignore,
         hedge_policy: Ignore,
         include_is_timeout_retry_header: Ignore,
@@ -441,7 +441,7 @@ messages! {
         idle_timeout: Ignore(NO_MEANING) if is_positive,
         flush_timeout: Ignore,
         early_data_policy: Ignore,
-        retry_policy: Ignore("checked as A44 says; retries are not supported yet"),
+        retry_policy: Act("A44; the virtual host's is not merged into it"),
         retry_policy_typed_config: Ignore,
         request_mirror_policies: Ignore,
         priority: Ignore,
@@ -471,6 +471,35 @@ messages! {
         HostRewriteHeader "host_rewrite_header": Ignore,
         HostRewritePathRegex "host_rewrite_path_regex": Ignore,
         HostRewrite "host_rewrite": Ignore,
+    }
+
+    "RetryPolicy" route::RetryPolicy {
+        retry_on: Act("gRPC's five codes (A44) and Envoy's conditions; unknown words are listed"),
+        num_retries: Act("default 1, at least 1; at most 5 attempts in all (A6)"),
+        per_try_timeout: Act("to the response's head, as in Envoy"),
+        per_try_idle_timeout: Ignore,
+        retry_priority: Ignore,
+        retry_host_predicate: Act("`previous_hosts`, which holds anyway; others are listed"),
+        retry_options_predicates: Ignore,
+        host_selection_retry_max_attempts: Ignore("every endpoint of the cluster is looked at"),
+        retriable_status_codes: Act("for `retriable-status-codes`"),
+        retry_back_off: Act("default 25 ms and 250 ms; each delay is twice the one before, 20 % more or less"),
+        rate_limited_retry_back_off: Ignore("servers say `grpc-retry-pushback-ms`"),
+        retriable_headers: Act("for `retriable-headers`"),
+        retriable_request_headers: Ignore(NO_MEANING),
+        refresh_cluster_on_retry: Ignore("every attempt goes to the same cluster (A31)"),
+    }
+
+    "RetryBackOff" route::retry_policy::RetryBackOff {
+        base_interval: Act("required; less than 1 ms is 1 ms"),
+        max_interval: Act("default 10 times the base, and not less than it"),
+    }
+
+    "RetryHostPredicate" route::retry_policy::RetryHostPredicate {
+        name: Act("for people"),
+    }
+    one config_type: route::retry_policy::retry_host_predicate::ConfigType {
+        TypedConfig "typed_config": Act("`previous_hosts`; others are listed"),
     }
 
     "MaxStreamDuration" route::route_action::MaxStreamDuration {

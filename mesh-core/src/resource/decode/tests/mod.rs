@@ -5,5 +5,6 @@ mod errors;
 mod fixture;
 mod fuzz;
 mod istio;
+mod retry_policy;
 mod routing;
 mod verdicts;

@@ -171,6 +171,7 @@ fn place(full_name: &str, sample: &[u8], f: &mut Fixture) {
         "config.route.v3.RouteAction.MaxStreamDuration" => {
             merge(f.action().max_stream_duration.get_or_insert_default(), sample);
         }
+        "config.route.v3.RetryPolicy" => merge(f.action().retry_policy.get_or_insert_default(), sample),
         "config.route.v3.WeightedCluster" => with_weights(f, |clusters| merge(clusters, sample)),
         "config.route.v3.WeightedCluster.ClusterWeight" => {
             with_weights(f, |clusters| merge(&mut clusters.clusters[0], sample));
