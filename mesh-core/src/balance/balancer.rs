@@ -18,7 +18,7 @@ use super::active::{Active, Outlook};
 use super::clusters::Registry;
 use super::picker::{Blocked, Picked, Picker};
 use super::status::{EndpointStatus, statuses};
-use crate::connect::{Connect, ConnectivityState, EndpointStats, Environment, Observer, SlotQueue};
+use crate::connect::{Connect, ConnectivityState, Environment, Observer, SlotQueue};
 use crate::error::Error;
 use crate::resource::endpoints::Address;
 use crate::snapshot::{ClusterConfig, ClusterKey};
@@ -98,7 +98,7 @@ impl<C: Connect> Balancer<C> {
     }
 
     /// The way of every call: no lock, no allocation.
-    pub(crate) fn pick(&self, avoid: Option<&EndpointStats>) -> Result<Picked<C>, Blocked> {
+    pub(crate) fn pick(&self, avoid: &[Address]) -> Result<Picked<C>, Blocked> {
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::Relaxed);
         }

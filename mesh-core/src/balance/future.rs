@@ -15,7 +15,7 @@ use super::error;
 use super::picker::{Picked, Slot};
 use super::wait::{EAGER_TRIES, Terms, Wait, wait};
 use crate::call::{self, Call, CallInfo, Stage};
-use crate::connect::{Connect, EndpointStats, InFlight, SendError, SendErrorKind, SendRequest};
+use crate::connect::{Connect, InFlight, SendError, SendErrorKind, SendRequest};
 use crate::error::Error;
 
 /// The future of [`Balance`](super::Balance).
@@ -90,18 +90,18 @@ impl<C: Connect> Attempt<C> {
         };
         if let Some(balancer) = clusters.attached(entry)
             && !balancer.queue.is_occupied()
-            && let Ok(picked) = balancer.pick(None)
+            && let Ok(picked) = balancer.pick(&call.avoid)
         {
             return send(call, picked, request);
         }
         match clusters.balancer(entry) {
-            Ok(balancer) => self.wait(balancer, request, None),
+            Ok(balancer) => self.wait(balancer, request),
             Err(error) => State::Failed(Some(error)),
         }
     }
 
-    /// Picks once more, if possible another endpoint than `avoid`.
-    fn start_again<B>(&mut self, request: Outgoing<C, B>, avoid: Arc<EndpointStats>) -> State<C, B>
+    /// Picks once more, if possible another endpoint than those that failed.
+    fn start_again<B>(&mut self, request: Outgoing<C, B>) -> State<C, B>
     where
         Slot<C>: SendRequest<B>,
     {
@@ -110,11 +110,11 @@ impl<C: Connect> Attempt<C> {
         };
         if self.unsent <= EAGER_TRIES
             && !balancer.queue.is_occupied()
-            && let Ok(picked) = balancer.pick(Some(&avoid))
+            && let Ok(picked) = balancer.pick(&call::of(&mut self.extensions).avoid)
         {
             return self.picked(picked, request);
         }
-        self.wait(balancer, request, Some(avoid))
+        self.wait(balancer, request)
     }
 
     /// Only right if the first pick was made there.
@@ -124,19 +124,15 @@ impl<C: Connect> Attempt<C> {
     }
 
     #[cold]
-    fn wait<B>(
-        &mut self,
-        balancer: Arc<Balancer<C>>,
-        request: Outgoing<C, B>,
-        avoid: Option<Arc<EndpointStats>>,
-    ) -> State<C, B>
+    fn wait<B>(&mut self, balancer: Arc<Balancer<C>>, request: Outgoing<C, B>) -> State<C, B>
     where
         Slot<C>: SendRequest<B>,
     {
         self.balancer = Some(balancer.clone());
         let call = call::of(&mut self.extensions);
+        let (since, avoid) = (call.starts_to_wait(), call.avoid.clone());
         let terms = Terms {
-            since: call.starts_to_wait(),
+            since,
             deadline: call.deadline,
             wait_for_ready: call::waits_for_ready(&self.extensions),
             unsent: self.unsent,
@@ -190,9 +186,9 @@ impl<C: Connect> Attempt<C> {
         match failure.replay {
             Some(request) if again => {
                 self.unsent += u32::from(failure.error.kind() == SendErrorKind::Unsent);
-                let endpoint = in_flight.endpoint().clone();
+                call::of(&mut self.extensions).failed_at(&in_flight.endpoint().address);
                 drop(in_flight);
-                self.start_again(*request, endpoint)
+                self.start_again(*request)
             }
             _ => State::Failed(Some(error::stream(failure.error, Some(&in_flight)))),
         }

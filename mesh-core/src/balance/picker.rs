@@ -7,6 +7,7 @@ use super::round_robin::RoundRobin;
 use super::{least_request, random};
 use crate::connect::{Connect, Connection, Connections, EndpointStats, InFlight, Unavailable};
 use crate::resource::cluster::EndpointPolicy;
+use crate::resource::endpoints::Address;
 
 /// Picks by the policy before all endpoints are looked at: a cluster whose slots are all taken is rare.
 const TRIES: usize = 8;
@@ -71,8 +72,8 @@ pub(crate) enum Blocked {
 }
 
 impl<C: Connect> Picker<C> {
-    /// Picks an endpoint and takes a slot, if possible at another endpoint than `avoid`.
-    pub(crate) fn pick(&self, avoid: Option<&EndpointStats>) -> Result<Picked<C>, Blocked> {
+    /// Picks an endpoint and takes a slot, if possible at another endpoint than those to `avoid`.
+    pub(crate) fn pick(&self, avoid: &[Address]) -> Result<Picked<C>, Blocked> {
         match self {
             Picker::Ready(spread) => spread.pick(avoid),
             Picker::Idle => Err(Blocked::Idle),
@@ -95,9 +96,9 @@ impl<C: Connect> Spread<C> {
         Some(Self { weights, localities: groups.into() })
     }
 
-    fn pick(&self, avoid: Option<&EndpointStats>) -> Result<Picked<C>, Blocked> {
+    fn pick(&self, avoid: &[Address]) -> Result<Picked<C>, Blocked> {
         let first = self.choose();
-        if avoid.is_none()
+        if avoid.is_empty()
             && let Ok(picked) = first.take()
         {
             return Ok(picked);
@@ -111,11 +112,11 @@ impl<C: Connect> Spread<C> {
 
     /// The first choice is full, gone or to be avoided: any other is better than none.
     #[cold]
-    fn pick_other(&self, first: &Ready<C>, avoid: Option<&EndpointStats>) -> Result<Picked<C>, Blocked> {
-        let allowed = |ready: &&Ready<C>| avoid.is_none_or(|avoid| !std::ptr::eq(avoid, &*ready.stats));
+    fn pick_other(&self, first: &Ready<C>, avoid: &[Address]) -> Result<Picked<C>, Blocked> {
+        let allowed = |ready: &&Ready<C>| !avoid.contains(&ready.stats.address);
         let all = || self.localities.iter().flat_map(|group| group.endpoints.iter());
         let chosen = std::iter::once(first).chain((0..TRIES).map(|_| self.choose()));
-        let last_resort = avoid.map(|_| all()).into_iter().flatten();
+        let last_resort = (!avoid.is_empty()).then(all).into_iter().flatten();
         let mut full = None;
         for ready in chosen.chain(all()).filter(allowed).chain(last_resort) {
             match ready.take() {

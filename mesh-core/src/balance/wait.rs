@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use super::balancer::Balancer;
 use super::error;
 use super::picker::{Blocked, Picked};
-use crate::connect::{Connect, EndpointStats};
+use crate::connect::Connect;
 use crate::error::{Error, ErrorKind};
+use crate::resource::endpoints::Address;
 
 /// A call whose task does not poll it may have swallowed a wake-up, and a peer may allow more streams without a call's
 /// end: whoever waits for a slot looks again after this long.
@@ -37,7 +38,7 @@ pub(crate) type Wait<C> = Pin<Box<dyn Future<Output = Result<Picked<C>, Error>> 
 pub(crate) async fn wait<C: Connect>(
     balancer: Arc<Balancer<C>>,
     terms: Terms,
-    avoid: Option<Arc<EndpointStats>>,
+    avoid: Vec<Address>,
 ) -> Result<Picked<C>, Error> {
     let registry = balancer.registry.upgrade().ok_or_else(error::shut_down)?;
     let (max_pending, max_wait) = (registry.options.max_pending, registry.options.max_wait);
@@ -50,7 +51,7 @@ pub(crate) async fn wait<C: Connect>(
         Some(deadline) => (deadline, ErrorKind::Deadline),
         None => (terms.since + max_wait, ErrorKind::NoEndpoint),
     };
-    let mut waiter = Waiter { balancer: &balancer, terms: &terms, avoid: avoid.as_deref(), full: false };
+    let mut waiter = Waiter { balancer: &balancer, terms: &terms, avoid: &avoid, full: false };
     match tokio::time::timeout_at(end, waiter.run()).await {
         Ok(result) => result,
         Err(_) => {
@@ -63,7 +64,7 @@ pub(crate) async fn wait<C: Connect>(
 struct Waiter<'a, C: Connect> {
     balancer: &'a Balancer<C>,
     terms: &'a Terms,
-    avoid: Option<&'a EndpointStats>,
+    avoid: &'a [Address],
     /// Whether it is slots that are missing.
     full: bool,
 }
@@ -83,7 +84,7 @@ impl<C: Connect> Waiter<'_, C> {
             if !patient && let Some(picked) = self.look()? {
                 if place.take().is_some() {
                     // If there is one more slot, giving it back wakes the next.
-                    drop(self.balancer.pick(None));
+                    drop(self.balancer.pick(&[]));
                 }
                 return Ok(picked);
             }

@@ -5,6 +5,7 @@
 //! response's extensions.
 
 mod future;
+mod protocol;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 pub use future::ResponseFuture;
 use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
+pub use protocol::{Pushback, RetryCode, RetryProtocol};
 use tokio::time::Instant;
 
 use crate::error::Error;
@@ -31,6 +33,7 @@ pub type EncodeDeadline = fn(Duration) -> (HeaderName, HeaderValue);
 #[non_exhaustive]
 pub struct CallOptions {
     wait_for_ready: bool,
+    no_retry: bool,
 }
 
 impl CallOptions {
@@ -43,6 +46,13 @@ impl CallOptions {
     /// connecting), until its deadline or the mesh's `max_wait`. Default: no, such a call fails at once.
     pub fn wait_for_ready(mut self, wait: bool) -> Self {
         self.wait_for_ready = wait;
+        self
+    }
+
+    /// Whether the call is made once, whatever retry policy its route has. Default: no. A request that no endpoint
+    /// processed is sent elsewhere all the same.
+    pub fn no_retry(mut self, no_retry: bool) -> Self {
+        self.no_retry = no_retry;
         self
     }
 }
@@ -93,6 +103,10 @@ pub struct Call {
     pub(crate) cluster: Option<Arc<ClusterEntry>>,
     /// Number of this attempt, from 1 once it is sent.
     pub(crate) attempt: u32,
+    /// Endpoints at which attempts of this call failed: any other is better.
+    pub(crate) avoid: Vec<Address>,
+    /// How the peer is told of the deadline, by each attempt anew.
+    pub(crate) tell_deadline: Option<EncodeDeadline>,
     /// Where the call stands, for the message of a deadline that passes; only kept when there is a deadline.
     pub(crate) progress: Option<Arc<Progress>>,
 }
@@ -107,6 +121,18 @@ impl Call {
     /// Since when this call waits: since now, if it did not before.
     pub(crate) fn starts_to_wait(&mut self) -> Instant {
         *self.waiting_since.get_or_insert_with(Instant::now)
+    }
+
+    /// Later picks are made elsewhere if they can. Of many endpoints the last few are remembered.
+    pub(crate) fn failed_at(&mut self, endpoint: &Address) {
+        const REMEMBERED: usize = 4;
+        if self.avoid.contains(endpoint) {
+            return;
+        }
+        if self.avoid.len() == REMEMBERED {
+            self.avoid.remove(0);
+        }
+        self.avoid.push(endpoint.clone());
     }
 
     /// How long there is until the deadline; `None` without one.
@@ -135,6 +161,11 @@ pub(crate) fn of(extensions: &mut http::Extensions) -> &mut Call {
 /// other pays for the look-up.
 pub(crate) fn waits_for_ready(extensions: &http::Extensions) -> bool {
     extensions.get::<CallOptions>().is_some_and(|options| options.wait_for_ready)
+}
+
+/// Whether a call may be made again as its route's policy says.
+pub(crate) fn may_retry(extensions: &http::Extensions) -> bool {
+    !extensions.get::<CallOptions>().is_some_and(|options| options.no_retry)
 }
 
 /// Where a call stands.

@@ -82,6 +82,7 @@ fn start<B>(request: &mut Request<B>, encode: Option<EncodeDeadline>) -> Option<
     let progress = Arc::new(Progress::default());
     call.deadline = Some(deadline);
     call.progress = Some(progress.clone());
+    call.tell_deadline = encode;
     let cluster = call.cluster.clone();
     if let Some(encode) = encode {
         let (name, mut value) = encode(remaining);

@@ -1,0 +1,50 @@
+//! What a layer must ask of the protocol that the calls speak: mesh-core does not know gRPC, the adapter does.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use crate::error::Error;
+
+/// What retries must know of the protocol that the calls speak. An adapter has one; without one, only the conditions of
+/// a retry policy that speak of HTTP are met.
+pub trait RetryProtocol: fmt::Debug + Send + Sync {
+    /// The code of a response that failed and is over with its head; `None` if there is more to come.
+    fn code_of_response(&self, status: StatusCode, headers: &HeaderMap) -> Option<RetryCode>;
+
+    /// The code of an attempt that got no response.
+    fn code_of_error(&self, error: &Error) -> Option<RetryCode>;
+
+    /// What the server says in a failed response about the next attempt.
+    fn pushback(&self, headers: &HeaderMap) -> Option<Pushback>;
+
+    /// The header that tells the server how many attempts there were before this one.
+    fn tell_attempts(&self, previous: u32) -> (HeaderName, HeaderValue);
+}
+
+/// The codes that a retry policy can name (A44).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RetryCode {
+    /// `cancelled`
+    Cancelled,
+    /// `deadline-exceeded`
+    DeadlineExceeded,
+    /// `internal`
+    Internal,
+    /// `resource-exhausted`
+    ResourceExhausted,
+    /// `unavailable`
+    Unavailable,
+}
+
+/// A server's word on when to try again (A6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Pushback {
+    /// Not at all.
+    Stop,
+    /// Not before this has passed.
+    After(Duration),
+}
