@@ -139,18 +139,20 @@ async fn a_snapshot_made_in_code_routes_without_a_control_plane() {
     assert_eq!(stream.message().await.unwrap().unwrap().message, "stable");
 }
 
+/// Counts the requests that pass.
+fn count<R>(counter: &Arc<AtomicU32>) -> impl Fn(R) -> R + Clone + use<R> {
+    let counter = counter.clone();
+    move |request| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        request
+    }
+}
+
 #[tokio::test]
 async fn layers_of_the_application_see_the_call_and_each_attempt() {
     let backend = Backend::start("a").await;
     let mesh = Mesh::builder().build().await.unwrap();
     let (calls, attempts) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-    let count = |counter: &Arc<AtomicU32>| {
-        let counter = counter.clone();
-        move |request: http::Request<tonic::body::Body>| {
-            counter.fetch_add(1, Ordering::Relaxed);
-            request
-        }
-    };
     let target = format!("static:///{}", backend.address());
     let attempt_layer = tower::util::MapRequestLayer::new(count(&attempts));
     let channel = MeshChannel::builder(&mesh, &target).attempt_layer(attempt_layer).build().unwrap();

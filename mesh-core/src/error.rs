@@ -64,6 +64,8 @@ pub(crate) struct Context {
     pub(crate) route: Option<Arc<str>>,
     pub(crate) cluster: Option<Arc<str>>,
     pub(crate) endpoint: Option<String>,
+    /// How often the call was tried, if that says anything.
+    pub(crate) attempts: Option<String>,
     pub(crate) resource: Option<String>,
     pub(crate) control_plane: Option<Arc<str>>,
     pub(crate) node_id: Option<Arc<str>>,
@@ -178,11 +180,12 @@ impl Error {
 
 impl Context {
     fn facts(&self) -> String {
-        let facts: [(&str, Option<&str>); 7] = [
+        let facts: [(&str, Option<&str>); 8] = [
             ("target", self.target.as_deref()),
             ("route", self.route.as_deref()),
             ("cluster", self.cluster.as_deref()),
             ("endpoint", self.endpoint.as_deref()),
+            ("attempts", self.attempts.as_deref()),
             ("resource", self.resource.as_deref()),
             ("control plane", self.control_plane.as_deref()),
             ("node", self.node_id.as_deref()),

@@ -1,4 +1,4 @@
-//! A service mesh linked into the service: discovery, routing, load balancing and deadlines as tower layers, configured
+//! A service mesh linked into the service: discovery, routing, load balancing, retries and deadlines as tower layers, configured
 //! by an xDS control plane.
 //!
 //! A `Mesh` is what a process has one of: the stream to its control plane, the connections to its endpoints. Channels are
@@ -16,14 +16,14 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A call passes the layers `discover`, `route`, `timeout`, `cluster` and `balance` onto a connection of `connect`; the
+//! A call passes the layers `discover`, `route`, `timeout`, `retry`, `cluster` and `balance` onto a connection of `connect`; the
 //! module `stack` puts them in order and says why. Each can be used by hand. The module `testing` is a control plane in
 //! the box, for tests. `docs/fields.md` in the repository has the verdict on every xDS field, [`verdicts`] the same as
 //! data.
 //!
 //! # Features
 //!
-//! `discover`, `route`, `timeout`, `cluster` and `balance`, a layer each (a `Mesh` takes `discover`, `route` and `balance`); `dns` for `dns:` targets; `tls`, with `aws-lc` or `ring`,
+//! `discover`, `route`, `timeout`, `retry`, `cluster` and `balance`, a layer each (a `Mesh` takes `discover`, `route` and `balance`); `dns` for `dns:` targets; `tls`, with `aws-lc` or `ring`,
 //! for the control plane's credentials; `testing`. All but `ring` and `testing` are on by default.
 
 mod backoff;
@@ -42,6 +42,8 @@ mod http2;
 mod mesh;
 mod replay;
 mod resource;
+#[cfg(feature = "retry")]
+pub mod retry;
 #[cfg(feature = "route")]
 pub mod route;
 mod snapshot;

@@ -8,12 +8,14 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
 use http_body::Body;
+use mesh_core::retry::RequestBody;
 use mesh_core::stack::client::{Attempt, ClientStack};
 use mesh_core::{Call, Mesh, Target};
 use pin_project::pin_project;
 use tower_layer::{Identity, Layer};
 use tower_service::Service;
 
+use crate::retry::Grpc;
 use crate::{Error, ResponseBody, classify};
 
 const USER_AGENT: &str = concat!("grpc-rust-mesh/", env!("CARGO_PKG_VERSION"));
@@ -80,8 +82,8 @@ impl<'a, L> MeshChannelBuilder<'a, L> {
         self
     }
 
-    /// A layer around each attempt of a call, between retries and load balancing. A layer around the whole call goes
-    /// around the channel itself.
+    /// A layer around each attempt of a call, between retries and load balancing: its requests have a [`RequestBody`]. A
+    /// layer around the whole call goes around the channel itself.
     pub fn attempt_layer<M>(self, attempt_layer: M) -> MeshChannelBuilder<'a, M> {
         let Self { mesh, target, authority, user_agent, attempt_layer: _ } = self;
         MeshChannelBuilder { mesh, target, authority, user_agent, attempt_layer }
@@ -98,7 +100,7 @@ impl<'a, L> MeshChannelBuilder<'a, L> {
         L: Layer<Attempt>,
     {
         let target = self.mesh.target_with_authority(self.target, self.authority)?;
-        let stack = self.mesh.client_stack(&target, Some(classify::encode), &self.attempt_layer);
+        let stack = self.mesh.client_stack(&target, Some(classify::encode), Some(&Grpc), &self.attempt_layer);
         let user_agent = match self.user_agent {
             Some(application) => HeaderValue::try_from(format!("{application} {USER_AGENT}")).map_err(|_| {
                 mesh_core::Error::setup(format!("use `{application}` as user agent: it is no header value"))
@@ -111,7 +113,7 @@ impl<'a, L> MeshChannelBuilder<'a, L> {
 
 impl<A, B, R> Service<Request<B>> for MeshChannel<A>
 where
-    A: Service<Request<B>, Response = Response<R>, Error = mesh_core::Error> + Clone,
+    A: Service<Request<RequestBody<B>>, Response = Response<R>, Error = mesh_core::Error> + Clone,
     R: Body<Data = Bytes, Error = mesh_core::Error>,
 {
     type Response = Response<ResponseBody<CallBody<R>>>;

@@ -15,12 +15,13 @@
 //! default), and its codec's to refuse: a larger one ends in tonic's `OUT_OF_RANGE`, where other implementations of gRPC
 //! say `RESOURCE_EXHAUSTED`.
 //!
-//! Only what mentions gRPC is here: the deadline's header and the status that an error becomes. Everything else is
+//! Only what mentions gRPC is here: the deadline's header, the status that an error becomes, what retries read and write. Everything else is
 //! [`mesh_core`].
 
 mod body;
 mod channel;
 mod classify;
+mod retry;
 mod status;
 
 pub use body::ResponseBody;

@@ -67,7 +67,7 @@ fn find_status(error: &mesh_core::Error) -> Option<&Status> {
 
 /// The code of a kind: what the control plane is to blame for is UNAVAILABLE, never a code that a server could have
 /// meant (A54).
-fn code_of(kind: ErrorKind) -> Code {
+pub(crate) fn code_of(kind: ErrorKind) -> Code {
     match kind {
         ErrorKind::Deadline => Code::DeadlineExceeded,
         ErrorKind::ControlPlane

@@ -15,6 +15,8 @@ use crate::balance::{BalanceOptions, Clusters};
 use crate::bootstrap::Bootstrap;
 use crate::connect::{Http2Connector, Http2Options};
 use crate::error::{Error, ErrorKind};
+#[cfg(feature = "retry")]
+use crate::retry::RetryLayer;
 use crate::snapshot::Snapshot;
 use crate::xds::transport::Transport;
 use crate::xds::transport::connector::InProcess;
@@ -33,6 +35,8 @@ pub struct MeshBuilder {
     snapshots: HashMap<String, Arc<Snapshot>>,
     xds: XdsOptions,
     balance: BalanceOptions,
+    #[cfg(feature = "retry")]
+    retry: RetryLayer,
     connections: Http2Options,
     drain_timeout: Duration,
 }
@@ -46,6 +50,8 @@ impl Default for MeshBuilder {
             snapshots: HashMap::new(),
             xds: XdsOptions::default(),
             balance: BalanceOptions::default(),
+            #[cfg(feature = "retry")]
+            retry: RetryLayer::default(),
             connections: Http2Options::default(),
             drain_timeout: Duration::from_secs(10),
         }
@@ -93,6 +99,14 @@ impl MeshBuilder {
     /// How endpoints are connected, and how long calls wait for them.
     pub fn balance(mut self, options: BalanceOptions) -> Self {
         self.balance = options;
+        self
+    }
+
+    /// How many retries each cluster gets, whatever the routes' policies say: so many for each hundred calls that have a
+    /// policy, and so many more each second. Default 20 and 10; see [`RetryLayer::budget`].
+    #[cfg(feature = "retry")]
+    pub fn retry_budget(mut self, percent: u32, min_per_second: u32) -> Self {
+        self.retry = self.retry.budget(percent, min_per_second);
         self
     }
 
@@ -177,6 +191,8 @@ impl MeshBuilder {
             cancel,
             xds,
             clusters,
+            #[cfg(feature = "retry")]
+            retry: self.retry,
             bootstrap,
             snapshots: self.snapshots,
             targets: Default::default(),

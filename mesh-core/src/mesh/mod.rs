@@ -14,10 +14,12 @@ use tower_layer::Layer;
 
 use crate::balance::{Balance, Clusters};
 use crate::bootstrap::Bootstrap;
-use crate::call::EncodeDeadline;
+use crate::call::{EncodeDeadline, RetryProtocol};
 use crate::connect::Http2Connector;
 use crate::discover::{self, ControlPlaneFacts, Facts, Scheme, Source, Target, TargetUri};
 use crate::error::{Error, ErrorKind};
+#[cfg(feature = "retry")]
+use crate::retry::RetryLayer;
 use crate::snapshot::dependencies::Dependencies;
 use crate::snapshot::{PrepareClusters, Snapshot, fixed};
 use crate::stack::client::{Attempt, ClientStack, ClientStackBuilder};
@@ -52,6 +54,8 @@ struct Inner {
     _cancel_on_drop: DropGuard,
     xds: Option<XdsClient>,
     clusters: Clusters<Http2Connector>,
+    #[cfg(feature = "retry")]
+    retry: RetryLayer,
     bootstrap: Option<Bootstrap>,
     snapshots: HashMap<String, Arc<Snapshot>>,
     targets: Mutex<HashMap<TargetKey, discover::WeakTarget>>,
@@ -176,18 +180,27 @@ impl Mesh {
     }
 
     /// The layers of a call to `target`, in the recommended order, with `attempt_layer` around each attempt. Adapters
-    /// build their channels on it. `tell_deadline` is what [`TimeoutLayer::tell_peer`] takes, and does nothing while the
-    /// feature `timeout` is off.
+    /// build their channels on it. `tell_deadline` is what [`TimeoutLayer::tell_peer`] takes, `protocol` what
+    /// [`RetryLayer::protocol`] takes; each does nothing while the feature of its layer is off.
     ///
     /// [`TimeoutLayer::tell_peer`]: crate::timeout::TimeoutLayer::tell_peer
+    /// [`RetryLayer::protocol`]: crate::retry::RetryLayer::protocol
     pub fn client_stack<L: Layer<Attempt>>(
         &self,
         target: &Target,
         tell_deadline: Option<EncodeDeadline>,
+        protocol: Option<&'static dyn RetryProtocol>,
         attempt_layer: &L,
     ) -> ClientStack<L::Service> {
-        let builder =
-            ClientStackBuilder { target: target.clone(), clusters: self.inner.clusters.clone(), tell_deadline };
+        #[cfg(not(feature = "retry"))]
+        let _ = protocol;
+        let builder = ClientStackBuilder {
+            target: target.clone(),
+            clusters: self.inner.clusters.clone(),
+            tell_deadline,
+            #[cfg(feature = "retry")]
+            retry: protocol.map_or_else(|| self.inner.retry.clone(), |known| self.inner.retry.clone().protocol(known)),
+        };
         builder.build(attempt_layer)
     }
 

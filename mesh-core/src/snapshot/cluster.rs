@@ -19,11 +19,12 @@ pub(crate) struct ClusterEntry {
     pub(crate) key: ClusterKey,
     pub(crate) config: Result<ClusterConfig, Problem>,
     pub(crate) attachment: Attachment,
+    pub(crate) retry_budget: Attachment,
 }
 
 impl ClusterEntry {
     pub(crate) fn new(key: ClusterKey, config: Result<ClusterConfig, Problem>) -> Self {
-        Self { key, config, attachment: Attachment::default() }
+        Self { key, config, attachment: Attachment::default(), retry_budget: Attachment::default() }
     }
 }
 
@@ -54,7 +55,7 @@ pub(crate) trait PrepareClusters: Send + Sync {
     fn not_ready(&self, entry: &ClusterEntry, waited: Duration) -> Error;
 }
 
-/// Where the balancer keeps the running state of a cluster, so that a call needs no lookup by name. The state itself
+/// Where a layer keeps its running state of a cluster, so that a call needs no lookup by name. The state itself
 /// is keyed by name and outlives the entry.
 #[derive(Default)]
 pub(crate) struct Attachment(OnceLock<Arc<dyn Any + Send + Sync>>);

@@ -7,7 +7,7 @@
 //! | 3 | [`Route`] | once per call: every attempt stays in the same cluster (A31) |
 //! | 4 | filters: fault, … (to come) | the listener's filters see the call after its route is known, before its deadline is spent on attempts |
 //! | 5 | [`Timeout`] | the deadline covers all attempts and the waits between them |
-//! | 6 | retry (to come) | what lies below is one attempt |
+//! | 6 | [`Retry`] | what lies below is one attempt |
 //! | 7 | the application's attempt layers | see each attempt as it leaves |
 //! | 8 | [`Cluster`] | an attempt that is not admitted must not take an endpoint's place |
 //! | 9 | [`Balance`] | picks the endpoint and sends; TLS (to come) is part of its connections |
@@ -20,12 +20,14 @@ use crate::call::EncodeDeadline;
 use crate::cluster::Cluster;
 use crate::connect::Http2Connector;
 use crate::discover::{Discover, Target};
+#[cfg(feature = "retry")]
+use crate::retry::{Retry, RetryLayer};
 use crate::route::Route;
 #[cfg(feature = "timeout")]
 use crate::timeout::{Timeout, TimeoutLayer};
 
 /// The whole of the client's layers around an attempt.
-pub type ClientStack<A = Attempt> = Discover<Route<Deadline<A>>>;
+pub type ClientStack<A = Attempt> = Discover<Route<Deadline<Attempts<A>>>>;
 
 /// What an attempt passes through.
 pub type Attempt = Admission<Balance<Http2Connector>>;
@@ -36,6 +38,13 @@ pub type Deadline<S> = Timeout<S>;
 /// The deadline's layer, when its feature is on.
 #[cfg(not(feature = "timeout"))]
 pub type Deadline<S> = S;
+
+/// The layer of the attempts, when its feature is on.
+#[cfg(feature = "retry")]
+pub type Attempts<S> = Retry<S>;
+/// The layer of the attempts, when its feature is on.
+#[cfg(not(feature = "retry"))]
+pub type Attempts<S> = S;
 
 /// The cluster's layer, when its feature is on.
 #[cfg(feature = "cluster")]
@@ -51,6 +60,8 @@ pub(crate) struct ClientStackBuilder {
     pub(crate) clusters: Clusters<Http2Connector>,
     #[cfg_attr(not(feature = "timeout"), expect(dead_code, reason = "no layer has a deadline to tell"))]
     pub(crate) tell_deadline: Option<EncodeDeadline>,
+    #[cfg(feature = "retry")]
+    pub(crate) retry: RetryLayer,
 }
 
 impl ClientStackBuilder {
@@ -61,6 +72,8 @@ impl ClientStackBuilder {
         #[cfg(not(feature = "cluster"))]
         let attempt = balance;
         let attempt = attempt_layer.layer(attempt);
+        #[cfg(feature = "retry")]
+        let attempt = self.retry.layer(attempt);
         #[cfg(feature = "timeout")]
         let call = match self.tell_deadline {
             Some(encode) => TimeoutLayer::new().tell_peer(encode),

@@ -1,0 +1,81 @@
+//! Attempts: a call that failed is made again as its route's retry policy says (A6, A44).
+//!
+//! ```text
+//! call ─ policy of its route? ─ no ─▸ the inner service, and nothing else
+//!          └ yes: attempt ─ head of a response, or an error
+//!                    ▲        ├ final: not what the policy names, the last attempt, request beyond 64 KiB,
+//!                    │        │        pushback says stop, no time left, budget used up
+//!                    └ delay ─┘ else: backoff, or what the server's pushback says
+//! ```
+//!
+//! A response is final with its head, unless all of it is a head that failed; from there on the request is not held any
+//! more. Every attempt goes to the call's cluster, and to another endpoint than those that failed while there is one. All
+//! of them share the call's deadline. A request that an endpoint did not process is sent elsewhere by
+//! [`Balance`](crate::balance::Balance), which does not count as an attempt.
+//!
+//! Retries are held to a budget per cluster, so that they cannot multiply the load of a cluster that fails: see
+//! [`RetryLayer::budget`]. Without a [`Call`] that a route was chosen for, or without a policy, the layer does nothing.
+
+mod attempts;
+mod body;
+mod budget;
+mod future;
+mod layer;
+mod outcome;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+pub use body::RequestBody;
+pub(crate) use budget::Budgets;
+pub use future::ResponseFuture;
+use http::{Request, Response};
+pub use layer::RetryLayer;
+use tower_service::Service;
+
+use self::attempts::Attempts;
+use crate::call::{self, Call};
+pub use crate::call::{Pushback, RetryCode, RetryProtocol};
+use crate::error::Error;
+use crate::resource::retry_policy::RetryPolicy;
+
+/// Makes a call again when an attempt failed in a way that its route's policy names.
+#[derive(Clone, Debug)]
+pub struct Retry<S> {
+    inner: S,
+    budgets: Budgets,
+    protocol: Option<&'static dyn RetryProtocol>,
+}
+
+impl<S, B, R> Service<Request<B>> for Retry<S>
+where
+    S: Service<Request<RequestBody<B>>, Response = Response<R>, Error = Error> + Clone,
+{
+    type Response = Response<R>;
+    type Error = Error;
+    type Future = ResponseFuture<S, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let Some(policy) = policy(&request) else {
+            return ResponseFuture::once(self.inner.call(request.map(RequestBody::once)));
+        };
+        // What is ready now makes the first attempt.
+        let clone = self.inner.clone();
+        let ready = std::mem::replace(&mut self.inner, clone);
+        ResponseFuture::retrying(Attempts::start(ready, request, policy, self.budgets.clone(), self.protocol))
+    }
+}
+
+/// The policy of the call's route, unless the application wants none.
+fn policy<B>(request: &Request<B>) -> Option<Arc<RetryPolicy>> {
+    let call = request.extensions().get::<Call>()?;
+    let table = call.snapshot.as_ref()?.routing.as_ref().ok()?;
+    let policy = table.retry(call.route?)?;
+    call::may_retry(request.extensions()).then(|| policy.clone())
+}
