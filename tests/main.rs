@@ -10,6 +10,7 @@ mod docs;
 mod drain;
 mod failover;
 mod peers;
+mod retry;
 mod routing;
 mod streaming;
 mod support;

@@ -43,6 +43,7 @@ struct State {
     calls: Counter,
     in_flight: Counter,
     connections: Counter,
+    messages: Counter,
     seen: Mutex<Vec<SeenCall>>,
     held: watch::Sender<bool>,
     behaviour: Mutex<Behaviour>,
@@ -81,6 +82,7 @@ impl Backend {
             calls: Counter::new(),
             in_flight: Counter::new(),
             connections: Counter::new(),
+            messages: Counter::new(),
             seen: Mutex::default(),
             held: watch::Sender::new(false),
             behaviour: Mutex::default(),
@@ -191,6 +193,11 @@ impl Backend {
         self.state.calls.get()
     }
 
+    /// How many messages the calls to `CollectHellos` had that were not failed.
+    pub(crate) fn messages(&self) -> u64 {
+        self.state.messages.get()
+    }
+
     /// The calls that came, with their metadata.
     pub(crate) fn seen(&self) -> Vec<SeenCall> {
         self.state.seen.lock().clone()
@@ -290,7 +297,9 @@ impl Greeter for Instance {
     async fn collect_hellos(&self, request: Request<Streaming<HelloRequest>>) -> Result<Response<HelloReply>, Status> {
         let _call = self.state.admit("CollectHellos", &request).await?;
         let mut requests = request.into_inner();
-        while requests.message().await?.is_some() {}
+        while requests.message().await?.is_some() {
+            self.state.messages.add(1);
+        }
         Ok(Response::new(self.state.reply()))
     }
 

@@ -1,0 +1,393 @@
+//! Attempts: what is made again, where and how often, and what bounds it.
+
+use std::time::{Duration, Instant};
+
+use mesh_core::testing::{ControlPlane, Resources, RouteBuilder, listener, route, route_config, virtual_host};
+use mesh_core::{CallInfo, CallOptions, Mesh};
+use mesh_examples::helloworld::HelloRequest;
+use mesh_xds_proto::envoy::config::route::v3::retry_policy::RetryBackOff;
+use mesh_xds_proto::envoy::config::route::v3::{HeaderMatcher, RetryPolicy, RouteConfiguration};
+use prost_types::Duration as Interval;
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Request, Status};
+
+use crate::support::backend::Backend;
+use crate::support::client::{Client, SOON, assert_says, quick, quick_mesh};
+
+fn millis(millis: i32) -> Option<Interval> {
+    Some(Interval { seconds: (millis / 1000).into(), nanos: millis % 1000 * 1_000_000 })
+}
+
+/// Retries with the shortest delays there are.
+fn policy(retry_on: &str, num_retries: u32) -> RetryPolicy {
+    RetryPolicy {
+        retry_on: retry_on.to_owned(),
+        num_retries: Some(num_retries),
+        retry_back_off: Some(RetryBackOff { base_interval: millis(1), max_interval: millis(1) }),
+        ..Default::default()
+    }
+}
+
+fn retrying(retry_on: &str, num_retries: u32) -> RouteBuilder {
+    route().retry(policy(retry_on, num_retries))
+}
+
+/// A control plane with one route to these backends.
+fn serving(route: RouteBuilder, backends: &[&Backend]) -> ControlPlane {
+    let control_plane = ControlPlane::new();
+    let service = Resources::service("greeter", backends.iter().map(|backend| backend.address()));
+    control_plane.set(service.with(route_config("greeter").routes([route.cluster("greeter")])));
+    control_plane
+}
+
+/// A client of these backends by that route; with what keeps it working.
+async fn client_of(route: RouteBuilder, backends: &[&Backend]) -> (ControlPlane, Mesh, Client) {
+    let control_plane = serving(route, backends);
+    let mesh = quick_mesh(&control_plane).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    (control_plane, mesh, client)
+}
+
+/// Makes calls until each of these backends had one, so that all are connected.
+async fn connected(client: &Client, backends: &[&Backend]) {
+    for backend in backends {
+        client.hello_until(backend.name()).await;
+    }
+}
+
+fn down() -> Status {
+    Status::unavailable("not now")
+}
+
+/// A failure in which the server says when to try again.
+fn pushing_back(pushback: &str) -> Status {
+    let mut metadata = MetadataMap::new();
+    metadata.insert("grpc-retry-pushback-ms", pushback.parse().unwrap());
+    Status::with_metadata(Code::Unavailable, "not now", metadata)
+}
+
+/// What the attempts were told in this header, in turn.
+fn told(backend: &Backend, name: &str) -> Vec<Option<String>> {
+    let value = |metadata: &MetadataMap| metadata.get(name).map(|value| value.to_str().unwrap().to_owned());
+    backend.seen().iter().map(|call| value(&call.metadata)).collect()
+}
+
+#[tokio::test]
+async fn an_attempt_that_failed_is_made_again_at_another_endpoint() {
+    let (a, b, c) = (Backend::start("a").await, Backend::start("b").await, Backend::start("c").await);
+    let (_control_plane, _mesh, client) = client_of(retrying("unavailable", 2), &[&a, &b, &c]).await;
+    connected(&client, &[&a, &b, &c]).await;
+    a.fail(down());
+    b.fail(down());
+    let before = (a.calls(), b.calls(), c.calls());
+    let mut attempts = 0;
+    for _ in 0..30 {
+        let reply = client.greeter().say_hello(HelloRequest::default()).await.expect("one of three answers");
+        attempts += u64::from(reply.extensions().get::<CallInfo>().unwrap().attempts());
+    }
+    assert_eq!(c.calls() - before.2, 30);
+    assert_eq!(attempts, a.calls() + b.calls() + c.calls() - before.0 - before.1 - before.2);
+}
+
+#[tokio::test]
+async fn a_call_is_tried_as_often_as_the_policy_says_and_five_times_at_most() {
+    for (num_retries, attempts) in [(1, 2), (3, 4), (4, 5), (100, 5)] {
+        let backend = Backend::start("a").await;
+        backend.fail(down());
+        let (_control_plane, _mesh, client) = client_of(retrying("unavailable", num_retries), &[&backend]).await;
+        let status = client.hello().await.unwrap_err();
+        assert_eq!((status.code(), status.message()), (Code::Unavailable, "not now"));
+        assert_eq!(backend.calls(), attempts, "num_retries {num_retries}");
+    }
+}
+
+#[tokio::test]
+async fn each_of_grpcs_codes_is_a_condition_and_no_other_code_is() {
+    let backend = Backend::start("a").await;
+    for (code, retry_on, attempts) in [
+        (Code::Cancelled, "cancelled", 2),
+        (Code::DeadlineExceeded, "deadline-exceeded", 2),
+        (Code::Internal, "internal", 2),
+        (Code::ResourceExhausted, "resource-exhausted", 2),
+        (Code::Unavailable, "unavailable", 2),
+        (Code::Unavailable, "5xx , UNAVAILABLE,nonsense", 2),
+        (Code::Unavailable, "cancelled,deadline-exceeded,internal,resource-exhausted", 1),
+        (Code::Unknown, "cancelled,deadline-exceeded,internal,resource-exhausted,unavailable", 1),
+        (Code::Unavailable, "5xx,gateway-error,reset,connect-failure", 1),
+    ] {
+        let (_control_plane, _mesh, client) = client_of(retrying(retry_on, 1), &[&backend]).await;
+        backend.fail(Status::new(code, "as told"));
+        let before = backend.calls();
+        assert_eq!(client.hello().await.unwrap_err().code(), code);
+        assert_eq!(backend.calls() - before, attempts, "{code:?}, {retry_on}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_policy_a_failing_server_is_called_once_per_call() {
+    let backend = Backend::start("a").await;
+    backend.fail(down());
+    let (_control_plane, _mesh, client) = client_of(route(), &[&backend]).await;
+    for _ in 0..1_000 {
+        assert_eq!(client.hello().await.unwrap_err().code(), Code::Unavailable);
+    }
+    assert_eq!(backend.calls(), 1_000);
+    assert!(told(&backend, "grpc-previous-rpc-attempts").iter().all(Option::is_none));
+}
+
+#[tokio::test]
+async fn the_application_can_have_a_call_made_once() {
+    let backend = Backend::start("a").await;
+    backend.fail(down());
+    let (_control_plane, _mesh, client) = client_of(retrying("unavailable", 4), &[&backend]).await;
+    let mut request = Request::new(HelloRequest::default());
+    request.extensions_mut().insert(CallOptions::new().no_retry(true));
+    client.greeter().say_hello(request).await.unwrap_err();
+    assert_eq!(backend.calls(), 1);
+}
+
+#[tokio::test]
+async fn nothing_is_repeated_once_response_headers_came() {
+    let (mut a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let (control_plane, mesh, client) = client_of(retrying("unavailable,5xx,reset", 4), &[&a]).await;
+    let chat = client.greeter().chat(tokio_stream::pending::<HelloRequest>()).await.expect("the response's headers");
+    control_plane.put(mesh_core::testing::endpoints("greeter").endpoint(a.address()).endpoint(b.address()));
+    connected(&client, &[&b]).await;
+    let before = b.calls();
+    a.stop().await;
+    let status = chat.into_inner().message().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(b.calls(), before);
+    drop(mesh);
+}
+
+#[tokio::test]
+async fn a_call_whose_connection_is_lost_is_repeated_elsewhere() {
+    let (mut a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let (_control_plane, _mesh, client) = client_of(retrying("reset", 1), &[&a, &b]).await;
+    connected(&client, &[&a, &b]).await;
+    a.hold();
+    let before = a.calls();
+    let calls: Vec<_> = (0..2)
+        .map(|_| {
+            tokio::spawn({
+                let client = client.clone();
+                async move { client.hello().await }
+            })
+        })
+        .collect();
+    a.wait_for_calls(before + 1).await;
+    a.stop().await;
+    for call in calls {
+        assert_eq!(call.await.unwrap().expect("the other endpoint answers"), "b");
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_that_takes_too_long_is_repeated_elsewhere() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let limited = RetryPolicy { per_try_timeout: millis(100), ..policy("deadline-exceeded", 1) };
+    let (_control_plane, _mesh, client) = client_of(route().retry(limited), &[&a, &b]).await;
+    connected(&client, &[&a, &b]).await;
+    a.hold();
+    for _ in 0..4 {
+        assert_eq!(client.hello().await.expect("the other endpoint answers"), "b");
+    }
+    a.wait_for_in_flight(0).await;
+    b.hold();
+    let status = client.hello().await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_says(&status, &["100ms per try", "attempts 2", "cluster greeter"]);
+}
+
+#[tokio::test]
+async fn a_streamed_request_is_sent_again_from_its_start() {
+    let backend = Backend::start("a").await;
+    backend.fail_times(2, down());
+    let (_control_plane, _mesh, client) = client_of(retrying("unavailable", 2), &[&backend]).await;
+    let requests = (0..100).map(|number: u32| HelloRequest { name: number.to_string() });
+    let reply = client.greeter().collect_hellos(tokio_stream::iter(requests)).await.expect("the third attempt");
+    assert_eq!(reply.extensions().get::<CallInfo>().unwrap().attempts(), 3);
+    assert_eq!((backend.calls(), backend.messages()), (3, 100));
+}
+
+#[tokio::test]
+async fn a_request_of_more_than_64_kib_is_not_sent_again() {
+    for (size, attempts) in [(60 << 10, 2), (70 << 10, 1)] {
+        let backend = Backend::start("a").await;
+        backend.fail_times(1, down());
+        let (_control_plane, _mesh, client) = client_of(retrying("unavailable", 1), &[&backend]).await;
+        let reply = client.greeter().say_hello(HelloRequest { name: "x".repeat(size) }).await;
+        assert_eq!((reply.is_ok(), backend.calls()), (attempts == 2, attempts), "{size} bytes");
+    }
+}
+
+#[tokio::test]
+async fn pushback_of_the_server_is_obeyed() {
+    let backend = Backend::start("a").await;
+    let (_control_plane, _mesh, client) = client_of(retrying("unavailable", 4), &[&backend]).await;
+    client.hello().await.unwrap();
+    backend.fail_times(1, pushing_back("300"));
+    let begin = Instant::now();
+    client.hello().await.expect("the second attempt");
+    assert!(begin.elapsed() >= Duration::from_millis(300), "{:?}", begin.elapsed());
+    for stop in ["-1", "soon"] {
+        let before = backend.calls();
+        backend.fail_times(1, pushing_back(stop));
+        client.hello().await.unwrap_err();
+        assert_eq!(backend.calls() - before, 1, "pushback {stop}");
+    }
+}
+
+#[tokio::test]
+async fn each_attempt_is_told_how_many_there_were_and_what_time_is_left() {
+    let backend = Backend::start("a").await;
+    backend.fail(down());
+    let (_control_plane, _mesh, client) = client_of(retrying("unavailable", 2), &[&backend]).await;
+    client.hello_within(Duration::from_secs(60)).await.unwrap_err();
+    let previous = told(&backend, "grpc-previous-rpc-attempts");
+    assert_eq!(previous, [None, Some("1".to_owned()), Some("2".to_owned())]);
+    let left = told(&backend, "grpc-timeout").into_iter().map(|told| {
+        let told = told.expect("a deadline");
+        told.strip_suffix('u').expect("of microseconds").parse::<u64>().unwrap()
+    });
+    let left: Vec<_> = left.collect();
+    assert!(left[0] > left[1] && left[1] > left[2], "{left:?}");
+}
+
+#[tokio::test]
+async fn the_deadline_bounds_all_attempts() {
+    let backend = Backend::start("a").await;
+    let slow = RetryPolicy {
+        retry_back_off: Some(RetryBackOff { base_interval: millis(60_000), max_interval: None }),
+        ..policy("unavailable", 4)
+    };
+    let (_control_plane, _mesh, client) = client_of(route().retry(slow), &[&backend]).await;
+    client.hello().await.unwrap();
+    backend.fail(down());
+    // The next attempt would come after the deadline: the outcome is told at once.
+    let status = client.hello_within(Duration::from_secs(30)).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(backend.calls(), 2);
+
+    let (_control_plane, _mesh, client) = client_of(retrying("unavailable,deadline-exceeded", 4), &[&backend]).await;
+    backend.succeed();
+    client.hello().await.unwrap();
+    backend.hold();
+    let status = client.hello_within(SOON).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_eq!(backend.calls(), 4);
+}
+
+#[tokio::test]
+async fn budget_bounds_the_load_of_a_backend_that_always_fails() {
+    let backend = Backend::start("a").await;
+    backend.fail(down());
+    let (_control_plane, _mesh, client) = client_of(retrying("unavailable", 4), &[&backend]).await;
+    for _ in 0..1_000 {
+        client.hello().await.unwrap_err();
+    }
+    // 20 % of the calls, and 10 a second of the last ten; a slow machine sees more than one such window.
+    assert!((1_200..=1_350).contains(&backend.calls()), "{} attempts", backend.calls());
+}
+
+#[tokio::test]
+async fn the_budget_is_the_meshs_to_set() {
+    let backend = Backend::start("a").await;
+    backend.fail(down());
+    let control_plane = serving(retrying("unavailable", 4), &[&backend]);
+    let mesh = quick().retry_budget(0, 0).control_plane(&control_plane).build().await.unwrap();
+    let client = Client::new(&mesh, "xds:///greeter");
+    for _ in 0..100 {
+        client.hello().await.unwrap_err();
+    }
+    assert_eq!(backend.calls(), 100);
+}
+
+#[tokio::test]
+async fn an_update_of_the_endpoints_does_not_fill_the_budget() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let control_plane = serving(retrying("unavailable", 1), &[&a]);
+    let mesh = quick().retry_budget(0, 1).control_plane(&control_plane).build().await.unwrap();
+    let client = Client::new(&mesh, "xds:///greeter");
+    client.hello().await.unwrap();
+    a.fail(down());
+    for _ in 0..20 {
+        client.hello().await.unwrap_err();
+    }
+    let used = a.calls();
+    assert!((29..=40).contains(&used), "{used} attempts");
+    b.fail(down());
+    control_plane.put(mesh_core::testing::endpoints("greeter").endpoint(b.address()));
+    while b.calls() == 0 {
+        client.hello().await.unwrap_err();
+    }
+    let before = (a.calls(), b.calls());
+    for _ in 0..5 {
+        client.hello().await.unwrap_err();
+    }
+    assert!(b.calls() + a.calls() - before.0 - before.1 <= 7, "{} attempts of 5 calls", b.calls());
+}
+
+#[tokio::test]
+async fn the_virtual_hosts_policy_is_that_of_routes_without_one() {
+    let backend = Backend::start("a").await;
+    backend.fail(down());
+    let control_plane = ControlPlane::new();
+    let routes = [
+        route().header("own", "none-known").retry(policy("nonsense", 4)),
+        route().header("own", "yes").retry(policy("unavailable", 1)),
+        route(),
+    ];
+    let routes = routes.map(|route| route.cluster("greeter"));
+    let host =
+        routes.into_iter().fold(virtual_host(["*"]).retry(policy("unavailable", 2)), |host, route| host.route(route));
+    let service = Resources::service("greeter", [backend.address()]).with(listener("greeter"));
+    control_plane.set(service.with(route_config("greeter").with(host)));
+    let mesh = quick_mesh(&control_plane).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    for (own, attempts) in [(None, 3), (Some("yes"), 2), (Some("none-known"), 1)] {
+        let before = backend.calls();
+        let mut metadata = MetadataMap::new();
+        own.map(|own| metadata.insert("own", own.parse().unwrap()));
+        client.hello_with(metadata).await.unwrap_err();
+        assert_eq!(backend.calls() - before, attempts, "{own:?}");
+    }
+    let ignored = mesh.ignored_fields();
+    let nonsense = ignored.iter().any(|field| field.path.ends_with("retry_policy.retry_on[nonsense]"));
+    assert!(nonsense, "{ignored:?}");
+}
+
+#[tokio::test]
+async fn a_bad_policy_is_rejected_by_field_and_the_last_good_one_serves() {
+    let backend = Backend::start("a").await;
+    let (control_plane, _mesh, client) = client_of(retrying("unavailable", 2), &[&backend]).await;
+    client.hello().await.unwrap();
+    let backoff = |base_interval, max_interval| Some(RetryBackOff { base_interval, max_interval });
+    let good = || policy("unavailable", 4);
+    let unnamed = HeaderMatcher::default();
+    let cases = [
+        (RetryPolicy { num_retries: Some(0), ..good() }, "retry_policy.num_retries: must be greater than 0"),
+        (
+            RetryPolicy { retry_back_off: backoff(None, millis(1)), ..good() },
+            "retry_back_off.base_interval: must be set",
+        ),
+        (
+            RetryPolicy { retry_back_off: backoff(millis(2), millis(1)), ..good() },
+            "retry_back_off.max_interval: must not",
+        ),
+        (RetryPolicy { per_try_timeout: Some(Interval { seconds: -1, nanos: 0 }), ..good() }, "per_try_timeout: -1 s"),
+        (RetryPolicy { retriable_headers: vec![unnamed], ..good() }, "retriable_headers[0]"),
+    ];
+    for (bad, expected) in cases {
+        control_plane.modify::<RouteConfiguration>("greeter", |routes| {
+            routes.virtual_hosts[0].routes[0] = route().cluster("greeter").retry(bad).build();
+        });
+        let (_, text) = control_plane.next_nack().await.error.expect("a NACK says why");
+        assert!(text.contains(expected), "`{expected}` is not in: {text}");
+    }
+    backend.fail(down());
+    let before = backend.calls();
+    client.hello().await.unwrap_err();
+    assert_eq!(backend.calls() - before, 3);
+}
