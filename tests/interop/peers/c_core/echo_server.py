@@ -2,7 +2,8 @@
 
 Metadata of a call ask for more: `echo-delay: 0.5` (seconds until the answer), `echo-size: 1000` (answer with so many
 bytes), `echo-status: 5` with `echo-message-bin: text` (fail so). The header `echo-address` says who answered, and
-`/interop.Echo/Count` how many calls it took. On SIGTERM it drains.
+`/interop.Echo/Count` how many calls it took. `echo-fail: 14` fails the first `echo-fail-times` calls that the server
+takes, without headers before the status, and with `echo-pushback` as `grpc-retry-pushback-ms`. On SIGTERM it drains.
 """
 
 import asyncio
@@ -29,6 +30,10 @@ class Echo(grpc.GenericRpcHandler):
     async def echo(self, request, context):
         self.taken += 1
         asked = dict(context.invocation_metadata())
+        if self.taken <= int(asked.get("echo-fail-times", 0)):
+            pushback = asked.get("echo-pushback")
+            trailing = (("grpc-retry-pushback-ms", pushback),) if pushback else ()
+            await context.abort(_CODES[int(asked["echo-fail"])], "as asked", trailing)
         await context.send_initial_metadata((("echo-address", self.address),))
         if delay := asked.get("echo-delay"):
             await asyncio.sleep(float(delay))
