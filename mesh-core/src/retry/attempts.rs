@@ -156,7 +156,11 @@ impl<B> Plan<B> {
                 head.headers.insert(name, value);
             }
         }
-        Request::from_parts(head, self.body.again())
+        let body = self.body.again();
+        if self.made == self.policy.max_attempts {
+            self.body.commit();
+        }
+        Request::from_parts(head, body)
     }
 
     /// How long to wait before the next attempt, or why there is none.

@@ -8,8 +8,8 @@
 //!                    └ delay ─┘ else: backoff, or what the server's pushback says
 //! ```
 //!
-//! A response is final with its head, unless all of it is a head that failed; from there on the request is not held any
-//! more. Every attempt goes to the call's cluster, and to another endpoint than those that failed while there is one. All
+//! A response is final with its head, unless all of it is a head that failed; from there on, and in the last
+//! attempt, the request is not held any more. Every attempt goes to the call's cluster, and to another endpoint than those that failed while there is one. All
 //! of them share the call's deadline. A request that an endpoint did not process is sent elsewhere by
 //! [`Balance`](crate::balance::Balance), which does not count as an attempt.
 //!
