@@ -16,6 +16,7 @@ use mesh_core::balance::BalanceLayer;
 use mesh_core::cluster::ClusterLayer;
 use mesh_core::connect::Http2Connector;
 use mesh_core::discover::DiscoverLayer;
+use mesh_core::retry::{RequestBody, RetryLayer};
 use mesh_core::route::RouteLayer;
 use mesh_core::testing::{ControlPlane, Resources};
 use mesh_core::timeout::TimeoutLayer;
@@ -58,8 +59,10 @@ async fn with_control_plane(addresses: [SocketAddr; 2]) -> Result<(), StdError> 
         .layer(RouteLayer::new())
         // The deadline: the call's, or the route's if that is earlier.
         .layer(TimeoutLayer::new())
+        // Attempts, as the route's policy has them; what lies below is one attempt.
+        .layer(RetryLayer::new().protocol(&mesh_tonic::Grpc))
         // Any layer of tower's, or your own.
-        .map_request(|mut attempt: Request<Body>| {
+        .map_request(|mut attempt: Request<RequestBody<Body>>| {
             attempt.headers_mut().insert("x-sent-by", HeaderValue::from_static("own-stack"));
             attempt
         })

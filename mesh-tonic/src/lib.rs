@@ -26,4 +26,5 @@ mod status;
 
 pub use body::ResponseBody;
 pub use channel::{MeshChannel, MeshChannelBuilder, ResponseFuture};
+pub use retry::Grpc;
 pub use status::Error;

@@ -12,9 +12,14 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
-/// gRPC, as the retry layer asks about it.
-#[derive(Debug)]
-pub(crate) struct Grpc;
+/// gRPC, for the [`RetryLayer`](mesh_core::retry::RetryLayer) of a stack of one's own.
+///
+/// ```
+/// let layer = mesh_core::retry::RetryLayer::new().protocol(&mesh_tonic::Grpc);
+/// # let _ = layer;
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Grpc;
 
 impl RetryProtocol for Grpc {
     fn code_of_response(&self, status: StatusCode, headers: &HeaderMap) -> Option<RetryCode> {
