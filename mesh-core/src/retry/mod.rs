@@ -8,10 +8,10 @@
 //!                    └ delay ─┘ else: backoff, or what the server's pushback says
 //! ```
 //!
-//! A response is final with its head, unless all of it is a head that failed; from there on, and in the last
-//! attempt, the request is not held any more. Every attempt goes to the call's cluster, and to another endpoint than those that failed while there is one. All
-//! of them share the call's deadline. A request that an endpoint did not process is sent elsewhere by
-//! [`Balance`](crate::balance::Balance), which does not count as an attempt.
+//! A response is final with its head, unless all of it is a head that failed; from there on, and in the last attempt, the
+//! request is not held any more. Every attempt goes to the call's cluster, and to another endpoint than those that failed
+//! while there is one. All of them share the call's deadline. A request that an endpoint did not process is sent elsewhere
+//! by [`Balance`](crate::balance::Balance), which does not count as an attempt.
 //!
 //! Retries are held to a budget per cluster, so that they cannot multiply the load of a cluster that fails: see
 //! [`RetryLayer::budget`]. Without a [`Call`] that a route was chosen for, or without a policy, the layer does nothing.
