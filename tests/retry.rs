@@ -1,6 +1,6 @@
 //! Attempts: what is made again, where and how often, and what bounds it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mesh_core::testing::{ControlPlane, Resources, RouteBuilder, listener, route, route_config, virtual_host};
 use mesh_core::{CallInfo, CallOptions, Mesh};
@@ -228,7 +228,7 @@ async fn pushback_of_the_server_is_obeyed() {
     let (_control_plane, _mesh, client) = client_of(retrying("unavailable", 4), &[&backend]).await;
     client.hello().await.unwrap();
     backend.fail_times(1, pushing_back("300"));
-    let begin = Instant::now();
+    let begin = tokio::time::Instant::now();
     client.hello().await.expect("the second attempt");
     assert!(begin.elapsed() >= Duration::from_millis(300), "{:?}", begin.elapsed());
     for stop in ["-1", "soon"] {
