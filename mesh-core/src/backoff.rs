@@ -4,6 +4,11 @@
 
 use std::time::Duration;
 
+/// At most a year: a time that an application sets can be added to any other.
+pub(crate) fn bounded(time: Duration) -> Duration {
+    time.min(Duration::from_secs(365 * 24 * 3600))
+}
+
 /// How delays grow.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BackoffConfig {

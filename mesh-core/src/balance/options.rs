@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::backoff::BackoffConfig;
+use crate::backoff::{BackoffConfig, bounded};
 
 /// How endpoints are connected, and how long calls wait for them.
 ///
@@ -91,9 +91,4 @@ impl BalanceOptions {
         self.failover_timeout = bounded(timeout);
         self
     }
-}
-
-/// At most a year, which can be added to any time.
-fn bounded(duration: Duration) -> Duration {
-    duration.min(Duration::from_secs(365 * 24 * 3600))
 }

@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 
 use super::pings::Pings;
 use super::{Connect, Connection, SendError, SendErrorKind, SendRequest, StreamError, Unavailable};
+use crate::backoff::bounded;
 use crate::error::BoxError;
 use crate::http2;
 use crate::resource::endpoints::Address;
@@ -42,14 +43,14 @@ impl Http2Options {
     /// two are sent without data from the peer, and half as many after it complained.
     pub fn keepalive_interval(mut self, interval: Option<Duration>) -> Self {
         let known = self.http2.keepalive.unwrap_or_default();
-        self.http2.keepalive = interval.map(|interval| http2::Keepalive { interval, ..known });
+        self.http2.keepalive = interval.map(|interval| http2::Keepalive { interval: bounded(interval), ..known });
         self
     }
 
     /// Silence after a PING before the connection is given up. Default 20 s. Turns PINGs on.
     pub fn keepalive_timeout(mut self, timeout: Duration) -> Self {
         let known = self.http2.keepalive.unwrap_or_default();
-        self.http2.keepalive = Some(http2::Keepalive { timeout, ..known });
+        self.http2.keepalive = Some(http2::Keepalive { timeout: bounded(timeout), ..known });
         self
     }
 
@@ -67,9 +68,9 @@ impl Http2Options {
     }
 
     /// Bytes that a peer may send on one stream, at first, before the reader takes them; bulk data lets it grow to 1 MiB.
-    /// Default 256 KiB.
+    /// Default 256 KiB; from 64 KiB to 2 GiB.
     pub fn stream_window(mut self, bytes: u32) -> Self {
-        self.http2.stream_window = bytes;
+        self.http2.stream_window = bytes.clamp(http2::MIN_STREAM_WINDOW, http2::MAX_STREAM_WINDOW);
         self
     }
 

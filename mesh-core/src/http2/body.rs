@@ -28,11 +28,18 @@ pub(crate) struct RecvBody {
     upload: Option<JoinHandle<Result<(), BoxError>>>,
     slot: Option<Slot>,
     unreleased: usize,
+    /// Whether the stream may be kept for a while once it ended: the request was small and is out, or nearly.
+    retires: bool,
 }
 
 impl RecvBody {
-    pub(super) fn new(stream: RecvStream, upload: Option<JoinHandle<Result<(), BoxError>>>, slot: Slot) -> Self {
-        Self { stream: Some(stream), upload, slot: Some(slot), unreleased: 0 }
+    pub(super) fn new(
+        stream: RecvStream,
+        upload: Option<JoinHandle<Result<(), BoxError>>>,
+        slot: Slot,
+        retires: bool,
+    ) -> Self {
+        Self { stream: Some(stream), upload, slot: Some(slot), unreleased: 0, retires }
     }
 
     fn trailers(&self, trailers: HeaderMap) -> Result<Frame<Bytes>, BodyError> {
@@ -43,7 +50,7 @@ impl RecvBody {
 
     /// Nothing more comes. The slot waits for a request that is still being sent: its stream is not over.
     fn end(&mut self) {
-        let stream = self.stream.take();
+        let stream = self.stream.take().filter(|_| self.retires);
         if self.upload.as_ref().is_none_or(JoinHandle::is_finished) {
             let slot = self.slot.take();
             stream.zip(slot).into_iter().for_each(|(stream, slot)| slot.connection().retire(stream));

@@ -2,10 +2,16 @@
 
 use std::time::Duration;
 
+/// A reader gives back what it took in steps of 16 KiB: a window must have room for several.
+pub(crate) const MIN_STREAM_WINDOW: u32 = 64 << 10;
+/// RFC 9113, section 6.9.1.
+pub(crate) const MAX_STREAM_WINDOW: u32 = (1 << 31) - 1;
+
 /// Settings of one HTTP/2 connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
-    /// Bytes that a peer may send on one stream before the reader takes them, at first; at least 64 KiB. Default
+    /// Bytes that a peer may send on one stream before the reader takes them, at first; at least
+    /// [`MIN_STREAM_WINDOW`]. Default
     /// 256 KiB: 10 Gbit/s over 0.2 ms.
     pub(crate) stream_window: u32,
     /// What that grows to while the network carries more. Default 1 MiB: 1 Gbit/s over 8 ms.

@@ -191,7 +191,7 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    /// Keeps a stream that is over on both sides until the next request.
+    /// Keeps a stream until the next request: its response is over, and its request was small.
     pub(super) fn retire(&self, stream: RecvStream) {
         // The one before is let go of when the lock is free.
         let _before = self.sender.lock().as_mut().map(|sender| sender.ended.replace(stream));

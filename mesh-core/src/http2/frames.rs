@@ -9,9 +9,6 @@ const HEADER: usize = 9;
 const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
 const GOAWAY: u8 = 0x7;
-const CONTINUATION: u8 = 0x9;
-/// A header list over the limit needs a frame of this size: Huffman's code saves three eighths, HPACK's table has 4 KiB.
-const LONG_HEADERS: usize = 4 << 10;
 /// Of a GOAWAY's debug data only the start is kept.
 const MAX_GOAWAY: usize = 8 + 256;
 
@@ -34,8 +31,6 @@ pub(super) struct Sight {
     pub(super) response: bool,
     /// Bytes of the DATA frames that began.
     pub(super) data: u64,
-    /// A frame with many bytes of headers began.
-    pub(super) long_headers: bool,
     /// The last GOAWAY that ended here.
     pub(super) goaway: Option<ConnectionError>,
 }
@@ -72,7 +67,6 @@ impl Frames {
         let [a, b, c, kind, ..] = *header;
         let length = u32::from_be_bytes([0, a, b, c]);
         self.left = usize::try_from(length).expect("24 bits fit");
-        sight.long_headers |= self.left >= LONG_HEADERS && matches!(kind, HEADERS | CONTINUATION);
         match kind {
             HEADERS => sight.response = true,
             DATA => {

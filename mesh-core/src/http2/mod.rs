@@ -40,7 +40,7 @@ mod wire;
 mod tests;
 
 pub(crate) use body::RecvBody;
-pub(crate) use config::{Config, Keepalive};
+pub(crate) use config::{Config, Keepalive, MAX_STREAM_WINDOW, MIN_STREAM_WINDOW};
 pub(crate) use connection::{Connection, Slot, handshake};
 pub(crate) use error::{BodyError, SendError, SendErrorKind};
 pub(crate) use request::Outgoing;

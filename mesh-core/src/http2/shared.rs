@@ -40,9 +40,6 @@ pub(super) struct Shared {
     /// however often the connection's task runs meanwhile.
     uploads: Mutex<HashMap<StreamId, (u64, Waker)>>,
     eof: AtomicBool,
-    /// Whether there ever was a frame that could carry headers over the limit: few connections see one, and the others
-    /// need not add up what is in each head.
-    long_headers: AtomicBool,
     max_header_list_size: usize,
     /// What the peer speaks, if its first bytes are not HTTP/2.
     foreign: OnceLock<&'static str>,
@@ -60,7 +57,6 @@ impl Shared {
             writes: AtomicU64::new(0),
             uploads: Mutex::default(),
             eof: AtomicBool::new(false),
-            long_headers: AtomicBool::new(false),
             foreign: OnceLock::new(),
         }
     }
@@ -75,9 +71,6 @@ impl Shared {
         if sight.response {
             self.responses.store(self.responses.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
             self.data.store(self.data() + sight.data, Ordering::Relaxed);
-        }
-        if sight.long_headers {
-            self.long_headers.store(true, Ordering::Relaxed);
         }
         if let Some(goaway) = sight.goaway {
             self.drain(Some(goaway));
@@ -159,9 +152,6 @@ impl Shared {
 
     /// Whether a header list is within the limit, counted as RFC 9113 does (section 6.5.2).
     pub(super) fn check_headers(&self, headers: &HeaderMap) -> Result<(), String> {
-        if !self.long_headers.load(Ordering::Relaxed) {
-            return Ok(());
-        }
         let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
         if size <= self.max_header_list_size {
             return Ok(());

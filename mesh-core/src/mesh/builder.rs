@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Inner, Mesh};
+use crate::backoff::bounded;
 use crate::balance::{BalanceOptions, Clusters};
 use crate::bootstrap::Bootstrap;
 use crate::connect::{Http2Connector, Http2Options};
@@ -201,11 +202,6 @@ impl MeshBuilder {
             drain_timeout: self.drain_timeout,
         }))
     }
-}
-
-/// At most a year, which can be added to any time.
-fn bounded(duration: Duration) -> Duration {
-    duration.min(Duration::from_secs(365 * 24 * 3600))
 }
 
 impl fmt::Debug for MeshBuilder {

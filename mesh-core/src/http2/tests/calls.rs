@@ -274,6 +274,21 @@ async fn a_header_list_over_the_limit_fails_its_stream_alone() {
 }
 
 #[tokio::test]
+async fn a_long_header_list_in_few_bytes_is_over_the_limit_too() {
+    let (connection, mut peer) = Peer::connect(&[], Config::default()).await;
+    let mut call = send(&connection, full("hello"));
+    assert!(poll_once(&mut call).await.is_pending());
+    peer.expect(&[HEADERS]).await;
+    // `:status: 200`, a header that goes into the table, and that entry 200 times more.
+    let mut list = vec![0x88, 0x40, 0x03, b'x', b'-', b'a', 100];
+    list.extend([b'x'; 100]);
+    list.extend([0xbe; 200]);
+    peer.send(HEADERS, END_HEADERS, 1, &list).await;
+    let error = call.await.unwrap_err();
+    assert_eq!(error.to_string(), "invalid response: headers of 27135 bytes exceed the limit of 16384");
+}
+
+#[tokio::test]
 async fn a_request_that_http2_cannot_carry_is_refused_here() {
     let (connection, _peer) = Peer::connect(&[], Config::default()).await;
     let bad = Request::post("http://greeter/").header("connection", "close").body(Full::new(Bytes::new())).unwrap();
