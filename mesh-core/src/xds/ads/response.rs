@@ -128,6 +128,9 @@ impl Ads {
             let kind = take_value(incoming, resource_type, subscription, name, value, &self.options);
             let update = kind.map(|kind| Update { resource_type, name: known.clone(), kind });
             self.updates.resources.extend(update);
+        } else if matches!(subscription.verdict, Verdict::Requested) {
+            // A sign of life of a resource that never came says nothing about it.
+            return;
         }
         subscriptions.disarm_at(index);
     }

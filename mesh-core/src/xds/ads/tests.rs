@@ -435,6 +435,22 @@ fn a_wrapped_resource_is_unwrapped_and_a_heartbeat_changes_nothing() {
 }
 
 #[test]
+fn a_heartbeat_of_what_never_came_does_not_stop_its_timer() {
+    use mesh_xds_proto::envoy::service::discovery::v3::Resource;
+    let mut bench = Bench::asked(&THING, &["a"]);
+    let beat = Resource { name: "a".into(), ..Default::default() };
+    let mut heartbeat = response(&THING, "1", "n1", &[]);
+    heartbeat.resources = vec![prost_types::Any {
+        type_url: "type.googleapis.com/envoy.service.discovery.v3.Resource".into(),
+        value: prost::Message::encode_to_vec(&beat),
+    }];
+    bench.take(&heartbeat);
+    assert_eq!(bench.updates(), NONE);
+    bench.wait(15.0);
+    assert_eq!(bench.updates(), ["Thing a DoesNotExist: not received within 15 s of asking for it"]);
+}
+
+#[test]
 fn an_unchanged_resource_is_not_decoded_again() {
     let mut bench = Bench::asked(&THING, &["a", "b"]);
     bench.respond(&THING, "1", "n1", &[("a", "x"), ("b", "bad")]);
