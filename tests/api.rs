@@ -240,7 +240,7 @@ async fn a_call_that_waits_for_ready_outlives_a_dead_endpoint() {
 #[tokio::test]
 async fn a_target_that_cannot_be_opened_is_refused_with_the_cure() {
     let mesh = Mesh::builder().build().await.unwrap();
-    let refused = |target: &str| MeshChannel::new(&mesh, target).unwrap_err().mesh_error().report();
+    let refused = |target: &str| MeshChannel::new(&mesh, target).unwrap_err().report();
     assert!(refused("xds:///greeter").contains("bootstrap_from_env"));
     assert!(refused("greeter").contains("has no port"));
 }

@@ -239,6 +239,32 @@ async fn endpoints_that_the_control_plane_calls_unhealthy_get_no_calls() {
 }
 
 #[tokio::test]
+async fn round_robin_calls_in_turn_and_random_by_chance() {
+    use mesh_xds_proto::envoy::config::cluster::v3::cluster::LbPolicy;
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    for policy in [LbPolicy::RoundRobin, LbPolicy::Random] {
+        let control_plane = ControlPlane::new();
+        let resources = Resources::service("greeter", [a.address(), b.address()]);
+        control_plane.set(resources.with(cluster("greeter").lb(policy)));
+        let mesh = mesh(&control_plane).await;
+        let mut client = client_of(&mesh).await;
+        for backend in [&a, &b] {
+            wait_for_state(&mesh, backend.address(), |state| state == ConnectivityState::Ready).await;
+        }
+        let before = a.calls();
+        for _ in 0..400 {
+            call(&mut client).await.unwrap();
+        }
+        let share = a.calls() - before;
+        match policy {
+            LbPolicy::RoundRobin => assert_eq!(share, 200),
+            // By chance: 200, and four standard deviations are 40. That it is exactly 200 would be one case in 25.
+            _ => assert!((160..=240).contains(&share), "{share} of 400"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn least_request_leaves_a_busy_endpoint_alone() {
     use mesh_xds_proto::envoy::config::cluster::v3::cluster::LbPolicy;
     let (busy, idle) = (Backend::start("busy").await, Backend::start("idle").await);

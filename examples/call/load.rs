@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use mesh_core::CallOptions;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -90,6 +91,7 @@ impl Load {
             request.set_timeout(self.args.deadline);
         }
         request.extensions_mut().insert(endpoint);
+        request.extensions_mut().insert(CallOptions::new().wait_for_ready(self.args.wait_for_ready));
         let mut grpc = tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(self.args.max_reply);
         grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
         Ok(grpc.unary(request, self.args.method.clone(), Raw).await?.into_inner())

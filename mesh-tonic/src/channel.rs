@@ -16,7 +16,7 @@ use tower_layer::{Identity, Layer};
 use tower_service::Service;
 
 use crate::retry::Grpc;
-use crate::{Error, ResponseBody, classify};
+use crate::{Error, ResponseBody, deadline};
 
 const USER_AGENT: &str = concat!("grpc-rust-mesh/", env!("CARGO_PKG_VERSION"));
 
@@ -41,7 +41,7 @@ impl MeshChannel {
     /// # Errors
     ///
     /// When the target cannot be read, or is an `xds:` target and the mesh has no control plane.
-    pub fn new(mesh: &Mesh, target: &str) -> Result<Self, Error> {
+    pub fn new(mesh: &Mesh, target: &str) -> Result<Self, mesh_core::Error> {
         Self::builder(mesh, target).build()
     }
 
@@ -95,12 +95,12 @@ impl<'a, L> MeshChannelBuilder<'a, L> {
     ///
     /// When the target or the authority cannot be read, or the target is an `xds:` target and the mesh has no
     /// control plane.
-    pub fn build(self) -> Result<MeshChannel<L::Service>, Error>
+    pub fn build(self) -> Result<MeshChannel<L::Service>, mesh_core::Error>
     where
         L: Layer<Attempt>,
     {
         let target = self.mesh.target_with_authority(self.target, self.authority)?;
-        let stack = self.mesh.client_stack(&target, Some(classify::encode), Some(&Grpc), &self.attempt_layer);
+        let stack = self.mesh.client_stack(&target, Some(deadline::encode), Some(&Grpc), &self.attempt_layer);
         let user_agent = match self.user_agent {
             Some(application) => HeaderValue::try_from(format!("{application} {USER_AGENT}")).map_err(|_| {
                 mesh_core::Error::setup(format!("use `{application}` as user agent: it is no header value"))
@@ -135,7 +135,7 @@ pub(crate) type CallBody<R> = mesh_core::timeout::ResponseBody<R>;
 
 /// Starts the call that the layers below go on with.
 fn prepare<B>(request: &mut Request<B>, user_agent: &HeaderValue) {
-    let timeout = classify::timeout(request.headers());
+    let timeout = deadline::timeout(request.headers());
     request.headers_mut().entry(header::USER_AGENT).or_insert_with(|| user_agent.clone());
     request.extensions_mut().insert(Call::new(timeout));
 }

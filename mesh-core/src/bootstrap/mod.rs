@@ -209,8 +209,10 @@ impl Bootstrap {
     }
 
     fn parse(json: &str, what: &str) -> Result<Self, Error> {
-        let value = serde_json::from_str(json)
-            .map_err(|error| Error::new(ErrorKind::Setup, format!("{what} is not JSON")).with_source(error))?;
+        let value = serde_json::from_str(json).map_err(|error| {
+            let next = "write a JSON object with `xds_servers` and `node`, as gRFC A27 describes it";
+            Error::new(ErrorKind::Setup, format!("{what} is not JSON")).with_source(error).with_next_step(next)
+        })?;
         Self::from_value(value, what)
     }
 

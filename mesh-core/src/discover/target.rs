@@ -222,10 +222,17 @@ impl Target {
 
     fn no_snapshot(&self, deadline: bool) -> Error {
         let kind = if deadline { ErrorKind::Deadline } else { ErrorKind::ControlPlane };
+        // There is one, but not what a call waits for that would rather wait than fail.
+        if let Some(snapshot) = self.snapshot()
+            && let Err(problem) = &snapshot.routing
+        {
+            return problem.to_error_of(kind);
+        }
         let missing = self.waiting_for().unwrap_or_else(|| "its first answer".into());
         let status = self.shared.facts.control_plane.as_ref().map(|facts| (facts.status)());
         let status = status.map(|status| format!("; {status}")).unwrap_or_default();
-        let message = format!("no configuration yet: waiting for {missing}{status}");
+        let passed = if deadline { "deadline exceeded, " } else { "" };
+        let message = format!("{passed}no configuration yet: waiting for {missing}{status}");
         let next_step = match self.shared.facts.control_plane.as_ref().is_some_and(|facts| (facts.is_connected)()) {
             true => "check that the control plane has this resource for this node",
             false => "check that the control plane runs and that this process may reach it",
@@ -240,7 +247,10 @@ impl Target {
         context.target = Some(facts.target.clone());
         if let Some(control_plane) = &facts.control_plane {
             context.control_plane = Some(control_plane.name.clone());
-            context.node_id = Some(control_plane.node_id.clone());
+            context.node_id = Some(match &*control_plane.node_id {
+                "" => "without id (see `node.id` of the bootstrap)".into(),
+                _ => control_plane.node_id.clone(),
+            });
         }
         error
     }

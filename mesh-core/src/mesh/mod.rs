@@ -216,10 +216,8 @@ impl Mesh {
     ///
     /// That of the first target that is not ready within `max_wait` (20 s).
     pub async fn ready(&self) -> Result<(), Error> {
-        for target in self.targets() {
-            target.ready().await?;
-        }
-        Ok(())
+        let targets = self.targets();
+        futures_util::future::try_join_all(targets.iter().map(Target::ready)).await.map(drop)
     }
 
     fn targets(&self) -> Vec<Target> {

@@ -27,7 +27,11 @@ pub(crate) struct Problem {
 
 impl Problem {
     pub(crate) fn to_error(&self) -> Error {
-        let mut error = Error::new(ErrorKind::Configuration, &*self.message).with_next_step(self.next_step);
+        self.to_error_of(ErrorKind::Configuration)
+    }
+
+    pub(crate) fn to_error_of(&self, kind: ErrorKind) -> Error {
+        let mut error = Error::new(kind, &*self.message).with_next_step(self.next_step);
         error.context_mut().resource = Some(self.resource.to_string());
         error
     }
