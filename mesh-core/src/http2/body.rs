@@ -28,18 +28,11 @@ pub(crate) struct RecvBody {
     upload: Option<JoinHandle<Result<(), BoxError>>>,
     slot: Option<Slot>,
     unreleased: usize,
-    /// Whether the stream may be kept for a while once it ended: the request was small and is out, or nearly.
-    retires: bool,
 }
 
 impl RecvBody {
-    pub(super) fn new(
-        stream: RecvStream,
-        upload: Option<JoinHandle<Result<(), BoxError>>>,
-        slot: Slot,
-        retires: bool,
-    ) -> Self {
-        Self { stream: Some(stream), upload, slot: Some(slot), unreleased: 0, retires }
+    pub(super) fn new(stream: RecvStream, upload: Option<JoinHandle<Result<(), BoxError>>>, slot: Slot) -> Self {
+        Self { stream: Some(stream), upload, slot: Some(slot), unreleased: 0 }
     }
 
     fn trailers(&self, trailers: HeaderMap) -> Result<Frame<Bytes>, BodyError> {
@@ -50,7 +43,7 @@ impl RecvBody {
 
     /// Nothing more comes. The slot waits for a request that is still being sent: its stream is not over.
     fn end(&mut self) {
-        let stream = self.stream.take().filter(|_| self.retires);
+        let stream = self.stream.take();
         if self.upload.as_ref().is_none_or(JoinHandle::is_finished) {
             let slot = self.slot.take();
             stream.zip(slot).into_iter().for_each(|(stream, slot)| slot.connection().retire(stream));

@@ -191,7 +191,8 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    /// Keeps a stream until the next request: its response is over, and its request was small.
+    /// Keeps a stream until the next request: its response is over and its request is queued, so that for `h2` it is
+    /// closed, and to let go of it sends nothing.
     pub(super) fn retire(&self, stream: RecvStream) {
         // The one before is let go of when the lock is free.
         let _before = self.sender.lock().as_mut().map(|sender| sender.ended.replace(stream));

@@ -1,5 +1,5 @@
-//! Walks the headers of the frames that a peer sends, for what `h2` does not tell: that a GOAWAY or SETTINGS came while
-//! streams go on, and whether what was read carried any part of a response.
+//! Walks the headers of the frames that a peer sends, for what `h2` does not tell: that a GOAWAY came while streams go
+//! on, and whether what was read carried any part of a response.
 
 use std::fmt::Write as _;
 

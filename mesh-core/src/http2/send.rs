@@ -134,15 +134,13 @@ where
             return Err(self.fail(SendErrorKind::BadResponse(why)));
         }
         let slot = self.slot.take().expect(READY);
-        // What is left of a larger request in `h2` ends with the stream.
-        let small = self.upload.as_ref().is_some_and(|upload| upload.is_done() && upload.body.is_held());
         let rest = self.upload.take_if(|upload| !upload.is_done());
         let rest = rest.map(|mut rest| {
             rest.body.forget();
             slot.connection().runtime.spawn(rest)
         });
         (self.response, self.upload, self.head) = (None, None, None);
-        Ok(response.map(|stream| RecvBody::new(stream, rest, slot, small)))
+        Ok(response.map(|stream| RecvBody::new(stream, rest, slot)))
     }
 }
 
