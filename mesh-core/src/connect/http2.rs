@@ -288,3 +288,18 @@ fn broken(error: http2::BodyError) -> StreamError {
         http2::BodyError::RequestBody(why) => StreamError::new(SendErrorKind::RequestBody, why),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_set_beyond_bounds_is_brought_within_them() {
+        let options = |window| Http2Options::new().stream_window(window).http2.stream_window;
+        assert_eq!([0, 100 << 10, u32::MAX].map(options), [64 << 10, 100 << 10, (1 << 31) - 1]);
+        let longest = Http2Options::new().keepalive_interval(Some(Duration::MAX)).keepalive_timeout(Duration::MAX);
+        let keepalive = longest.http2.keepalive.expect("PINGs are on");
+        let now = tokio::time::Instant::now();
+        assert!(now.checked_add(keepalive.interval).is_some() && now.checked_add(keepalive.timeout).is_some());
+    }
+}
