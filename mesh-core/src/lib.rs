@@ -16,15 +16,16 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A call passes the layers `discover`, `route`, `timeout`, `retry`, `cluster` and `balance` onto a connection of `connect`; the
-//! module `stack` puts them in order and says why. Each can be used by hand. The module `testing` is a control plane in
-//! the box, for tests. `docs/fields.md` in the repository has the verdict on every xDS field, [`verdicts`] the same as
-//! data.
+//! A call passes the layers `discover`, `route`, `timeout`, `retry`, `cluster` and `balance` onto a connection of
+//! `connect`; the module `stack` puts them in order and says why. Each can be used by hand. The module `testing` is a
+//! control plane in the box, for tests. `docs/fields.md` in the repository has the verdict on every xDS field,
+//! [`verdicts`] the same as data.
 //!
 //! # Features
 //!
-//! `discover`, `route`, `timeout`, `retry`, `cluster` and `balance`, a layer each (a `Mesh` takes `discover`, `route` and `balance`); `dns` for `dns:` targets; `tls`, with `aws-lc` or `ring`,
-//! for the control plane's credentials; `testing`. All but `ring` and `testing` are on by default.
+//! `discover`, `route`, `timeout`, `retry`, `cluster` and `balance`, a layer each (a `Mesh` takes `discover`, `route` and
+//! `balance`); `dns` for `dns:` targets; `tls`, with `aws-lc` or `ring`, for the control plane's credentials; `testing`.
+//! All but `ring` and `testing` are on by default.
 
 mod backoff;
 #[cfg(feature = "balance")]

@@ -15,8 +15,8 @@
 //! default), and its codec's to refuse: a larger one ends in tonic's `OUT_OF_RANGE`, where other implementations of gRPC
 //! say `RESOURCE_EXHAUSTED`.
 //!
-//! Only what mentions gRPC is here: the deadline's header, the status that an error becomes, what retries read and write. Everything else is
-//! [`mesh_core`].
+//! Only what mentions gRPC is here: the deadline's header, the status that an error becomes, what retries read and write.
+//! Everything else is [`mesh_core`].
 
 mod body;
 mod channel;

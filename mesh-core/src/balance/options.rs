@@ -72,7 +72,7 @@ impl BalanceOptions {
     }
 
     /// How long a call without a deadline waits in all before it is sent: for its first configuration, an endpoint and a
-    /// slot. Default 20 s.
+    /// slot. Default 20 s. An attempt that a retry policy asks for may wait for an endpoint as long again.
     pub fn max_wait(mut self, wait: Duration) -> Self {
         self.max_wait = bounded(wait);
         self
