@@ -41,6 +41,7 @@ mod error;
 mod http2;
 #[cfg(all(feature = "discover", feature = "route", feature = "balance"))]
 mod mesh;
+mod profile;
 mod replay;
 mod resource;
 #[cfg(feature = "retry")]
@@ -66,6 +67,7 @@ pub use mesh::{
     ClusterStatus, ControlPlaneStatus, EndpointStatus, IgnoredField, Mesh, MeshBuilder, MeshStatus, ResourceStatus,
     TargetStatus,
 };
+pub use profile::Profile;
 pub use resource::endpoints::Address;
 pub use resource::verdict::{FieldVerdict, Verdict, verdicts};
 pub use snapshot::Snapshot;

@@ -16,6 +16,7 @@ use crate::balance::{BalanceOptions, Clusters};
 use crate::bootstrap::Bootstrap;
 use crate::connect::{Http2Connector, Http2Options};
 use crate::error::{Error, ErrorKind};
+use crate::profile::Profile;
 #[cfg(feature = "retry")]
 use crate::retry::RetryLayer;
 use crate::snapshot::Snapshot;
@@ -94,6 +95,12 @@ impl MeshBuilder {
     /// Serves a target, such as `xds:///greeter`, from a snapshot made in code, whatever its scheme.
     pub fn snapshot(mut self, target: impl Into<String>, snapshot: Snapshot) -> Self {
         self.snapshots.insert(target.into(), Arc::new(snapshot));
+        self
+    }
+
+    /// Whose rules hold where gRPC and Envoy differ. Default [`Profile::Grpc`].
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.xds.profile = profile;
         self
     }
 

@@ -19,8 +19,10 @@ use super::ads::{Ads, AdsOptions, AdsStatus, StreamState};
 use super::resource_type::ResourceType;
 use super::store::{Counters, IgnoredSummary, ResourceStatus, Store};
 use super::transport::Transport;
+use super::transport::encode::Encoder;
 use crate::backoff::BackoffConfig;
 use crate::bootstrap::{Bootstrap, ServerFeatures};
+use crate::profile::Profile;
 
 /// What can be set about the client.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,6 +34,8 @@ pub(crate) struct XdsOptions {
     pub(crate) backoff: BackoffConfig,
     /// Rejected and deleted resources take their good value away, as with the server feature `fail_on_data_errors`.
     pub(crate) fail_on_data_errors: bool,
+    /// Decides which features the control plane is told of.
+    pub(crate) profile: Profile,
 }
 
 /// Knows one control plane. Clones share its stream, which ends with the last clone and the last subscriber.
@@ -88,7 +92,8 @@ impl XdsClient {
             interests: Notify::new(),
         });
         let cancel = cancel.child_token();
-        let driver = Driver::new(shared.clone(), transport, ads, bootstrap.node());
+        let encoder = Encoder::new(bootstrap.node(), options.profile);
+        let driver = Driver::new(shared.clone(), transport, ads, encoder);
         runtime.spawn(cancel.clone().run_until_cancelled_owned(driver.run()));
         Self { inner: Arc::new(Inner { shared, _stop: cancel.drop_guard() }) }
     }

@@ -12,7 +12,6 @@ use tokio::sync::futures::Notified;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Shared;
-use crate::bootstrap::NodeConfig;
 use crate::xds::ads::{Ads, Summary, Updates};
 use crate::xds::message::Response;
 use crate::xds::transport::encode::Encoder;
@@ -43,8 +42,8 @@ enum Event {
 }
 
 impl Driver {
-    pub(super) fn new(shared: Arc<Shared>, transport: Arc<dyn Transport>, ads: Ads, node: &NodeConfig) -> Self {
-        Self { shared, transport, ads, encoder: Encoder::new(node), nacks: HashMap::new(), strangers: HashSet::new() }
+    pub(super) fn new(shared: Arc<Shared>, transport: Arc<dyn Transport>, ads: Ads, encoder: Encoder) -> Self {
+        Self { shared, transport, ads, encoder, nacks: HashMap::new(), strangers: HashSet::new() }
     }
 
     /// Opens one stream after the other, while anything is wanted.

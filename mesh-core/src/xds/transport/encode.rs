@@ -12,14 +12,17 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use prost_types::value::Kind;
 
 use crate::bootstrap::NodeConfig;
+use crate::profile::Profile;
 use crate::xds::message::{Names, Request};
 
 /// `DiscoveryRequest.resource_names`.
 const NAMES_FIELD: u32 = 3;
 /// `INVALID_ARGUMENT`, which every client of xDS gives as the reason of a NACK.
 const INVALID_ARGUMENT: i32 = 3;
-/// We do not spill to other localities by ourselves (A27), and understand resources in their wrapper.
-const CLIENT_FEATURES: [&str; 2] = ["envoy.lb.does_not_support_overprovisioning", "xds.config.resource-in-sotw"];
+/// We understand resources in their wrapper.
+const WRAPPED_RESOURCES: &str = "xds.config.resource-in-sotw";
+/// We do not spill to other priorities by ourselves (A27).
+const NO_OVERPROVISIONING: &str = "envoy.lb.does_not_support_overprovisioning";
 
 /// Writes requests. It keeps the encoded names of each type: every ACK repeats them, 400 kB for 10,000.
 #[derive(Debug)]
@@ -29,8 +32,8 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
-    pub(crate) fn new(node: &NodeConfig) -> Self {
-        Self { node: to_proto(node), names: HashMap::new() }
+    pub(crate) fn new(node: &NodeConfig, profile: Profile) -> Self {
+        Self { node: to_proto(node, profile), names: HashMap::new() }
     }
 
     pub(crate) fn encode(&mut self, request: &Request) -> Bytes {
@@ -79,7 +82,7 @@ fn as_u64(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
 }
 
-fn to_proto(node: &NodeConfig) -> Node {
+fn to_proto(node: &NodeConfig, profile: Profile) -> Node {
     let NodeConfig { id, cluster, locality, metadata } = node;
     Node {
         id: (**id).into(),
@@ -92,11 +95,19 @@ fn to_proto(node: &NodeConfig) -> Node {
         }),
         user_agent_name: "mesh".into(),
         user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion(env!("CARGO_PKG_VERSION").into())),
-        client_features: CLIENT_FEATURES.map(Into::into).into(),
+        client_features: client_features(profile),
         dynamic_parameters: Default::default(),
         extensions: Vec::new(),
         listening_addresses: Vec::new(),
     }
+}
+
+fn client_features(profile: Profile) -> Vec<String> {
+    let features = match profile {
+        Profile::Grpc => &[NO_OVERPROVISIONING, WRAPPED_RESOURCES][..],
+        Profile::Envoy => &[WRAPPED_RESOURCES],
+    };
+    features.iter().map(|feature| (*feature).to_owned()).collect()
 }
 
 fn to_struct(map: &serde_json::Map<String, serde_json::Value>) -> prost_types::Struct {
@@ -140,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_request_reads_as_its_generated_type() {
-        let mut encoder = Encoder::new(&node());
+        let mut encoder = Encoder::new(&node(), Profile::Grpc);
         let names: Names = ["a".into(), "".into(), "x".repeat(300).into()].into();
         for _ in 0..2 {
             let decoded = DiscoveryRequest::decode(encoder.encode(&request(&names, false))).unwrap();
@@ -159,14 +170,18 @@ mod tests {
         assert_eq!(decoded.resource_names, ["b"]);
     }
 
+    fn introduced(profile: Profile) -> Node {
+        let bytes = Encoder::new(&node(), profile).encode(&request(&Names::default(), true));
+        DiscoveryRequest::decode(bytes).unwrap().node.unwrap()
+    }
+
     #[test]
     fn the_first_request_introduces_the_node() {
-        let decoded =
-            DiscoveryRequest::decode(Encoder::new(&node()).encode(&request(&Names::default(), true))).unwrap();
-        let node = decoded.node.unwrap();
+        let node = introduced(Profile::Grpc);
         assert_eq!((node.id.as_str(), node.cluster.as_str(), node.user_agent_name.as_str()), ("n", "c", "mesh"));
         assert_eq!(node.locality.unwrap().zone, "z");
-        assert_eq!(node.client_features, CLIENT_FEATURES);
+        assert_eq!(node.client_features, [NO_OVERPROVISIONING, WRAPPED_RESOURCES]);
+        assert_eq!(introduced(Profile::Envoy).client_features, [WRAPPED_RESOURCES]);
         let version = UserAgentVersionType::UserAgentVersion(env!("CARGO_PKG_VERSION").into());
         assert_eq!(node.user_agent_version_type, Some(version));
         let Some(Kind::StructValue(inner)) = &node.metadata.unwrap().fields["a"].kind else { panic!("a struct") };
