@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
 use super::options::BalanceOptions;
-use super::picker::{Picker, Ready, Spread};
+use super::picker::{Group, Picker, Spread};
+use super::policy::{Member, Plan};
 use super::priority::{Choice, Priorities};
-use crate::connect::{Connect, ConnectivityState, Environment, Subchannel, SubchannelStatus};
-use crate::resource::cluster::Cluster;
+use crate::connect::{Connect, Connections, ConnectivityState, Environment, Subchannel, SubchannelStatus};
 use crate::resource::endpoints::{Address, Priority};
 use crate::snapshot::ClusterConfig;
 
@@ -26,12 +26,22 @@ pub(crate) struct Active<C: Connect> {
 }
 
 /// The usable endpoints of one priority.
-type Members<C> = Vec<Locality<C>>;
+struct Members<C: Connect> {
+    localities: Vec<Locality<C>>,
+    /// Of each group, which is a locality or all of them.
+    plans: Vec<Plan>,
+}
 
 /// The usable endpoints of one locality.
 struct Locality<C: Connect> {
     weight: u32,
-    subchannels: Vec<Arc<Subchannel<C>>>,
+    endpoints: Vec<Placed<C>>,
+}
+
+/// One endpoint and what it is in its locality.
+struct Placed<C: Connect> {
+    subchannel: Arc<Subchannel<C>>,
+    weight: u32,
 }
 
 /// What calls do from now on.
@@ -63,21 +73,30 @@ impl<C: Connect> Active<C> {
         self.members.resize_with(priorities.len(), || None);
         for (index, priority) in priorities.iter().enumerate() {
             if let Some(old) = self.members[index].take() {
-                self.members[index] = Some(self.gather(priority, &old));
+                self.members[index] = Some(self.gather(priority, Some(&old)));
             }
         }
         self.release(before);
     }
 
+    /// The endpoints of a priority, and what their policies make of them.
+    fn gather(&mut self, priority: &Priority, old: Option<&Members<C>>) -> Members<C> {
+        let localities = self.place(priority, old);
+        let balancing = &self.config.cluster.balancing;
+        let groups = if balancing.by_locality { localities.len() } else { 1 };
+        let plans = (0..groups).map(|_| Plan::new(&balancing.policy)).collect();
+        Members { localities, plans }
+    }
+
     /// The subchannels of a priority. Most endpoints are where they were in `old`, but for those that came or went before
     /// them, which spares looking them up.
-    fn gather(&mut self, priority: &Priority, old: &[Locality<C>]) -> Members<C> {
-        let old: Vec<_> = old.iter().flat_map(|locality| &locality.subchannels).collect();
+    fn place(&mut self, priority: &Priority, old: Option<&Members<C>>) -> Vec<Locality<C>> {
+        let old: Vec<_> = old.into_iter().flat_map(Members::subchannels).collect();
         let mut at = 0;
         let mut localities = Vec::with_capacity(priority.localities.len());
         for locality in &priority.localities {
             self.stamp += 1;
-            let mut subchannels = Vec::with_capacity(locality.endpoints.len());
+            let mut endpoints = Vec::with_capacity(locality.endpoints.len());
             for endpoint in locality.endpoints.iter().filter(|endpoint| endpoint.health.is_usable()) {
                 let here = |at: &usize| old.get(*at).is_some_and(|old| *old.address() == endpoint.address);
                 let subchannel = match [at, at + 1].into_iter().find(here) {
@@ -89,10 +108,10 @@ impl<C: Connect> Active<C> {
                 };
                 // An endpoint listed twice counts once (A48).
                 if subchannel.stamp.swap(self.stamp, Ordering::Relaxed) != self.stamp {
-                    subchannels.push(subchannel);
+                    endpoints.push(Placed { subchannel, weight: endpoint.weight });
                 }
             }
-            localities.push(Locality { weight: locality.weight, subchannels });
+            localities.push(Locality { weight: locality.weight, endpoints });
         }
         localities
     }
@@ -126,7 +145,7 @@ impl<C: Connect> Active<C> {
             match self.priorities.choose(now) {
                 Choice::Create(priority) => {
                     let endpoints = self.config.endpoints.clone();
-                    self.members[priority] = Some(self.gather(&endpoints.priorities[priority], &[]));
+                    self.members[priority] = Some(self.gather(&endpoints.priorities[priority], None));
                     self.priorities.handle_created(priority, now);
                     self.look(priority, now);
                 }
@@ -137,29 +156,24 @@ impl<C: Connect> Active<C> {
     }
 
     fn look(&mut self, priority: usize, now: Instant) {
-        let members = self.members[priority].iter().flatten().flat_map(|locality| &locality.subchannels);
-        let state = aggregate(members.map(|subchannel| subchannel.state()));
+        let subchannels = self.members[priority].iter().flat_map(Members::subchannels);
+        let state = aggregate(subchannels.map(|subchannel| subchannel.state()));
         self.priorities.handle_state(priority, state, now);
     }
 
     fn outlook(&self, priority: usize, hope: bool) -> Outlook<C> {
-        if let Some(spread) = self.spread(self.members[priority].as_deref().unwrap_or_default()) {
-            return Outlook { picker: Picker::Ready(spread), state: ConnectivityState::Ready };
-        }
-        match hope {
-            true => Outlook { picker: Picker::Connecting, state: ConnectivityState::Connecting },
-            false => Outlook { picker: Picker::Failing, state: ConnectivityState::TransientFailure },
-        }
-    }
-
-    fn spread(&self, members: &[Locality<C>]) -> Option<Spread<C>> {
-        let Cluster { balancing, .. } = &*self.config.cluster;
-        let ready = members.iter().map(|locality| (locality.weight, ready(&locality.subchannels)));
-        let groups = match balancing.by_locality {
-            true => ready.collect(),
-            false => vec![(1, ready.flat_map(|(_, endpoints)| endpoints).collect())],
+        let spread = self.members[priority].as_ref().and_then(Members::spread);
+        let state = match hope {
+            _ if spread.as_ref().is_some_and(Spread::is_ready) => ConnectivityState::Ready,
+            true => ConnectivityState::Connecting,
+            false => ConnectivityState::TransientFailure,
         };
-        Spread::new(balancing.policy, groups)
+        let picker = match (spread, hope) {
+            (Some(spread), _) => Picker::Choosing(spread),
+            (None, true) => Picker::Connecting,
+            (None, false) => Picker::Failing,
+        };
+        Outlook { picker, state }
     }
 
     /// When [`choose`](Self::choose) must be asked although nothing happened.
@@ -178,7 +192,7 @@ impl<C: Connect> Active<C> {
             if !self.priorities.is_created(priority) {
                 *members = None;
             }
-            for subchannel in members.iter().flatten().flat_map(|locality| &locality.subchannels) {
+            for subchannel in members.iter().flat_map(Members::subchannels) {
                 subchannel.stamp.store(self.stamp, Ordering::Relaxed);
             }
         }
@@ -218,12 +232,39 @@ impl<C: Connect> Drop for Active<C> {
     }
 }
 
-fn ready<C: Connect>(subchannels: &[Arc<Subchannel<C>>]) -> Vec<Ready<C>> {
-    let connected = subchannels.iter().map(|subchannel| (&subchannel.stats, subchannel.connections()));
-    connected
-        .filter(|(_, connections)| !connections.is_empty())
-        .map(|(stats, connections)| Ready { stats: stats.clone(), connections })
-        .collect()
+impl<C: Connect> Members<C> {
+    fn subchannels(&self) -> impl Iterator<Item = &Arc<Subchannel<C>>> {
+        self.localities.iter().flat_map(|locality| &locality.endpoints).map(|endpoint| &endpoint.subchannel)
+    }
+
+    /// The endpoints as they are now; `None` if there is none that the policy could choose.
+    fn spread(&self) -> Option<Spread<C>> {
+        let groups = match &*self.plans {
+            [plan] => vec![(1, group(plan, &self.localities))],
+            plans => {
+                let localities = plans.iter().zip(self.localities.chunks(1));
+                localities.map(|(plan, locality)| (locality[0].weight, group(plan, locality))).collect()
+            }
+        };
+        Spread::new(groups)
+    }
+}
+
+fn group<C: Connect>(plan: &Plan, localities: &[Locality<C>]) -> Group<C> {
+    let endpoints = localities.iter().flat_map(|locality| &locality.endpoints).map(Placed::look);
+    let wants_all = plan.wants_all();
+    Group::new(plan, endpoints.filter(|(member, _)| wants_all || member.state == ConnectivityState::Ready))
+}
+
+impl<C: Connect> Placed<C> {
+    fn look(&self) -> (Member, Connections<C::Connection>) {
+        let connections = self.subchannel.connections();
+        let state = match connections.is_empty() {
+            true => self.subchannel.state(),
+            false => ConnectivityState::Ready,
+        };
+        (Member { stats: self.subchannel.stats.clone(), weight: self.weight, state }, connections)
+    }
 }
 
 /// The state of several endpoints taken together (gRPC's `round_robin`): as good as the best of them.

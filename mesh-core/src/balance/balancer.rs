@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::active::{Active, Outlook};
 use super::clusters::Registry;
 use super::picker::{Blocked, Picked, Picker};
+use super::policy::PickRequest;
 use super::status::{EndpointStatus, statuses};
 use crate::connect::{Connect, ConnectivityState, Environment, Observer, SlotQueue};
 use crate::error::Error;
@@ -98,11 +99,11 @@ impl<C: Connect> Balancer<C> {
     }
 
     /// The way of every call: no lock, no allocation.
-    pub(crate) fn pick(&self, avoid: &[Address]) -> Result<Picked<C>, Blocked> {
+    pub(crate) fn pick(&self, request: &PickRequest<'_>) -> Result<Picked<C>, Blocked> {
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::Relaxed);
         }
-        self.picker.load().pick(avoid)
+        self.picker.load().pick(request)
     }
 
     /// Takes in a new configuration; only what changed is touched.

@@ -13,6 +13,7 @@ use super::body::ResponseBody;
 use super::clusters::Clusters;
 use super::error;
 use super::picker::{Picked, Slot};
+use super::policy::PickRequest;
 use super::wait::{EAGER_TRIES, Terms, Wait, wait};
 use crate::call::{self, Call, CallInfo, Stage};
 use crate::connect::{Connect, InFlight, SendError, SendErrorKind, SendRequest};
@@ -90,7 +91,7 @@ impl<C: Connect> Attempt<C> {
         };
         if let Some(balancer) = clusters.attached(entry)
             && !balancer.queue.is_occupied()
-            && let Ok(picked) = balancer.pick(&call.avoid)
+            && let Ok(picked) = balancer.pick(&wanted(call))
         {
             return send(call, picked, request);
         }
@@ -110,7 +111,7 @@ impl<C: Connect> Attempt<C> {
         };
         if self.unsent <= EAGER_TRIES
             && !balancer.queue.is_occupied()
-            && let Ok(picked) = balancer.pick(&call::of(&mut self.extensions).avoid)
+            && let Ok(picked) = balancer.pick(&wanted(call::of(&mut self.extensions)))
         {
             return self.picked(picked, request);
         }
@@ -130,14 +131,16 @@ impl<C: Connect> Attempt<C> {
     {
         self.balancer = Some(balancer.clone());
         let call = call::of(&mut self.extensions);
-        let (since, avoid) = (call.starts_to_wait(), call.avoid.clone());
+        let since = call.starts_to_wait();
         let terms = Terms {
             since,
             deadline: call.deadline,
-            wait_for_ready: call::waits_for_ready(&self.extensions),
             unsent: self.unsent,
+            avoid: call.avoid.clone(),
+            hash: call.hash,
+            wait_for_ready: call::waits_for_ready(&self.extensions),
         };
-        State::Waiting { request: Some(request), wait: Box::pin(wait(balancer, terms, avoid)) }
+        State::Waiting { request: Some(request), wait: Box::pin(wait(balancer, terms)) }
     }
 
     fn picked<B>(&self, picked: Picked<C>, request: Outgoing<C, B>) -> State<C, B>
@@ -193,6 +196,11 @@ impl<C: Connect> Attempt<C> {
             _ => State::Failed(Some(error::stream(failure.error, Some(&in_flight)))),
         }
     }
+}
+
+/// What the policy may know of the call.
+fn wanted(call: &Call) -> PickRequest<'_> {
+    PickRequest { avoid: &call.avoid, hash: call.hash }
 }
 
 fn send<C, B>(call: &Call, picked: Picked<C>, request: Outgoing<C, B>) -> State<C, B>

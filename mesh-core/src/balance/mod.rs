@@ -19,13 +19,11 @@ mod clusters;
 mod error;
 mod future;
 mod layer;
-mod least_request;
 mod locality;
 mod options;
 mod picker;
+mod policy;
 mod priority;
-mod random;
-mod round_robin;
 mod status;
 mod wait;
 

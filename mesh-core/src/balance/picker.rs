@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use super::locality::Weights;
-use super::round_robin::RoundRobin;
-use super::{least_request, random};
-use crate::connect::{Connect, Connection, Connections, EndpointStats, InFlight, Unavailable};
-use crate::resource::cluster::EndpointPolicy;
+use super::policy::{Choice, Member, PickRequest, Plan, Policy};
+use crate::connect::{Connect, Connection, Connections, ConnectivityState, EndpointStats, InFlight, Unavailable};
 use crate::resource::endpoints::Address;
 
 /// Picks by the policy before all endpoints are looked at: a cluster whose slots are all taken is rare.
@@ -20,13 +18,13 @@ pub(crate) enum Picker<C: Connect> {
     Connecting,
     /// No endpoint is ready and there is no hope: the call fails, unless it wants to wait.
     Failing,
-    /// Some endpoints are ready.
-    Ready(Spread<C>),
+    /// A policy chooses among the endpoints.
+    Choosing(Spread<C>),
     /// The mesh was shut down.
     Shutdown,
 }
 
-/// The READY endpoints of the priority in use.
+/// The endpoints of the priority in use.
 pub(crate) struct Spread<C: Connect> {
     weights: Weights,
     localities: Box<[Group<C>]>,
@@ -34,20 +32,10 @@ pub(crate) struct Spread<C: Connect> {
 
 /// Endpoints among which one policy chooses.
 pub(crate) struct Group<C: Connect> {
-    policy: Policy,
-    endpoints: Box<[Ready<C>]>,
-}
-
-/// One READY endpoint.
-pub(crate) struct Ready<C: Connect> {
-    pub(crate) stats: Arc<EndpointStats>,
-    pub(crate) connections: Connections<C::Connection>,
-}
-
-enum Policy {
-    RoundRobin(RoundRobin),
-    LeastRequest { choices: u32 },
-    Random,
+    policy: Box<dyn Policy>,
+    members: Box<[Member]>,
+    /// Of each member its open connections: none unless it is READY.
+    connections: Box<[Connections<C::Connection>]>,
 }
 
 /// A call's endpoint, with the right to one stream on it.
@@ -72,10 +60,10 @@ pub(crate) enum Blocked {
 }
 
 impl<C: Connect> Picker<C> {
-    /// Picks an endpoint and takes a slot, if possible at another endpoint than those to `avoid`.
-    pub(crate) fn pick(&self, avoid: &[Address]) -> Result<Picked<C>, Blocked> {
+    /// Picks an endpoint and takes a slot.
+    pub(crate) fn pick(&self, request: &PickRequest<'_>) -> Result<Picked<C>, Blocked> {
         match self {
-            Picker::Ready(spread) => spread.pick(avoid),
+            Picker::Choosing(spread) => spread.pick(request),
             Picker::Idle => Err(Blocked::Idle),
             Picker::Connecting => Err(Blocked::Connecting),
             Picker::Failing => Err(Blocked::Failing),
@@ -85,83 +73,100 @@ impl<C: Connect> Picker<C> {
 }
 
 impl<C: Connect> Spread<C> {
-    /// Of each locality its weight and its READY endpoints; `None` if there are none.
-    pub(crate) fn new(policy: EndpointPolicy, localities: Vec<(u32, Vec<Ready<C>>)>) -> Option<Self> {
-        let (weights, groups): (Vec<u32>, Vec<Group<C>>) = localities
-            .into_iter()
-            .filter(|(_, endpoints)| !endpoints.is_empty())
-            .map(|(weight, endpoints)| (weight, Group::new(policy, endpoints)))
-            .unzip();
+    /// Of each group its weight. Groups without a READY endpoint leave their share to the others; `None` if that leaves
+    /// nothing to choose from.
+    pub(crate) fn new(groups: Vec<(u32, Group<C>)>) -> Option<Self> {
+        let any_ready = groups.iter().any(|(_, group)| group.is_ready());
+        let chosen = groups.into_iter().filter(|(_, group)| !group.members.is_empty() && group.is_ready() == any_ready);
+        let (weights, localities): (Vec<u32>, Vec<Group<C>>) = chosen.unzip();
         let weights = Weights::new(weights.into_iter())?;
-        Some(Self { weights, localities: groups.into() })
+        Some(Self { weights, localities: localities.into() })
     }
 
-    fn pick(&self, avoid: &[Address]) -> Result<Picked<C>, Blocked> {
-        let first = self.choose();
-        if avoid.is_empty()
-            && let Ok(picked) = first.take()
-        {
-            return Ok(picked);
+    /// Whether any endpoint is READY.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.localities.iter().any(Group::is_ready)
+    }
+
+    fn pick(&self, request: &PickRequest<'_>) -> Result<Picked<C>, Blocked> {
+        let group = self.group();
+        let first = group.choose(request)?;
+        if request.avoid.is_empty() || group.policy.is_sticky() {
+            match group.take(first) {
+                Ok(picked) => return Ok(picked),
+                Err(refusal) if group.policy.is_sticky() => return Err(group.blocked(first, refusal)),
+                Err(_) => {}
+            }
         }
-        self.pick_other(first, avoid)
+        self.pick_other((group, first), request)
     }
 
-    fn choose(&self) -> &Ready<C> {
-        self.localities[self.weights.pick()].choose()
+    fn group(&self) -> &Group<C> {
+        &self.localities[self.weights.pick()]
     }
 
     /// The first choice is full, gone or to be avoided: any other is better than none.
     #[cold]
-    fn pick_other(&self, first: &Ready<C>, avoid: &[Address]) -> Result<Picked<C>, Blocked> {
-        let allowed = |ready: &&Ready<C>| !avoid.contains(&ready.stats.address);
-        let all = || self.localities.iter().flat_map(|group| group.endpoints.iter());
-        let chosen = std::iter::once(first).chain((0..TRIES).map(|_| self.choose()));
-        let last_resort = (!avoid.is_empty()).then(all).into_iter().flatten();
+    fn pick_other(&self, first: (&Group<C>, usize), request: &PickRequest<'_>) -> Result<Picked<C>, Blocked> {
+        let allowed = |(group, index): &(&Group<C>, usize)| !request.avoid.contains(group.address(*index));
+        let all = || self.localities.iter().flat_map(|group| (0..group.members.len()).map(move |index| (group, index)));
+        let again = || {
+            let group = self.group();
+            Some((group, group.choose(request).ok()?))
+        };
+        let chosen = std::iter::once(first).chain((0..TRIES).filter_map(|_| again()));
+        let last_resort = (!request.avoid.is_empty()).then(all).into_iter().flatten();
         let mut full = None;
-        for ready in chosen.chain(all()).filter(allowed).chain(last_resort) {
-            match ready.take() {
+        for (group, index) in chosen.chain(all()).filter(allowed).chain(last_resort) {
+            match group.take(index) {
                 Ok(picked) => return Ok(picked),
-                Err(Unavailable::Full) => full = full.or(Some(&ready.stats)),
+                Err(Unavailable::Full) => full = full.or(Some((group, index))),
                 Err(_) => {}
             }
         }
-        Err(full.map_or(Blocked::Stale, |stats| Blocked::Full(stats.clone())))
+        Err(full.map_or(Blocked::Stale, |(group, index)| group.blocked(index, Unavailable::Full)))
     }
 }
 
 impl<C: Connect> Group<C> {
-    fn new(policy: EndpointPolicy, endpoints: Vec<Ready<C>>) -> Self {
-        let policy = match policy {
-            EndpointPolicy::RoundRobin => Policy::RoundRobin(RoundRobin::new(fastrand::usize(..))),
-            EndpointPolicy::LeastRequest { choices } => Policy::LeastRequest { choices },
-            EndpointPolicy::Random => Policy::Random,
-        };
-        Self { policy, endpoints: endpoints.into() }
+    /// Of each endpoint its connections.
+    pub(crate) fn new(plan: &Plan, endpoints: impl Iterator<Item = (Member, Connections<C::Connection>)>) -> Self {
+        let (members, connections): (Vec<Member>, Vec<_>) = endpoints.unzip();
+        Self { policy: plan.start(&members), members: members.into(), connections: connections.into() }
     }
 
-    fn choose(&self) -> &Ready<C> {
-        let len = self.endpoints.len();
-        let index = match &self.policy {
-            Policy::RoundRobin(turn) => turn.pick(len),
-            Policy::LeastRequest { choices } => {
-                least_request::pick(len, *choices, |index| self.endpoints[index].stats.in_flight())
-            }
-            Policy::Random => random::pick(len),
-        };
-        &self.endpoints[index]
+    fn is_ready(&self) -> bool {
+        self.members.iter().any(|member| member.state == ConnectivityState::Ready)
     }
-}
 
-impl<C: Connect> Ready<C> {
-    fn take(&self) -> Result<Picked<C>, Unavailable> {
+    fn choose(&self, request: &PickRequest<'_>) -> Result<usize, Blocked> {
+        match self.policy.pick(&self.members, request) {
+            Choice::Endpoint(index) => Ok(index),
+            Choice::Wait => Err(Blocked::Connecting),
+            Choice::Fail => Err(Blocked::Failing),
+        }
+    }
+
+    fn address(&self, index: usize) -> &Address {
+        &self.members[index].stats.address
+    }
+
+    fn take(&self, index: usize) -> Result<Picked<C>, Unavailable> {
         let mut refusal = Unavailable::Closed;
-        for connection in &self.connections {
+        for connection in &self.connections[index] {
             match connection.try_acquire() {
-                Ok(slot) => return Ok(Picked { slot, in_flight: InFlight::new(&self.stats) }),
+                Ok(slot) => return Ok(Picked { slot, in_flight: InFlight::new(&self.members[index].stats) }),
                 Err(Unavailable::Full) => refusal = Unavailable::Full,
                 Err(_) => {}
             }
         }
         Err(refusal)
+    }
+
+    fn blocked(&self, index: usize, refusal: Unavailable) -> Blocked {
+        match refusal {
+            Unavailable::Full => Blocked::Full(self.members[index].stats.clone()),
+            _ => Blocked::Stale,
+        }
     }
 }

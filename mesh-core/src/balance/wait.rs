@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::balancer::Balancer;
 use super::error;
 use super::picker::{Blocked, Picked};
+use super::policy::PickRequest;
 use crate::connect::Connect;
 use crate::error::{Error, ErrorKind};
 use crate::resource::endpoints::Address;
@@ -29,17 +30,22 @@ pub(crate) struct Terms {
     pub(crate) wait_for_ready: bool,
     /// Requests of this call that came back unsent.
     pub(crate) unsent: u32,
+    /// As in [`PickRequest`].
+    pub(crate) avoid: Vec<Address>,
+    pub(crate) hash: Option<u64>,
+}
+
+impl Terms {
+    fn request(&self) -> PickRequest<'_> {
+        PickRequest { avoid: &self.avoid, hash: self.hash }
+    }
 }
 
 /// Boxed: only calls that wait pay for it.
 pub(crate) type Wait<C> = Pin<Box<dyn Future<Output = Result<Picked<C>, Error>> + Send>>;
 
 /// Picks, and waits as long as that makes sense.
-pub(crate) async fn wait<C: Connect>(
-    balancer: Arc<Balancer<C>>,
-    terms: Terms,
-    avoid: Vec<Address>,
-) -> Result<Picked<C>, Error> {
+pub(crate) async fn wait<C: Connect>(balancer: Arc<Balancer<C>>, terms: Terms) -> Result<Picked<C>, Error> {
     let registry = balancer.registry.upgrade().ok_or_else(error::shut_down)?;
     let (max_pending, max_wait) = (registry.options.max_pending, registry.options.max_wait);
     drop(registry);
@@ -51,7 +57,7 @@ pub(crate) async fn wait<C: Connect>(
         Some(deadline) => (deadline, ErrorKind::Deadline),
         None => (terms.since + max_wait, ErrorKind::NoEndpoint),
     };
-    let mut waiter = Waiter { balancer: &balancer, terms: &terms, avoid: &avoid, full: false };
+    let mut waiter = Waiter { balancer: &balancer, terms: &terms, full: false };
     match tokio::time::timeout_at(end, waiter.run()).await {
         Ok(result) => result,
         Err(_) => {
@@ -64,7 +70,6 @@ pub(crate) async fn wait<C: Connect>(
 struct Waiter<'a, C: Connect> {
     balancer: &'a Balancer<C>,
     terms: &'a Terms,
-    avoid: &'a [Address],
     /// Whether it is slots that are missing.
     full: bool,
 }
@@ -84,7 +89,7 @@ impl<C: Connect> Waiter<'_, C> {
             if !patient && let Some(picked) = self.look()? {
                 if place.take().is_some() {
                     // If there is one more slot, giving it back wakes the next.
-                    drop(self.balancer.pick(&[]));
+                    drop(self.balancer.pick(&PickRequest::default()));
                 }
                 return Ok(picked);
             }
@@ -111,7 +116,7 @@ impl<C: Connect> Waiter<'_, C> {
     /// Picks. `None`: wait.
     fn look(&mut self) -> Result<Option<Picked<C>>, Error> {
         self.full = false;
-        match self.balancer.pick(self.avoid) {
+        match self.balancer.pick(&self.terms.request()) {
             Ok(picked) => return Ok(Some(picked)),
             Err(Blocked::Idle) => self.balancer.activate()?,
             Err(Blocked::Failing) if !self.terms.wait_for_ready => {

@@ -101,6 +101,8 @@ pub struct Call {
     pub(crate) route: Option<usize>,
     /// Where the route sends the call.
     pub(crate) cluster: Option<Arc<ClusterEntry>>,
+    /// The hash of the request (A42), by which some policies choose the endpoint; every attempt has the same.
+    pub(crate) hash: Option<u64>,
     /// Number of this attempt, from 1 once it is sent.
     pub(crate) attempt: u32,
     /// Endpoints at which attempts of this call failed: any other is better.

@@ -23,7 +23,7 @@ pub(crate) struct Balancing {
 }
 
 /// The policy among the endpoints of a locality.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum EndpointPolicy {
     RoundRobin,
     /// Power of `choices` choices by calls in flight (A48); 2 to 10.

@@ -88,7 +88,7 @@ proptest::proptest! {
             numbers.iter().for_each(|number| mesh.network.reach(*number, reach(*number)));
             let policies = [EndpointPolicy::RoundRobin, EndpointPolicy::LeastRequest { choices: 3 }, EndpointPolicy::Random];
             let half = numbers.len() / 2;
-            let entry = entry(policies[policy], vec![vec![(3, &numbers[..half]), (5, &numbers[half..])]]);
+            let entry = entry(policies[policy].clone(), vec![vec![(3, &numbers[..half]), (5, &numbers[half..])]]);
             mesh.prepare(&entry).await;
             for _ in 0..100 {
                 match mesh.call(&entry).await {

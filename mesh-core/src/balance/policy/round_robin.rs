@@ -2,19 +2,26 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::{Choice, Member, PickRequest, Policy};
+
 /// The turn. On cache lines of its own: it is written by every call, what lies beside it is only read.
 #[derive(Debug)]
 #[repr(align(128))]
-pub(crate) struct RoundRobin(AtomicUsize);
+pub(super) struct RoundRobin(AtomicUsize);
 
 impl RoundRobin {
-    pub(crate) fn new(random: usize) -> Self {
+    pub(super) fn new(random: usize) -> Self {
         Self(AtomicUsize::new(random))
     }
 
-    /// An index below `len`, which is not 0.
-    pub(crate) fn pick(&self, len: usize) -> usize {
+    fn next(&self, len: usize) -> usize {
         self.0.fetch_add(1, Ordering::Relaxed) % len
+    }
+}
+
+impl Policy for RoundRobin {
+    fn pick(&self, members: &[Member], _: &PickRequest<'_>) -> Choice {
+        Choice::Endpoint(self.next(members.len()))
     }
 }
 
@@ -26,7 +33,7 @@ mod tests {
     fn every_endpoint_gets_its_turn() {
         let round_robin = RoundRobin::new(usize::MAX / 3);
         let mut counts = [0; 7];
-        (0..700).for_each(|_| counts[round_robin.pick(7)] += 1);
+        (0..700).for_each(|_| counts[round_robin.next(7)] += 1);
         assert_eq!(counts, [100; 7]);
     }
 }

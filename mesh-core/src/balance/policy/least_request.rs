@@ -1,8 +1,28 @@
 //! Least request (A48): of a few endpoints chosen at random, the one with the fewest calls in flight.
 
+use super::{Choice, Member, PickRequest, Policy};
+
+#[derive(Debug)]
+pub(super) struct LeastRequest {
+    choices: u32,
+}
+
+impl LeastRequest {
+    /// Draws so many endpoints; at least 1.
+    pub(super) fn new(choices: u32) -> Self {
+        Self { choices }
+    }
+}
+
+impl Policy for LeastRequest {
+    fn pick(&self, members: &[Member], _: &PickRequest<'_>) -> Choice {
+        Choice::Endpoint(pick(members.len(), self.choices, |index| members[index].stats.in_flight()))
+    }
+}
+
 /// An index below `len`, which is not 0. As A48 has it, the same endpoint may be drawn more than once, and the first of
 /// equals wins.
-pub(crate) fn pick(len: usize, choices: u32, load: impl Fn(usize) -> u32) -> usize {
+fn pick(len: usize, choices: u32, load: impl Fn(usize) -> u32) -> usize {
     let mut best = fastrand::usize(..len);
     let mut least = load(best);
     for _ in 1..choices {
