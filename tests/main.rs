@@ -3,6 +3,7 @@
 mod api;
 mod architecture;
 mod bootstrap;
+mod broken_response;
 mod config_update;
 mod control_plane;
 mod deadline;

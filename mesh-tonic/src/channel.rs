@@ -130,8 +130,8 @@ where
     }
 }
 
-/// The body of a call's response, with its deadline.
-pub(crate) type CallBody<R> = mesh_core::timeout::ResponseBody<R>;
+/// The body of a call's response, with its target and its deadline.
+pub(crate) type CallBody<R> = mesh_core::discover::ResponseBody<mesh_core::timeout::ResponseBody<R>>;
 
 /// Starts the call that the layers below go on with.
 fn prepare<B>(request: &mut Request<B>, user_agent: &HeaderValue) {

@@ -1,6 +1,7 @@
 //! The body of a response, which keeps its call in flight to its end.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -19,11 +20,13 @@ pub struct ResponseBody<D> {
     #[pin]
     inner: D,
     in_flight: Option<InFlight>,
+    /// The route of the call, which is gone by now.
+    route: Option<Arc<str>>,
 }
 
 impl<D> ResponseBody<D> {
-    pub(crate) fn new(inner: D, in_flight: InFlight) -> Self {
-        Self { inner, in_flight: Some(in_flight) }
+    pub(crate) fn new(inner: D, in_flight: InFlight, route: Option<Arc<str>>) -> Self {
+        Self { inner, in_flight: Some(in_flight), route }
     }
 }
 
@@ -38,7 +41,13 @@ impl<D: Body<Data = Bytes, Error = StreamError>> Body for ResponseBody<D> {
             last => last,
         };
         let in_flight = me.in_flight.take();
-        Poll::Ready(frame.map(|frame| frame.map_err(|error| error::stream(error, in_flight.as_ref()))))
+        Poll::Ready(frame.map(|frame| {
+            frame.map_err(|error| {
+                let mut error = error::stream(error, in_flight.as_ref());
+                error.context_mut().route = me.route.take();
+                error
+            })
+        }))
     }
 
     fn is_end_stream(&self) -> bool {

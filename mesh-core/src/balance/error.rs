@@ -85,13 +85,34 @@ pub(crate) fn stream(error: StreamError, call: Option<&InFlight>) -> Error {
         SendErrorKind::BadRequest => (ErrorKind::Setup, false),
         SendErrorKind::RequestBody => (ErrorKind::RequestBody, true),
     };
+    let next_step = after(error.kind());
     let mut made = Error::new(kind, error.to_string()).with_source(error.into_source());
+    if let Some(next_step) = next_step {
+        made = made.with_next_step(next_step);
+    }
     if sent {
         made = made.sent();
     }
     let Some(endpoint) = call.map(InFlight::endpoint) else { return made };
     made.context_mut().endpoint = Some(endpoint.address.to_string());
     at(&endpoint.cluster, made)
+}
+
+/// What to do about a stream that failed; what the application's own body says is its own.
+fn after(failure: SendErrorKind) -> Option<&'static str> {
+    match failure {
+        SendErrorKind::Unsent | SendErrorKind::Refused => {
+            Some("the endpoint did not act on the request: make the call again")
+        }
+        SendErrorKind::Reset(_) => Some("see what the endpoint says of this call; it may have acted on the request"),
+        SendErrorKind::ConnectionLost => Some(
+            "see whether the endpoint stopped or the network failed; it may have acted on the request, so make the call \
+             again only if that is safe",
+        ),
+        SendErrorKind::BadResponse => Some("see what answers at the endpoint"),
+        SendErrorKind::BadRequest => Some("correct the request"),
+        SendErrorKind::RequestBody => None,
+    }
 }
 
 /// "cluster `x` has no ready endpoint: 1 connecting, 2 in backoff (10.0.0.1:80: connection refused, next try in 0.8 s; …)"

@@ -157,9 +157,10 @@ impl<C: Connect> Attempt<C> {
     fn respond<D>(&mut self, response: Response<D>, in_flight: InFlight) -> Response<ResponseBody<D>> {
         let endpoint = in_flight.endpoint();
         endpoint.answered();
-        let mut attempts = 1;
+        let (mut attempts, mut route) = (1, None);
         if let Some(call) = self.extensions.get::<Call>() {
             attempts = call.attempt.max(1) + u32::from(self.refused);
+            route = call.route_name();
             if let Some(progress) = &call.progress {
                 progress.set(Stage::Responding(endpoint.address.clone()));
             }
@@ -167,7 +168,7 @@ impl<C: Connect> Attempt<C> {
         let info = CallInfo::new(endpoint.cluster.clone(), endpoint.address.clone(), attempts);
         self.extensions.clear();
         self.extensions.insert(info);
-        let mut response = response.map(|body| ResponseBody::new(body, in_flight));
+        let mut response = response.map(|body| ResponseBody::new(body, in_flight, route));
         let inner = std::mem::replace(response.extensions_mut(), std::mem::take(&mut self.extensions));
         if !inner.is_empty() {
             response.extensions_mut().extend(inner);

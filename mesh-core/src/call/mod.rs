@@ -148,9 +148,12 @@ impl Call {
         if let Some(cluster) = &self.cluster {
             context.cluster.get_or_insert_with(|| cluster.key.name.clone());
         }
-        if let (Some(snapshot), Some(route)) = (&self.snapshot, self.route) {
-            context.route = context.route.take().or_else(|| snapshot.route_name(route));
-        }
+        context.route = context.route.take().or_else(|| self.route_name());
+    }
+
+    /// The name of the call's route, for what outlives the call's head.
+    pub(crate) fn route_name(&self) -> Option<Arc<str>> {
+        self.snapshot.as_ref()?.route_name(self.route?)
     }
 }
 

@@ -4,11 +4,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::Request;
+use http::{Request, Response};
 use pin_project::pin_project;
 use tower_service::Service;
 
-use super::Target;
+use super::{ResponseBody, Target};
 use crate::call;
 use crate::error::Error;
 use crate::snapshot::Snapshot;
@@ -22,7 +22,8 @@ pub struct ResponseFuture<S, R>
 where
     S: Service<R>,
 {
-    target: Target,
+    /// The response's body has it in the end.
+    target: Option<Target>,
     #[pin]
     state: State<S, R>,
 }
@@ -38,19 +39,21 @@ where
 
 impl<S: Service<R>, R> ResponseFuture<S, R> {
     pub(super) fn calling(inner: S::Future, target: Target) -> Self {
-        Self { target, state: State::Calling(inner) }
+        Self { target: Some(target), state: State::Calling(inner) }
     }
 
     pub(super) fn waiting(wait: Wait, inner: S, request: R, target: Target) -> Self {
-        Self { target, state: State::Waiting(wait, inner, Some(request)) }
+        Self { target: Some(target), state: State::Waiting(wait, inner, Some(request)) }
     }
 }
 
-impl<S, B> Future for ResponseFuture<S, Request<B>>
+const POLLED: &str = "not polled again after it was ready";
+
+impl<S, B, R> Future for ResponseFuture<S, Request<B>>
 where
-    S: Service<Request<B>, Error = Error>,
+    S: Service<Request<B>, Response = Response<R>, Error = Error>,
 {
-    type Output = Result<S::Response, Error>;
+    type Output = Result<Response<ResponseBody<R>>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -58,15 +61,19 @@ where
             let calling = match this.state.as_mut().project() {
                 StateProjection::Calling(inner) => {
                     let result = ready!(inner.poll(cx));
-                    return Poll::Ready(result.map_err(|error| this.target.explain(error)));
+                    let target = this.target.take().expect(POLLED);
+                    return Poll::Ready(match result {
+                        Ok(response) => Ok(response.map(|body| ResponseBody::new(body, target))),
+                        Err(error) => Err(target.explain(error)),
+                    });
                 }
                 StateProjection::Waiting(wait, inner, request) => match ready!(wait.as_mut().poll(cx)) {
                     Ok(snapshot) => {
-                        let mut request = request.take().expect("polled after it was ready");
+                        let mut request = request.take().expect(POLLED);
                         call::of(request.extensions_mut()).snapshot = Some(snapshot);
                         inner.call(request)
                     }
-                    Err(error) => return Poll::Ready(Err(this.target.explain(error))),
+                    Err(error) => return Poll::Ready(Err(this.target.take().expect(POLLED).explain(error))),
                 },
             };
             this.state.set(State::Calling(calling));

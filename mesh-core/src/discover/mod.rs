@@ -8,6 +8,7 @@
 //! call ──▸ Discover ──▸ Target: one atomic load; waits only for the first snapshot
 //! ```
 
+mod body;
 mod connectivity;
 #[cfg(feature = "dns")]
 mod dns;
@@ -20,8 +21,9 @@ mod xds;
 
 use std::task::{Context, Poll};
 
+pub use body::ResponseBody;
 pub use future::ResponseFuture;
-use http::Request;
+use http::{Request, Response};
 pub use layer::DiscoverLayer;
 pub use target::Target;
 use tower_service::Service;
@@ -53,11 +55,11 @@ impl<S> Discover<S> {
     }
 }
 
-impl<S, B> Service<Request<B>> for Discover<S>
+impl<S, B, R> Service<Request<B>> for Discover<S>
 where
-    S: Service<Request<B>, Error = Error> + Clone,
+    S: Service<Request<B>, Response = Response<R>, Error = Error> + Clone,
 {
-    type Response = S::Response;
+    type Response = Response<ResponseBody<R>>;
     type Error = Error;
     type Future = ResponseFuture<S, Request<B>>;
 

@@ -32,6 +32,9 @@ const CANCEL: u32 = 0x8;
 /// The header says a long deadline in milliseconds, rounded down.
 const ROUNDING: Duration = Duration::from_millis(1);
 
+const WAITED: &str = "see why the cluster had no endpoint for the call, or give the call more time";
+const SLOW: &str = "see why the endpoint took so long, or give the call more time";
+
 /// Gives each call its deadline and ends it there.
 #[derive(Clone, Debug)]
 pub struct Timeout<S> {
@@ -71,6 +74,7 @@ pub(crate) struct Timer {
     limit: Duration,
     progress: Arc<Progress>,
     cluster: Option<Arc<ClusterEntry>>,
+    route: Option<Arc<str>>,
 }
 
 fn start<B>(request: &mut Request<B>, encode: Option<EncodeDeadline>) -> Option<Timer> {
@@ -83,14 +87,14 @@ fn start<B>(request: &mut Request<B>, encode: Option<EncodeDeadline>) -> Option<
     call.deadline = Some(deadline);
     call.progress = Some(progress.clone());
     call.tell_deadline = encode;
-    let cluster = call.cluster.clone();
+    let (cluster, route) = (call.cluster.clone(), call.route_name());
     if let Some(encode) = encode {
         let (name, mut value) = encode(remaining);
         // It differs from call to call, so an entry in the peer's header table would only push out others.
         value.set_sensitive(true);
         request.headers_mut().insert(name, value);
     }
-    Some(Timer { sleep: Box::pin(tokio::time::sleep_until(deadline)), limit, progress, cluster })
+    Some(Timer { sleep: Box::pin(tokio::time::sleep_until(deadline)), limit, progress, cluster, route })
 }
 
 /// The least of what the application and the route allow, from now.
@@ -123,7 +127,9 @@ impl Timer {
 
     fn error(&self) -> Error {
         let mut error = self.exceeded();
-        error.context_mut().cluster = self.cluster.as_ref().map(|cluster| cluster.key.name.clone());
+        let context = error.context_mut();
+        context.cluster = self.cluster.as_ref().map(|cluster| cluster.key.name.clone());
+        context.route = self.route.clone();
         error
     }
 
@@ -132,7 +138,7 @@ impl Timer {
         let exceeded =
             |so_far: &str| Error::new(ErrorKind::Deadline, format!("deadline of {limit:?} exceeded {so_far}"));
         match self.progress.stage() {
-            Stage::Waiting => exceeded("before an endpoint could take the call"),
+            Stage::Waiting => exceeded("before an endpoint could take the call").with_next_step(WAITED),
             Stage::Sent(endpoint) => at(exceeded("while waiting for the response"), &endpoint),
             Stage::Responding(endpoint) => at(exceeded("while reading the response"), &endpoint),
         }
@@ -141,5 +147,5 @@ impl Timer {
 
 fn at(mut error: Error, endpoint: &Address) -> Error {
     error.context_mut().endpoint = Some(endpoint.to_string());
-    error.sent()
+    error.with_next_step(SLOW).sent()
 }
