@@ -19,6 +19,7 @@ use super::clusters::Registry;
 use super::picker::{Blocked, Picked, Picker};
 use super::policy::PickRequest;
 use super::status::{EndpointStatus, statuses};
+use super::summary::Summary;
 use crate::connect::{Connect, ConnectivityState, Environment, Observer, SlotQueue};
 use crate::error::Error;
 use crate::resource::endpoints::Address;
@@ -63,6 +64,8 @@ struct State<C: Connect> {
     /// The last rebuild was for a READY endpoint of a priority that calls do not use.
     in_vain: bool,
     failover: Option<(Instant, AbortHandle)>,
+    /// What calls that fail say of the endpoints.
+    summary: Option<Arc<Summary>>,
 }
 
 impl<C: Connect> Balancer<C> {
@@ -78,6 +81,7 @@ impl<C: Connect> Balancer<C> {
             scheduled: false,
             in_vain: false,
             failover: None,
+            summary: None,
         };
         Arc::new_cyclic(|me| Self {
             key,
@@ -177,6 +181,10 @@ impl<C: Connect> Balancer<C> {
 
     fn publish(&self, state: &mut State<C>, outlook: Outlook<C>) {
         state.connectivity = outlook.state;
+        // Of a large cluster it is renewed in its own time.
+        if state.active.as_ref().is_none_or(|active| active.len() <= SMALL) {
+            state.summary = None;
+        }
         self.picker.store(Arc::new(outlook.picker));
         self.changed.notify_waiters();
         if let Some(watch) = self.connectivity.get() {
@@ -268,14 +276,31 @@ impl<C: Connect> Balancer<C> {
 
     /// The endpoints of the cluster and how they are.
     pub(crate) fn statuses(&self) -> Vec<EndpointStatus> {
-        let state = self.state.lock();
-        statuses(&state.config.endpoints, |address| state.active.as_ref()?.status(address))
+        self.state.lock().statuses()
+    }
+
+    /// How the endpoints are, for the calls that get none: looked at once for many of them.
+    pub(crate) fn summary(&self) -> Arc<Summary> {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        if let Some(known) = state.summary.as_ref().filter(|known| known.is_fresh(now)) {
+            return known.clone();
+        }
+        let made = Arc::new(Summary::new(&state.statuses(), now));
+        state.summary = Some(made.clone());
+        made
     }
 
     /// The state of the cluster, as it changes.
     pub(crate) fn connectivity(&self) -> watch::Receiver<ConnectivityState> {
         let state = self.state.lock();
         self.connectivity.get_or_init(|| watch::Sender::new(state.connectivity)).subscribe()
+    }
+}
+
+impl<C: Connect> State<C> {
+    fn statuses(&self) -> Vec<EndpointStatus> {
+        statuses(&self.config.endpoints, |address| self.active.as_ref()?.status(address))
     }
 }
 

@@ -89,7 +89,7 @@ impl<C: Connect> Clusters<C> {
     pub(crate) fn not_ready(&self, entry: &ClusterEntry, waited: Duration) -> Error {
         match self.balancer(entry) {
             Ok(balancer) => {
-                error::waited(ErrorKind::NoEndpoint, &balancer.key.name, waited, false, &balancer.statuses())
+                error::waited(ErrorKind::NoEndpoint, &balancer.key.name, waited, false, &balancer.summary())
             }
             Err(error) => error,
         }

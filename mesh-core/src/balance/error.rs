@@ -1,17 +1,13 @@
 //! The errors of the balancer, in words that name the cluster, its endpoints and what is wrong with them.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::status::EndpointStatus;
-use crate::connect::{ConnectivityState, InFlight, SendErrorKind, StreamError};
+use super::summary::Summary;
+use crate::connect::{InFlight, SendErrorKind, StreamError};
 use crate::error::{Error, ErrorKind};
-
-/// Endpoints that a message names; of the others it has the number.
-const NAMED: usize = 3;
 
 pub(crate) fn shut_down() -> Error {
     Error::new(ErrorKind::Shutdown, "the mesh was shut down")
@@ -27,40 +23,34 @@ pub(crate) fn no_cluster() -> Error {
         .with_next_step("put a routing layer above it, or use Balance::with_endpoints")
 }
 
-pub(crate) fn too_many_waiting(cluster: &Arc<str>, limit: u32, full: bool, endpoints: &[EndpointStatus]) -> Error {
+pub(crate) fn too_many_waiting(cluster: &Arc<str>, limit: u32, full: bool, endpoints: &Summary) -> Error {
     let reason = waiting_for(cluster, full, endpoints);
     let message = format!("{limit} calls already wait for cluster `{cluster}`: {reason}");
     at(cluster, Error::new(ErrorKind::Overloaded, message).with_next_step(next_step(full, endpoints)))
 }
 
 /// There is no endpoint to send the call to, and no hope for one.
-pub(crate) fn no_endpoint(cluster: &Arc<str>, endpoints: &[EndpointStatus], now: Instant) -> Error {
-    let error = Error::new(ErrorKind::NoEndpoint, describe(cluster, endpoints, now));
+pub(crate) fn no_endpoint(cluster: &Arc<str>, endpoints: &Summary, now: Instant) -> Error {
+    let error = Error::new(ErrorKind::NoEndpoint, endpoints.describe(cluster, now));
     at(cluster, error.with_next_step(next_step(false, endpoints)))
 }
 
 /// There was hope, but not for long enough.
-pub(crate) fn waited(
-    kind: ErrorKind,
-    cluster: &Arc<str>,
-    wait: Duration,
-    full: bool,
-    endpoints: &[EndpointStatus],
-) -> Error {
+pub(crate) fn waited(kind: ErrorKind, cluster: &Arc<str>, wait: Duration, full: bool, endpoints: &Summary) -> Error {
     let (seconds, reason) = (wait.as_secs_f64(), waiting_for(cluster, full, endpoints));
     let error = Error::new(kind, format!("no endpoint after a wait of {seconds:.3} s: {reason}"));
     at(cluster, error.with_next_step(next_step(full, endpoints)))
 }
 
 /// What calls wait for: a slot, if the endpoints are `full`, or an endpoint.
-fn waiting_for(cluster: &str, full: bool, endpoints: &[EndpointStatus]) -> String {
+fn waiting_for(cluster: &str, full: bool, endpoints: &Summary) -> String {
     match full {
         true => format!("all streams to the endpoints of cluster `{cluster}` are taken"),
-        false => describe(cluster, endpoints, Instant::now()),
+        false => endpoints.describe(cluster, Instant::now()),
     }
 }
 
-fn next_step(full: bool, endpoints: &[EndpointStatus]) -> &'static str {
+fn next_step(full: bool, endpoints: &Summary) -> &'static str {
     match (full, endpoints.is_empty()) {
         (true, _) => "let the servers take more streams at a time, add endpoints, or raise `max_connections`",
         (false, true) => "check the cluster's ClusterLoadAssignment at the control plane",
@@ -113,62 +103,4 @@ fn after(failure: SendErrorKind) -> Option<&'static str> {
         SendErrorKind::BadRequest => Some("correct the request"),
         SendErrorKind::RequestBody => None,
     }
-}
-
-/// "cluster `x` has no ready endpoint: 1 connecting, 2 in backoff (10.0.0.1:80: connection refused, next try in 0.8 s; …)"
-fn describe(cluster: &str, endpoints: &[EndpointStatus], now: Instant) -> String {
-    if endpoints.is_empty() {
-        return format!("cluster `{cluster}` has no endpoints");
-    }
-    let counted: Vec<String> = counts(endpoints).into_iter().map(|(what, count)| format!("{count} {what}")).collect();
-    let mut text = format!("cluster `{cluster}` has no ready endpoint: {}", counted.join(", "));
-    let failed = endpoints.iter().filter_map(|endpoint| trouble(endpoint, now));
-    let troubles: Vec<String> = failed.chain(endpoints.iter().filter_map(silence)).take(NAMED + 1).collect();
-    if !troubles.is_empty() {
-        let more = if troubles.len() > NAMED { "; …" } else { "" };
-        let _ = write!(text, " ({}{more})", troubles[..troubles.len().min(NAMED)].join("; "));
-    }
-    text
-}
-
-fn counts(endpoints: &[EndpointStatus]) -> Vec<(&'static str, usize)> {
-    let mut counts: Vec<(&'static str, usize)> = Vec::new();
-    for what in endpoints.iter().map(condition) {
-        match counts.iter_mut().find(|(known, _)| *known == what) {
-            Some((_, count)) => *count += 1,
-            None => counts.push((what, 1)),
-        }
-    }
-    counts
-}
-
-fn condition(endpoint: &EndpointStatus) -> &'static str {
-    if !endpoint.health.is_usable() {
-        return "unhealthy for the control plane";
-    }
-    match &endpoint.subchannel {
-        None => "not in use",
-        Some(status) if status.next_attempt.is_some() => "in backoff",
-        Some(status) => match status.state {
-            ConnectivityState::Ready => "ready",
-            _ => "connecting",
-        },
-    }
-}
-
-/// An endpoint of which nothing is known yet.
-fn silence(endpoint: &EndpointStatus) -> Option<String> {
-    let status = endpoint.subchannel.as_ref()?;
-    let is_silent = status.last_error.is_none() && status.state != ConnectivityState::Ready;
-    is_silent.then(|| format!("{}: no answer yet", endpoint.address))
-}
-
-/// The last error of an endpoint, and when it is tried again.
-fn trouble(endpoint: &EndpointStatus, now: Instant) -> Option<String> {
-    let status = endpoint.subchannel.as_ref()?;
-    let mut text = format!("{}: {}", endpoint.address, status.last_error.as_ref()?);
-    if let Some(next) = status.next_attempt {
-        let _ = write!(text, ", next try in {:.1} s", next.saturating_duration_since(now).as_secs_f64());
-    }
-    Some(text)
 }

@@ -25,6 +25,7 @@ mod picker;
 mod policy;
 mod priority;
 mod status;
+mod summary;
 mod wait;
 
 #[cfg(test)]

@@ -51,7 +51,7 @@ pub(crate) async fn wait<C: Connect>(balancer: Arc<Balancer<C>>, terms: Terms) -
     drop(registry);
     let Some(_pending) = Pending::enter(&balancer.pending, max_pending) else {
         let full = balancer.queue.is_occupied();
-        return Err(error::too_many_waiting(&balancer.key.name, max_pending, full, &balancer.statuses()));
+        return Err(error::too_many_waiting(&balancer.key.name, max_pending, full, &balancer.summary()));
     };
     let (end, kind) = match terms.deadline {
         Some(deadline) => (deadline, ErrorKind::Deadline),
@@ -62,7 +62,7 @@ pub(crate) async fn wait<C: Connect>(balancer: Arc<Balancer<C>>, terms: Terms) -
         Ok(result) => result,
         Err(_) => {
             let kind = if waiter.full && terms.deadline.is_none() { ErrorKind::Overloaded } else { kind };
-            Err(error::waited(kind, &balancer.key.name, terms.since.elapsed(), waiter.full, &balancer.statuses()))
+            Err(error::waited(kind, &balancer.key.name, terms.since.elapsed(), waiter.full, &balancer.summary()))
         }
     }
 }
@@ -121,7 +121,7 @@ impl<C: Connect> Waiter<'_, C> {
             Err(Blocked::Idle) => self.balancer.activate()?,
             Err(Blocked::Failing) if !self.terms.wait_for_ready => {
                 let balancer = self.balancer;
-                return Err(error::no_endpoint(&balancer.key.name, &balancer.statuses(), Instant::now()));
+                return Err(error::no_endpoint(&balancer.key.name, &balancer.summary(), Instant::now()));
             }
             Err(Blocked::Shutdown) => return Err(error::shut_down()),
             Err(Blocked::Full(endpoint)) => {

@@ -6,6 +6,7 @@ mod memory;
 mod priorities;
 mod slots;
 mod spread;
+mod summary;
 mod updates;
 
 use std::sync::Arc;
