@@ -47,7 +47,8 @@ pub(crate) struct Args {
     /// Waits for an endpoint, up to the deadline, even if there is no hope at the moment.
     #[arg(long)]
     pub(crate) wait_for_ready: bool,
-    /// Metadata, may be repeated; the value of a name that ends in `-bin` is base64.
+    /// Metadata, may be repeated; the value of a name that ends in `-bin` is base64. `{n}` in a value stands for the
+    /// number of the call, from 0.
     #[arg(long = "header", value_name = "K=V", value_parser = parse_header)]
     headers: Vec<(HeaderName, HeaderValue)>,
     /// The request message, in hexadecimal, or as the bytes of a file.
@@ -63,8 +64,21 @@ impl Args {
         self.concurrency.unwrap_or(if self.rate.is_some() { 1000 } else { 1 })
     }
 
-    pub(crate) fn metadata(&self) -> MetadataMap {
-        MetadataMap::from_headers(self.headers.iter().cloned().collect())
+    /// The metadata of the call of this number.
+    pub(crate) fn metadata(&self, number: u64) -> MetadataMap {
+        let headers = self.headers.iter().map(|(name, value)| (name.clone(), numbered(value, number)));
+        MetadataMap::from_headers(headers.collect())
+    }
+}
+
+/// The value with the number in the place of `{n}`.
+fn numbered(value: &HeaderValue, number: u64) -> HeaderValue {
+    match value.to_str() {
+        Ok(text) if text.contains("{n}") => {
+            let text = text.replace("{n}", &number.to_string());
+            text.parse().expect("digits are valid where braces and a letter were")
+        }
+        _ => value.clone(),
     }
 }
 

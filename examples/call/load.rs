@@ -18,6 +18,8 @@ use crate::codec::Raw;
 /// A call that ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
+    /// Of the calls in the order in which they were made, from 0.
+    pub(crate) number: u64,
     /// When it ended, from the start of the first.
     pub(crate) at: Duration,
     pub(crate) took: Duration,
@@ -71,22 +73,22 @@ impl Load {
                 // From the first call and not from the last one, so that the rate does not drift.
                 sleep_until(self.start + Duration::from_secs_f64(number as f64 / rate)).await;
             }
-            if ended.send(self.call().await).await.is_err() {
+            if ended.send(self.call(number).await).await.is_err() {
                 return;
             }
         }
     }
 
-    async fn call(&self) -> Ended {
+    async fn call(&self, number: u64) -> Ended {
         let started = Instant::now();
         let endpoint = Endpoint::default();
-        let result = self.unary(endpoint.clone()).await;
-        Ended { at: self.start.elapsed(), took: started.elapsed(), result, endpoint: endpoint.get() }
+        let result = self.unary(number, endpoint.clone()).await;
+        Ended { number, at: self.start.elapsed(), took: started.elapsed(), result, endpoint: endpoint.get() }
     }
 
-    async fn unary(&self, endpoint: Endpoint) -> Result<Bytes, Status> {
+    async fn unary(&self, number: u64, endpoint: Endpoint) -> Result<Bytes, Status> {
         let mut request = Request::new(self.args.data.clone());
-        *request.metadata_mut() = self.args.metadata();
+        *request.metadata_mut() = self.args.metadata(number);
         if !self.args.deadline.is_zero() {
             request.set_timeout(self.args.deadline);
         }

@@ -42,6 +42,7 @@ pub(crate) struct Report {
 /// The line of a call.
 #[derive(Serialize)]
 struct Line<'a> {
+    n: u64,
     t_ms: f64,
     code: &'static str,
     ms: f64,
@@ -68,14 +69,14 @@ impl Report {
 
     /// Counts a call.
     pub(crate) fn add(&mut self, ended: Ended) {
-        let Ended { at, took, result, endpoint } = ended;
+        let Ended { number, at, took, result, endpoint } = ended;
         let (code, message) = match &result {
             Ok(_) => (Code::Ok, None),
             Err(status) => (status.code(), Some(status.message())),
         };
         if self.each {
             let endpoint = endpoint.as_deref();
-            let line = Line { t_ms: ms(at), code: name(code), ms: ms(took), endpoint, message };
+            let line = Line { n: number, t_ms: ms(at), code: name(code), ms: ms(took), endpoint, message };
             println!("{}", serde_json::to_string(&line).expect("numbers and strings are JSON"));
         }
         self.calls += 1;

@@ -40,6 +40,11 @@ def header(text):
     return name, base64.b64decode(value) if name.endswith("-bin") else value
 
 
+def numbered(value, number):
+    """The value with the number of the call in the place of `{n}`."""
+    return value.replace("{n}", str(number)) if isinstance(value, str) else value
+
+
 def data(text):
     if not text.startswith("@"):
         return bytes.fromhex(text)
@@ -58,16 +63,17 @@ class Calls:
         self.taken_ms = []
         self.reply = b""
 
-    async def one(self):
+    async def one(self, number):
         begin = time.monotonic()
-        call = self.send(self.args.data, metadata=self.args.header, timeout=self.args.deadline)
+        metadata = [(name, numbered(value, number)) for name, value in self.args.header]
+        call = self.send(self.args.data, metadata=metadata, timeout=self.args.deadline)
         code, message = await call.code(), await call.details()
         headers = dict(await call.initial_metadata() or ())
-        self.note(begin, code.name, message or "", headers.get("echo-address"))
+        self.note(number, begin, code.name, message or "", headers.get("echo-address"))
         if code.name == "OK":
             self.reply = await call
 
-    def note(self, begin, code, message, endpoint):
+    def note(self, number, begin, code, message, endpoint):
         now = time.monotonic()
         taken = (now - begin) * 1000
         self.codes[code] += 1
@@ -78,15 +84,15 @@ class Calls:
             self.message = message
         if self.args.each:
             since = (now - self.begin) * 1000
-            line = {"t_ms": since, "code": code, "ms": taken, "endpoint": endpoint, "message": message}
+            line = {"n": number, "t_ms": since, "code": code, "ms": taken, "endpoint": endpoint, "message": message}
             print(json.dumps(line), flush=True)
 
     async def by_concurrency(self):
         left = iter(range(self.args.count))
 
         async def worker():
-            for _ in left:
-                await self.one()
+            for number in left:
+                await self.one(number)
 
         await asyncio.gather(*(worker() for _ in range(self.args.concurrency)))
 
@@ -95,7 +101,7 @@ class Calls:
         tasks = []
         for number in range(self.args.count):
             await asyncio.sleep(self.begin + number / self.args.rate - time.monotonic())
-            tasks.append(asyncio.create_task(self.one()))
+            tasks.append(asyncio.create_task(self.one(number)))
         await asyncio.gather(*tasks)
 
     def summary(self):

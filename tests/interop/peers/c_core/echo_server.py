@@ -1,13 +1,18 @@
-"""gRPC C-core's server: answers every unary method with the bytes it was sent, from a port that it prints first.
+"""gRPC C-core's server: answers every unary method with the bytes it was sent, at an address that it prints first.
+
+The address is that of its argument, `127.0.0.1:0` if there is none.
 
 Metadata of a call ask for more: `echo-delay: 0.5` (seconds until the answer), `echo-size: 1000` (answer with so many
 bytes), `echo-status: 5` with `echo-message-bin: text` (fail so). The header `echo-address` says who answered, and
 `/interop.Echo/Count` how many calls it took. `echo-fail: 14` fails the first `echo-fail-times` calls that the server
-takes, without headers before the status, and with `echo-pushback` as `grpc-retry-pushback-ms`. On SIGTERM it drains.
+takes, without headers before the status, and with `echo-pushback` as `grpc-retry-pushback-ms`. With `echo-only: ADDRESS`
+the other servers do none of this. On SIGTERM it
+drains.
 """
 
 import asyncio
 import signal
+import sys
 
 import grpc
 
@@ -29,7 +34,8 @@ class Echo(grpc.GenericRpcHandler):
 
     async def echo(self, request, context):
         self.taken += 1
-        asked = dict(context.invocation_metadata())
+        sent = dict(context.invocation_metadata())
+        asked = sent if sent.get("echo-only", self.address) == self.address else {}
         if self.taken <= int(asked.get("echo-fail-times", 0)):
             pushback = asked.get("echo-pushback")
             trailing = (("grpc-retry-pushback-ms", pushback),) if pushback else ()
@@ -44,10 +50,11 @@ class Echo(grpc.GenericRpcHandler):
         return request
 
 
-async def main():
+async def main(listen):
     echo = Echo()
     server = grpc.aio.server(handlers=[echo], options=[("grpc.so_reuseport", 0)])
-    echo.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    host, _ = listen.rsplit(":", 1)
+    echo.address = f"{host}:{server.add_insecure_port(listen)}"
     await server.start()
     print(echo.address, flush=True)
     term = asyncio.Event()
@@ -56,4 +63,4 @@ async def main():
     await server.stop(_GRACE_SECONDS)
 
 
-asyncio.run(main())
+asyncio.run(main(*(sys.argv[1:] or ["127.0.0.1:0"])))
