@@ -2,9 +2,10 @@
 
 import pytest
 
+from support import servers
 from support.calls import mesh
 from support.process import Programs
-from support.xds import Folder
+from support.xds import Folder, bootstrap
 
 
 @pytest.fixture
@@ -27,6 +28,17 @@ def module_programs(tmp_path_factory):
 def folder(tmp_path):
     """An empty folder of resources."""
     return Folder(tmp_path / "resources")
+
+
+@pytest.fixture
+def serve(programs, folder, tmp_path):
+    """Puts resources into the folder of our control plane, and returns the bootstrap for it."""
+
+    def start(*resources):
+        folder.put(*resources)
+        return bootstrap(tmp_path, servers.control_plane(programs, folder).address)
+
+    return start
 
 
 @pytest.fixture

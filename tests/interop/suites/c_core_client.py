@@ -6,7 +6,7 @@ import pytest
 
 from support import calls, servers
 from support.wait import until
-from support.xds import bootstrap, cluster, endpoints, listener, route, routes, service
+from support.xds import cluster, endpoints, listener, route, routes, service
 
 TARGET = "xds:///greeter"
 
@@ -19,17 +19,6 @@ def client(request):
 @pytest.fixture
 def backends(programs):
     return [servers.c_core_echo(programs) for _ in range(2)]
-
-
-@pytest.fixture
-def serve(programs, folder, tmp_path):
-    """Puts resources into the folder of our control plane, and returns the bootstrap for it."""
-
-    def start(*resources):
-        folder.put(*resources)
-        return bootstrap(tmp_path, servers.control_plane(programs, folder).address)
-
-    return start
 
 
 def _two_clusters(backends, *entries):

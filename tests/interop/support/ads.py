@@ -23,8 +23,21 @@ for _module in (
     "envoy.config.endpoint.v3.endpoint_pb2",
     "envoy.config.listener.v3.listener_pb2",
     "envoy.config.route.v3.route_pb2",
+    "envoy.extensions.clusters.aggregate.v3.cluster_pb2",
+    "envoy.extensions.filters.http.fault.v3.fault_pb2",
     "envoy.extensions.filters.http.router.v3.router_pb2",
     "envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2",
+    "envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3.client_side_weighted_round_robin_pb2",
+    "envoy.extensions.load_balancing_policies.least_request.v3.least_request_pb2",
+    "envoy.extensions.load_balancing_policies.maglev.v3.maglev_pb2",
+    "envoy.extensions.load_balancing_policies.pick_first.v3.pick_first_pb2",
+    "envoy.extensions.load_balancing_policies.random.v3.random_pb2",
+    "envoy.extensions.load_balancing_policies.ring_hash.v3.ring_hash_pb2",
+    "envoy.extensions.load_balancing_policies.round_robin.v3.round_robin_pb2",
+    "envoy.extensions.load_balancing_policies.wrr_locality.v3.wrr_locality_pb2",
+    "envoy.extensions.transport_sockets.tls.v3.tls_pb2",
+    "envoy.extensions.upstreams.http.v3.http_protocol_options_pb2",
+    "xds.type.v3.typed_struct_pb2",
 ):
     importlib.import_module(_module)
 

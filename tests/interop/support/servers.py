@@ -5,9 +5,9 @@ import grpc
 from support.places import C_CORE, PYTHON, ours, peer
 
 
-def c_core_echo(programs):
+def c_core_echo(programs, address="127.0.0.1:0"):
     """gRPC C-core's server: it answers with what it was sent; see its file for what metadata makes it do."""
-    return programs.serve("echo-c-core", [PYTHON, C_CORE / "echo_server.py"])
+    return programs.serve("echo-c-core", [PYTHON, C_CORE / "echo_server.py", address])
 
 
 def go_echo(programs, host="127.0.0.1", env=None):

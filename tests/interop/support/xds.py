@@ -17,25 +17,35 @@ ENDPOINTS = GOOGLE + "envoy.config.endpoint.v3.ClusterLoadAssignment"
 
 _MANAGER = GOOGLE + "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _ROUTER = GOOGLE + "envoy.extensions.filters.http.router.v3.Router"
+_FAULT = GOOGLE + "envoy.extensions.filters.http.fault.v3.HTTPFault"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 ADS = {"ads": {}, "resource_api_version": "V3"}
 HTTP2 = {_HTTP_OPTIONS: {"@type": GOOGLE + _HTTP_OPTIONS, "explicit_http_config": {"http2_protocol_options": {}}}}
 
 
-def manager(**more):
+def manager(*filters, **more):
     """An HTTP connection manager that ends in the router filter."""
     router = {"name": "router", "typed_config": {"@type": _ROUTER}}
-    return {"@type": _MANAGER, "stat_prefix": "interop", "http_filters": [router], **more}
+    return {"@type": _MANAGER, "stat_prefix": "interop", "http_filters": [*filters, router], **more}
+
+
+def fault(**config):
+    """What the fault filter is told: `fault(abort={"grpc_status": 5, "percentage": percent(100)})`."""
+    return {"@type": _FAULT, **config}
+
+
+def percent(number):
+    return {"numerator": number, "denominator": "HUNDRED"}
 
 
 def rds(name):
     return {"rds": {"route_config_name": name, "config_source": ADS}}
 
 
-def listener(name, routes=None):
+def listener(name, routes=None, filters=()):
     """A listener for clients without a proxy (A27); its routes have its name unless another is given."""
-    return {"@type": LISTENER, "name": name, "api_listener": {"api_listener": manager(**rds(routes or name))}}
+    return {"@type": LISTENER, "name": name, "api_listener": {"api_listener": manager(*filters, **rds(routes or name))}}
 
 
 def socket_listener(name, **http):
@@ -66,9 +76,23 @@ def cluster(name, **more):
 
 def endpoints(name, *addresses):
     """The assignment of cluster `name`: all addresses in one locality."""
-    members = [{"endpoint": {"address": address(each)}} for each in addresses]
-    local = {"locality": {"region": "local"}, "load_balancing_weight": 1, "lb_endpoints": members}
-    return {"@type": ENDPOINTS, "cluster_name": name, "endpoints": [local]}
+    return assignment(name, locality("local", *addresses))
+
+
+def assignment(name, *localities):
+    return {"@type": ENDPOINTS, "cluster_name": name, "endpoints": list(localities)}
+
+
+def locality(region, *members, weight=1, **more):
+    """A locality with these addresses, or with what `member` makes of them."""
+    members = [member(each) if isinstance(each, str) else each for each in members]
+    return {"locality": {"region": region}, "load_balancing_weight": weight, "lb_endpoints": members, **more}
+
+
+def member(at, weight=None, **more):
+    """An endpoint: `member("127.0.0.1:80", weight=2, health_status="DRAINING")`."""
+    weights = {} if weight is None else {"load_balancing_weight": weight}
+    return {"endpoint": {"address": address(at)}, **weights, **more}
 
 
 def address(text):
