@@ -12,6 +12,7 @@ use tonic::{Code, Request, Status};
 use crate::support::backend::Backend;
 use crate::support::client::{Client, SOON, assert_says, quick_mesh};
 use crate::support::network::BlackHole;
+use crate::support::tier::Tier;
 
 const LONG: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -263,4 +264,89 @@ async fn a_server_that_says_deadline_exceeded_is_quoted() {
     let client = Client::new(&mesh, &format!("static:///{}", backend.address()));
     let status = client.hello_within(LONG).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::DeadlineExceeded, "the server's own"));
+}
+
+/// A client of a service by its address, with nothing that limits its calls.
+async fn client_at(address: std::net::SocketAddr) -> (Mesh, Client) {
+    let mesh = Mesh::builder().build().await.unwrap();
+    let client = Client::new(&mesh, &format!("static:///{address}"));
+    mesh.ready().await.unwrap();
+    (mesh, client)
+}
+
+#[tokio::test]
+async fn the_inbound_deadline_reaches_nested_calls_without_code_in_handlers() {
+    let leaf = Backend::start("leaf").await;
+    let (_mesh_c, to_leaf) = client_at(leaf.address()).await;
+    let c = Tier::start(mesh_tonic::server_context(), Duration::from_millis(10), &to_leaf).await;
+    let (_mesh_b, to_c) = client_at(c.address()).await;
+    let b = Tier::start(mesh_tonic::server_context(), Duration::from_millis(10), &to_c).await;
+    let (_mesh_a, to_b) = client_at(b.address()).await;
+    assert_eq!(to_b.hello().await.unwrap(), "leaf");
+    assert_eq!(told(&leaf), None, "no deadline comes of none");
+    assert_eq!(to_b.hello_within(LONG).await.unwrap(), "leaf");
+    let left = told(&leaf).expect("a deadline");
+    assert!(left <= LONG - Duration::from_millis(20) && left + Duration::from_secs(5) > LONG, "{left:?}");
+
+    leaf.hold();
+    let status = to_b.hello_within(SOON).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    leaf.wait_for_in_flight(0).await;
+    b.wait_for_in_flight(0).await;
+    c.wait_for_in_flight(0).await;
+}
+
+#[tokio::test]
+async fn a_nested_call_is_not_made_when_its_time_is_over() {
+    let leaf = Backend::start("leaf").await;
+    let (_mesh, to_leaf) = client_at(leaf.address()).await;
+    let seen = std::sync::Arc::new(parking_lot::Mutex::new(None));
+    let handler = {
+        let seen = seen.clone();
+        move || {
+            let (to_leaf, seen) = (to_leaf.clone(), seen.clone());
+            async move {
+                // Works past the deadline without a look at anything.
+                std::thread::sleep(2 * SOON);
+                let status = to_leaf.hello().await.unwrap_err();
+                *seen.lock() = Some(status.clone());
+                Err(status)
+            }
+        }
+    };
+    let layer = mesh_tonic::server_context().limit(SOON);
+    let tier = Tier::serving(layer, handler).await;
+    let (_mesh_a, to_tier) = client_at(tier.address()).await;
+    to_tier.hello().await.unwrap_err();
+    let status = seen.lock().take().expect("the nested call's");
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_says(&status, &["what was left of the inbound call's deadline", "before an endpoint could take the call"]);
+    assert_eq!(leaf.calls(), 0);
+}
+
+#[tokio::test]
+async fn a_nested_call_is_cancelled_when_the_inbound_call_is() {
+    let leaf = Backend::start("leaf").await;
+    let (_mesh_b, to_leaf) = client_at(leaf.address()).await;
+    let tier = Tier::start(mesh_tonic::server_context(), Duration::ZERO, &to_leaf).await;
+    let (_mesh_a, to_tier) = client_at(tier.address()).await;
+    leaf.hold();
+    let call = tokio::spawn(async move { to_tier.hello().await });
+    leaf.wait_for_in_flight(1).await;
+    call.abort();
+    leaf.wait_for_in_flight(0).await;
+    tier.wait_for_in_flight(0).await;
+}
+
+#[tokio::test]
+async fn a_server_answers_at_the_deadline_though_its_handler_does_not() {
+    let layer = mesh_tonic::server_context().limit(SOON);
+    let tier = Tier::serving(layer, std::future::pending::<Result<String, Status>>).await;
+    let (_mesh, client) = client_at(tier.address()).await;
+    let status = client.hello().await.unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::DeadlineExceeded, "the deadline passed while the call was served")
+    );
+    tier.wait_for_in_flight(0).await;
 }

@@ -13,6 +13,7 @@ use tonic::{Code, Request, Status};
 
 use crate::support::backend::Backend;
 use crate::support::client::{Client, SOON, assert_says, quick, quick_mesh};
+use crate::support::tier::Tier;
 
 fn millis(millis: i32) -> Option<Interval> {
     Some(Interval { seconds: (millis / 1000).into(), nanos: millis % 1000 * 1_000_000 })
@@ -390,4 +391,52 @@ async fn a_bad_policy_is_rejected_by_field_and_the_last_good_one_serves() {
     let before = backend.calls();
     client.hello().await.unwrap_err();
     assert_eq!(backend.calls() - before, 3);
+}
+
+/// A client whose calls to a service are tried up to five times, while a budget of a fifth of them lasts.
+async fn retrying_client_of(address: std::net::SocketAddr) -> (ControlPlane, Mesh, Client) {
+    let control_plane = ControlPlane::new();
+    let routes = route_config("greeter").routes([retrying("unavailable", 4).cluster("greeter")]);
+    control_plane.set(Resources::service("greeter", [address]).with(routes));
+    let mesh = quick().retry_budget(20, 0).control_plane(&control_plane).build().await.unwrap();
+    let client = Client::new(&mesh, "xds:///greeter");
+    mesh.ready().await.unwrap();
+    (control_plane, mesh, client)
+}
+
+#[tokio::test]
+async fn retries_of_three_tiers_do_not_multiply() {
+    const CALLS: u64 = 300;
+    let leaf = Backend::start("leaf").await;
+    leaf.fail(down());
+    let (_cp_c, _mesh_c, to_leaf) = retrying_client_of(leaf.address()).await;
+    let c = Tier::start(mesh_tonic::server_context(), Duration::ZERO, &to_leaf).await;
+    let (_cp_b, _mesh_b, to_c) = retrying_client_of(c.address()).await;
+    let b = Tier::start(mesh_tonic::server_context(), Duration::ZERO, &to_c).await;
+    let (_cp_a, _mesh_a, to_b) = retrying_client_of(b.address()).await;
+    for _ in 0..CALLS {
+        assert_eq!(to_b.hello().await.unwrap_err().code(), Code::Unavailable);
+    }
+    // What each allows itself would multiply to 1.2 * 1.2 * 1.2.
+    assert_eq!((b.calls(), c.calls()), (CALLS, CALLS), "only the lowest tier tries again");
+    assert!((CALLS..=CALLS * 12 / 10).contains(&leaf.calls()), "{} of {CALLS}", leaf.calls());
+}
+
+#[tokio::test]
+async fn a_servers_word_not_to_try_again_is_passed_on_by_those_without_a_policy() {
+    let leaf = Backend::start("leaf").await;
+    leaf.fail(pushing_back("-1"));
+    let (_cp_c, _mesh_c, to_leaf) = client_of(route(), &[&leaf]).await;
+    let c = Tier::start(mesh_tonic::server_context(), Duration::ZERO, &to_leaf).await;
+    let (_cp_b, _mesh_b, to_c) = retrying_client_of(c.address()).await;
+    for _ in 0..20 {
+        to_c.hello().await.unwrap_err();
+    }
+    assert_eq!(leaf.calls(), 20);
+
+    leaf.fail(down());
+    for _ in 0..20 {
+        to_c.hello().await.unwrap_err();
+    }
+    assert!(leaf.calls() > 40, "a failure alone is tried again: {} calls", leaf.calls());
 }

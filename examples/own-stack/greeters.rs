@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use mesh_core::deadline::DeadlineLayer;
 use mesh_examples::helloworld::greeter_server::{Greeter, GreeterServer};
 use mesh_examples::helloworld::{HelloReply, HelloRequest};
 use tokio::net::TcpListener;
@@ -13,7 +14,9 @@ use tonic::{Request, Response, Status};
 pub(crate) async fn start(name: &'static str) -> Result<SocketAddr, StdError> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
-    let server = Server::builder().add_service(GreeterServer::new(Named(name)));
+    // What a handler calls has no more time than the call that it serves.
+    let deadlines = DeadlineLayer::new().protocol(&mesh_tonic::Grpc);
+    let server = Server::builder().layer(deadlines).add_service(GreeterServer::new(Named(name)));
     tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true))));
     Ok(address)
 }

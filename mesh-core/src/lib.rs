@@ -23,7 +23,7 @@
 //!
 //! # Features
 //!
-//! `discover`, `route`, `timeout`, `retry`, `cluster` and `balance`, a layer each (a `Mesh` takes `discover`, `route` and
+//! `discover`, `route`, `timeout`, `retry`, `cluster`, `balance` and, for servers, `deadline`, a layer each (a `Mesh` takes `discover`, `route` and
 //! `balance`); `dns` for `dns:` targets; `tls`, with `aws-lc` or `ring`, for the control plane's credentials; `testing`.
 //! All but `ring` and `testing` are on by default.
 
@@ -35,6 +35,9 @@ mod call;
 #[cfg(feature = "cluster")]
 pub mod cluster;
 pub mod connect;
+pub mod context;
+#[cfg(feature = "deadline")]
+pub mod deadline;
 #[cfg(feature = "discover")]
 pub mod discover;
 mod error;

@@ -1,11 +1,55 @@
-//! gRPC's deadline header: `grpc-timeout`, at most eight digits and a unit (gRPC over HTTP/2, "Requests").
+//! gRPC's deadline header: `grpc-timeout`, at most eight digits and a unit (gRPC over HTTP/2, "Requests"); and what a
+//! server says when it has passed.
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
+use mesh_core::deadline::{DeadlineLayer, InboundProtocol};
+use tonic::{Code, Status};
+
+use crate::retry::{Grpc, PUSHBACK, failed};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const MOST_DIGITS: u128 = 99_999_999;
+
+/// The layer for a tonic server, or hyper's: the deadline of each call holds for its handler and for all calls that the
+/// handler makes, and a call whose nested calls must not be tried again tells its caller so. Handlers need no code for it.
+///
+/// ```
+/// use tonic::transport::Server;
+///
+/// let server = Server::builder().layer(mesh_tonic::server_context());
+/// # let _ = server;
+/// ```
+pub fn server_context() -> DeadlineLayer {
+    DeadlineLayer::new().protocol(&Grpc)
+}
+
+impl InboundProtocol for Grpc {
+    fn timeout(&self, headers: &HeaderMap) -> Option<Duration> {
+        timeout(headers)
+    }
+
+    fn expired(&self) -> Response<()> {
+        let mut response = Response::new(());
+        *response.headers_mut() = self.expired_trailers();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        response
+    }
+
+    fn expired_trailers(&self) -> HeaderMap {
+        let status = Status::new(Code::DeadlineExceeded, "the deadline passed while the call was served");
+        let mut trailers = HeaderMap::new();
+        status.add_header(&mut trailers).expect("a code and a text are headers");
+        trailers
+    }
+
+    fn forbid_retry(&self, headers: &mut HeaderMap) {
+        if failed(headers) {
+            headers.insert(PUSHBACK, HeaderValue::from_static("-1"));
+        }
+    }
+}
 
 /// The timeout that the application set on its request, if it is well-formed.
 pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {

@@ -26,5 +26,6 @@ mod status;
 
 pub use body::ResponseBody;
 pub use channel::{MeshChannel, MeshChannelBuilder, ResponseFuture};
+pub use deadline::server_context;
 pub use retry::Grpc;
 pub use status::Error;

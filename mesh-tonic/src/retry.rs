@@ -9,10 +9,11 @@ use tonic::Code;
 use crate::status::code_of;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+pub(crate) const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
-/// gRPC, for the [`RetryLayer`](mesh_core::retry::RetryLayer) of a stack of one's own.
+/// gRPC, for the [`RetryLayer`](mesh_core::retry::RetryLayer) and the [`DeadlineLayer`](mesh_core::deadline::DeadlineLayer)
+/// of stacks of one's own.
 ///
 /// ```
 /// let layer = mesh_core::retry::RetryLayer::new().protocol(&mesh_tonic::Grpc);
@@ -45,6 +46,11 @@ impl RetryProtocol for Grpc {
     fn tell_attempts(&self, previous: u32) -> (HeaderName, HeaderValue) {
         (PREVIOUS_ATTEMPTS, HeaderValue::from(previous))
     }
+}
+
+/// Whether these are an answer's last headers, and say that the call failed.
+pub(crate) fn failed(headers: &HeaderMap) -> bool {
+    headers.get(GRPC_STATUS).is_some_and(|code| code != "0")
 }
 
 fn named(code: Code) -> Option<RetryCode> {

@@ -8,6 +8,7 @@ pub(crate) mod client;
 pub(crate) mod frames;
 pub(crate) mod network;
 pub(crate) mod relay;
+pub(crate) mod tier;
 
 use std::time::Duration;
 

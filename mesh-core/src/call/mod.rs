@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 pub use protocol::{Pushback, RetryCode, RetryProtocol};
 use tokio::time::Instant;
 
+use crate::context::Context;
 use crate::error::Error;
 use crate::resource::endpoints::Address;
 use crate::snapshot::{ClusterEntry, Snapshot};
@@ -93,6 +94,10 @@ pub struct Call {
     pub(crate) timeout: Option<Duration>,
     /// When the call must have ended, the whole response included.
     pub(crate) deadline: Option<Instant>,
+    /// The call that this one helps to serve, if there is one.
+    pub(crate) context: Context,
+    /// The deadline is that of the call that is being served.
+    pub(crate) inherited: bool,
     /// When the call first waited, for its configuration or for an endpoint: all its waits together are bounded.
     pub(crate) waiting_since: Option<Instant>,
     /// The configuration of this call, from its first to its last attempt (A74).
@@ -114,10 +119,13 @@ pub struct Call {
 }
 
 impl Call {
-    /// A call that must have ended within `timeout` from now; `None`: the application sets no limit.
+    /// A call that must have ended within `timeout` from now; `None`: the application sets no limit. Made while a call is
+    /// [served](crate::context), it has no more time than that one has left.
     pub fn new(timeout: Option<Duration>) -> Self {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        Self { timeout, deadline, ..Self::default() }
+        let own = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let context = Context::current();
+        let inbound = context.deadline().filter(|inbound| own.is_none_or(|own| *inbound < own));
+        Self { timeout, deadline: inbound.or(own), inherited: inbound.is_some(), context, ..Self::default() }
     }
 
     /// Since when this call waits: since now, if it did not before.
@@ -159,7 +167,7 @@ impl Call {
 
 /// The call of a request; started here if no layer before did.
 pub(crate) fn of(extensions: &mut http::Extensions) -> &mut Call {
-    extensions.get_or_insert_with(Call::default)
+    extensions.get_or_insert_with(|| Call::new(None))
 }
 
 /// Whether a call waits although there is no hope at the moment. Only a call that would fail otherwise asks, so that no

@@ -14,6 +14,7 @@ use tower_service::Service;
 
 use super::body::{RequestBody, Shared};
 use super::budget::Budgets;
+use super::observer::pass_on;
 use super::outcome::is_retriable;
 use crate::backoff::Backoff;
 use crate::call::{self, Progress, Pushback, RetryProtocol, Stage};
@@ -211,7 +212,11 @@ impl<B> Plan<B> {
         self.body.commit();
         let made = self.made;
         let call = call::of(&mut self.head.extensions);
+        if let Ok(response) = &outcome {
+            pass_on(&call.context, self.protocol, response);
+        }
         if why == Final::OutOfBudget {
+            call.context.forbid_retry();
             let cluster = call.cluster.as_ref().map(|cluster| &*cluster.key.name);
             tracing::debug!(cluster, attempts = made, "retry budget used up");
         }

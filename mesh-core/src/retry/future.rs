@@ -1,7 +1,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use http::{Request, Response};
 use pin_project::pin_project;
@@ -9,6 +9,7 @@ use tower_service::Service;
 
 use super::RequestBody;
 use super::attempts::Attempts;
+use super::observer::Observer;
 use crate::error::Error;
 
 /// The future of [`Retry`](super::Retry).
@@ -28,7 +29,11 @@ where
     S: Service<Request<RequestBody<B>>>,
 {
     /// The call has no policy: all of it is one attempt.
-    Once(#[pin] S::Future),
+    Once {
+        #[pin]
+        attempt: S::Future,
+        observer: Observer,
+    },
     /// Boxed: only calls with a policy pay for it.
     Retrying(Pin<Box<Attempts<S, B>>>),
 }
@@ -37,8 +42,8 @@ impl<S, B> ResponseFuture<S, B>
 where
     S: Service<Request<RequestBody<B>>>,
 {
-    pub(super) fn once(attempt: S::Future) -> Self {
-        Self { state: State::Once(attempt) }
+    pub(super) fn once(attempt: S::Future, observer: Observer) -> Self {
+        Self { state: State::Once { attempt, observer } }
     }
 
     pub(super) fn retrying(attempts: Attempts<S, B>) -> Self {
@@ -54,7 +59,13 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            StateProjection::Once(attempt) => attempt.poll(cx),
+            StateProjection::Once { attempt, observer } => {
+                let outcome = ready!(attempt.poll(cx));
+                if let Ok(response) = &outcome {
+                    observer.see(response);
+                }
+                Poll::Ready(outcome)
+            }
             StateProjection::Retrying(attempts) => attempts.as_mut().poll(cx),
         }
     }

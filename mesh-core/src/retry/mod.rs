@@ -14,13 +14,15 @@
 //! by [`Balance`](crate::balance::Balance), which does not count as an attempt.
 //!
 //! Retries are held to a budget per cluster, so that they cannot multiply the load of a cluster that fails: see
-//! [`RetryLayer::budget`]. Without a [`Call`] that a route was chosen for, or without a policy, the layer does nothing.
+//! [`RetryLayer::budget`]. A call made while another is [served](crate::context) forbids the retry of that one when it is
+//! out of budget itself, or when its server forbids another attempt. Without a [`Call`] that a route was chosen for, or without a policy, the layer does nothing.
 
 mod attempts;
 mod body;
 mod budget;
 mod future;
 mod layer;
+mod observer;
 mod outcome;
 #[cfg(test)]
 mod tests;
@@ -36,6 +38,7 @@ pub use layer::RetryLayer;
 use tower_service::Service;
 
 use self::attempts::Attempts;
+use self::observer::Observer;
 use crate::call::{self, Call};
 pub use crate::call::{Pushback, RetryCode, RetryProtocol};
 use crate::error::Error;
@@ -63,7 +66,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let Some(policy) = policy(&request) else {
-            return ResponseFuture::once(self.inner.call(request.map(RequestBody::once)));
+            let observer = Observer::new(request.extensions().get(), self.protocol);
+            return ResponseFuture::once(self.inner.call(request.map(RequestBody::once)), observer);
         };
         // What is ready now makes the first attempt.
         let clone = self.inner.clone();

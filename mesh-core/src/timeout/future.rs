@@ -12,14 +12,19 @@ use crate::error::Error;
 #[pin_project]
 #[derive(Debug)]
 pub struct ResponseFuture<F> {
+    /// `None`: the deadline had passed before the call began.
     #[pin]
-    inner: F,
+    inner: Option<F>,
     timer: Option<Timer>,
 }
 
 impl<F> ResponseFuture<F> {
     pub(super) fn new(inner: F, timer: Option<Timer>) -> Self {
-        Self { inner, timer }
+        Self { inner: Some(inner), timer }
+    }
+
+    pub(super) fn expired(timer: Timer) -> Self {
+        Self { inner: None, timer: Some(timer) }
     }
 }
 
@@ -32,7 +37,9 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         // The inner future first: what it says about its own end is more exact than what the timer can say.
-        if let Poll::Ready(result) = this.inner.poll(cx) {
+        if let Some(inner) = this.inner.as_pin_mut()
+            && let Poll::Ready(result) = inner.poll(cx)
+        {
             let timer = this.timer.take();
             return Poll::Ready(match (result, timer) {
                 (Ok(response), timer) => Ok(response.map(|body| ResponseBody::new(body, timer))),

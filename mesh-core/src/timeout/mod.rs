@@ -1,7 +1,8 @@
 //! The deadline of a call: the least of the application's and the route's (A31).
 //!
 //! It holds from the first attempt to the last byte of the response, is told to the peer in a header, and is enforced
-//! here. Without a [`Call`] in the request's extensions there is no deadline and the layer does nothing.
+//! here. Without a [`Call`] in the request's extensions there is none but that of the call that is being
+//! [served](crate::context); without that one the layer does nothing.
 
 mod body;
 mod future;
@@ -63,7 +64,11 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let timer = start(&mut request, self.encode);
-        ResponseFuture::new(self.inner.call(request), timer)
+        match timer {
+            // There is not even the time to send it.
+            Some(timer) if timer.has_expired() => ResponseFuture::expired(timer),
+            timer => ResponseFuture::new(self.inner.call(request), timer),
+        }
     }
 }
 
@@ -72,6 +77,8 @@ where
 pub(crate) struct Timer {
     sleep: std::pin::Pin<Box<tokio::time::Sleep>>,
     limit: Duration,
+    /// It is that of the call that is being served.
+    inherited: bool,
     progress: Arc<Progress>,
     cluster: Option<Arc<ClusterEntry>>,
     route: Option<Arc<str>>,
@@ -81,8 +88,9 @@ fn start<B>(request: &mut Request<B>, encode: Option<EncodeDeadline>) -> Option<
     let call = call::of(request.extensions_mut());
     let remaining = limit(call)?;
     let deadline = Instant::now().checked_add(remaining)?;
-    let limit = if call.deadline.is_some_and(|application| application <= deadline) { call.timeout } else { None };
-    let limit = limit.unwrap_or(remaining);
+    let is_applications = call.deadline.is_some_and(|application| application <= deadline);
+    let inherited = is_applications && call.inherited;
+    let limit = call.timeout.filter(|_| is_applications && !inherited).unwrap_or(remaining);
     let progress = Arc::new(Progress::default());
     call.deadline = Some(deadline);
     call.progress = Some(progress.clone());
@@ -94,7 +102,8 @@ fn start<B>(request: &mut Request<B>, encode: Option<EncodeDeadline>) -> Option<
         value.set_sensitive(true);
         request.headers_mut().insert(name, value);
     }
-    Some(Timer { sleep: Box::pin(tokio::time::sleep_until(deadline)), limit, progress, cluster, route })
+    let sleep = Box::pin(tokio::time::sleep_until(deadline));
+    Some(Timer { sleep, limit, inherited, progress, cluster, route })
 }
 
 /// The least of what the application and the route allow, from now.
@@ -135,8 +144,13 @@ impl Timer {
 
     fn exceeded(&self) -> Error {
         let limit = self.limit;
-        let exceeded =
-            |so_far: &str| Error::new(ErrorKind::Deadline, format!("deadline of {limit:?} exceeded {so_far}"));
+        let exceeded = |so_far: &str| {
+            let message = match self.inherited {
+                true => format!("what was left of the inbound call's deadline, {limit:?}, exceeded {so_far}"),
+                false => format!("deadline of {limit:?} exceeded {so_far}"),
+            };
+            Error::new(ErrorKind::Deadline, message)
+        };
         match self.progress.stage() {
             Stage::Waiting => exceeded("before an endpoint could take the call").with_next_step(WAITED),
             Stage::Sent(endpoint) => at(exceeded("while waiting for the response"), &endpoint),
