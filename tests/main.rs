@@ -4,6 +4,7 @@ mod api;
 mod architecture;
 mod bootstrap;
 mod broken_response;
+mod clusters;
 mod config_update;
 mod control_plane;
 mod deadline;

@@ -67,8 +67,8 @@ pub use discover::Target;
 pub use error::{BoxError, Error, ErrorKind};
 #[cfg(all(feature = "discover", feature = "route", feature = "balance"))]
 pub use mesh::{
-    ClusterStatus, ControlPlaneStatus, EndpointStatus, IgnoredField, Mesh, MeshBuilder, MeshStatus, ResourceStatus,
-    TargetStatus,
+    ClusterStatus, ControlPlaneStatus, EndpointStatus, IgnoredField, LeafStatus, Mesh, MeshBuilder, MeshStatus,
+    ResourceStatus, TargetStatus,
 };
 pub use profile::Profile;
 pub use resource::endpoints::Address;

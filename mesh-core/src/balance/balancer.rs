@@ -15,6 +15,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::active::{Active, Outlook};
+use super::aggregate::Aggregate;
 use super::clusters::Registry;
 use super::picker::{Blocked, Picked, Picker};
 use super::policy::PickRequest;
@@ -45,6 +46,8 @@ pub(crate) struct Balancer<C: Connect> {
     /// The picker was replaced.
     pub(crate) changed: Notify,
     me: Weak<Self>,
+    /// That of [`State`], for those who must not wait for its lock.
+    connectivity_now: Mutex<ConnectivityState>,
     connectivity: OnceLock<watch::Sender<ConnectivityState>>,
     state: Mutex<State<C>>,
 }
@@ -52,6 +55,8 @@ pub(crate) struct Balancer<C: Connect> {
 struct State<C: Connect> {
     config: ClusterConfig,
     connectivity: ConnectivityState,
+    /// The aggregates of which this is a leaf.
+    aggregates: Vec<Weak<Aggregate<C>>>,
     active: Option<Box<Active<C>>>,
     /// Since when the housekeeping found no call.
     quiet_since: Option<Instant>,
@@ -73,6 +78,7 @@ impl<C: Connect> Balancer<C> {
         let state = State {
             config,
             connectivity: ConnectivityState::Idle,
+            aggregates: Vec::new(),
             active: None,
             quiet_since: None,
             #[cfg(test)]
@@ -92,6 +98,7 @@ impl<C: Connect> Balancer<C> {
             pending: AtomicU32::new(0),
             changed: Notify::new(),
             me: me.clone(),
+            connectivity_now: Mutex::new(ConnectivityState::Idle),
             connectivity: OnceLock::new(),
             state: Mutex::new(state),
         })
@@ -180,12 +187,23 @@ impl<C: Connect> Balancer<C> {
     }
 
     fn publish(&self, state: &mut State<C>, outlook: Outlook<C>) {
-        state.connectivity = outlook.state;
         // Of a large cluster it is renewed in its own time.
         if state.active.as_ref().is_none_or(|active| active.len() <= SMALL) {
             state.summary = None;
         }
+        let news = std::mem::replace(&mut state.connectivity, outlook.state) != outlook.state;
+        *self.connectivity_now.lock() = outlook.state;
+        let aggregates = if news { &state.aggregates[..] } else { &[] };
+        let tell = || aggregates.iter().filter_map(Weak::upgrade).for_each(|aggregate| aggregate.leaf_changed());
+        // An aggregate sends its calls elsewhere before they would fail here, and here once they would not.
+        let fails = matches!(outlook.picker, Picker::Failing | Picker::Shutdown);
+        if fails {
+            tell();
+        }
         self.picker.store(Arc::new(outlook.picker));
+        if !fails {
+            tell();
+        }
         self.changed.notify_waiters();
         if let Some(watch) = self.connectivity.get() {
             watch.send_if_modified(|known| std::mem::replace(known, outlook.state) != outlook.state);
@@ -272,6 +290,25 @@ impl<C: Connect> Balancer<C> {
         if let Some(active) = &self.state.lock().active {
             active.expand(address);
         }
+    }
+
+    /// The state of the cluster at this moment; waits for no lock that is held while others are told of it.
+    pub(crate) fn connectivity_now(&self) -> ConnectivityState {
+        *self.connectivity_now.lock()
+    }
+
+    /// Tells an aggregate of each change of [`connectivity_now`](Self::connectivity_now), before calls could fail by it.
+    pub(crate) fn tell(&self, aggregate: &Weak<Aggregate<C>>) {
+        let aggregates = &mut self.state.lock().aggregates;
+        if !aggregates.iter().any(|known| known.ptr_eq(aggregate)) {
+            aggregates.retain(|known| known.strong_count() > 0);
+            aggregates.push(aggregate.clone());
+        }
+    }
+
+    /// Counts as a call for the housekeeping.
+    pub(crate) fn keep_connected(&self) {
+        self.used.store(true, Ordering::Relaxed);
     }
 
     /// The endpoints of the cluster and how they are.

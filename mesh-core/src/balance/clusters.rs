@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::aggregate::{Aggregate, Leaf};
 use super::balancer::Balancer;
 use super::error;
 use super::options::BalanceOptions;
@@ -33,6 +34,7 @@ pub(crate) struct Registry<C: Connect> {
     pub(crate) idle: Arc<Picker<C>>,
     shutdown: CancellationToken,
     clusters: Mutex<HashMap<ClusterKey, Weak<Balancer<C>>>>,
+    aggregates: Mutex<HashMap<ClusterKey, Weak<Aggregate<C>>>>,
     /// Clusters whose entry belongs to others, while they are in use.
     held: Mutex<Vec<Arc<Balancer<C>>>>,
     /// Where tasks run; found at the first use, and with it the housekeeping starts.
@@ -54,6 +56,7 @@ impl<C: Connect> Clusters<C> {
             idle: Arc::new(Picker::Idle),
             shutdown,
             clusters: Mutex::default(),
+            aggregates: Mutex::default(),
             held: Mutex::default(),
             runtime: Mutex::new(None),
             me: me.clone(),
@@ -67,27 +70,47 @@ impl<C: Connect> Clusters<C> {
     /// Gives the entry its cluster's running state, and that the entry's configuration. Connects nothing. To be called
     /// before a snapshot with this entry is published, so that the newest configuration holds.
     pub(crate) fn attach(&self, entry: &ClusterEntry) {
-        if entry.config.is_ok() && self.attached(entry).is_none() {
+        if entry.leaves.is_some() {
+            let _ = self.aggregate(entry);
+        } else if entry.config.is_ok() && self.attached(entry).is_none() {
             let _ = self.balancer(entry);
         }
     }
 
     /// Connects the endpoints of the entry's first priority, as calls are to come.
     pub(crate) fn prepare(&self, entry: &ClusterEntry) {
-        if let Ok(balancer) = self.balancer(entry) {
+        if entry.leaves.is_some() {
+            if let Ok(aggregate) = self.aggregate(entry) {
+                aggregate.activate();
+            }
+        } else if let Ok(balancer) = self.balancer(entry) {
             // Shut down, or no runtime yet: a call will say so.
             let _ = balancer.activate();
         }
     }
 
+    /// The leaves of an aggregate's entry, each with whether it takes the calls.
+    pub(crate) fn leaves(&self, entry: &ClusterEntry) -> Vec<(Arc<ClusterEntry>, bool)> {
+        let Ok(aggregate) = self.aggregate(entry) else { return Vec::new() };
+        let current = aggregate.balancer();
+        aggregate.leaves().into_iter().map(|(entry, leaf)| (entry, Arc::ptr_eq(&leaf, &current))).collect()
+    }
+
     /// The endpoints of the entry's cluster and how they are.
     pub(crate) fn states(&self, entry: &ClusterEntry) -> Vec<EndpointStatus> {
-        self.balancer(entry).map_or_else(|_| Vec::new(), |balancer| balancer.statuses())
+        match entry.leaves {
+            Some(_) => Vec::new(),
+            None => self.balancer(entry).map_or_else(|_| Vec::new(), |balancer| balancer.statuses()),
+        }
     }
 
     /// What a call would say that waited for an endpoint of the entry's cluster.
     pub(crate) fn not_ready(&self, entry: &ClusterEntry, waited: Duration) -> Error {
-        match self.balancer(entry) {
+        let balancer = match entry.leaves {
+            Some(_) => self.aggregate(entry).map(|aggregate| aggregate.balancer()),
+            None => self.balancer(entry),
+        };
+        match balancer {
             Ok(balancer) => {
                 error::waited(ErrorKind::NoEndpoint, &balancer.key.name, waited, false, &balancer.summary())
             }
@@ -97,7 +120,10 @@ impl<C: Connect> Clusters<C> {
 
     /// The connectivity state of the entry's cluster, as it changes; `None` if the cluster cannot be used.
     pub(crate) fn connectivity(&self, entry: &ClusterEntry) -> Option<watch::Receiver<ConnectivityState>> {
-        Some(self.balancer(entry).ok()?.connectivity())
+        match entry.leaves {
+            Some(_) => Some(self.aggregate(entry).ok()?.connectivity()),
+            None => Some(self.balancer(entry).ok()?.connectivity()),
+        }
     }
 
     /// Resolves when no call is in flight any more, at most after `limit`.
@@ -134,7 +160,45 @@ impl<C: Connect> Clusters<C> {
     }
 }
 
+impl<C: Connect> Clusters<C> {
+    /// The running state of an aggregate's entry, attached now if it was not.
+    pub(crate) fn aggregate(&self, entry: &ClusterEntry) -> Result<Arc<Aggregate<C>>, Error> {
+        if let Some(aggregate) = entry.attachment.get::<Aggregate<C>>()
+            && std::ptr::eq(aggregate.registry.as_ptr(), Arc::as_ptr(&self.0))
+            && let Some(aggregate) = aggregate.arc()
+        {
+            return Ok(aggregate);
+        }
+        let members = entry.leaves.iter().flat_map(|leaves| leaves.entries.iter());
+        let leaves = members.map(|leaf| Ok((leaf.clone(), self.balancer(leaf)?)));
+        let leaves = leaves.collect::<Result<Vec<Leaf<C>>, Error>>()?;
+        let first = leaves.first().ok_or_else(error::no_cluster)?;
+        let aggregate = self.0.aggregate(&entry.key, first);
+        aggregate.update(leaves);
+        entry.attachment.get_or_init(|| aggregate.clone());
+        if let Some(leaves) = &entry.leaves {
+            leaves.follow(&aggregate.current);
+        }
+        Ok(aggregate)
+    }
+}
+
 impl<C: Connect> Registry<C> {
+    fn aggregate(&self, key: &ClusterKey, first: &Leaf<C>) -> Arc<Aggregate<C>> {
+        let mut aggregates = self.aggregates.lock();
+        if let Some(aggregate) = aggregates.get(key).and_then(Weak::upgrade) {
+            return aggregate;
+        }
+        let aggregate = Aggregate::new(first, self);
+        aggregates.retain(|_, known| known.strong_count() > 0);
+        aggregates.insert(key.clone(), Arc::downgrade(&aggregate));
+        aggregate
+    }
+
+    pub(crate) fn weak(&self) -> Weak<Self> {
+        self.me.clone()
+    }
+
     fn balancer(self: &Arc<Self>, key: &ClusterKey, config: &ClusterConfig) -> Arc<Balancer<C>> {
         let mut clusters = self.clusters.lock();
         if let Some(balancer) = clusters.get(key).and_then(Weak::upgrade) {
@@ -215,6 +279,9 @@ async fn keep_house<C: Connect>(registry: Weak<Registry<C>>, shutdown: Cancellat
             return clusters.iter().for_each(|cluster| cluster.shut_down());
         }
         let now = Instant::now();
+        // First: they say which of the clusters are needed though they get no calls.
+        let aggregates: Vec<_> = registry.aggregates.lock().values().filter_map(Weak::upgrade).collect();
+        aggregates.iter().for_each(|aggregate| aggregate.housekeep(now, registry.options.idle_timeout));
         clusters.iter().for_each(|cluster| cluster.housekeep(now, registry.options.idle_timeout));
         registry.let_go();
     }

@@ -8,13 +8,15 @@ use std::task::{Context, Poll, ready};
 use http::{Extensions, Response};
 use pin_project::pin_project;
 
+use super::aggregate::Aggregate;
 use super::balancer::Balancer;
 use super::body::ResponseBody;
 use super::clusters::Clusters;
 use super::error;
 use super::picker::{Picked, Slot};
 use super::policy::PickRequest;
-use super::wait::{EAGER_TRIES, Terms, Wait, wait};
+use super::source::Source;
+use super::wait::{EAGER_TRIES, Terms, Wait};
 use crate::call::{self, Call, CallInfo, Stage};
 use crate::connect::{Connect, InFlight, SendError, SendErrorKind, SendRequest};
 use crate::error::Error;
@@ -37,7 +39,7 @@ where
 /// What lasts while a request goes from endpoint to endpoint.
 struct Attempt<C: Connect> {
     /// Where to pick again; that of the call's cluster entry, unless it belongs to other [`Clusters`].
-    balancer: Option<Arc<Balancer<C>>>,
+    source: Option<Source<C>>,
     /// The request's, with its [`Call`]; they become the response's, which saves an allocation.
     extensions: Extensions,
     /// Requests that came back unsent.
@@ -74,7 +76,7 @@ where
 {
     /// Picks and sends at once if an endpoint is ready.
     pub(crate) fn new(clusters: &Clusters<C>, request: Outgoing<C, B>, extensions: Extensions) -> Self {
-        let mut attempt = Attempt { balancer: None, extensions, unsent: 0, refused: false };
+        let mut attempt = Attempt { source: None, extensions, unsent: 0, refused: false };
         let state = attempt.start(clusters, request);
         Self { state, attempt }
     }
@@ -89,6 +91,12 @@ impl<C: Connect> Attempt<C> {
         let Some((call, entry)) = call.and_then(|call| Some((call, call.cluster.as_ref()?))) else {
             return State::Failed(Some(error::no_cluster()));
         };
+        if entry.leaves.is_some() {
+            return match clusters.aggregate(entry) {
+                Ok(aggregate) => self.start_at_leaf(aggregate, request),
+                Err(error) => State::Failed(Some(error)),
+            };
+        }
         if let Some(balancer) = clusters.attached(entry)
             && !balancer.queue.is_occupied()
             && let Ok(picked) = balancer.pick(&wanted(call))
@@ -96,9 +104,18 @@ impl<C: Connect> Attempt<C> {
             return send(call, picked, request);
         }
         match clusters.balancer(entry) {
-            Ok(balancer) => self.wait(balancer, request),
+            Ok(balancer) => self.wait(Source::Cluster(balancer), request),
             Err(error) => State::Failed(Some(error)),
         }
+    }
+
+    fn start_at_leaf<B>(&mut self, aggregate: Arc<Aggregate<C>>, request: Outgoing<C, B>) -> State<C, B>
+    where
+        Slot<C>: SendRequest<B>,
+    {
+        aggregate.activate();
+        self.source = Some(Source::Aggregate(aggregate));
+        self.start_again(request)
     }
 
     /// Picks once more, if possible another endpoint than those that failed.
@@ -106,30 +123,31 @@ impl<C: Connect> Attempt<C> {
     where
         Slot<C>: SendRequest<B>,
     {
-        let Some(balancer) = self.balancer.clone().or_else(|| self.attached()) else {
+        let Some(source) = self.source.clone().or_else(|| self.attached()) else {
             return State::Failed(Some(error::shut_down()));
         };
+        let balancer = source.balancer();
         if self.unsent <= EAGER_TRIES
             && !balancer.queue.is_occupied()
             && let Ok(picked) = balancer.pick(&wanted(call::of(&mut self.extensions)))
         {
             return self.picked(picked, request);
         }
-        self.wait(balancer, request)
+        self.wait(source, request)
     }
 
     /// Only right if the first pick was made there.
-    fn attached(&self) -> Option<Arc<Balancer<C>>> {
+    fn attached(&self) -> Option<Source<C>> {
         let entry = self.extensions.get::<Call>()?.cluster.as_ref()?;
-        entry.attachment.get::<Balancer<C>>()?.arc()
+        entry.attachment.get::<Balancer<C>>()?.arc().map(Source::Cluster)
     }
 
     #[cold]
-    fn wait<B>(&mut self, balancer: Arc<Balancer<C>>, request: Outgoing<C, B>) -> State<C, B>
+    fn wait<B>(&mut self, source: Source<C>, request: Outgoing<C, B>) -> State<C, B>
     where
         Slot<C>: SendRequest<B>,
     {
-        self.balancer = Some(balancer.clone());
+        self.source = Some(source.clone());
         let call = call::of(&mut self.extensions);
         let since = call.starts_to_wait();
         let terms = Terms {
@@ -140,7 +158,7 @@ impl<C: Connect> Attempt<C> {
             hash: call.hash,
             wait_for_ready: call::waits_for_ready(&self.extensions),
         };
-        State::Waiting { request: Some(request), wait: Box::pin(wait(balancer, terms)) }
+        State::Waiting { request: Some(request), wait: source.wait(terms) }
     }
 
     fn picked<B>(&self, picked: Picked<C>, request: Outgoing<C, B>) -> State<C, B>

@@ -9,10 +9,12 @@
 //!          ├ none ready or no slot ─ wait: while there is hope, within deadline and max_wait, max_pending of them
 //!          ├ unsent ─ again elsewhere, without limit
 //!          └ refused ─ again elsewhere, once
+//! Aggregate ─ Balancers of its leaves: the first that can take calls (A37)
 //! Balancer ─ Active: subchannels by address ─ Priorities (A56) ─ policies: round_robin, least_request (A48), random
 //! ```
 
 mod active;
+mod aggregate;
 mod balancer;
 mod body;
 mod clusters;
@@ -24,6 +26,7 @@ mod options;
 mod picker;
 mod policy;
 mod priority;
+mod source;
 mod status;
 mod summary;
 mod wait;

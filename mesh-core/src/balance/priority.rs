@@ -57,6 +57,18 @@ impl Priorities {
         self.children.resize_with(count, || None);
     }
 
+    /// The priorities are others now: for each, the place it had before, if it was there.
+    pub(crate) fn rearrange(&mut self, from: &[Option<usize>]) {
+        let mut old = std::mem::take(&mut self.children);
+        let child = |from: &Option<usize>| old.get_mut((*from)?).and_then(Option::take);
+        self.children = from.iter().map(child).collect();
+    }
+
+    /// None was created any more.
+    pub(crate) fn forget(&mut self) {
+        self.children.fill_with(|| None);
+    }
+
     pub(crate) fn is_created(&self, priority: usize) -> bool {
         self.children.get(priority).is_some_and(Option::is_some)
     }

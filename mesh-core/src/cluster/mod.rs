@@ -15,6 +15,7 @@ pub use crate::call::ResponseFuture;
 use crate::call::{self, Call};
 use crate::error::{Error, ErrorKind};
 use crate::resource::endpoints::DropOverload;
+use crate::snapshot::ClusterEntry;
 
 /// Admits each attempt, or fails it.
 #[derive(Clone, Debug)]
@@ -55,6 +56,17 @@ where
 
 fn admit(call: &Call) -> Result<(), Error> {
     let cluster = call.cluster.as_ref().ok_or_else(no_cluster)?;
+    if let Some(leaf) = cluster.leaf() {
+        // The error is the leaf's, whatever the call names.
+        return admit_to(&leaf).map_err(|mut error| {
+            error.context_mut().cluster = Some(leaf.key.name.clone());
+            error
+        });
+    }
+    admit_to(cluster)
+}
+
+fn admit_to(cluster: &ClusterEntry) -> Result<(), Error> {
     let config = cluster.config.as_ref().map_err(|problem| problem.to_error())?;
     match config.endpoints.drops.iter().find(|drop| fastrand::u32(..1_000_000) < drop.per_million) {
         Some(drop) => Err(dropped(drop)),

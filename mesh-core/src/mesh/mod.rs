@@ -31,7 +31,8 @@ mod status;
 
 pub use builder::MeshBuilder;
 pub use status::{
-    ClusterStatus, ControlPlaneStatus, EndpointStatus, IgnoredField, MeshStatus, ResourceStatus, TargetStatus,
+    ClusterStatus, ControlPlaneStatus, EndpointStatus, IgnoredField, LeafStatus, MeshStatus, ResourceStatus,
+    TargetStatus,
 };
 
 /// The mesh of a process: share one among all channels.

@@ -114,8 +114,20 @@ pub struct ClusterStatus {
     pub name: Arc<str>,
     /// Why it cannot be used.
     pub problem: Option<String>,
-    /// Its endpoints, those of lower priorities too.
+    /// Its endpoints, those of lower priorities too; an aggregate has none of its own.
     pub endpoints: Vec<EndpointStatus>,
+    /// Of an aggregate, the clusters that it stands for, in order (A37).
+    pub leaves: Vec<LeafStatus>,
+}
+
+/// How it stands with one leaf of an aggregate cluster.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LeafStatus {
+    /// Whether the aggregate's calls go there at the moment.
+    pub takes_calls: bool,
+    /// The leaf.
+    pub cluster: ClusterStatus,
 }
 
 /// How it stands with one endpoint.
@@ -189,7 +201,13 @@ impl Mesh {
             name: entry.key.name.clone(),
             problem: entry.config.as_ref().err().map(ToString::to_string),
             endpoints: self.inner.clusters.states(entry).into_iter().map(endpoint).collect(),
+            leaves: self.leaves(entry),
         }
+    }
+
+    fn leaves(&self, entry: &ClusterEntry) -> Vec<LeafStatus> {
+        let leaves = entry.leaves.iter().flat_map(|_| self.inner.clusters.leaves(entry));
+        leaves.map(|(leaf, takes_calls)| LeafStatus { takes_calls, cluster: self.cluster_status(&leaf) }).collect()
     }
 }
 

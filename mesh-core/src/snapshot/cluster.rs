@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::Problem;
@@ -17,14 +18,73 @@ use crate::resource::endpoints::Endpoints;
 #[derive(Debug)]
 pub(crate) struct ClusterEntry {
     pub(crate) key: ClusterKey,
+    /// An aggregate has no endpoints of its own.
     pub(crate) config: Result<ClusterConfig, Problem>,
+    /// Of an aggregate, the clusters it stands for.
+    pub(crate) leaves: Option<Leaves>,
     pub(crate) attachment: Attachment,
     pub(crate) retry_budget: Attachment,
 }
 
 impl ClusterEntry {
     pub(crate) fn new(key: ClusterKey, config: Result<ClusterConfig, Problem>) -> Self {
-        Self { key, config, attachment: Attachment::default(), retry_budget: Attachment::default() }
+        Self { key, config, leaves: None, attachment: Attachment::default(), retry_budget: Attachment::default() }
+    }
+
+    /// An aggregate of these clusters; at least one, and each of them usable.
+    pub(crate) fn aggregate(key: ClusterKey, cluster: Arc<Cluster>, leaves: Arc<[Arc<ClusterEntry>]>) -> Self {
+        let config = ClusterConfig { cluster, endpoints: Arc::default() };
+        Self { leaves: Some(Leaves::new(leaves)), ..Self::new(key, Ok(config)) }
+    }
+
+    /// Whether two entries hold the same values, not only values that are alike.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let (a, b) = match (&self.config, &other.config) {
+            (Ok(a), Ok(b)) => (a, b),
+            (Err(a), Err(b)) => return a == b,
+            _ => return false,
+        };
+        let same = Arc::ptr_eq(&a.cluster, &b.cluster);
+        match (&self.leaves, &other.leaves) {
+            (None, None) => same && Arc::ptr_eq(&a.endpoints, &b.endpoints),
+            (Some(a), Some(b)) => {
+                let mut pairs = a.entries.iter().zip(b.entries.iter());
+                same && a.entries.len() == b.entries.len() && pairs.all(|(a, b)| Arc::ptr_eq(a, b))
+            }
+            _ => false,
+        }
+    }
+
+    /// Of an aggregate, the cluster that takes its calls at the moment: what is asked of a call's cluster for one of its
+    /// attempts is asked of this one. `None`: the cluster is no aggregate, and takes its calls itself.
+    pub(crate) fn leaf(&self) -> Option<Arc<ClusterEntry>> {
+        self.leaves.as_ref().map(Leaves::current)
+    }
+}
+
+/// The clusters that an aggregate stands for, and which of them takes the calls (A37).
+#[derive(Debug)]
+pub(crate) struct Leaves {
+    /// The first that can take calls takes them; at least one.
+    pub(crate) entries: Arc<[Arc<ClusterEntry>]>,
+    current: OnceLock<Arc<CurrentLeaf>>,
+}
+
+/// Where the balancer publishes which leaf takes the calls.
+pub(crate) type CurrentLeaf = ArcSwap<ClusterEntry>;
+
+impl Leaves {
+    fn new(entries: Arc<[Arc<ClusterEntry>]>) -> Self {
+        Self { entries, current: OnceLock::new() }
+    }
+
+    /// From now on the leaf is the one that is published here.
+    pub(crate) fn follow(&self, current: &Arc<CurrentLeaf>) {
+        self.current.get_or_init(|| current.clone());
+    }
+
+    fn current(&self) -> Arc<ClusterEntry> {
+        self.current.get().map_or_else(|| self.entries[0].clone(), |current| current.load_full())
     }
 }
 

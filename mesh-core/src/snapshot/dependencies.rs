@@ -8,43 +8,28 @@
 //!
 //! It does no I/O: the caller brings what changed and a view of the store.
 
-use std::collections::HashMap;
+mod aggregate;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use indexmap::IndexSet;
 use smallvec::SmallVec;
 
+use self::aggregate::Walk;
+use self::view::{Missing, read};
+pub(crate) use self::view::{View, Watched};
 use super::{ClusterConfig, ClusterEntry, ClusterKey, Problem, RouteTable, Snapshot};
-use crate::resource::cluster::Cluster;
+use crate::resource::cluster::{Cluster, Discovery};
 use crate::resource::endpoints::Endpoints;
 use crate::resource::listener::{Listener, RouteSource};
 use crate::resource::route_config::RouteConfiguration;
 use crate::resource::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION};
 use crate::xds::resource_type::ResourceType;
-use crate::xds::{Change, ResourceState, Subscriber, Verdict};
-
-impl Watched {
-    /// Watches these names and no others.
-    pub(crate) fn apply(&self, subscriber: &mut Subscriber) {
-        subscriber.watch(&[
-            (&LISTENER, &self.listeners),
-            (&ROUTE_CONFIGURATION, &self.routes),
-            (&CLUSTER, &self.clusters),
-            (&ENDPOINTS, &self.endpoints),
-        ]);
-    }
-}
-
-impl View for Subscriber {
-    fn get(&self, resource_type: &'static ResourceType, name: &str) -> ResourceState {
-        Subscriber::get(self, resource_type, name)
-    }
-}
-
-/// What the store knows, as far as a target needs it.
-pub(crate) trait View {
-    fn get(&self, resource_type: &'static ResourceType, name: &str) -> ResourceState;
-}
+use crate::xds::{Change, Verdict};
 
 /// The dependencies of one target.
 #[derive(Debug)]
@@ -57,12 +42,20 @@ pub(crate) struct Dependencies {
     wanted: Wanted,
     /// Why a newer listener or route configuration is not in use (A88's ambient error).
     ambient: Option<String>,
+    /// Why newer configurations of aggregates are not in use.
+    held: BTreeMap<Arc<str>, Problem>,
     /// What was published last; its list of clusters is shared with what calls have.
     in_force: Option<Snapshot>,
     clusters: HashMap<Arc<str>, ClusterState>,
     /// From the name that EDS knows to the clusters that use it.
     users_of_endpoints: HashMap<Arc<str>, SmallVec<[Arc<str>; 1]>>,
+    /// From a cluster to the aggregates, named by a route, that lead to it.
+    users_of_clusters: HashMap<Arc<str>, SmallVec<[Arc<str>; 1]>>,
     watched: Watched,
+    /// Whether the names to watch changed in this step.
+    watch_changed: bool,
+    /// Whether a cluster may have lost its last user in this step.
+    users_changed: bool,
 }
 
 #[derive(Debug)]
@@ -77,17 +70,12 @@ enum Wanted {
 struct ClusterState {
     /// The entry in use; `None` until there is a verdict.
     entry: Option<Arc<ClusterEntry>>,
-    /// The name under which EDS knows the endpoints, once the cluster is known.
+    /// What the newest configuration of the cluster waits for.
+    awaits: Option<String>,
+    /// The name under which EDS knows the endpoints, if it is asked for them.
     endpoints: Option<Arc<str>>,
-}
-
-/// The names a target watches, by type.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Watched {
-    pub(crate) listeners: IndexSet<Arc<str>>,
-    pub(crate) routes: IndexSet<Arc<str>>,
-    pub(crate) clusters: IndexSet<Arc<str>>,
-    pub(crate) endpoints: IndexSet<Arc<str>>,
+    /// Of an aggregate that a route names, every cluster it leads to, itself included.
+    members: IndexSet<Arc<str>>,
 }
 
 /// What one step of [`Dependencies`] leads to.
@@ -112,10 +100,14 @@ impl Dependencies {
             authority,
             wanted,
             ambient: None,
+            held: BTreeMap::new(),
             in_force: None,
             clusters: HashMap::new(),
             users_of_endpoints: HashMap::new(),
+            users_of_clusters: HashMap::new(),
             watched,
+            watch_changed: false,
+            users_changed: false,
         }
     }
 
@@ -131,7 +123,7 @@ impl Dependencies {
 
     /// Takes in what changed in the store.
     pub(crate) fn handle_changes(&mut self, changes: &[Change], view: &impl View) -> Step {
-        let mut step = Step::default();
+        (self.watch_changed, self.users_changed) = (false, false);
         let mut touched = IndexSet::new();
         let mut routes_changed = false;
         for change in changes {
@@ -147,23 +139,26 @@ impl Dependencies {
         if routes_changed {
             self.read_routes(view);
             self.follow_clusters(view);
-            step.watch = true;
+            (self.watch_changed, self.users_changed) = (true, true);
         }
-        let mut entries_changed = false;
-        for name in touched {
-            let (entry, endpoints) = self.refresh_cluster(&name, view);
-            entries_changed |= entry && self.take_over(&name);
-            step.watch |= endpoints;
-        }
+        let entries_changed = self.refresh(&touched, view);
         let switched = self.switch(routes_changed);
-        if switched || routes_changed {
-            step.watch |= self.forget_unused();
+        if switched || self.users_changed {
+            self.forget_unused();
         }
-        if switched || entries_changed {
-            step.publish = self.in_force.clone().map(Arc::new);
+        let publish = if switched || entries_changed { self.in_force.clone().map(Arc::new) } else { None };
+        Step { watch: self.watch_changed, publish, waiting_for: self.waiting_for() }
+    }
+
+    /// Joins the clusters anew, and then the aggregates that lead to them: whether an entry in force changed.
+    fn refresh(&mut self, touched: &IndexSet<Arc<str>>, view: &impl View) -> bool {
+        let users = touched.iter().filter_map(|name| self.users_of_clusters.get(name)).flatten().cloned();
+        let aggregates: IndexSet<Arc<str>> = users.collect();
+        let mut changed = false;
+        for name in touched.difference(&aggregates).chain(&aggregates) {
+            changed |= self.refresh_cluster(name, view) && self.take_over(name);
         }
-        step.waiting_for = self.waiting_for();
-        step
+        changed
     }
 
     /// Reads listener and routes, and decides which table they ask for.
@@ -223,54 +218,172 @@ impl Dependencies {
         let Wanted::Table(table) = &self.wanted else { return };
         let table = table.clone();
         for name in table.clusters() {
-            if !self.clusters.contains_key(name) {
-                self.clusters.insert(name.clone(), ClusterState::default());
-                self.watched.clusters.insert(name.clone());
+            self.follow(name);
+            // One that was followed may have been no more than a part of an aggregate.
+            if !self.has_verdict(name) {
                 self.refresh_cluster(name, view);
             }
         }
     }
 
-    /// Joins a cluster and its endpoints anew: whether its entry changed, and whether the names to watch did.
-    fn refresh_cluster(&mut self, name: &Arc<str>, view: &impl View) -> (bool, bool) {
+    fn follow(&mut self, name: &Arc<str>) {
         if !self.clusters.contains_key(name) {
-            return (false, false);
+            self.clusters.insert(name.clone(), ClusterState::default());
+            self.watch_changed |= self.watched.clusters.insert(name.clone());
         }
-        let mut watch_changed = false;
-        let config = match read::<Cluster>(view, &CLUSTER, name) {
-            Err(Missing::Pending { .. }) => return (false, false),
-            Err(Missing::Absent(problem)) => Err(problem),
-            Ok(cluster) => {
-                let endpoints = cluster.eds_service_name.clone().unwrap_or_else(|| name.clone());
-                watch_changed = self.watch_endpoints(name, &endpoints);
-                match read::<Endpoints>(view, &ENDPOINTS, &endpoints) {
-                    Ok(endpoints) => Ok(ClusterConfig { cluster, endpoints }),
-                    // What is in use serves on until its successor is complete.
-                    Err(Missing::Pending { .. }) => return (false, watch_changed),
-                    Err(Missing::Absent(problem)) => Err(problem),
-                }
-            }
-        };
-        let key = ClusterKey { source: self.source.clone(), name: name.clone() };
-        let Some(state) = self.clusters.get_mut(name) else { return (false, watch_changed) };
-        if state.entry.as_ref().is_some_and(|entry| is_same(&entry.config, &config)) {
-            return (false, watch_changed);
-        }
-        state.entry = Some(Arc::new(ClusterEntry::new(key, config)));
-        (true, watch_changed)
     }
 
-    fn watch_endpoints(&mut self, cluster: &Arc<str>, endpoints: &Arc<str>) -> bool {
-        let Some(state) = self.clusters.get_mut(cluster) else { return false };
-        if state.endpoints.as_ref() == Some(endpoints) {
+    /// Joins a cluster and what it depends on anew: whether its entry changed.
+    fn refresh_cluster(&mut self, name: &Arc<str>, view: &impl View) -> bool {
+        if !self.clusters.contains_key(name) {
             return false;
         }
-        let before = state.endpoints.replace(endpoints.clone());
-        if let Some(before) = before {
+        let key = self.key(name);
+        let joined = self.join_cluster(name, view);
+        self.state(name).awaits = None;
+        self.held.remove(name);
+        let entry = match joined {
+            Ok(Joined::Cluster(config)) => ClusterEntry::new(key, Ok(config)),
+            Ok(Joined::Aggregate(cluster, leaves)) => ClusterEntry::aggregate(key, cluster, leaves.into()),
+            Ok(Joined::Part) => {
+                self.state(name).entry = None;
+                return false;
+            }
+            Err(missing) => match self.stand_in(name, missing) {
+                Some(entry) => entry,
+                None => return false,
+            },
+        };
+        let state = self.state(name);
+        let changed = state.entry.as_ref().is_none_or(|known| !known.is_same(&entry));
+        if changed {
+            state.entry = Some(Arc::new(entry));
+        }
+        changed
+    }
+
+    /// What is in force instead of a configuration that is not complete; `None`: what is in force now.
+    fn stand_in(&mut self, name: &Arc<str>, missing: Missing) -> Option<ClusterEntry> {
+        let good = self.clusters.get(name).and_then(|state| self.good_aggregate(state.entry.as_ref()?));
+        match missing {
+            // What is in use serves on until its successor is complete.
+            Missing::Pending(what) => {
+                self.state(name).awaits = Some(what);
+                good
+            }
+            Missing::Absent(problem) if good.is_some() => {
+                self.held.insert(name.clone(), problem);
+                good
+            }
+            Missing::Absent(problem) => Some(ClusterEntry::new(self.key(name), Err(problem))),
+        }
+    }
+
+    /// An aggregate in use, with what is new of its leaves.
+    fn good_aggregate(&self, entry: &ClusterEntry) -> Option<ClusterEntry> {
+        let (Ok(config), Some(leaves)) = (&entry.config, &entry.leaves) else { return None };
+        let newest = |leaf: &Arc<ClusterEntry>| {
+            let known = self.clusters.get(&leaf.key.name).and_then(|state| state.entry.as_ref());
+            known.filter(|entry| entry.config.is_ok() && entry.leaves.is_none()).unwrap_or(leaf).clone()
+        };
+        let leaves = leaves.entries.iter().map(newest).collect();
+        Some(ClusterEntry::aggregate(entry.key.clone(), config.cluster.clone(), leaves))
+    }
+
+    fn key(&self, name: &Arc<str>) -> ClusterKey {
+        ClusterKey { source: self.source.clone(), name: name.clone() }
+    }
+
+    fn state(&mut self, name: &Arc<str>) -> &mut ClusterState {
+        self.clusters.entry(name.clone()).or_default()
+    }
+
+    fn join_cluster(&mut self, name: &Arc<str>, view: &impl View) -> Result<Joined, Missing> {
+        let cluster = read::<Cluster>(view, &CLUSTER, name)?;
+        let is_aggregate = matches!(cluster.discovery, Discovery::Aggregate(_));
+        let eds = match &cluster.discovery {
+            Discovery::Eds { service_name } => Some(service_name.as_ref().unwrap_or(name)),
+            Discovery::Aggregate(_) => None,
+        };
+        self.watch_endpoints(name, eds);
+        if is_aggregate {
+            return self.join_aggregate(name, cluster, view);
+        }
+        self.lead_to(name, IndexSet::new());
+        let endpoints = match &cluster.discovery {
+            Discovery::Eds { service_name } => {
+                read::<Endpoints>(view, &ENDPOINTS, service_name.as_ref().unwrap_or(name))?
+            }
+            Discovery::Aggregate(_) => Arc::default(),
+        };
+        Ok(Joined::Cluster(ClusterConfig { cluster, endpoints }))
+    }
+
+    fn join_aggregate(&mut self, name: &Arc<str>, cluster: Arc<Cluster>, view: &impl View) -> Result<Joined, Missing> {
+        if !self.is_named(name) {
+            self.lead_to(name, IndexSet::new());
+            return Ok(Joined::Part);
+        }
+        let mut walk = Walk::default();
+        let walked = self.walk(name, &mut walk, view);
+        let mut members = std::mem::take(&mut walk.members);
+        let joined = match walked {
+            Err(problem) => Err(Missing::Absent(problem)),
+            Ok(()) => walk.finish(name).map(|leaves| Joined::Aggregate(cluster, leaves)),
+        };
+        if joined.is_err() {
+            // Those that serve on are still followed.
+            members.extend(self.state(name).members.iter().cloned());
+        }
+        self.lead_to(name, members);
+        joined
+    }
+
+    /// Whether a route names the cluster.
+    fn is_named(&self, name: &Arc<str>) -> bool {
+        self.tables().any(|table| table.clusters().contains(name))
+    }
+
+    /// The table in force and the one that is to come.
+    fn tables(&self) -> impl Iterator<Item = &Arc<RouteTable>> {
+        let wanted = match &self.wanted {
+            Wanted::Table(table) => Some(table),
+            _ => None,
+        };
+        self.table_in_force().into_iter().chain(wanted)
+    }
+
+    /// Notes which clusters an aggregate leads to now.
+    fn lead_to(&mut self, aggregate: &Arc<str>, members: IndexSet<Arc<str>>) {
+        let before = std::mem::replace(&mut self.state(aggregate).members, members);
+        let Some(now) = self.clusters.get(aggregate).map(|state| &state.members) else { return };
+        for gone in before.difference(now) {
+            self.users_changed = true;
+            if let Some(users) = self.users_of_clusters.get_mut(gone) {
+                users.retain(|user| user != aggregate);
+                if users.is_empty() {
+                    self.users_of_clusters.remove(gone);
+                }
+            }
+        }
+        for new in now.difference(&before) {
+            self.users_of_clusters.entry(new.clone()).or_default().push(aggregate.clone());
+        }
+    }
+
+    /// Watches the endpoints of a cluster under the name that EDS knows, and no other.
+    fn watch_endpoints(&mut self, cluster: &Arc<str>, endpoints: Option<&Arc<str>>) {
+        let state = self.state(cluster);
+        if state.endpoints.as_ref() == endpoints {
+            return;
+        }
+        if let Some(before) = std::mem::replace(&mut state.endpoints, endpoints.cloned()) {
             self.leave_endpoints(cluster, &before);
         }
-        self.users_of_endpoints.entry(endpoints.clone()).or_default().push(cluster.clone());
-        self.watched.endpoints.insert(endpoints.clone())
+        if let Some(endpoints) = endpoints {
+            self.users_of_endpoints.entry(endpoints.clone()).or_default().push(cluster.clone());
+            self.watch_changed |= self.watched.endpoints.insert(endpoints.clone());
+        }
     }
 
     fn leave_endpoints(&mut self, cluster: &Arc<str>, endpoints: &Arc<str>) {
@@ -278,7 +391,7 @@ impl Dependencies {
         users.retain(|user| user != cluster);
         if users.is_empty() {
             self.users_of_endpoints.remove(endpoints);
-            self.watched.endpoints.swap_remove(endpoints);
+            self.watch_changed |= self.watched.endpoints.swap_remove(endpoints);
         }
     }
 
@@ -345,102 +458,62 @@ impl Dependencies {
         Some(Snapshot { routing: Ok(table.clone()), clusters: entries.collect::<Option<_>>()? })
     }
 
-    /// Stops following the clusters that neither the wanted table nor the one in force names.
-    fn forget_unused(&mut self) -> bool {
-        let wanted = match &self.wanted {
-            Wanted::Table(table) => Some(table),
-            // The routes that are awaited may name the same clusters.
-            Wanted::Pending(_) => return false,
-            Wanted::Unroutable(_) => None,
-        };
-        let tables: Vec<&Arc<RouteTable>> = self.table_in_force().into_iter().chain(wanted).collect();
-        let is_unused = |name: &&Arc<str>| !tables.iter().any(|table| table.clusters().contains(*name));
-        let unused: Vec<Arc<str>> = self.clusters.keys().filter(is_unused).cloned().collect();
-        for name in &unused {
-            if let Some(endpoints) = self.clusters.remove(name).and_then(|state| state.endpoints) {
-                self.leave_endpoints(name, &endpoints);
-            }
+    /// Stops following the clusters that neither the wanted table nor the one in force leads to.
+    fn forget_unused(&mut self) {
+        // The routes that are awaited may name the same clusters.
+        if matches!(self.wanted, Wanted::Pending(_)) {
+            return;
         }
-        self.watched.clusters.retain(|name| self.clusters.contains_key(name));
-        !unused.is_empty()
+        let named = self.tables().flat_map(|table| table.clusters());
+        let is_named: IndexSet<&Arc<str>> = named.collect();
+        let members = is_named.iter().filter_map(|name| self.clusters.get(*name)).flat_map(|state| &state.members);
+        let used: IndexSet<&Arc<str>> = is_named.iter().copied().chain(members).collect();
+        let unused: Vec<Arc<str>> = self.clusters.keys().filter(|name| !used.contains(name)).cloned().collect();
+        for name in &unused {
+            self.watch_endpoints(name, None);
+            self.lead_to(name, IndexSet::new());
+            self.clusters.remove(name);
+            self.held.remove(name);
+            self.watch_changed |= self.watched.clusters.swap_remove(name);
+        }
     }
 
     fn waiting_for(&self) -> Option<String> {
         match &self.wanted {
             Wanted::Pending(what) => Some(what.clone()),
             Wanted::Unroutable(_) => None,
-            Wanted::Table(table) if self.is_in_force(table) => self.ambient.clone(),
+            Wanted::Table(table) if self.is_in_force(table) => self.ambient.clone().or_else(|| self.why_held()),
             Wanted::Table(table) => self.unusable(table).next().map(|name| self.why_unusable(name)),
         }
+    }
+
+    fn why_held(&self) -> Option<String> {
+        let (_, problem) = self.held.first_key_value()?;
+        Some(format!("the configuration in force stays: {problem}"))
     }
 
     fn why_unusable(&self, name: &Arc<str>) -> String {
         let state = self.clusters.get(name);
         match state.and_then(|state| state.entry.as_ref()).map(|entry| &entry.config) {
             Some(Err(problem)) => format!("the routes in force stay: {problem}"),
-            _ => match state.and_then(|state| state.endpoints.as_ref()) {
-                Some(endpoints) => format!("ClusterLoadAssignment `{endpoints}`"),
-                None => format!("Cluster `{name}`"),
-            },
+            _ => state.and_then(|state| state.awaits.clone()).unwrap_or_else(|| format!("Cluster `{name}`")),
         }
     }
 }
 
-/// Why a resource cannot be used.
-enum Missing<'a> {
-    Pending { resource_type: &'static ResourceType, name: &'a str },
-    Absent(Problem),
+/// What a cluster and its dependencies came to.
+enum Joined {
+    Cluster(ClusterConfig),
+    Aggregate(Arc<Cluster>, Vec<Arc<ClusterEntry>>),
+    /// An aggregate that no route names: those that lead to it join its leaves.
+    Part,
 }
 
-impl From<Missing<'_>> for Wanted {
-    fn from(missing: Missing<'_>) -> Self {
+impl From<Missing> for Wanted {
+    fn from(missing: Missing) -> Self {
         match missing {
-            Missing::Pending { resource_type, name } => Wanted::Pending(described(resource_type, name)),
+            Missing::Pending(what) => Wanted::Pending(what),
             Missing::Absent(problem) => Wanted::Unroutable(problem),
         }
     }
 }
-
-/// A resource for people: "Listener `greeter`".
-fn described(resource_type: &ResourceType, name: &str) -> String {
-    format!("{} `{name}`", resource_type.name)
-}
-
-fn read<'a, T: std::any::Any + Send + Sync>(
-    view: &impl View,
-    resource_type: &'static ResourceType,
-    name: &'a str,
-) -> Result<Arc<T>, Missing<'a>> {
-    let state = view.get(resource_type, name);
-    if let Some(value) = state.value::<T>() {
-        return Ok(value);
-    }
-    let (what, next_step) = match state.verdict {
-        Verdict::Pending | Verdict::Present => return Err(Missing::Pending { resource_type, name }),
-        Verdict::DoesNotExist => (
-            state.error.map_or_else(|| "does not exist".to_owned(), |reason| format!("does not exist: {reason}")),
-            "check the name, and that the control plane serves it to this node",
-        ),
-        Verdict::Refused(reason) => {
-            (format!("cannot be had: {reason}"), "ask the control plane's operator why it does not send the resource")
-        }
-        Verdict::Invalid(reason) => (
-            format!("was rejected: {reason}"),
-            "correct the field that is named; the control plane was told the same (NACK)",
-        ),
-    };
-    let resource = described(resource_type, name);
-    Err(Missing::Absent(Problem { message: format!("{resource} {what}").into(), resource: resource.into(), next_step }))
-}
-
-/// Whether two configurations of a cluster are the same values, not only alike.
-fn is_same(a: &Result<ClusterConfig, Problem>, b: &Result<ClusterConfig, Problem>) -> bool {
-    match (a, b) {
-        (Ok(a), Ok(b)) => Arc::ptr_eq(&a.cluster, &b.cluster) && Arc::ptr_eq(&a.endpoints, &b.endpoints),
-        (Err(a), Err(b)) => a == b,
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests;

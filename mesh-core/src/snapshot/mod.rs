@@ -10,7 +10,7 @@ mod table;
 
 use std::sync::Arc;
 
-pub(crate) use cluster::{ClusterConfig, ClusterEntry, ClusterKey, PrepareClusters};
+pub(crate) use cluster::{ClusterConfig, ClusterEntry, ClusterKey, CurrentLeaf, PrepareClusters};
 pub(crate) use table::{Problem, RouteTable};
 
 /// The configuration of one target at one moment.

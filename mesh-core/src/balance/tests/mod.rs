@@ -1,5 +1,6 @@
 //! The balancer over a network without sockets, on paused time.
 
+mod aggregates;
 mod endpoints;
 mod http2;
 mod memory;
@@ -20,7 +21,7 @@ use super::{Balance, BalanceOptions, Clusters, ResponseBody};
 use crate::call::{Call, CallInfo, CallOptions};
 use crate::connect::testing::{MockBody, Network, address};
 use crate::error::Error;
-use crate::resource::cluster::{Balancing, Cluster, EndpointPolicy};
+use crate::resource::cluster::{Balancing, Cluster, Discovery, EndpointPolicy};
 use crate::resource::endpoints::{Address, Endpoint, Endpoints, Health, LocalityEndpoints, Priority};
 use crate::snapshot::{ClusterConfig, ClusterEntry, ClusterKey};
 
@@ -131,7 +132,7 @@ fn entry_with(
     let key = ClusterKey { source: "test".into(), name: "greeter".into() };
     let cluster = Cluster {
         name: "greeter".into(),
-        eds_service_name: None,
+        discovery: Discovery::EDS,
         balancing: Balancing { by_locality: true, policy },
         connect_timeout: None,
     };

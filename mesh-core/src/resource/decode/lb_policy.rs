@@ -25,6 +25,18 @@ pub(super) fn balancing(cluster: &proto::Cluster, at: &At<'_>) -> Option<Balanci
     }
 }
 
+/// Of an aggregate, which has no endpoints to balance: whatever it says is listed. Envoy wants CLUSTER_PROVIDED there.
+pub(super) fn unused_balancing(cluster: &proto::Cluster, at: &At<'_>) -> Balancing {
+    const LEAVES: &str = "each leaf of an aggregate has its own policy (A75)";
+    if cluster.load_balancing_policy.is_some() {
+        at.field("load_balancing_policy").ignored(LEAVES);
+    }
+    if ![LbPolicy::RoundRobin, LbPolicy::ClusterProvided].contains(&cluster.lb_policy()) {
+        at.field("lb_policy").ignored(LEAVES);
+    }
+    Balancing::default()
+}
+
 /// The configuration beside `lb_policy` counts only if it is that policy's.
 fn judge_config(cluster: &proto::Cluster, at: &At<'_>) {
     let is = |policy: LbPolicy| cluster.load_balancing_policy.is_none() && cluster.lb_policy() == policy;

@@ -5,6 +5,7 @@
 //! is used only if there were none.
 
 mod cluster;
+mod discovery;
 mod endpoints;
 mod http_filter;
 mod lb_policy;

@@ -8,6 +8,7 @@ use mesh_xds_proto::envoy::config::core::v3 as core;
 use mesh_xds_proto::envoy::config::endpoint::v3 as endpoint;
 use mesh_xds_proto::envoy::config::listener::v3 as listener;
 use mesh_xds_proto::envoy::config::route::v3 as route;
+use mesh_xds_proto::envoy::extensions::clusters;
 use mesh_xds_proto::envoy::extensions::filters::http as filters;
 use mesh_xds_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies as policies;
@@ -545,7 +546,7 @@ messages! {
         name: Act,
         alt_stat_name: Ignore,
         stats_matcher: Ignore,
-        eds_cluster_config: Act("required"),
+        eds_cluster_config: Act("required if the type is EDS"),
         connect_timeout: Act,
         per_connection_buffer_limit_bytes: Ignore,
         per_connection_buffer_high_watermark_timeout: Ignore,
@@ -593,7 +594,7 @@ messages! {
     }
     one cluster_discovery_type: cluster::cluster::ClusterDiscoveryType {
         Type "type": Act("EDS; others are refused"),
-        ClusterType "cluster_type": Act("refused by name"),
+        ClusterType "cluster_type": Act("aggregate clusters (A37); others are refused"),
     }
     one lb_config: cluster::cluster::LbConfig {
         RingHashLbConfig "ring_hash_lb_config": Ignore,
@@ -606,6 +607,15 @@ messages! {
     "EdsClusterConfig" cluster::cluster::EdsClusterConfig {
         eds_config: Act,
         service_name: Act("required for an `xdstp:` cluster (A47)"),
+    }
+
+    "CustomClusterType" cluster::cluster::CustomClusterType {
+        name: Act("not read: the type counts"),
+        typed_config: Act("required"),
+    }
+
+    "ClusterConfig" clusters::aggregate::v3::ClusterConfig {
+        clusters: Act("at least one; nested at most 16 deep"),
     }
 
     "LeastRequestLbConfig" cluster::cluster::LeastRequestLbConfig {

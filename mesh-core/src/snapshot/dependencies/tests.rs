@@ -5,6 +5,7 @@ use crate::resource::cluster::{Balancing, EndpointPolicy};
 use crate::resource::matcher::RouteMatch;
 use crate::resource::route::{ClusterWeight, Forward, Route, RouteAction};
 use crate::resource::route_config::VirtualHost;
+use crate::xds::ResourceState;
 
 /// The store as a target sees it.
 #[derive(Default)]
@@ -19,6 +20,10 @@ impl View for Store {
 
 fn state(value: Option<Arc<dyn Any + Send + Sync>>, verdict: Verdict) -> ResourceState {
     ResourceState::for_test(value, verdict)
+}
+
+fn names(entries: &[Arc<ClusterEntry>]) -> String {
+    entries.iter().map(|entry| entry.key.name.to_string()).collect::<Vec<_>>().join(" ")
 }
 
 /// A target that listens to `store`.
@@ -70,9 +75,20 @@ impl Target {
 
     fn cluster(&mut self, name: &str, eds_service_name: Option<&str>) -> bool {
         let balancing = Balancing { by_locality: true, policy: EndpointPolicy::RoundRobin };
-        let eds_service_name = eds_service_name.map(Into::into);
-        let cluster = Cluster { name: name.into(), eds_service_name, balancing, connect_timeout: None };
+        let discovery = Discovery::Eds { service_name: eds_service_name.map(Into::into) };
+        let cluster = Cluster { name: name.into(), discovery, balancing, connect_timeout: None };
         self.put(&CLUSTER, name, Arc::new(cluster))
+    }
+
+    fn aggregate(&mut self, name: &str, leaves: &[&str]) -> bool {
+        let discovery = Discovery::Aggregate(leaves.iter().map(|leaf| (*leaf).into()).collect());
+        let cluster = Cluster { name: name.into(), discovery, balancing: Balancing::default(), connect_timeout: None };
+        self.put(&CLUSTER, name, Arc::new(cluster))
+    }
+
+    /// A cluster with its endpoints.
+    fn leaf(&mut self, name: &str) -> bool {
+        self.cluster(name, None) | self.endpoints(name)
     }
 
     fn endpoints(&mut self, name: &str) -> bool {
@@ -83,11 +99,14 @@ impl Target {
         self.set(resource_type, name, state(None, Verdict::DoesNotExist))
     }
 
-    /// The clusters of the snapshot in force, with `!` on those that cannot be used.
+    /// The clusters of the snapshot in force, with `!` on those that cannot be used and the leaves of aggregates.
     fn in_force(&self) -> String {
         let Some(snapshot) = &self.snapshot else { return "nothing".into() };
         let name = |entry: &Arc<ClusterEntry>| match &entry.config {
-            Ok(_) => entry.key.name.to_string(),
+            Ok(_) => match &entry.leaves {
+                Some(leaves) => format!("{}({})", entry.key.name, names(&leaves.entries)),
+                None => entry.key.name.to_string(),
+            },
             Err(_) => format!("{}!", entry.key.name),
         };
         match &snapshot.routing {
@@ -98,6 +117,21 @@ impl Target {
 
     fn watched(&self, names: impl Fn(&Watched) -> &IndexSet<Arc<str>>) -> Vec<String> {
         names(self.dependencies.watched()).iter().map(|name| name.to_string()).collect()
+    }
+
+    /// Why the first cluster in force cannot be used.
+    fn problem(&self) -> String {
+        let first = self.snapshot.as_ref().and_then(|snapshot| snapshot.clusters.first());
+        first.and_then(|entry| entry.config.as_ref().err()).map(ToString::to_string).unwrap_or_default()
+    }
+
+    /// Routes to an aggregate; nothing else is there.
+    fn to_aggregate(leaves: &[&str]) -> Self {
+        let mut target = Self::new();
+        target.listener();
+        target.routes(&["all"]);
+        target.aggregate("all", leaves);
+        target
     }
 
     fn serving(clusters: &[&str]) -> Self {
@@ -219,4 +253,131 @@ fn the_same_values_again_publish_nothing() {
     ];
     let step = target.dependencies.handle_changes(&all, &target.store);
     assert!(step.publish.is_none());
+}
+
+#[test]
+fn a_cluster_that_asks_eds_for_another_name_leaves_the_old_one() {
+    let mut target = Target::serving(&["a"]);
+    assert!(!target.cluster("a", Some("new")));
+    assert_eq!(target.watched(|watched| &watched.endpoints), ["new"]);
+    assert_eq!(target.in_force(), "a", "the old endpoints serve on");
+    assert!(target.endpoints("new"));
+    assert!(!target.endpoints("a"), "what has the old name is no news");
+}
+
+#[test]
+fn clusters_are_kept_while_routes_are_pending() {
+    let mut target = Target::serving(&["a"]);
+    let listener = Listener { routes: RouteSource::Named("other".into()), max_stream_duration: None };
+    target.put(&LISTENER, "svc", Arc::new(listener));
+    assert_eq!(target.waiting_for.as_deref(), Some("RouteConfiguration `other`"));
+    assert_eq!(target.watched(|watched| &watched.clusters), ["a"]);
+    assert!(target.endpoints("a"), "its endpoints are still taken over");
+}
+
+#[test]
+fn an_aggregate_is_there_when_all_its_leaves_are() {
+    let mut target = Target::to_aggregate(&["a", "inner", "b"]);
+    assert_eq!(target.watched(|watched| &watched.clusters), ["all", "a", "inner", "b"]);
+    assert!(!target.leaf("b") && !target.leaf("a"));
+    assert_eq!(target.waiting_for.as_deref(), Some("Cluster `inner`"));
+    assert!(!target.aggregate("inner", &["c", "a", "d"]));
+    assert!(!target.leaf("c") && !target.cluster("d", Some("d-eds")));
+    assert_eq!(target.waiting_for.as_deref(), Some("ClusterLoadAssignment `d-eds`"));
+    assert!(target.endpoints("d-eds"));
+    assert_eq!((target.in_force(), &target.waiting_for), ("all(a c d b)".into(), &None));
+    assert!(target.routes(&["all", "inner"]), "a part of it can be named by itself");
+    assert_eq!(target.in_force(), "all(a c d b) inner(c a d)");
+}
+
+#[test]
+fn a_leaf_that_changed_is_the_only_one_that_is_new() {
+    let mut target = Target::to_aggregate(&["a", "b"]);
+    target.leaf("a");
+    target.leaf("b");
+    let leaves = |target: &Target| {
+        let snapshot = target.snapshot.as_ref().expect("a snapshot");
+        snapshot.clusters[0].leaves.as_ref().expect("an aggregate").entries.clone()
+    };
+    let before = leaves(&target);
+    assert!(target.endpoints("b"));
+    let after = leaves(&target);
+    assert!(Arc::ptr_eq(&before[0], &after[0]) && !Arc::ptr_eq(&before[1], &after[1]));
+}
+
+#[test]
+fn leaves_that_do_not_exist_are_passed_over() {
+    let mut target = Target::to_aggregate(&["ghost", "a"]);
+    target.leaf("a");
+    assert!(target.missing(&CLUSTER, "ghost"));
+    assert_eq!(target.in_force(), "all(a)");
+    assert!(target.leaf("ghost"));
+    assert_eq!(target.in_force(), "all(ghost a)");
+    let mut target = Target::to_aggregate(&["ghost"]);
+    assert!(target.missing(&CLUSTER, "ghost"));
+    let wanted = "aggregate cluster `all` has no usable cluster: Cluster `ghost` does not exist";
+    assert_eq!((target.in_force().as_str(), target.problem().as_str()), ("all!", wanted));
+}
+
+#[test]
+fn a_cycle_of_aggregates_fails_by_name_until_it_is_broken() {
+    let mut target = Target::to_aggregate(&["x"]);
+    target.aggregate("x", &["a", "y"]);
+    target.leaf("a");
+    assert!(target.aggregate("y", &["x"]));
+    assert_eq!(target.in_force(), "all!");
+    assert_eq!(target.problem(), "aggregate clusters form a cycle: x > y > x");
+    assert!(!target.aggregate("y", &["b"]), "there is no verdict on b yet");
+    assert_eq!(target.watched(|watched| &watched.clusters), ["all", "x", "a", "y", "b"]);
+    assert!(target.leaf("b"));
+    assert_eq!(target.in_force(), "all(a b)");
+    let target = Target::to_aggregate(&["all"]);
+    assert_eq!(target.problem(), "aggregate clusters form a cycle: all > all");
+}
+
+#[test]
+fn a_cycle_that_comes_later_leaves_the_good_leaves_in_force() {
+    let mut target = Target::to_aggregate(&["a"]);
+    target.leaf("a");
+    assert!(!target.aggregate("all", &["b", "all"]));
+    assert_eq!(target.in_force(), "all(a)");
+    let why = target.waiting_for.clone().unwrap_or_default();
+    assert!(why.ends_with("form a cycle: all > all"), "{why}");
+    assert_eq!(target.watched(|watched| &watched.clusters), ["all", "a", "b"]);
+    assert!(target.endpoints("a"), "the leaf in force is still followed");
+    assert!(!target.aggregate("all", &["b"]));
+    assert_eq!(target.waiting_for.as_deref(), None);
+    assert!(target.leaf("b"));
+    assert_eq!(target.in_force(), "all(b)");
+    assert_eq!(target.watched(|watched| &watched.clusters), ["all", "b"]);
+    assert_eq!(target.watched(|watched| &watched.endpoints), ["b"]);
+}
+
+#[test]
+fn aggregates_are_nested_sixteen_deep_and_no_deeper() {
+    for (depth, served) in [(15, true), (16, false)] {
+        let mut target = Target::to_aggregate(&["1"]);
+        for level in 1..depth {
+            target.aggregate(&level.to_string(), &[&(level + 1).to_string()]);
+        }
+        target.leaf(&depth.to_string());
+        match served {
+            true => assert_eq!(target.in_force(), format!("all({depth})")),
+            false => {
+                assert!(target.problem().contains("nested more than 16 deep: all > 1 > 2 >"), "{}", target.problem())
+            }
+        }
+    }
+}
+
+#[test]
+fn many_ways_to_the_same_leaves_are_gone_once() {
+    let mut target = Target::to_aggregate(&["0", "0"]);
+    for level in 0..14 {
+        let next = (level + 1).to_string();
+        target.aggregate(&level.to_string(), &[&next, &next, "a"]);
+    }
+    target.leaf("14");
+    target.leaf("a");
+    assert_eq!(target.in_force(), "all(14 a)");
 }

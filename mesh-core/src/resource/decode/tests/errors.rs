@@ -11,7 +11,7 @@ use mesh_xds_proto::envoy::r#type::matcher::v3::RegexMatcher;
 use prost::Message;
 
 use super::fixture::*;
-use crate::resource::cluster::{Balancing, EndpointPolicy};
+use crate::resource::cluster::{Balancing, Discovery, EndpointPolicy};
 use crate::resource::listener::RouteSource;
 use crate::resource::route::RouteAction;
 use crate::resource::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION};
@@ -131,7 +131,7 @@ fn a_good_set_becomes_what_it_says() {
     assert!(matches!(&listener.routes, RouteSource::Named(name) if &**name == "r1"));
     assert_eq!(listener.max_stream_duration, Some(std::time::Duration::from_secs(3)));
     let cluster = f.cluster().expect("good");
-    assert_eq!(cluster.eds_service_name.as_deref(), Some("e1"));
+    assert_eq!(cluster.discovery, Discovery::Eds { service_name: Some("e1".into()) });
     assert_eq!(cluster.connect_timeout, Some(std::time::Duration::from_secs(1)));
     assert_eq!(cluster.balancing, Balancing { by_locality: true, policy: EndpointPolicy::RoundRobin });
     let routes = f.routes().expect("good");
@@ -145,7 +145,7 @@ fn a_service_name_that_is_the_cluster_s_is_none() {
     let mut f = Fixture::default();
     for same in ["", "c1"] {
         f.cluster.eds_cluster_config.get_or_insert_default().service_name = same.into();
-        assert_eq!(f.cluster().expect("good").eds_service_name, None, "{same:?}");
+        assert_eq!(f.cluster().expect("good").discovery, Discovery::EDS, "{same:?}");
     }
 }
 

@@ -1,0 +1,82 @@
+//! What a target sees of the store: the names it watches, and the good value or the problem of each.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use indexmap::IndexSet;
+
+use super::Problem;
+use crate::resource::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION};
+use crate::xds::resource_type::ResourceType;
+use crate::xds::{ResourceState, Subscriber, Verdict};
+
+/// What the store knows, as far as a target needs it.
+pub(crate) trait View {
+    fn get(&self, resource_type: &'static ResourceType, name: &str) -> ResourceState;
+}
+
+impl View for Subscriber {
+    fn get(&self, resource_type: &'static ResourceType, name: &str) -> ResourceState {
+        Subscriber::get(self, resource_type, name)
+    }
+}
+
+/// The names a target watches, by type.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Watched {
+    pub(crate) listeners: IndexSet<Arc<str>>,
+    pub(crate) routes: IndexSet<Arc<str>>,
+    pub(crate) clusters: IndexSet<Arc<str>>,
+    pub(crate) endpoints: IndexSet<Arc<str>>,
+}
+
+impl Watched {
+    /// Watches these names and no others.
+    pub(crate) fn apply(&self, subscriber: &mut Subscriber) {
+        subscriber.watch(&[
+            (&LISTENER, &self.listeners),
+            (&ROUTE_CONFIGURATION, &self.routes),
+            (&CLUSTER, &self.clusters),
+            (&ENDPOINTS, &self.endpoints),
+        ]);
+    }
+}
+
+/// Why a resource cannot be used.
+pub(super) enum Missing {
+    /// There is no verdict yet; of what, in words.
+    Pending(String),
+    Absent(Problem),
+}
+
+/// A resource for people: "Listener `greeter`".
+fn described(resource_type: &ResourceType, name: &str) -> String {
+    format!("{} `{name}`", resource_type.name)
+}
+
+pub(super) fn read<T: Any + Send + Sync>(
+    view: &impl View,
+    resource_type: &'static ResourceType,
+    name: &str,
+) -> Result<Arc<T>, Missing> {
+    let state = view.get(resource_type, name);
+    if let Some(value) = state.value::<T>() {
+        return Ok(value);
+    }
+    let resource = described(resource_type, name);
+    let (what, next_step) = match state.verdict {
+        Verdict::Pending | Verdict::Present => return Err(Missing::Pending(resource)),
+        Verdict::DoesNotExist => (
+            state.error.map_or_else(|| "does not exist".to_owned(), |reason| format!("does not exist: {reason}")),
+            "check the name, and that the control plane serves it to this node",
+        ),
+        Verdict::Refused(reason) => {
+            (format!("cannot be had: {reason}"), "ask the control plane's operator why it does not send the resource")
+        }
+        Verdict::Invalid(reason) => (
+            format!("was rejected: {reason}"),
+            "correct the field that is named; the control plane was told the same (NACK)",
+        ),
+    };
+    Err(Missing::Absent(Problem { message: format!("{resource} {what}").into(), resource: resource.into(), next_step }))
+}
