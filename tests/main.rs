@@ -1,5 +1,6 @@
 //! Behaviour of the mesh through its public API, over real sockets: a file per behaviour.
 
+mod affinity;
 mod api;
 mod architecture;
 mod bootstrap;

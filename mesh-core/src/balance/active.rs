@@ -1,5 +1,6 @@
 //! The endpoints of a cluster in use: which have a subchannel, what they are taken together, and the picker they give.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,10 +9,11 @@ use tokio::time::Instant;
 
 use super::options::BalanceOptions;
 use super::picker::{Group, Picker, Spread};
-use super::policy::{Member, Plan};
+use super::policy::{Candidate, Member, Plan};
 use super::priority::{Choice, Priorities};
 use crate::connect::{Connect, Connections, ConnectivityState, Environment, Subchannel, SubchannelStatus};
-use crate::resource::endpoints::{Address, Priority};
+use crate::resource::cluster::{Balancing, EndpointPolicy};
+use crate::resource::endpoints::{Address, Locality as LocalityId, Priority};
 use crate::snapshot::ClusterConfig;
 
 /// What there is only while the cluster is in use: 10,000 known clusters must stay cheap.
@@ -27,6 +29,7 @@ pub(crate) struct Active<C: Connect> {
 
 /// The usable endpoints of one priority.
 struct Members<C: Connect> {
+    policy: EndpointPolicy,
     localities: Vec<Locality<C>>,
     /// Of each group, which is a locality or all of them.
     plans: Vec<Plan>,
@@ -34,6 +37,7 @@ struct Members<C: Connect> {
 
 /// The usable endpoints of one locality.
 struct Locality<C: Connect> {
+    id: Arc<LocalityId>,
     weight: u32,
     endpoints: Vec<Placed<C>>,
 }
@@ -42,6 +46,7 @@ struct Locality<C: Connect> {
 struct Placed<C: Connect> {
     subchannel: Arc<Subchannel<C>>,
     weight: u32,
+    hash_key: Option<Arc<str>>,
 }
 
 /// What calls do from now on.
@@ -82,10 +87,16 @@ impl<C: Connect> Active<C> {
     /// The endpoints of a priority, and what their policies make of them.
     fn gather(&mut self, priority: &Priority, old: Option<&Members<C>>) -> Members<C> {
         let localities = self.place(priority, old);
-        let balancing = &self.config.cluster.balancing;
-        let groups = if balancing.by_locality { localities.len() } else { 1 };
-        let plans = (0..groups).map(|_| Plan::new(&balancing.policy)).collect();
-        Members { localities, plans }
+        let Balancing { by_locality, policy } = &self.config.cluster.balancing;
+        let size = if *by_locality { 1 } else { localities.len().max(1) };
+        let old = old.filter(|old| policy.is_hashing() && old.policy == *policy);
+        let plan = |group: &[Locality<C>]| {
+            let unchanged = |(other, _): &(&[Locality<C>], &Plan)| is_same(other, group);
+            let kept = old.and_then(|old| old.groups().find(unchanged)).map(|(_, plan)| plan.clone());
+            kept.unwrap_or_else(|| Plan::new(policy, || candidates(group)))
+        };
+        let plans = localities.chunks(size).map(plan).collect();
+        Members { policy: policy.clone(), localities, plans }
     }
 
     /// The subchannels of a priority. Most endpoints are where they were in `old`, but for those that came or went before
@@ -108,10 +119,11 @@ impl<C: Connect> Active<C> {
                 };
                 // An endpoint listed twice counts once (A48).
                 if subchannel.stamp.swap(self.stamp, Ordering::Relaxed) != self.stamp {
-                    endpoints.push(Placed { subchannel, weight: endpoint.weight });
+                    let hash_key = endpoint.hash_key.clone();
+                    endpoints.push(Placed { subchannel, weight: endpoint.weight, hash_key });
                 }
             }
-            localities.push(Locality { weight: locality.weight, endpoints });
+            localities.push(Locality { id: locality.locality.clone(), weight: locality.weight, endpoints });
         }
         localities
     }
@@ -237,17 +249,53 @@ impl<C: Connect> Members<C> {
         self.localities.iter().flat_map(|locality| &locality.endpoints).map(|endpoint| &endpoint.subchannel)
     }
 
+    /// The localities of each group, and what its policy made of them.
+    fn groups(&self) -> impl Iterator<Item = (&[Locality<C>], &Plan)> {
+        let size = self.localities.len() / self.plans.len().max(1);
+        self.localities.chunks(size.max(1)).zip(&self.plans)
+    }
+
     /// The endpoints as they are now; `None` if there is none that the policy could choose.
     fn spread(&self) -> Option<Spread<C>> {
-        let groups = match &*self.plans {
-            [plan] => vec![(1, group(plan, &self.localities))],
-            plans => {
-                let localities = plans.iter().zip(self.localities.chunks(1));
-                localities.map(|(plan, locality)| (locality[0].weight, group(plan, locality))).collect()
-            }
-        };
-        Spread::new(groups)
+        Spread::new(self.groups().map(|(localities, plan)| (localities[0].weight, group(plan, localities))).collect())
     }
+}
+
+/// Whether a policy would make the same of both groups.
+fn is_same<C: Connect>(one: &[Locality<C>], other: &[Locality<C>]) -> bool {
+    let same_endpoint = |(one, other): (&Placed<C>, &Placed<C>)| {
+        one.subchannel.address() == other.subchannel.address()
+            && one.weight == other.weight
+            && one.hash_key == other.hash_key
+    };
+    let same_locality = |(one, other): (&Locality<C>, &Locality<C>)| {
+        one.id == other.id
+            && one.weight == other.weight
+            && one.endpoints.len() == other.endpoints.len()
+            && one.endpoints.iter().zip(&other.endpoints).all(same_endpoint)
+    };
+    one.len() == other.len() && one.iter().zip(other).all(same_locality)
+}
+
+/// The endpoints of a group, by locality as gRPC C-core sorts them, and in each as the control plane does.
+fn candidates<C: Connect>(group: &[Locality<C>]) -> Vec<Candidate<'_>> {
+    let mut first = 0;
+    let mut numbered: Vec<(&Locality<C>, u32)> = Vec::with_capacity(group.len());
+    for locality in group {
+        numbered.push((locality, first));
+        first += u32::try_from(locality.endpoints.len()).unwrap_or(u32::MAX);
+    }
+    numbered.sort_by(|(one, _), (other, _)| one.id.cmp(&other.id));
+    let mut candidates = Vec::new();
+    for (locality, first) in numbered {
+        let weight = if group.len() == 1 { 1 } else { u64::from(locality.weight) };
+        candidates.extend(locality.endpoints.iter().zip(first..).map(|(endpoint, index)| Candidate {
+            index,
+            key: endpoint.hash_key(),
+            weight: weight * u64::from(endpoint.weight),
+        }));
+    }
+    candidates
 }
 
 fn group<C: Connect>(plan: &Plan, localities: &[Locality<C>]) -> Group<C> {
@@ -257,6 +305,14 @@ fn group<C: Connect>(plan: &Plan, localities: &[Locality<C>]) -> Group<C> {
 }
 
 impl<C: Connect> Placed<C> {
+    /// What stands for it where hashes are compared.
+    fn hash_key(&self) -> Cow<'_, str> {
+        match &self.hash_key {
+            Some(key) => Cow::Borrowed(key),
+            None => Cow::Owned(self.subchannel.address().to_string()),
+        }
+    }
+
     fn look(&self) -> (Member, Connections<C::Connection>) {
         let connections = self.subchannel.connections();
         let state = match connections.is_empty() {

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::{Extensions, Response};
+use http::{Extensions, Response, header};
 use pin_project::pin_project;
 
 use super::aggregate::Aggregate;
@@ -175,8 +175,9 @@ impl<C: Connect> Attempt<C> {
     fn respond<D>(&mut self, response: Response<D>, in_flight: InFlight) -> Response<ResponseBody<D>> {
         let endpoint = in_flight.endpoint();
         endpoint.answered();
-        let (mut attempts, mut route) = (1, None);
-        if let Some(call) = self.extensions.get::<Call>() {
+        let (mut attempts, mut route, mut set_cookie) = (1, None, None);
+        if let Some(call) = self.extensions.get_mut::<Call>() {
+            set_cookie = call.set_cookie.take();
             attempts = call.attempt.max(1) + u32::from(self.refused);
             route = call.route_name();
             if let Some(progress) = &call.progress {
@@ -190,6 +191,9 @@ impl<C: Connect> Attempt<C> {
         let inner = std::mem::replace(response.extensions_mut(), std::mem::take(&mut self.extensions));
         if !inner.is_empty() {
             response.extensions_mut().extend(inner);
+        }
+        if let Some(cookie) = set_cookie {
+            response.headers_mut().append(header::SET_COOKIE, *cookie);
         }
         response
     }

@@ -18,7 +18,7 @@ use crate::call;
 use crate::connect::{Connect, SendRequest};
 use crate::error::Error;
 use crate::resource::cluster::{Balancing, Cluster, Discovery, EndpointPolicy};
-use crate::resource::endpoints::{Address, Endpoint, Endpoints, Health, LocalityEndpoints, Priority};
+use crate::resource::endpoints::{Address, Endpoint, Endpoints, LocalityEndpoints, Priority};
 use crate::snapshot::{ClusterConfig, ClusterEntry, ClusterKey};
 
 /// Makes [`Balance`] of a connector.
@@ -90,8 +90,7 @@ fn fixed(name: Arc<str>, addresses: impl IntoIterator<Item = Address>) -> Cluste
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let balancing = Balancing { by_locality: false, policy: EndpointPolicy::RoundRobin };
     let cluster = Cluster { name: name.clone(), discovery: Discovery::EDS, balancing, connect_timeout: None };
-    let endpoint = |address| Endpoint { address, weight: 1, health: Health::Unknown };
-    let endpoints = addresses.into_iter().map(endpoint).collect();
+    let endpoints = addresses.into_iter().map(Endpoint::new).collect();
     let locality = LocalityEndpoints { locality: Arc::default(), weight: 1, endpoints };
     let priority = Priority { localities: vec![locality] };
     let endpoints = Endpoints { priorities: vec![priority], drops: Vec::new() };

@@ -55,6 +55,8 @@ pub(crate) enum Blocked {
     Shutdown,
     /// Every slot is taken; the endpoint is the one the policy would have chosen.
     Full(Arc<EndpointStats>),
+    /// Every slot is taken of the one endpoint that takes this call.
+    Pinned(Arc<EndpointStats>),
     /// The connections ended a moment ago; a picker without them is on its way.
     Stale,
 }
@@ -94,7 +96,8 @@ impl<C: Connect> Spread<C> {
         if request.avoid.is_empty() || group.policy.is_sticky() {
             match group.take(first) {
                 Ok(picked) => return Ok(picked),
-                Err(refusal) if group.policy.is_sticky() => return Err(group.blocked(first, refusal)),
+                Err(Unavailable::Full) if group.policy.is_sticky() => return Err(Blocked::Pinned(group.stats(first))),
+                Err(_) if group.policy.is_sticky() => return Err(Blocked::Stale),
                 Err(_) => {}
             }
         }
@@ -124,7 +127,7 @@ impl<C: Connect> Spread<C> {
                 Err(_) => {}
             }
         }
-        Err(full.map_or(Blocked::Stale, |(group, index)| group.blocked(index, Unavailable::Full)))
+        Err(full.map_or(Blocked::Stale, |(group, index)| Blocked::Full(group.stats(index))))
     }
 }
 
@@ -163,10 +166,7 @@ impl<C: Connect> Group<C> {
         Err(refusal)
     }
 
-    fn blocked(&self, index: usize, refusal: Unavailable) -> Blocked {
-        match refusal {
-            Unavailable::Full => Blocked::Full(self.members[index].stats.clone()),
-            _ => Blocked::Stale,
-        }
+    fn stats(&self, index: usize) -> Arc<EndpointStats> {
+        self.members[index].stats.clone()
     }
 }

@@ -18,6 +18,8 @@ use crate::resource::endpoints::Address;
 /// A call whose task does not poll it may have swallowed a wake-up, and a peer may allow more streams without a call's
 /// end: whoever waits for a slot looks again after this long.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Who waits for a slot of one endpoint does not queue, lest all other calls queue behind; it looks again after this long.
+const LOOK_SOON: Duration = Duration::from_millis(5);
 /// Requests that came back unsent before the call waits for news instead of trying on at once.
 pub(crate) const EAGER_TRIES: u32 = 3;
 
@@ -57,7 +59,7 @@ pub(crate) async fn wait<C: Connect>(balancer: Arc<Balancer<C>>, terms: Terms) -
         Some(deadline) => (deadline, ErrorKind::Deadline),
         None => (terms.since + max_wait, ErrorKind::NoEndpoint),
     };
-    let mut waiter = Waiter { balancer: &balancer, terms: &terms, full: false };
+    let mut waiter = Waiter { balancer: &balancer, terms: &terms, full: false, pinned: false };
     match tokio::time::timeout_at(end, waiter.run()).await {
         Ok(result) => result,
         Err(_) => {
@@ -72,6 +74,8 @@ struct Waiter<'a, C: Connect> {
     terms: &'a Terms,
     /// Whether it is slots that are missing.
     full: bool,
+    /// Whether it is those of one endpoint.
+    pinned: bool,
 }
 
 impl<C: Connect> Waiter<'_, C> {
@@ -93,12 +97,12 @@ impl<C: Connect> Waiter<'_, C> {
                 }
                 return Ok(picked);
             }
-            if self.full && place.is_none() {
+            if self.full && !self.pinned && place.is_none() {
                 place = Some(queue.enter());
                 freed.as_mut().enable();
                 continue;
             }
-            if !self.full && place.take().is_some() {
+            if (!self.full || self.pinned) && place.take().is_some() {
                 freed.set(queue.freed());
             }
             tokio::select! {
@@ -107,6 +111,7 @@ impl<C: Connect> Waiter<'_, C> {
                     freed.set(queue.freed());
                     freed.as_mut().enable();
                 }
+                () = tokio::time::sleep(LOOK_SOON), if self.pinned => {}
                 () = tokio::time::sleep(LOOK_AGAIN), if patient || place.is_some() => {}
             }
             patient = false;
@@ -115,7 +120,7 @@ impl<C: Connect> Waiter<'_, C> {
 
     /// Picks. `None`: wait.
     fn look(&mut self) -> Result<Option<Picked<C>>, Error> {
-        self.full = false;
+        (self.full, self.pinned) = (false, false);
         match self.balancer.pick(&self.terms.request()) {
             Ok(picked) => return Ok(Some(picked)),
             Err(Blocked::Idle) => self.balancer.activate()?,
@@ -126,6 +131,10 @@ impl<C: Connect> Waiter<'_, C> {
             Err(Blocked::Shutdown) => return Err(error::shut_down()),
             Err(Blocked::Full(endpoint)) => {
                 self.full = true;
+                self.balancer.expand(&endpoint.address);
+            }
+            Err(Blocked::Pinned(endpoint)) => {
+                (self.full, self.pinned) = (true, true);
                 self.balancer.expand(&endpoint.address);
             }
             Err(Blocked::Failing | Blocked::Connecting | Blocked::Stale) => {}

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::context::Context;
 use crate::error::Error;
 use crate::resource::endpoints::Address;
+use crate::resource::hash_policy::xxh64;
 use crate::snapshot::{ClusterEntry, Snapshot};
 
 /// Writes a deadline into a header: the name, and the value for the time that remains.
@@ -35,6 +36,7 @@ pub type EncodeDeadline = fn(Duration) -> (HeaderName, HeaderValue);
 pub struct CallOptions {
     wait_for_ready: bool,
     no_retry: bool,
+    hash: Option<u64>,
 }
 
 impl CallOptions {
@@ -54,6 +56,13 @@ impl CallOptions {
     /// processed is sent elsewhere all the same.
     pub fn no_retry(mut self, no_retry: bool) -> Self {
         self.no_retry = no_retry;
+        self
+    }
+
+    /// Chooses the endpoint by this key where the cluster's policy has affinity (`RING_HASH`): equal keys have the same
+    /// endpoint. Default: what the control plane says is hashed. Other policies take no notice.
+    pub fn hash_key(mut self, key: impl AsRef<[u8]>) -> Self {
+        self.hash = Some(xxh64(key.as_ref()));
         self
     }
 }
@@ -108,6 +117,10 @@ pub struct Call {
     pub(crate) cluster: Option<Arc<ClusterEntry>>,
     /// The hash of the request (A42), by which some policies choose the endpoint; every attempt has the same.
     pub(crate) hash: Option<u64>,
+    /// Tells the channel's calls from those of others (A42).
+    pub(crate) channel: u64,
+    /// A cookie that the response sets, so that later calls have it to hash.
+    pub(crate) set_cookie: Option<Box<HeaderValue>>,
     /// Number of this attempt, from 1 once it is sent.
     pub(crate) attempt: u32,
     /// Endpoints at which attempts of this call failed: any other is better.
@@ -179,6 +192,11 @@ pub(crate) fn waits_for_ready(extensions: &http::Extensions) -> bool {
 /// Whether a call may be made again as its route's policy says.
 pub(crate) fn may_retry(extensions: &http::Extensions) -> bool {
     !extensions.get::<CallOptions>().is_some_and(|options| options.no_retry)
+}
+
+/// The hash of the key that the application gave the call.
+pub(crate) fn hash_key(extensions: &http::Extensions) -> Option<u64> {
+    extensions.get::<CallOptions>()?.hash
 }
 
 /// Where a call stands.

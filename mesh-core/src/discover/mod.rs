@@ -46,12 +46,14 @@ use crate::error::Error;
 pub struct Discover<S> {
     inner: S,
     target: Target,
+    /// Random; clones share it (A42).
+    channel: u64,
 }
 
 impl<S> Discover<S> {
     /// Calls `inner` with the configuration of `target`.
     pub fn new(inner: S, target: Target) -> Self {
-        Self { inner, target }
+        Self { inner, target, channel: fastrand::u64(..) }
     }
 }
 
@@ -71,12 +73,14 @@ where
         self.target.address(&mut request);
         match self.target.snapshot() {
             Some(snapshot) if snapshot.routing.is_ok() || !call::waits_for_ready(request.extensions()) => {
-                call::of(request.extensions_mut()).snapshot = Some(snapshot);
+                let call = call::of(request.extensions_mut());
+                (call.snapshot, call.channel) = (Some(snapshot), self.channel);
                 ResponseFuture::calling(self.inner.call(request), self.target.clone())
             }
             _ => {
                 let wait_for_ready = call::waits_for_ready(request.extensions());
                 let call = call::of(request.extensions_mut());
+                call.channel = self.channel;
                 let wait = self.target.wait_for_snapshot(call.starts_to_wait(), call.deadline, wait_for_ready);
                 // The service that was polled ready is the one to call later.
                 let next = self.inner.clone();

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::matcher::header::HeaderSource;
+
 /// A validated cluster.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Cluster {
@@ -54,4 +56,37 @@ pub(crate) enum EndpointPolicy {
         choices: u32,
     },
     Random,
+    /// By the hash of the request (A42).
+    RingHash(RingHash),
+}
+
+impl EndpointPolicy {
+    /// Whether the policy goes by the hash of the request.
+    pub(crate) fn is_hashing(&self) -> bool {
+        matches!(self, Self::RingHash(_))
+    }
+
+    /// The header that is hashed instead of what the route says (A76).
+    pub(crate) fn hash_header(&self) -> Option<&HeaderSource> {
+        match self {
+            Self::RingHash(config) => config.header.as_ref(),
+            _ => None,
+        }
+    }
+}
+
+/// The ring of A42.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RingHash {
+    /// Entries that the ring has at least, and at most; 1 to 8,388,608.
+    pub(crate) min_size: u64,
+    pub(crate) max_size: u64,
+    /// `request_hash_header` (A76).
+    pub(crate) header: Option<HeaderSource>,
+}
+
+impl Default for RingHash {
+    fn default() -> Self {
+        Self { min_size: 1024, max_size: 8 << 20, header: None }
+    }
 }

@@ -33,7 +33,7 @@ pub(crate) struct LocalityEndpoints {
 }
 
 /// Where a set of endpoints runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Locality {
     pub(crate) region: String,
     pub(crate) zone: String,
@@ -47,6 +47,15 @@ pub(crate) struct Endpoint {
     /// At least 1.
     pub(crate) weight: u32,
     pub(crate) health: Health,
+    /// What policies with affinity hash instead of the address (A76).
+    pub(crate) hash_key: Option<Arc<str>>,
+}
+
+impl Endpoint {
+    /// An endpoint of which nothing but the address is known.
+    pub(crate) fn new(address: Address) -> Self {
+        Self { address, weight: 1, health: Health::Unknown, hash_key: None }
+    }
 }
 
 /// Health as the control plane sees it; only the first two take calls (A27).

@@ -7,6 +7,7 @@ pub(crate) mod cluster;
 mod decode;
 pub(crate) mod domain;
 pub(crate) mod endpoints;
+pub(crate) mod hash_policy;
 pub(crate) mod listener;
 pub(crate) mod matcher;
 pub(crate) mod retry_policy;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::hash_policy::HashPolicy;
 use super::retry_policy::RetryPolicy;
 
 /// One route of a virtual host.
@@ -31,6 +32,7 @@ pub(crate) struct Forward {
     upto: Vec<u32>,
     deadline: RouteDeadline,
     retry: Option<Arc<RetryPolicy>>,
+    hash: Vec<HashPolicy>,
 }
 
 /// One cluster and its share of the calls.
@@ -49,7 +51,14 @@ impl Forward {
     /// All calls go to one cluster.
     pub(crate) fn to(cluster: impl Into<Arc<str>>) -> Self {
         let clusters = vec![ClusterWeight { name: cluster.into(), weight: 1 }];
-        Self { clusters, total_weight: 1, upto: Vec::new(), deadline: RouteDeadline::default(), retry: None }
+        Self {
+            clusters,
+            total_weight: 1,
+            upto: Vec::new(),
+            deadline: RouteDeadline::default(),
+            retry: None,
+            hash: Vec::new(),
+        }
     }
 
     /// Calls are shared by weight, which must add up to 1 to `u32::MAX`.
@@ -63,7 +72,7 @@ impl Forward {
         if total_weight == 0 {
             return Err(BadWeights);
         }
-        Ok(Self { clusters, total_weight, upto, deadline: RouteDeadline::default(), retry: None })
+        Ok(Self { clusters, total_weight, upto, deadline: RouteDeadline::default(), retry: None, hash: Vec::new() })
     }
 
     pub(crate) fn with_deadline(mut self, deadline: RouteDeadline) -> Self {
@@ -73,6 +82,12 @@ impl Forward {
 
     pub(crate) fn with_retry(mut self, retry: Option<Arc<RetryPolicy>>) -> Self {
         self.retry = retry;
+        self
+    }
+
+    /// What policies with affinity hash of a request (A42).
+    pub(crate) fn with_hash(mut self, hash: Vec<HashPolicy>) -> Self {
+        self.hash = hash;
         self
     }
 
@@ -87,6 +102,10 @@ impl Forward {
 
     pub(crate) fn retry(&self) -> Option<&Arc<RetryPolicy>> {
         self.retry.as_ref()
+    }
+
+    pub(crate) fn hash(&self) -> &[HashPolicy] {
+        &self.hash
     }
 
     /// The index in [`clusters`](Self::clusters) that a random number falls on; one of weight 0 is never chosen.

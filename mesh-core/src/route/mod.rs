@@ -1,4 +1,4 @@
-//! The route of a call: route, then cluster by weight (A28).
+//! The route of a call: route, then cluster by weight (A28), and the hash of the request if the cluster wants one (A42).
 //!
 //! The configuration selects once per call; every attempt of the call goes to the same cluster (A31). A call needs
 //! the snapshot that [`Discover`](crate::discover::Discover) gave it, and fails without one.
@@ -11,12 +11,13 @@ use http::Request;
 pub use layer::RouteLayer;
 use tower_service::Service;
 
-use crate::call;
 pub use crate::call::ResponseFuture;
+use crate::call::{self, Call};
 use crate::error::{Error, ErrorKind};
+use crate::resource::hash_policy::{RequestHash, xxh64};
 use crate::resource::matcher::RequestHead;
 use crate::resource::route::RouteAction;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{ClusterEntry, Snapshot};
 
 /// Chooses the route and the cluster of each call.
 #[derive(Clone, Debug)]
@@ -55,11 +56,15 @@ where
 fn route<B>(request: &mut Request<B>) -> Result<(), Error> {
     let snapshot = call::of(request.extensions_mut()).snapshot.take().ok_or_else(no_snapshot)?;
     let choice = choose(&snapshot, request);
-    let call = call::of(request.extensions_mut());
-    if let Ok((route, cluster)) = &choice {
-        call.route = Some(*route);
-        call.cluster = snapshot.clusters.get(*cluster).cloned();
+    let cluster = choice.as_ref().ok().and_then(|(_, cluster)| snapshot.clusters.get(*cluster));
+    if let (Ok((route, _)), Some(cluster)) = (&choice, cluster)
+        && cluster.is_hashing
+    {
+        hash(&snapshot, *route, cluster, request);
     }
+    let call = call::of(request.extensions_mut());
+    call.route = choice.as_ref().ok().map(|(route, _)| *route);
+    call.cluster = cluster.cloned();
     call.snapshot = Some(snapshot);
     choice.map(drop)
 }
@@ -67,13 +72,7 @@ fn route<B>(request: &mut Request<B>) -> Result<(), Error> {
 /// The index of the route in the table, and of the cluster in the snapshot.
 fn choose<B>(snapshot: &Snapshot, request: &Request<B>) -> Result<(usize, usize), Error> {
     let table = snapshot.routing.as_ref().map_err(|problem| problem.to_error())?;
-    let uri = request.uri();
-    let head = RequestHead {
-        path: uri.path(),
-        method: request.method(),
-        authority: uri.authority().map_or("", |authority| authority.as_str()),
-        headers: request.headers(),
-    };
+    let head = head(request);
     let route = table.virtual_host.route(&head, || fastrand::u32(..1_000_000)).ok_or_else(|| table.no_route(&head))?;
     match &table.virtual_host.routes[route].action {
         RouteAction::Forward(forward) => {
@@ -82,6 +81,37 @@ fn choose<B>(snapshot: &Snapshot, request: &Request<B>) -> Result<(usize, usize)
         }
         RouteAction::Unsupported(action) => Err(table.unsupported(route, action)),
     }
+}
+
+fn head<B>(request: &Request<B>) -> RequestHead<'_> {
+    let uri = request.uri();
+    RequestHead {
+        path: uri.path(),
+        method: request.method(),
+        authority: uri.authority().map_or("", |authority| authority.as_str()),
+        headers: request.headers(),
+    }
+}
+
+/// Writes the hash of the request into its `Call`: of the application's key, of the header that the cluster's policy names
+/// (A76), or of what the route says (A42), in this order.
+fn hash<B>(snapshot: &Snapshot, route: usize, cluster: &ClusterEntry, request: &mut Request<B>) {
+    let (head, channel) = (head(request), request.extensions().get::<Call>().map_or(0, |call| call.channel));
+    let header = cluster.hash_header();
+    let action = snapshot.routing.as_ref().ok().map(|table| &table.virtual_host.routes[route].action);
+    let hash = match (call::hash_key(request.extensions()), header, action) {
+        (Some(hash), ..) => RequestHash { hash: Some(hash), set_cookie: None },
+        (None, Some(header), _) => {
+            RequestHash { hash: header.with_value(&head, |value| value.map(xxh64)), set_cookie: None }
+        }
+        (None, None, Some(RouteAction::Forward(forward))) => {
+            let query = request.uri().query();
+            RequestHash::of(forward.hash(), &head, query, channel, || fastrand::u64(..))
+        }
+        _ => return,
+    };
+    let call = call::of(request.extensions_mut());
+    (call.hash, call.set_cookie) = (hash.hash, hash.set_cookie);
 }
 
 fn no_snapshot() -> Error {

@@ -13,6 +13,7 @@ use crate::connect::ConnectivityState;
 use crate::error::Error;
 use crate::resource::cluster::Cluster;
 use crate::resource::endpoints::Endpoints;
+use crate::resource::matcher::header::HeaderSource;
 
 /// A cluster with its endpoints, or why it cannot be used.
 #[derive(Debug)]
@@ -22,19 +23,38 @@ pub(crate) struct ClusterEntry {
     pub(crate) config: Result<ClusterConfig, Problem>,
     /// Of an aggregate, the clusters it stands for.
     pub(crate) leaves: Option<Leaves>,
+    /// Whether the cluster's policy goes by the hash of the request.
+    pub(crate) is_hashing: bool,
     pub(crate) attachment: Attachment,
     pub(crate) retry_budget: Attachment,
 }
 
 impl ClusterEntry {
     pub(crate) fn new(key: ClusterKey, config: Result<ClusterConfig, Problem>) -> Self {
-        Self { key, config, leaves: None, attachment: Attachment::default(), retry_budget: Attachment::default() }
+        let is_hashing = config.as_ref().is_ok_and(|config| config.cluster.balancing.policy.is_hashing());
+        Self {
+            key,
+            config,
+            is_hashing,
+            leaves: None,
+            attachment: Attachment::default(),
+            retry_budget: Attachment::default(),
+        }
     }
 
     /// An aggregate of these clusters; at least one, and each of them usable.
     pub(crate) fn aggregate(key: ClusterKey, cluster: Arc<Cluster>, leaves: Arc<[Arc<ClusterEntry>]>) -> Self {
         let config = ClusterConfig { cluster, endpoints: Arc::default() };
-        Self { leaves: Some(Leaves::new(leaves)), ..Self::new(key, Ok(config)) }
+        let is_hashing = leaves.iter().any(|leaf| leaf.is_hashing);
+        Self { is_hashing, leaves: Some(Leaves::new(leaves)), ..Self::new(key, Ok(config)) }
+    }
+
+    /// The header that the cluster's policy hashes (A76): of an aggregate, the first that a leaf names.
+    pub(crate) fn hash_header(&self) -> Option<&HeaderSource> {
+        match &self.leaves {
+            Some(leaves) => leaves.entries.iter().find_map(|leaf| leaf.hash_header()),
+            None => self.config.as_ref().ok()?.cluster.balancing.policy.hash_header(),
+        }
     }
 
     /// Whether two entries hold the same values, not only values that are alike.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{ClusterConfig, ClusterEntry, ClusterKey, RouteTable, Snapshot};
 use crate::error::{Error, ErrorKind};
 use crate::resource::cluster::{Balancing, Cluster, Discovery, EndpointPolicy};
-use crate::resource::endpoints::{Address, Endpoint, Endpoints, Health, Locality, LocalityEndpoints, Priority};
+use crate::resource::endpoints::{Address, Endpoint, Endpoints, Locality, LocalityEndpoints, Priority};
 use crate::resource::matcher::RouteMatch;
 use crate::resource::matcher::path::PathMatch;
 use crate::resource::route::{BadWeights, ClusterWeight, Forward, Route, RouteAction, RouteDeadline};
@@ -133,7 +133,7 @@ impl ClusterBuilder {
     fn addresses(mut self, addresses: impl IntoIterator<Item = Address>) -> Self {
         for address in addresses {
             if !self.endpoints.iter().any(|known| known.address == address) {
-                self.endpoints.push(Endpoint { address, weight: 1, health: Health::Unknown });
+                self.endpoints.push(Endpoint::new(address));
             }
         }
         self

@@ -7,15 +7,21 @@
 
 mod least_request;
 mod random;
+mod ring_hash;
 mod round_robin;
+#[cfg(test)]
+mod testing;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use self::least_request::LeastRequest;
 use self::random::Random;
+use self::ring_hash::{Ring, RingHash};
 use self::round_robin::RoundRobin;
-use crate::connect::{ConnectivityState, EndpointStats};
-use crate::resource::cluster::EndpointPolicy;
+use crate::connect::ConnectivityState::{self, Connecting, Idle, Ready, Shutdown, TransientFailure};
+use crate::connect::EndpointStats;
+use crate::resource::cluster::{EndpointPolicy, RingHash as RingHashConfig};
 use crate::resource::endpoints::Address;
 
 /// Chooses among the endpoints of a group. Asked by every call: no lock, no allocation.
@@ -46,7 +52,6 @@ pub(crate) struct Member {
 pub(crate) struct PickRequest<'a> {
     /// Endpoints at which attempts of this call failed: any other is better.
     pub(crate) avoid: &'a [Address],
-    #[allow(dead_code, reason = "for policies that hash")]
     /// The hash of the request (A42); `None`: nothing asks for one, or the request has nothing to hash.
     pub(crate) hash: Option<u64>,
 }
@@ -57,35 +62,83 @@ pub(crate) enum Choice {
     /// The index of a member that is READY.
     Endpoint(usize),
     /// The endpoint for this call may be READY soon.
-    #[allow(dead_code, reason = "for policies that hash")]
     Wait,
     /// No endpoint is left that could take this call.
-    #[allow(dead_code, reason = "for policies that hash")]
     Fail,
+}
+
+/// One endpoint of a group, whatever the state of its connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Candidate<'a> {
+    /// Its index among the members of the group.
+    pub(crate) index: u32,
+    /// What stands for it where hashes are compared: its `hash_key` (A76), or its address.
+    pub(crate) key: Cow<'a, str>,
+    /// At least 1: the endpoint's weight, times that of its locality if the group has several.
+    pub(crate) weight: u64,
 }
 
 /// What a policy made of its configuration and the endpoints of a group, whatever the state of their connections.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
-    config: EndpointPolicy,
+pub(crate) enum Plan {
+    RoundRobin,
+    LeastRequest { choices: u32 },
+    Random,
+    RingHash(RingHashConfig, Arc<Ring>),
 }
 
 impl Plan {
-    pub(crate) fn new(config: &EndpointPolicy) -> Self {
-        Self { config: config.clone() }
+    /// Only a policy that [wants all](Self::wants_all) endpoints looks at the candidates; they are sorted by locality.
+    pub(crate) fn new<'a>(config: &EndpointPolicy, candidates: impl FnOnce() -> Vec<Candidate<'a>>) -> Self {
+        match config {
+            EndpointPolicy::RoundRobin => Self::RoundRobin,
+            EndpointPolicy::LeastRequest { choices } => Self::LeastRequest { choices: *choices },
+            EndpointPolicy::Random => Self::Random,
+            EndpointPolicy::RingHash(config) => {
+                Self::RingHash(config.clone(), Arc::new(Ring::new(config, &candidates())))
+            }
+        }
     }
 
     /// Whether the policy must see every endpoint of the group, or only those that are READY.
     pub(crate) fn wants_all(&self) -> bool {
-        false
+        matches!(self, Self::RingHash(..))
     }
 
-    /// The policy among these members: all of the group in the order of the plan's endpoints, or the READY ones.
-    pub(crate) fn start(&self, _members: &[Member]) -> Box<dyn Policy> {
-        match &self.config {
-            EndpointPolicy::RoundRobin => Box::new(RoundRobin::new(fastrand::usize(..))),
-            EndpointPolicy::LeastRequest { choices } => Box::new(LeastRequest::new(*choices)),
-            EndpointPolicy::Random => Box::new(Random),
+    /// The policy among these members: all of the group in the order of their indices, or the READY ones.
+    pub(crate) fn start(&self, members: &[Member]) -> Box<dyn Policy> {
+        match self {
+            Self::RoundRobin => Box::new(RoundRobin::new(fastrand::usize(..))),
+            Self::LeastRequest { choices } => Box::new(LeastRequest::new(*choices)),
+            Self::Random => Box::new(Random),
+            Self::RingHash(config, ring) => Box::new(RingHash::new(config, ring, members)),
         }
+    }
+}
+
+/// Whether all have failed, so that nobody need look for one that has not.
+fn is_dead(members: &[Member]) -> bool {
+    let failed = |member: &Member| matches!(member.state, TransientFailure | Shutdown);
+    members.iter().all(failed)
+}
+
+/// The first endpoint in this order that takes the call (A61): a READY one is taken, one that connects is waited for by
+/// the `patient`, one that failed is passed over. Those to avoid are taken when there is no other.
+fn walk(order: impl Iterator<Item = usize>, members: &[Member], avoid: &[Address], patient: bool) -> Choice {
+    let (mut avoided, mut connecting) = (None, false);
+    for index in order {
+        let member = &members[index];
+        match member.state {
+            Ready if avoid.is_empty() || !avoid.contains(&member.stats.address) => return Choice::Endpoint(index),
+            Ready => avoided = avoided.or(Some(index)),
+            Connecting | Idle if patient && avoided.is_none() => return Choice::Wait,
+            Connecting | Idle => connecting = true,
+            TransientFailure | Shutdown => {}
+        }
+    }
+    match avoided {
+        Some(index) => Choice::Endpoint(index),
+        None if connecting => Choice::Wait,
+        None => Choice::Fail,
     }
 }

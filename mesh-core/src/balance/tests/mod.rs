@@ -120,7 +120,7 @@ fn entry_with(
     priorities: Vec<Vec<(u32, &[u16])>>,
     health: impl Fn(u16) -> Health,
 ) -> Arc<ClusterEntry> {
-    let endpoint = |number: &u16| Endpoint { address: address(*number), weight: 1, health: health(*number) };
+    let endpoint = |number: &u16| Endpoint { health: health(*number), ..Endpoint::new(address(*number)) };
     let locality = |(weight, numbers): (u32, &[u16])| LocalityEndpoints {
         locality: Arc::default(),
         weight,

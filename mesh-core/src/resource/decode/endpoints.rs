@@ -12,6 +12,8 @@ use mesh_xds_proto::envoy::config::core::v3::socket_address::PortSpecifier;
 use mesh_xds_proto::envoy::config::endpoint::v3 as proto;
 use mesh_xds_proto::envoy::config::endpoint::v3::cluster_load_assignment::policy;
 use mesh_xds_proto::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use prost::Message;
+use prost_types::value::Kind;
 
 use super::place::{At, Report, quoted};
 use super::seen::Seen;
@@ -115,7 +117,7 @@ fn endpoint(member: &proto::LbEndpoint, addresses: &mut Seen<Address>, at: &At<'
         // What is wrong with it is no reason to refuse the others.
         let report = Report::default();
         let address = address_of(member, &report.root());
-        return (report.error_count() == 0).then_some(Endpoint { address: address?, weight: 1, health });
+        return (report.error_count() == 0).then_some(Endpoint { health, ..Endpoint::new(address?) });
     }
     member.judge(at);
     let weight = member.load_balancing_weight.unwrap_or(1);
@@ -126,7 +128,26 @@ fn endpoint(member: &proto::LbEndpoint, addresses: &mut Seen<Address>, at: &At<'
     if !addresses.insert(address.clone()) {
         at.field("endpoint").field("address").error(format!("{address} stands twice in the assignment"));
     }
-    Some(Endpoint { address, weight, health })
+    let hash_key = hash_key(&member.metadata, &at.field("metadata"));
+    Some(Endpoint { address, weight, health, hash_key })
+}
+
+/// `hash_key` of `envoy.lb` (A76). Large assignments have much metadata, and it is decoded only if it has that word.
+fn hash_key(metadata: &[u8], at: &At<'_>) -> Option<Arc<str>> {
+    const KEY: &str = "hash_key";
+    if metadata.is_empty() {
+        return None;
+    }
+    if !metadata.windows(KEY.len()).any(|window| window == KEY.as_bytes()) {
+        at.ignored("only `hash_key` of `envoy.lb` is read (A76)");
+        return None;
+    }
+    let metadata = core::Metadata::decode(metadata);
+    let metadata = metadata.map_err(|error| at.error(format!("cannot be decoded: {error}"))).ok()?;
+    match &metadata.filter_metadata.get("envoy.lb")?.fields.get(KEY)?.kind {
+        Some(Kind::StringValue(key)) if !key.is_empty() => Some(key.as_str().into()),
+        _ => None,
+    }
 }
 
 fn health(status: i32) -> Health {

@@ -2,15 +2,18 @@
 
 use mesh_xds_proto::envoy::config::cluster::v3 as proto;
 use mesh_xds_proto::envoy::config::cluster::v3::LoadBalancingPolicy;
-use mesh_xds_proto::envoy::config::cluster::v3::cluster::{LbConfig, LbPolicy};
+use mesh_xds_proto::envoy::config::cluster::v3::cluster::ring_hash_lb_config::HashFunction as LegacyHashFunction;
+use mesh_xds_proto::envoy::config::cluster::v3::cluster::{LbConfig, LbPolicy, RingHashLbConfig};
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::least_request::v3::LeastRequest;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::random::v3::Random;
+use mesh_xds_proto::envoy::extensions::load_balancing_policies::ring_hash::v3::RingHash as RingHashMessage;
+use mesh_xds_proto::envoy::extensions::load_balancing_policies::ring_hash::v3::ring_hash::HashFunction;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::round_robin::v3::RoundRobin;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::wrr_locality::v3::WrrLocality;
 
 use super::place::{At, cut, quoted};
 use super::value::Extension;
-use crate::resource::cluster::{Balancing, EndpointPolicy};
+use crate::resource::cluster::{Balancing, EndpointPolicy, RingHash};
 use crate::resource::verdict::Fields;
 
 /// How deep policies may be nested (A52).
@@ -50,6 +53,10 @@ fn judge_config(cluster: &proto::Cluster, at: &At<'_>) {
             at if is(LbPolicy::RoundRobin) => config.judge(at),
             at => at.ignored(OTHER),
         },
+        Some(LbConfig::RingHashLbConfig(config)) => match &at.field("ring_hash_lb_config") {
+            at if is(LbPolicy::RingHash) => config.judge(at),
+            at => at.ignored(OTHER),
+        },
         _ => {}
     }
 }
@@ -67,6 +74,15 @@ fn by_name(cluster: &proto::Cluster, at: &At<'_>) -> Option<Balancing> {
             least_request(choices, at)?
         }
         Ok(LbPolicy::Random) => EndpointPolicy::Random,
+        Ok(LbPolicy::RingHash) => {
+            let config = match &cluster.lb_config {
+                Some(LbConfig::RingHashLbConfig(config)) => config,
+                _ => &RingHashLbConfig::default(),
+            };
+            let at = &at.field("ring_hash_lb_config");
+            let is_xx = config.hash_function() == LegacyHashFunction::XxHash;
+            return ring_hash(is_xx, config.minimum_ring_size, config.maximum_ring_size, at).map(whole_priority);
+        }
         Ok(LbPolicy::LoadBalancingPolicyConfig) => {
             at.field("load_balancing_policy").error("must be set, because `lb_policy` says so");
             return None;
@@ -91,6 +107,34 @@ fn least_request(choices: Option<u32>, at: &At<'_>) -> Option<EndpointPolicy> {
         return None;
     }
     Some(EndpointPolicy::LeastRequest { choices: choices.min(10) })
+}
+
+/// One ring over all endpoints of a priority (A42).
+fn ring_hash(is_xx: bool, min: Option<u64>, max: Option<u64>, at: &At<'_>) -> Option<EndpointPolicy> {
+    const MAX: u64 = 8 << 20;
+    let default = RingHash::default();
+    let config =
+        RingHash { min_size: min.unwrap_or(default.min_size), max_size: max.unwrap_or(default.max_size), header: None };
+    let errors = at.report().error_count();
+    if !is_xx {
+        at.field("hash_function").error("must be XX_HASH (A42)");
+    }
+    for (name, size) in [("minimum_ring_size", config.min_size), ("maximum_ring_size", config.max_size)] {
+        match size {
+            0 => at.field(name).error("0 is less than 1"),
+            1..=MAX => {}
+            _ => at.field(name).error(format!("{size} is more than {MAX}")),
+        }
+    }
+    if config.min_size > config.max_size && config.max_size > 0 {
+        let RingHash { min_size, max_size, .. } = config;
+        at.field("minimum_ring_size").error(format!("{min_size} is more than the `maximum_ring_size`, {max_size}"));
+    }
+    (at.report().error_count() == errors).then_some(EndpointPolicy::RingHash(config))
+}
+
+fn whole_priority(policy: EndpointPolicy) -> Balancing {
+    Balancing { by_locality: false, policy }
 }
 
 /// The first policy of a supported type counts, and is not passed over if its configuration is wrong (A52).
@@ -126,7 +170,6 @@ enum Found {
 }
 
 fn supported(extension: &Extension<'_>, at: &At<'_>, depth: usize) -> Found {
-    let whole_priority = |policy| Balancing { by_locality: false, policy };
     Found::Policy(if extension.is::<WrrLocality>() {
         wrr_locality(extension, at, depth)
     } else if extension.is::<RoundRobin>() {
@@ -139,6 +182,13 @@ fn supported(extension: &Extension<'_>, at: &At<'_>, depth: usize) -> Found {
     } else if extension.is::<Random>() {
         let config = extension.unpack::<Random>(at);
         config.inspect(|config| config.judge(at)).map(|_| whole_priority(EndpointPolicy::Random))
+    } else if extension.is::<RingHashMessage>() {
+        let config = extension.unpack::<RingHashMessage>(at);
+        let config = config.inspect(|config| config.judge(at));
+        config.and_then(|config| {
+            let is_xx = matches!(config.hash_function(), HashFunction::DefaultHash | HashFunction::XxHash);
+            ring_hash(is_xx, config.minimum_ring_size, config.maximum_ring_size, at).map(whole_priority)
+        })
     } else {
         return Found::Nothing;
     })

@@ -7,6 +7,7 @@
 mod cluster;
 mod discovery;
 mod endpoints;
+mod hash_policy;
 mod http_filter;
 mod lb_policy;
 mod listener;

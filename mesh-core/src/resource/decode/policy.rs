@@ -2,31 +2,9 @@
 //! reasons before and after they are.
 
 use mesh_xds_proto::envoy::config::cluster::v3::OutlierDetection;
-use mesh_xds_proto::envoy::config::route::v3::route_action::HashPolicy;
-use mesh_xds_proto::envoy::config::route::v3::route_action::hash_policy::{Header, PolicySpecifier};
 
 use super::place::At;
 use super::value::duration;
-use crate::resource::matcher::pattern::searching;
-
-/// A42.
-pub(super) fn check_hash_policy(policy: &HashPolicy, at: &At<'_>) {
-    if let Some(PolicySpecifier::Header(Header { header_name, regex_rewrite })) = &policy.policy_specifier {
-        let at = &at.field("header");
-        if header_name.is_empty() {
-            at.field("header_name").error("must be set");
-        }
-        let Some(rewrite) = regex_rewrite else {
-            return;
-        };
-        let at = &at.field("regex_rewrite");
-        if let Some(pattern) = at.required("pattern", rewrite.pattern.as_ref())
-            && let Err(problem) = searching(&pattern.regex, &at.report().patterns)
-        {
-            at.field("pattern").field("regex").error(problem);
-        }
-    }
-}
 
 /// A50.
 pub(super) fn check_outlier_detection(policy: &OutlierDetection, at: &At<'_>) {

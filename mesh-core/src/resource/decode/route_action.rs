@@ -6,9 +6,9 @@ use std::sync::Arc;
 use mesh_xds_proto::envoy::config::route::v3 as proto;
 use mesh_xds_proto::envoy::config::route::v3::route_action::{ClusterSpecifier, MaxStreamDuration};
 
+use super::hash_policy::hash_policies;
 use super::http_filter::check_overrides;
 use super::place::At;
-use super::policy::check_hash_policy;
 use super::retry_policy::retry_policy;
 use super::value::duration;
 use crate::resource::retry_policy::RetryPolicy;
@@ -26,9 +26,7 @@ pub(super) fn forward(
         Some(policy) => retry_policy(policy, &at.field("retry_policy")),
         None => host_retry.cloned(),
     };
-    for (index, policy) in message.hash_policy.iter().enumerate() {
-        check_hash_policy(policy, &at.item("hash_policy", index));
-    }
+    let hash = hash_policies(&message.hash_policy, at);
     let max = message.max_stream_duration;
     let deadline = max.map(|max| deadline(&max, &at.field("max_stream_duration"))).unwrap_or_default();
     let forward = match message.cluster_specifier {
@@ -44,7 +42,7 @@ pub(super) fn forward(
         // Not set, or a kind that a later version of xDS added: calls fail, the resource is accepted (A28).
         None => return Some(RouteAction::Unsupported("an unknown cluster specifier")),
     };
-    Some(RouteAction::Forward(forward.with_deadline(deadline).with_retry(retry)))
+    Some(RouteAction::Forward(forward.with_deadline(deadline).with_retry(retry).with_hash(hash)))
 }
 
 fn deadline(message: &MaxStreamDuration, at: &At<'_>) -> RouteDeadline {

@@ -124,11 +124,6 @@ pub(crate) fn is_positive(value: &Option<prost_types::Duration>) -> bool {
     value.is_some_and(|duration| duration.seconds != 0 || duration.nanos != 0)
 }
 
-/// Whether a weight asks for another share than the others'.
-pub(crate) fn is_not_one(value: &Option<u32>) -> bool {
-    value.is_some_and(|weight| weight != 1)
-}
-
 /// Whether a switch is on.
 pub(crate) fn is_true(value: &Option<bool>) -> bool {
     *value == Some(true)

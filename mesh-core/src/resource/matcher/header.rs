@@ -13,7 +13,7 @@ use super::text::TextMatch;
 #[derive(Debug)]
 pub(crate) struct HeaderMatch {
     name: Box<str>,
-    source: Source,
+    source: HeaderSource,
     condition: Condition,
     invert: bool,
     missing_is_empty: bool,
@@ -30,8 +30,8 @@ pub(crate) enum Condition {
 }
 
 /// Where a header's value is found.
-#[derive(Debug)]
-enum Source {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum HeaderSource {
     Path,
     Method,
     Authority,
@@ -49,7 +49,7 @@ const TRANSPORT: [&str; 6] =
 impl HeaderMatch {
     /// `None` if `name` can be no header's name.
     pub(crate) fn new(name: &str, condition: Condition) -> Option<Self> {
-        let source = Source::of(name)?;
+        let source = HeaderSource::of(name)?;
         Some(Self { name: name.into(), source, condition, invert: false, missing_is_empty: false })
     }
 
@@ -76,7 +76,9 @@ impl HeaderMatch {
     /// The same of a response, whose transport adds no headers that must not be seen.
     pub(crate) fn matches_response(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         match &self.source {
-            Source::Header(name) | Source::Transport(name) => with_joined(name, headers, |value| self.accepts(value)),
+            HeaderSource::Header(name) | HeaderSource::Transport(name) => {
+                with_joined(name, headers, |value| self.accepts(value))
+            }
             _ if *self.name == *":status" => self.accepts(Some(status.as_str().as_bytes())),
             _ => self.accepts(None),
         }
@@ -94,8 +96,9 @@ impl HeaderMatch {
     }
 }
 
-impl Source {
-    fn of(name: &str) -> Option<Self> {
+impl HeaderSource {
+    /// `None` if `name` can be no header's name.
+    pub(crate) fn of(name: &str) -> Option<Self> {
         match name {
             ":path" => return Some(Self::Path),
             ":method" => return Some(Self::Method),
@@ -112,7 +115,8 @@ impl Source {
         })
     }
 
-    fn with_value<R>(&self, head: &RequestHead<'_>, then: impl FnOnce(Option<&[u8]>) -> R) -> R {
+    /// Hands the value on: several are joined with a comma (A28).
+    pub(crate) fn with_value<R>(&self, head: &RequestHead<'_>, then: impl FnOnce(Option<&[u8]>) -> R) -> R {
         match self {
             Self::Path => then(Some(head.path.as_bytes())),
             Self::Method => then(Some(head.method.as_str().as_bytes())),

@@ -18,7 +18,7 @@ use prost::Name;
 
 use super::{FieldVerdict, Fields, IsSet, Verdict};
 use crate::resource::decode::place::At;
-use crate::resource::decode::value::{is_not_one, is_positive, is_true};
+use crate::resource::decode::value::{is_positive, is_true};
 
 /// Writes the rows of a message, and [`Fields`] for it. A row is `field: Verdict`, a note in brackets, and after `if`
 /// the function that says whether the field asks for anything when that is not simply its being set. The cases of a
@@ -90,6 +90,8 @@ const fn unescaped(name: &'static str) -> &'static str {
 
 const OTHER_SOURCE: &str = "must be `ads` or `self`";
 const LATER: &str = "is not supported yet";
+/// The bounds of a ring.
+const RING_SIZE: &str = "at most 8,388,608, more is refused; rings have at most 4,096 entries (A42)";
 const NO_MEANING: &str = "has no meaning in gRPC";
 const FAULTS: &str = "fault injection is not supported yet";
 const SESSIONS: &str = "session affinity is not supported yet";
@@ -448,7 +450,7 @@ messages! {
         priority: Ignore,
         rate_limits: Ignore,
         include_vh_rate_limits: Ignore,
-        hash_policy: Ignore("checked as A42 says; no supported policy uses hashes"),
+        hash_policy: Act("for clusters whose policy has affinity (A42)"),
         cors: Ignore,
         max_grpc_timeout: Ignore("replaced by `max_stream_duration`") if is_positive,
         grpc_timeout_offset: Ignore,
@@ -519,6 +521,47 @@ messages! {
         UseHashPolicy "use_hash_policy": Ignore,
     }
 
+    "HashPolicy" route::route_action::HashPolicy {
+        terminal: Act,
+    }
+    one policy_specifier: route::route_action::hash_policy::PolicySpecifier {
+        Header "header": Act,
+        Cookie "cookie": Act("as in Envoy"),
+        ConnectionProperties "connection_properties": Ignore("a call has no connection that it came on"),
+        QueryParameter "query_parameter": Act("as in Envoy"),
+        FilterState "filter_state": Act,
+    }
+
+    "HashPolicy.Header" route::route_action::hash_policy::Header {
+        header_name: Act("required; binary headers are not hashed"),
+        regex_rewrite: Act,
+    }
+
+    "HashPolicy.Cookie" route::route_action::hash_policy::Cookie {
+        name: Act("without one the policy is ignored"),
+        ttl: Act("a call without the cookie gets one, which its response sets"),
+        path: Act,
+        attributes: Act,
+    }
+
+    "HashPolicy.CookieAttribute" route::route_action::hash_policy::CookieAttribute {
+        name: Act,
+        value: Act,
+    }
+
+    "HashPolicy.QueryParameter" route::route_action::hash_policy::QueryParameter {
+        name: Act("without one the policy is ignored"),
+    }
+
+    "HashPolicy.FilterState" route::route_action::hash_policy::FilterState {
+        key: Act("`io.grpc.channel_id`; others are ignored (A42)"),
+    }
+
+    "RegexMatchAndSubstitute" matcher::RegexMatchAndSubstitute {
+        pattern: Act("required"),
+        substitution: Act,
+    }
+
     "ClusterWeight" route::weighted_cluster::ClusterWeight {
         name: Act("required"),
         cluster_header: Ignore,
@@ -550,7 +593,7 @@ messages! {
         connect_timeout: Act,
         per_connection_buffer_limit_bytes: Ignore,
         per_connection_buffer_high_watermark_timeout: Ignore,
-        lb_policy: Act("ROUND_ROBIN, LEAST_REQUEST, RANDOM; others are refused"),
+        lb_policy: Act("ROUND_ROBIN, LEAST_REQUEST, RANDOM, RING_HASH; others are refused"),
         load_assignment: Ignore("the endpoints come from EDS"),
         health_checks: Ignore,
         max_requests_per_connection: Ignore,
@@ -597,7 +640,7 @@ messages! {
         ClusterType "cluster_type": Act("aggregate clusters (A37); others are refused"),
     }
     one lb_config: cluster::cluster::LbConfig {
-        RingHashLbConfig "ring_hash_lb_config": Ignore,
+        RingHashLbConfig "ring_hash_lb_config": Act("if `lb_policy` is RING_HASH"),
         MaglevLbConfig "maglev_lb_config": Ignore,
         OriginalDstLbConfig "original_dst_lb_config": Ignore,
         LeastRequestLbConfig "least_request_lb_config": Act("if `lb_policy` is LEAST_REQUEST"),
@@ -626,6 +669,12 @@ messages! {
 
     "RoundRobinLbConfig" cluster::cluster::RoundRobinLbConfig {
         slow_start_config: Ignore,
+    }
+
+    "RingHashLbConfig" cluster::cluster::RingHashLbConfig {
+        minimum_ring_size: Act(RING_SIZE),
+        hash_function: Act("XX_HASH; others are refused (A42)"),
+        maximum_ring_size: Act(RING_SIZE),
     }
 
     "TransportSocketMatch" cluster::cluster::TransportSocketMatch {
@@ -672,6 +721,16 @@ messages! {
         selection_method: Ignore,
     }
 
+    "RingHash" policies::ring_hash::v3::RingHash {
+        hash_function: Act("XX_HASH; others are refused (A42)"),
+        minimum_ring_size: Act(RING_SIZE),
+        maximum_ring_size: Act(RING_SIZE),
+        use_hostname_for_hashing: Ignore(NO_MEANING),
+        hash_balance_factor: Ignore(NO_MEANING),
+        consistent_hashing_lb_config: Ignore(NO_MEANING),
+        locality_weighted_lb_config: Ignore("the weights of localities always count (A42)"),
+    }
+
     "Random" policies::random::v3::Random {
         locality_lb_config: Ignore(NO_MEANING),
     }
@@ -710,8 +769,8 @@ messages! {
 
     "LbEndpoint" endpoint::LbEndpoint {
         health_status: Act("UNKNOWN and HEALTHY take calls (A27)"),
-        metadata: Ignore,
-        load_balancing_weight: Ignore("the policies weigh all endpoints of a locality alike; 0 is refused") if is_not_one,
+        metadata: Act("`hash_key` of `envoy.lb` (A76); all else is ignored"),
+        load_balancing_weight: Act("by policies that weigh endpoints, such as RING_HASH; 0 is refused"),
     }
     one host_identifier: endpoint::lb_endpoint::HostIdentifier {
         Endpoint "endpoint": Act("required"),

@@ -176,7 +176,6 @@ fn ring(minimum: Option<u64>, maximum: Option<u64>, hash_function: i32) -> Optio
 }
 
 const NO_FAULTS: &str = "fault injection is not built yet: the filter is listed";
-const NO_RING: &str = "ring_hash is not built yet, and another policy would break the affinity that was asked for";
 const ENVOY: &str = "gRPC refuses it, so it has Envoy's meaning";
 
 #[test]
@@ -453,7 +452,7 @@ fn clusters() {
         differs("`lb_policy: RANDOM`", Nack, Served, ENVOY, |f| f.cluster.lb_policy = LbPolicy::Random as i32),
         same("`lb_policy: MAGLEV`", Nack, |f| f.cluster.lb_policy = LbPolicy::Maglev as i32),
         same("`lb_policy: 4`", Nack, |f| f.cluster.lb_policy = 4),
-        differs("`lb_policy: RING_HASH` defaults", Served, Nack, NO_RING, |f| {
+        same("`lb_policy: RING_HASH` defaults", Served, |f| {
             f.cluster.lb_policy = LbPolicy::RingHash as i32;
         }),
         same("`maximum_ring_size` 9 000 000", Nack, |f| {

@@ -1,5 +1,6 @@
 //! Tests of the decoders through the four resource types, as the xDS client uses them.
 
+mod affinity;
 mod conformance;
 mod errors;
 mod fixture;

@@ -1,0 +1,20 @@
+//! Groups of endpoints without connections.
+
+use std::sync::Arc;
+
+use super::{Candidate, Member};
+use crate::connect::testing::address;
+use crate::connect::{ConnectivityState, EndpointStats};
+
+/// Candidates by key and weight.
+pub(super) fn candidates<'a>(keys: &[(&'a str, u64)]) -> Vec<Candidate<'a>> {
+    let candidate =
+        |(index, (key, weight)): (u32, &(&'a str, u64))| Candidate { index, key: (*key).into(), weight: *weight };
+    (0..).zip(keys).map(candidate).collect()
+}
+
+/// Members in these states, each of weight 1 at an address of its own.
+pub(super) fn members(states: &[ConnectivityState]) -> Vec<Member> {
+    let stats = |number| Arc::new(EndpointStats::new(address(number), "greeter".into(), Arc::default()));
+    (1..).zip(states).map(|(number, state)| Member { stats: stats(number), weight: 1, state: *state }).collect()
+}
