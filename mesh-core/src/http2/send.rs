@@ -183,10 +183,16 @@ impl Inner {
             return Err(SendErrorKind::Unsent(self.shared.why_no_calls()));
         };
         *ended = None;
-        match live.send_request(head.into_request(), end) {
+        let opened = match live.send_request(head.into_request(), end) {
             Err(error) if !error.is_io() && !error.is_go_away() => self.open_again(live, copy, end),
             opened => opened.map_err(|error| SendErrorKind::Unsent(self.shared.explain(&error))),
+        };
+        // At the peer's limit a handle keeps the stream until the next request, and a call that is dropped before would
+        // not be reset.
+        if self.shared.slots.are_taken() {
+            *live = live.clone();
         }
+        opened
     }
 
     /// `h2` did not take the request: it cannot be sent at all, or the one before has not left. Near the peer's limit a

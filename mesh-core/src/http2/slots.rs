@@ -74,6 +74,11 @@ impl Slots {
         u32::try_from(self.word.load(Ordering::Relaxed) & IN_FLIGHT).expect("32 bits")
     }
 
+    /// Whether there is none left.
+    pub(super) fn are_taken(&self) -> bool {
+        self.in_flight() >= self.limit()
+    }
+
     pub(super) fn limit(&self) -> u32 {
         self.limit.load(Ordering::Relaxed)
     }
