@@ -32,6 +32,25 @@ impl Ahead {
         }
     }
 
+    /// The length of what waits, if it waits for no more.
+    pub(super) fn large(&self) -> Option<usize> {
+        match self {
+            Self::Nothing => None,
+            Self::Frame(data) => Some(data.len()),
+            Self::Gathered(data) => Some(data.len()),
+        }
+        .filter(|_| !self.is_small())
+    }
+
+    /// Takes no more than the first so many bytes.
+    pub(super) fn take_some(&mut self, length: usize) -> Option<Bytes> {
+        match self {
+            Self::Frame(data) if data.len() > length => Some(data.split_to(length)),
+            Self::Gathered(data) if data.len() > length => Some(data.split_to(length).freeze()),
+            _ => self.take(),
+        }
+    }
+
     /// Lets `data` wait. Returns what it does not join, which so has to go out before it.
     pub(super) fn push(&mut self, data: Bytes) -> Option<Bytes> {
         if data.len() >= SMALL || !self.is_small() {

@@ -1,4 +1,8 @@
 //! The request's body, from the caller's frames to `h2`'s queue, as far as the peer's window lets it.
+//!
+//! `h2` takes more than the window and keeps it until the peer makes room. A peer that answers early makes none: for it the
+//! stream would stay half open, and what it did not take would stay in `h2`. So what is large stays here, from where it is
+//! dropped with the stream's end, which resets the stream.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,9 +21,12 @@ use crate::replay::Replay;
 /// Frames in a row before other tasks get their turn.
 const BURST: usize = 128;
 
+/// So much of a body goes to `h2` with the head, whatever the window: most messages are shorter.
+const WHOLE: usize = 16 << 10;
+
 /// What of the body is there when the head is sent.
 pub(super) enum Opening {
-    /// All of it: one DATA frame with END_STREAM, or none.
+    /// All of it, and it is short: one DATA frame with END_STREAM, or none.
     Whole(Option<Bytes>),
     /// All of it, with trailers.
     Trailed(Option<Bytes>, HeaderMap),
@@ -47,6 +54,10 @@ impl Opening {
             match frame.into_data() {
                 Ok(data) if data.is_empty() => {}
                 Ok(data) if now.is_some() => return Ok(Self::Part(now, Some(data))),
+                Ok(mut data) if data.len() > WHOLE => {
+                    let first = data.split_to(WHOLE);
+                    return Ok(Self::Part(Some(first), Some(data)));
+                }
                 Ok(data) => now = Some(data),
                 Err(frame) => {
                     if let Ok(trailers) = frame.into_trailers() {
@@ -128,6 +139,10 @@ where
                 self.rest = None;
                 continue;
             }
+            if self.body.is_end_stream() {
+                self.finish();
+                continue;
+            }
             match self.body.poll_next(cx) {
                 Poll::Pending => return self.idle(cx),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(self.fail(error.into()))),
@@ -153,16 +168,12 @@ where
     }
 
     fn push(&mut self, data: Bytes) {
-        let last = self.body.is_end_stream();
         // An empty frame says nothing, and peers take many of them for an attack.
-        if data.is_empty() && !last {
+        if data.is_empty() {
             return;
         }
         let Some(rest) = &mut self.rest else { return };
-        let sent = rest.ahead.push(data).is_none_or(|before| rest.send_data(before));
-        if last {
-            self.finish();
-        } else if !sent {
+        if !rest.ahead.push(data).is_none_or(|before| rest.send_data(before)) {
             self.rest = None;
         }
     }
@@ -194,21 +205,27 @@ impl Rest {
         self.stream.send_data(data, false).is_ok()
     }
 
-    /// Room for another frame in the peer's window and in `h2`'s buffer, unless what waits can take more before it
-    /// goes out; `false` if the stream takes no more.
+    /// Ready when what waits has room in the peer's window and in `h2`'s buffer, or can take more before it goes out; what
+    /// has room before goes out. `false` if the stream takes no more.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if self.ahead.is_small() || matches!(self.ahead, Ahead::Nothing) {
-            return Poll::Ready(true);
-        }
-        self.stream.reserve_capacity(1);
-        loop {
-            if self.stream.capacity() > 0 {
-                return Poll::Ready(true);
+        while let Some(length) = self.ahead.large() {
+            self.stream.reserve_capacity(length);
+            match self.stream.capacity() {
+                0 => {
+                    if !matches!(ready!(self.stream.poll_capacity(cx)), Some(Ok(_))) {
+                        return Poll::Ready(false);
+                    }
+                }
+                room if room >= length => break,
+                room => {
+                    let now = self.ahead.take_some(room);
+                    if !now.is_none_or(|now| self.send_data(now)) {
+                        return Poll::Ready(false);
+                    }
+                }
             }
-            if !matches!(ready!(self.stream.poll_capacity(cx)), Some(Ok(_))) {
-                return Poll::Ready(false);
-            }
         }
+        Poll::Ready(true)
     }
 
     /// Queues what waits; but not a small frame while the one before it has not left, as more may come to join it.

@@ -1,6 +1,9 @@
 //! One call: what goes over the wire, in which order, and what ends it.
 
-use super::raw::{DATA, END_HEADERS, END_STREAM, HEADERS, OK, Peer, RST_STREAM};
+use super::raw::{
+    DATA, END_HEADERS, END_STREAM, HEADERS, INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS, OK, Peer, RST_STREAM,
+    WINDOW_UPDATE,
+};
 use super::*;
 use crate::http2::SendErrorKind;
 use crate::http2::error::Code;
@@ -150,6 +153,77 @@ async fn a_complete_response_stands_though_the_peer_then_refuses_the_rest_of_the
     assert!(feed.is_closed(), "nobody wants the rest");
 }
 
+/// That the peer is told that the rest of stream 1 will not come, and that none of it does.
+async fn assert_given_up(connection: &Connection, peer: &mut Peer) {
+    assert_eq!(connection.in_flight(), 0);
+    let next = peer.expect(&[DATA, RST_STREAM]).await;
+    assert_eq!((next.kind, next.stream, &next.payload[..]), (RST_STREAM, 1, &[0, 0, 0, 8][..]));
+    // Room for all that was ever meant to be sent, and a call after which nothing else can come.
+    peer.send(WINDOW_UPDATE, 0, 0, &1_000_000_u32.to_be_bytes()).await;
+    let mut next = send(connection, full("next"));
+    assert!(poll_once(&mut next).await.is_pending());
+    let data = peer.expect(&[DATA]).await;
+    assert_eq!((data.stream, &data.payload[..]), (3, &b"next"[..]));
+    peer.answer(3).await;
+    collect(next.await.unwrap()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_before_a_large_request_has_left_ends_the_request_too() {
+    let settings = [(INITIAL_WINDOW_SIZE, 1_000), (MAX_CONCURRENT_STREAMS, 1)];
+    let (connection, mut peer) = Peer::connect(&settings, Config::default()).await;
+    let mut call = send(&connection, full(vec![7; 100_000]));
+    assert!(poll_once(&mut call).await.is_pending());
+    assert_eq!(peer.expect(&[DATA]).await.payload.len(), 1_000);
+    peer.answer(1).await;
+    collect(call.await.unwrap()).await.unwrap();
+    assert_given_up(&connection, &mut peer).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_before_a_large_message_of_a_stream_has_left_ends_the_request_too() {
+    let settings = [(INITIAL_WINDOW_SIZE, 1_000), (MAX_CONCURRENT_STREAMS, 1)];
+    let (connection, mut peer) = Peer::connect(&settings, Config::default()).await;
+    let (feed, body) = fed();
+    feed.send(data("small")).unwrap();
+    let mut call = send(&connection, request(body));
+    assert!(poll_once(&mut call).await.is_pending());
+    assert_eq!(peer.expect(&[DATA]).await.payload, b"small");
+    feed.send(data(vec![7; 100_000])).unwrap();
+    feed.send(data(vec![7; 100_000])).unwrap();
+    drop(feed);
+    assert!(poll_once(&mut call).await.is_pending());
+    settle().await;
+    assert!(poll_once(&mut call).await.is_pending());
+    assert_eq!(peer.expect(&[DATA]).await.payload.len(), 995);
+    peer.answer(1).await;
+    collect(call.await.unwrap()).await.unwrap();
+    assert_given_up(&connection, &mut peer).await;
+}
+
+#[tokio::test]
+async fn a_large_request_arrives_whole_with_the_end_in_its_last_frame() {
+    let (connection, mut peer) = Peer::connect(&[(INITIAL_WINDOW_SIZE, 30_000)], Config::default()).await;
+    let body: Vec<u8> = (0..100_000_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
+    let call = tokio::spawn(send(&connection, full(body.clone())));
+    peer.send(WINDOW_UPDATE, 0, 0, &1_000_000_u32.to_be_bytes()).await;
+    let mut got = Vec::new();
+    loop {
+        let frame = peer.expect(&[DATA, RST_STREAM]).await;
+        assert_eq!(frame.kind, DATA);
+        got.extend_from_slice(&frame.payload);
+        if frame.flags & END_STREAM != 0 {
+            assert!(!frame.payload.is_empty());
+            break;
+        }
+        let room = u32::try_from(frame.payload.len()).unwrap();
+        peer.send(WINDOW_UPDATE, 0, 1, &room.to_be_bytes()).await;
+    }
+    assert!(got == body);
+    peer.answer(1).await;
+    collect(call.await.unwrap().unwrap()).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_body_that_fails_before_the_head_is_not_sent_at_all() {
     let (connection, _peer) = Peer::connect(&[], Config::default()).await;
@@ -188,14 +262,16 @@ async fn a_body_that_fails_late_is_told_to_the_reader() {
 
 #[tokio::test]
 async fn a_call_that_is_dropped_resets_its_stream_and_frees_its_slot() {
-    let (connection, mut peer) = Peer::connect(&[], Config::default()).await;
-    let mut call = send(&connection, full("hello"));
-    assert!(poll_once(&mut call).await.is_pending());
-    peer.expect(&[HEADERS]).await;
-    drop(call);
-    assert_eq!(connection.in_flight(), 0);
-    let reset = peer.expect(&[RST_STREAM]).await;
-    assert_eq!((reset.stream, &reset.payload[..]), (1, &[0, 0, 0, 8][..]));
+    for settings in [&[][..], &[(MAX_CONCURRENT_STREAMS, 1)]] {
+        let (connection, mut peer) = Peer::connect(settings, Config::default()).await;
+        let mut call = send(&connection, full("hello"));
+        assert!(poll_once(&mut call).await.is_pending());
+        peer.expect(&[HEADERS]).await;
+        drop(call);
+        assert_eq!(connection.in_flight(), 0);
+        let reset = peer.expect(&[RST_STREAM]).await;
+        assert_eq!((reset.stream, &reset.payload[..]), (1, &[0, 0, 0, 8][..]));
+    }
 }
 
 #[tokio::test]

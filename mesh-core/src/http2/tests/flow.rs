@@ -75,6 +75,7 @@ async fn an_upload_stops_at_the_peers_window_and_goes_on_with_it() {
     assert!(taken.load(Ordering::Relaxed) <= 3 * CHUNK, "{taken:?} taken for a window of 20,000");
     peer.send(WINDOW_UPDATE, 0, 1, &100_000_u32.to_be_bytes()).await;
     while received < 65_535 {
+        settle().await;
         assert!(poll_once(&mut call).await.is_pending());
         received += peer.expect(&[DATA]).await.payload.len();
     }
