@@ -4,8 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mesh_core::Bootstrap;
+use mesh_core::balance::BalanceOptions;
 use mesh_core::testing::{ControlPlane, Fault, Resources, any, endpoints, type_url};
+use mesh_core::{Bootstrap, Mesh};
 use mesh_xds_proto::envoy::service::discovery::v3::DiscoveryResponse;
 use parking_lot::Mutex;
 use tonic::Code;
@@ -340,4 +341,30 @@ async fn a_type_that_nobody_asked_for_is_told_of_once_and_the_stream_goes_on() {
     for name in ["nobody.knows.This", "nor.That"] {
         assert_eq!(log.lines_with(name), 1, "{name}");
     }
+}
+
+#[tokio::test]
+async fn places_among_the_calls_that_wait_for_the_configuration_are_given_back() {
+    let backend = Backend::start("a").await;
+    let control_plane = ControlPlane::new();
+    let balance = BalanceOptions::new().max_pending(1);
+    let mesh = Mesh::builder().control_plane(&control_plane).balance(balance).build().await.unwrap();
+    let client = Client::new(&mesh, "xds:///greeter");
+    let call = || {
+        let client = client.clone();
+        tokio::spawn(async move { client.hello().await })
+    };
+    // One of the two has the place, and fails the other.
+    let (mut first, mut second) = (call(), call());
+    let (status, waiting) = tokio::select! {
+        status = &mut first => (status, second),
+        status = &mut second => (status, first),
+    };
+    assert_says(&status.unwrap().unwrap_err(), &["1 calls already wait for the configuration", "raise `max_pending`"]);
+    waiting.abort();
+    let _ = waiting.await;
+    let next = call();
+    tokio::task::yield_now().await;
+    control_plane.set(Resources::service("greeter", [backend.address()]));
+    assert_eq!(next.await.unwrap().unwrap(), "a");
 }

@@ -18,7 +18,7 @@ use tonic::{Code, Status};
 
 use crate::support::backend::Backend;
 use crate::support::frames::{
-    DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, FrameServer, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE,
+    ACK, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, FrameServer, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE,
     MAX_CONCURRENT_STREAMS, NO_ERROR, PING, Peer, REFUSED_STREAM, RST_STREAM, SETTINGS, WINDOW_UPDATE, header_block,
 };
 use crate::support::{Counter, relay::Relay};
@@ -589,4 +589,40 @@ async fn an_idle_connection_is_not_pinged() {
     assert!(timeout(Duration::from_millis(600), pings.wait_for("pings", |count| *count > 0)).await.is_err());
     assert_eq!(call(&mut client).await.unwrap(), "still here");
     assert_eq!(server.accepted(), 1);
+}
+
+/// How long a client's connection was silent before its first PING, of one whose server then complains.
+async fn silence_before_ping(peer: &mut Peer) -> std::io::Result<Duration> {
+    peer.greet(&[]).await?;
+    let call = peer.next_call().await?;
+    let before = Instant::now();
+    // What the client hears last.
+    peer.window_update(call, 1).await?;
+    while peer.next_of(PING).await?.flags & ACK != 0 {}
+    Ok(before.elapsed())
+}
+
+#[tokio::test]
+async fn an_endpoint_that_complains_of_pings_gets_half_as_many_on_its_next_connection() {
+    let interval = Duration::from_millis(100);
+    let (silences, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let server = FrameServer::start(move |mut peer| {
+        let silences = silences.clone();
+        async move {
+            silences.send(silence_before_ping(&mut peer).await?).expect("the test listens");
+            peer.go_away(0, ENHANCE_YOUR_CALM, "too_many_pings").await?;
+            peer.wait_for_end().await
+        }
+    })
+    .await;
+    let http2 = Http2Options::new().keepalive_interval(Some(interval)).keepalive_timeout(PATIENCE);
+    let (_mesh, client) = connect_with(&[server.address()], quick(), http2).await;
+    let mut silences = Vec::new();
+    for _ in 0..2 {
+        let call = spawn_call(&client);
+        silences.push(timeout(PATIENCE, seen.recv()).await.expect("a PING").expect("the server runs"));
+        call.abort();
+        let _ = call.await;
+    }
+    assert!(silences[0] >= interval && silences[1] >= 2 * interval, "{silences:?}");
 }

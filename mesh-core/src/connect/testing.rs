@@ -87,6 +87,11 @@ impl Network {
         self.endpoint(number, |endpoint| endpoint.slots = slots);
     }
 
+    /// The open connections have this many slots from now on, and tell nobody.
+    pub(crate) fn allow(&self, number: u16, slots: usize) {
+        self.open(number).iter().for_each(|connection| connection.0.state.lock().slots = slots);
+    }
+
     /// Attempts to connect so far.
     pub(crate) fn attempts(&self, number: u16) -> usize {
         self.endpoint(number, |endpoint| endpoint.attempts)

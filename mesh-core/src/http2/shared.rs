@@ -106,6 +106,11 @@ impl Shared {
         let _before = self.uploads.lock().remove(&stream);
     }
 
+    #[cfg(test)]
+    pub(super) fn waiting_uploads(&self) -> usize {
+        self.uploads.lock().len()
+    }
+
     /// Called after writes: who waits for them was either seen by the lock, or sees the writes after it.
     pub(super) fn wake_uploads(&self) {
         let writes = self.writes();

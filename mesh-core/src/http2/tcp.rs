@@ -123,6 +123,36 @@ mod tests {
         let error = connect_tcp(address, &TcpConfig::default()).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
+
+    /// A listener whose queue is full: packets to it get no answer (Linux).
+    #[cfg(target_os = "linux")]
+    fn black_hole() -> (socket2::Socket, std::net::TcpStream, SocketAddr) {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let queued = std::net::TcpStream::connect(address).unwrap();
+        (socket, queued, address)
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn an_address_that_leads_nowhere_holds_up_the_next_for_a_moment_only() {
+        let (_socket, _queued, hole) = black_hole();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let alive = listener.local_addr().unwrap();
+        let before = tokio::time::Instant::now();
+        let config = TcpConfig::default();
+        let connected = connect_first([hole, alive], &config);
+        let stream =
+            timeout(Duration::from_secs(10), connected).await.expect("not as long as the first takes").unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), alive);
+        assert!(before.elapsed() >= NEXT_ADDRESS, "the first had its moment: {:?}", before.elapsed());
+        let before = tokio::time::Instant::now();
+        connect_first([alive, hole], &config).await.unwrap();
+        assert!(before.elapsed() < NEXT_ADDRESS, "who answers at once is not waited for");
+    }
+
     #[tokio::test]
     async fn the_first_address_that_answers_is_connected_and_the_last_that_fails_is_named() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -118,3 +118,40 @@ async fn calls_that_wait_for_slots_notice_that_the_endpoint_is_gone() {
     let error = waiting.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoEndpoint);
 }
+
+#[tokio::test(start_paused = true)]
+async fn calls_go_out_at_once_again_when_nobody_waits_any_more() {
+    let mesh = Mesh::new();
+    streaming(&mesh, 1);
+    let entry = cluster(&[1]);
+    let holder = mesh.call(&entry).await.unwrap();
+    let given_up = tokio::spawn(mesh.call(&entry));
+    let waiting = tokio::spawn(mesh.call(&entry));
+    settle().await;
+    given_up.abort();
+    drop(holder);
+    drop(waiting.await.unwrap().unwrap());
+    let before = tokio::time::Instant::now();
+    drop(mesh.call(&entry).await.unwrap());
+    assert_eq!(before.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_allows_more_calls_lets_in_all_who_wait_when_the_first_notices() {
+    let mesh = Mesh::new();
+    streaming(&mesh, 1);
+    let entry = cluster(&[1]);
+    let _holder = mesh.call(&entry).await.unwrap();
+    let mut waiting = Vec::new();
+    for _ in 0..5 {
+        waiting.push(tokio::spawn(mesh.call(&entry)));
+        tokio::time::sleep(Duration::from_millis(7)).await;
+    }
+    // As SETTINGS do, of which nobody is told.
+    mesh.network.allow(1, 100);
+    let first = waiting.remove(0).await.unwrap().unwrap();
+    let before = tokio::time::Instant::now();
+    let others = futures_util::future::join_all(waiting).await;
+    assert_eq!(before.elapsed(), Duration::ZERO);
+    drop((first, others));
+}

@@ -191,6 +191,29 @@ async fn a_small_message_leaves_when_a_full_socket_takes_more() {
     drop((filling, small, feed));
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_ends_while_it_waits_for_the_socket_leaves_nothing_behind() {
+    let (near, far) = duplex(4096);
+    let mut peer = Peer(far);
+    peer.settings(&[(INITIAL_WINDOW_SIZE, 1_000_000)]).await;
+    let connection = handshake(near, &Config::default(), &Handle::current()).await.unwrap();
+    peer.0.read_exact(&mut [0; 24]).await.unwrap();
+    let filling = tokio::spawn(send(&connection, full(vec![1; 5_000])));
+    settle().await;
+    let (feed, body) = fed();
+    feed.send(data("a")).unwrap();
+    feed.send(data("b")).unwrap();
+    let slot = connection.try_acquire().unwrap();
+    let shared = Arc::clone(&slot.connection().shared);
+    let small = tokio::spawn(slot.send(request(body)));
+    settle().await;
+    assert_eq!(shared.waiting_uploads(), 1);
+    small.abort();
+    settle().await;
+    assert_eq!(shared.waiting_uploads(), 0);
+    drop((filling, feed));
+}
+
 /// Sends as much as the path's number says, as the windows allow.
 async fn download(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     let mut left: usize = request.uri().path().trim_start_matches('/').parse().unwrap();
