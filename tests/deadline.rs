@@ -350,3 +350,17 @@ async fn a_server_answers_at_the_deadline_though_its_handler_does_not() {
     );
     tier.wait_for_in_flight(0).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_tried_again_waits_max_wait_in_all() {
+    let black_hole = BlackHole::new();
+    let balance = BalanceOptions::new().connect_timeout(LONG).failover_timeout(LONG);
+    let policy = mesh_core::RetryPolicy::on("unavailable").unwrap().max_attempts(5);
+    let mesh = Mesh::builder().balance(balance).retry_policy(policy).build().await.unwrap();
+    let client = Client::new(&mesh, &format!("static:///{}", black_hole.address()));
+    let before = tokio::time::Instant::now();
+    let status = client.hello().await.unwrap_err();
+    // Twenty seconds, and the backoffs of four more attempts that do not wait.
+    assert!((20..=21).contains(&before.elapsed().as_secs()), "{:?}", before.elapsed());
+    assert_says(&status, &["no endpoint after a wait of 20.", "attempts 5"]);
+}

@@ -12,6 +12,7 @@ mod deadline;
 mod docs;
 mod drain;
 mod failover;
+mod hedging;
 mod peers;
 mod retry;
 mod routing;

@@ -5,7 +5,10 @@ use std::time::Duration;
 use mesh_core::testing::{ControlPlane, Resources, RouteBuilder, listener, route, route_config, virtual_host};
 use mesh_core::{CallInfo, CallOptions, Mesh};
 use mesh_examples::helloworld::HelloRequest;
-use mesh_xds_proto::envoy::config::route::v3::retry_policy::RetryBackOff;
+use mesh_xds_proto::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use mesh_xds_proto::envoy::config::route::v3::retry_policy::{
+    RateLimitedRetryBackOff, ResetHeader, ResetHeaderFormat, RetryBackOff,
+};
 use mesh_xds_proto::envoy::config::route::v3::{HeaderMatcher, RetryPolicy, RouteConfiguration};
 use prost_types::Duration as Interval;
 use tonic::metadata::MetadataMap;
@@ -379,6 +382,10 @@ async fn a_bad_policy_is_rejected_by_field_and_the_last_good_one_serves() {
         ),
         (RetryPolicy { per_try_timeout: Some(Interval { seconds: -1, nanos: 0 }), ..good() }, "per_try_timeout: -1 s"),
         (RetryPolicy { retriable_headers: vec![unnamed], ..good() }, "retriable_headers[0]"),
+        (
+            RetryPolicy { rate_limited_retry_back_off: Some(RateLimitedRetryBackOff::default()), ..good() },
+            "rate_limited_retry_back_off.reset_headers: must not be empty",
+        ),
     ];
     for (bad, expected) in cases {
         control_plane.modify::<RouteConfiguration>("greeter", |routes| {
@@ -439,4 +446,74 @@ async fn a_servers_word_not_to_try_again_is_passed_on_by_those_without_a_policy(
         to_c.hello().await.unwrap_err();
     }
     assert!(leaf.calls() > 40, "a failure alone is tried again: {} calls", leaf.calls());
+}
+
+#[tokio::test]
+async fn a_policy_made_in_code_is_that_of_calls_whose_route_has_none() {
+    let backend = Backend::start("a").await;
+    backend.fail(down());
+    let policy = || mesh_core::RetryPolicy::on("unavailable").unwrap().max_attempts(3);
+    let mesh = quick().retry_policy(policy()).build().await.unwrap();
+    let client = Client::new(&mesh, &format!("static:///{}", backend.address()));
+    assert_eq!(client.hello().await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(backend.calls(), 3);
+
+    let address = backend.address().to_string().parse().unwrap();
+    let own = mesh_core::RouteBuilder::any().cluster("c").retry(policy().max_attempts(2));
+    let cluster = mesh_core::ClusterBuilder::new("c").endpoint(address);
+    let snapshot = mesh_core::Snapshot::builder("s").cluster(cluster).route(own).build().unwrap();
+    let mesh = quick().retry_policy(policy()).snapshot("xds:///greeter", snapshot).build().await.unwrap();
+    let before = backend.calls();
+    Client::new(&mesh, "xds:///greeter").hello().await.unwrap_err();
+    assert_eq!(backend.calls() - before, 2, "the route's own goes before");
+}
+
+#[tokio::test]
+async fn a_server_that_limits_rates_is_asked_again_when_it_says() {
+    let backend = Backend::start("a").await;
+    let reset = ResetHeader { name: "x-reset".into(), format: ResetHeaderFormat::Seconds as i32 };
+    let limited = RateLimitedRetryBackOff { reset_headers: vec![reset], max_interval: None };
+    let slow = RetryBackOff { base_interval: millis(60_000), max_interval: None };
+    let policy = RetryPolicy {
+        retry_back_off: Some(slow),
+        rate_limited_retry_back_off: Some(limited),
+        ..policy("resource-exhausted", 1)
+    };
+    let (_control_plane, _mesh, client) = client_of(route().retry(policy), &[&backend]).await;
+    let mut metadata = MetadataMap::new();
+    metadata.insert("x-reset", "0".parse().unwrap());
+    backend.fail_times(1, Status::with_metadata(Code::ResourceExhausted, "too many", metadata));
+    // Not after a minute, as the backoff has it.
+    client.hello_within(Duration::from_secs(10)).await.expect("the second attempt");
+    assert_eq!(backend.calls(), 2);
+}
+
+#[tokio::test]
+async fn only_requests_with_one_of_the_policys_headers_are_repeated() {
+    let backend = Backend::start("a").await;
+    backend.fail(down());
+    let specifier = Some(HeaderMatchSpecifier::PresentMatch(true));
+    let header = HeaderMatcher { name: "x-again".into(), header_match_specifier: specifier, ..Default::default() };
+    let policy = RetryPolicy { retriable_request_headers: vec![header], ..policy("unavailable", 1) };
+    let (_control_plane, _mesh, client) = client_of(route().retry(policy), &[&backend]).await;
+    client.hello().await.unwrap_err();
+    assert_eq!(backend.calls(), 1);
+    let mut metadata = MetadataMap::new();
+    metadata.insert("x-again", "".parse().unwrap());
+    client.hello_with(metadata).await.unwrap_err();
+    assert_eq!(backend.calls(), 3);
+}
+
+#[tokio::test]
+async fn requests_that_do_not_fit_into_the_buffer_of_all_are_sent_once() {
+    let backend = Backend::start("a").await;
+    backend.fail(down());
+    let control_plane = serving(retrying("unavailable", 1), &[&backend]);
+    let mesh = quick().retry_buffer_size(1 << 10).control_plane(&control_plane).build().await.unwrap();
+    let client = Client::new(&mesh, "xds:///greeter");
+    for (size, attempts) in [(2_000, 1), (500, 2), (2_000, 1), (500, 2)] {
+        let before = backend.calls();
+        client.greeter().say_hello(HelloRequest { name: "x".repeat(size) }).await.unwrap_err();
+        assert_eq!(backend.calls() - before, attempts, "{size} bytes");
+    }
 }

@@ -72,6 +72,7 @@ pub use mesh::{
 };
 pub use profile::Profile;
 pub use resource::endpoints::Address;
+pub use resource::retry_policy::RetryPolicy;
 pub use resource::verdict::{FieldVerdict, Verdict, verdicts};
 pub use snapshot::Snapshot;
 pub use snapshot::fixed::{ClusterBuilder, RouteBuilder, SnapshotBuilder};

@@ -29,11 +29,6 @@ impl<B> Replay<B> {
         Self { body, kept: SmallVec::new(), trailers: None, bytes: 0, next: 0, keeping: true, ended: false }
     }
 
-    /// Whether all that was yielded is still held.
-    pub(crate) fn is_held(&self) -> bool {
-        self.keeping
-    }
-
     /// Back to the start, if all that was yielded is still held; whether it is.
     pub(crate) fn rewind(&mut self) -> bool {
         if self.keeping {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use mesh_core::retry::{Pushback, RetryCode, RetryProtocol};
 use tonic::Code;
 
@@ -23,6 +23,10 @@ const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc
 pub struct Grpc;
 
 impl RetryProtocol for Grpc {
+    fn is_repeatable(&self, _: &Method) -> bool {
+        true
+    }
+
     fn code_of_response(&self, status: StatusCode, headers: &HeaderMap) -> Option<RetryCode> {
         match headers.get(GRPC_STATUS) {
             Some(code) => named(Code::from_bytes(code.as_bytes())),

@@ -37,6 +37,7 @@ pub struct CallOptions {
     wait_for_ready: bool,
     no_retry: bool,
     hash: Option<u64>,
+    idempotent: bool,
 }
 
 impl CallOptions {
@@ -49,6 +50,14 @@ impl CallOptions {
     /// connecting), until its deadline or the mesh's `max_wait`. Default: no, such a call fails at once.
     pub fn wait_for_ready(mut self, wait: bool) -> Self {
         self.wait_for_ready = wait;
+        self
+    }
+
+    /// Whether a server may act on the call twice without harm, so that a retry policy may have it made again whatever
+    /// its method. Default: as the protocol says: HTTP's methods but POST, PATCH and CONNECT are, and gRPC's calls are
+    /// as their policy says.
+    pub fn idempotent(mut self, idempotent: bool) -> Self {
+        self.idempotent = idempotent;
         self
     }
 
@@ -143,6 +152,9 @@ impl Call {
 
     /// Since when this call waits: since now, if it did not before.
     pub(crate) fn starts_to_wait(&mut self) -> Instant {
+        if let Some(progress) = &self.progress {
+            progress.starts_to_wait();
+        }
         *self.waiting_since.get_or_insert_with(Instant::now)
     }
 
@@ -199,9 +211,23 @@ pub(crate) fn hash_key(extensions: &http::Extensions) -> Option<u64> {
     extensions.get::<CallOptions>()?.hash
 }
 
+/// Whether the application says that a call may be acted on twice.
+#[cfg(feature = "retry")]
+pub(crate) fn is_idempotent(extensions: &http::Extensions) -> bool {
+    extensions.get::<CallOptions>().is_some_and(|options| options.idempotent)
+}
+
 /// Where a call stands.
 #[derive(Debug, Default)]
-pub(crate) struct Progress(Mutex<Stage>);
+pub(crate) struct Progress(Mutex<Place>);
+
+#[derive(Debug, Default)]
+struct Place {
+    stage: Stage,
+    waiting_since: Option<Instant>,
+    /// In the waits that are over.
+    waited: Duration,
+}
 
 /// The stages a call passes through.
 #[derive(Clone, Debug, Default)]
@@ -217,10 +243,24 @@ pub(crate) enum Stage {
 
 impl Progress {
     pub(crate) fn set(&self, stage: Stage) {
-        *self.0.lock() = stage;
+        let mut place = self.0.lock();
+        place.stage = stage;
+        if let Some(since) = place.waiting_since.take() {
+            place.waited += since.elapsed();
+        }
     }
 
     pub(crate) fn stage(&self) -> Stage {
-        self.0.lock().clone()
+        self.0.lock().stage.clone()
+    }
+
+    fn starts_to_wait(&self) {
+        self.0.lock().waiting_since.get_or_insert_with(Instant::now);
+    }
+
+    /// How long the call waited, until it was handed to an endpoint or given up.
+    #[cfg(feature = "retry")]
+    pub(crate) fn waited(&self) -> Duration {
+        self.0.lock().waited
     }
 }

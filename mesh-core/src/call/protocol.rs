@@ -3,13 +3,17 @@
 use std::fmt;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::error::Error;
 
 /// What retries must know of the protocol that the calls speak. An adapter has one; without one, only the conditions of
-/// a retry policy that speak of HTTP are met.
+/// a retry policy that speak of HTTP are met, and only for methods that HTTP calls idempotent.
 pub trait RetryProtocol: fmt::Debug + Send + Sync {
+    /// Whether a call by this method may be made again though a server may have acted on it already. In gRPC it may if
+    /// its policy says so: the method is always POST.
+    fn is_repeatable(&self, method: &Method) -> bool;
+
     /// The code of a response that failed and is over with its head; `None` if there is more to come.
     fn code_of_response(&self, status: StatusCode, headers: &HeaderMap) -> Option<RetryCode>;
 

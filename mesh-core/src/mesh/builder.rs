@@ -18,6 +18,8 @@ use crate::connect::{Http2Connector, Http2Options};
 use crate::error::{Error, ErrorKind};
 use crate::profile::Profile;
 #[cfg(feature = "retry")]
+use crate::resource::retry_policy::RetryPolicy;
+#[cfg(feature = "retry")]
 use crate::retry::RetryLayer;
 use crate::snapshot::Snapshot;
 use crate::xds::transport::Transport;
@@ -115,6 +117,29 @@ impl MeshBuilder {
     #[cfg(feature = "retry")]
     pub fn retry_budget(mut self, percent: u32, min_per_second: u32) -> Self {
         self.retry = self.retry.budget(percent, min_per_second);
+        self
+    }
+
+    /// The retry or hedging policy of calls whose route has none: all those to targets without a control plane, and of an
+    /// xDS target those that neither route nor virtual host has a policy for. Default: such calls are made once.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), mesh_core::Error> {
+    /// let policy = mesh_core::RetryPolicy::on("unavailable")?.max_attempts(3);
+    /// let builder = mesh_core::Mesh::builder().retry_policy(policy);
+    /// # let _ = builder; Ok(()) }
+    /// ```
+    #[cfg(feature = "retry")]
+    pub fn retry_policy(mut self, policy: RetryPolicy) -> Self {
+        self.retry = self.retry.policy(policy);
+        self
+    }
+
+    /// How many bytes of requests are held for retries, of all calls together; see [`RetryLayer::buffer_size`]. Default
+    /// 16 MiB.
+    #[cfg(feature = "retry")]
+    pub fn retry_buffer_size(mut self, bytes: usize) -> Self {
+        self.retry = self.retry.buffer_size(bytes);
         self
     }
 

@@ -1,38 +1,156 @@
 //! When and how often the attempts of a call are repeated (A6, A44), with Envoy's conditions in addition.
 
 use std::ops::BitOr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use http::header::HeaderName;
 use http::{HeaderMap, StatusCode};
 
+use super::matcher::RequestHead;
 use super::matcher::header::HeaderMatch;
-use crate::backoff::BackoffConfig;
+use crate::backoff::{BackoffConfig, bounded};
+use crate::error::Error;
 
 /// A call is tried at most so often, whatever its policy says (A6).
 pub(crate) const MAX_ATTEMPTS: u32 = 5;
 
-/// The policy of a route.
-#[derive(Debug)]
-pub(crate) struct RetryPolicy {
+/// When and how often the attempts of a call are repeated: that of an xDS route, or one made in code.
+///
+/// ```
+/// use std::time::Duration;
+/// use mesh_core::RetryPolicy;
+///
+/// # fn main() -> Result<(), mesh_core::Error> {
+/// let retry = RetryPolicy::on("unavailable,reset")?.max_attempts(3);
+/// // A second attempt beside the first when that takes longer than 50 ms.
+/// let hedge = RetryPolicy::on("unavailable")?.hedge(Duration::from_millis(50));
+/// # let _ = (retry, hedge); Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct RetryPolicy {
     pub(crate) conditions: Conditions,
     /// 2 to [`MAX_ATTEMPTS`], the first one included.
     pub(crate) max_attempts: u32,
     pub(crate) backoff: BackoffConfig,
     /// How long an attempt may take to its response's head.
     pub(crate) per_try_timeout: Option<Duration>,
+    /// Whether attempts run beside each other.
+    pub(crate) hedge: Option<Hedge>,
     /// For [`Conditions::STATUS_CODES`].
-    pub(crate) status_codes: Vec<u32>,
+    pub(crate) status_codes: Arc<[u32]>,
     /// For [`Conditions::HEADERS`].
-    pub(crate) headers: Vec<HeaderMatch>,
+    pub(crate) headers: Arc<[HeaderMatch]>,
+    /// One of these must match the request, if there are any.
+    pub(crate) request_headers: Arc<[HeaderMatch]>,
+    pub(crate) rate_limited: Option<Arc<RateLimitedBackoff>>,
+}
+
+/// How attempts run beside each other: the first that succeeds ends the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hedge {
+    /// How long after the last attempt's start the next one starts, while none has been answered.
+    pub(crate) delay: Duration,
+    /// Whether the next attempt starts as soon as one fails (A6), or after the backoff.
+    pub(crate) at_once: bool,
+}
+
+/// Where a response says when a limit ends that it was refused for; the backoff is not used then.
+#[derive(Debug)]
+pub(crate) struct RateLimitedBackoff {
+    pub(crate) headers: Vec<(HeaderName, ResetFormat)>,
+    /// A longer time is not believed.
+    pub(crate) max: Duration,
+}
+
+/// What such a header's number says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ResetFormat {
+    /// How many seconds from now.
+    Seconds,
+    /// When, in seconds since 1970.
+    UnixTimestamp,
+}
+
+/// A policy made in code.
+impl RetryPolicy {
+    /// What an attempt can end with to be repeated, in the words of xDS's `retry_on`, separated by commas: gRPC's codes
+    /// `cancelled`, `deadline-exceeded`, `internal`, `resource-exhausted`, `unavailable` (A44); and Envoy's `5xx`,
+    /// `gateway-error`, `reset`, `reset-before-request`, `connect-failure`, `refused-stream`, `retriable-4xx`. A call is
+    /// tried twice, unless [`max_attempts`](Self::max_attempts) says otherwise.
+    ///
+    /// # Errors
+    ///
+    /// When a word is none of these.
+    pub fn on(retry_on: &str) -> Result<Self, Error> {
+        let mut conditions = Conditions::default();
+        for word in retry_on.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+            let known =
+                Conditions::named(word).filter(|known| !known.has(Conditions::STATUS_CODES | Conditions::HEADERS));
+            conditions = conditions
+                | known.ok_or_else(|| Error::setup(format!("retry on `{word}`: it is no known condition")))?;
+        }
+        Ok(Self::of(conditions, 2))
+    }
+
+    /// How often a call is tried, the first time included: 1 to 5. Default 2.
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = attempts.clamp(1, MAX_ATTEMPTS);
+        self
+    }
+
+    /// The delay before the first retry and the longest one; each is twice the one before, 20 % more or less. Default
+    /// 25 ms and 250 ms.
+    pub fn backoff(mut self, initial: Duration, max: Duration) -> Self {
+        self.backoff = Self::delays(bounded(initial), bounded(max));
+        self
+    }
+
+    /// How long an attempt may take to its response's head. One that takes longer has failed, for the conditions
+    /// `deadline-exceeded`, `reset`, `5xx` and `gateway-error`. Default: no limit.
+    pub fn per_try_timeout(mut self, timeout: Duration) -> Self {
+        self.per_try_timeout = Some(bounded(timeout));
+        self
+    }
+
+    /// Starts the next attempt, at another endpoint, when this much time has passed since the last one started and no
+    /// attempt was answered, or as soon as one fails in a way that the policy names (A6, `hedgingPolicy`). The first
+    /// answer of another kind is the call's, and ends the other attempts. Hedges are held to the same budget as
+    /// retries, and no attempt is ended for its [`per_try_timeout`](Self::per_try_timeout). Default: attempts are made
+    /// one after the other.
+    pub fn hedge(mut self, delay: Duration) -> Self {
+        self.hedge = Some(Hedge { delay: bounded(delay), at_once: true });
+        self
+    }
 }
 
 impl RetryPolicy {
     /// The delays of A44 when the policy names none.
     pub(crate) const DEFAULT_BACKOFF: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(250));
 
+    pub(crate) fn of(conditions: Conditions, max_attempts: u32) -> Self {
+        let (initial, max) = Self::DEFAULT_BACKOFF;
+        Self {
+            conditions,
+            max_attempts,
+            backoff: Self::delays(initial, max),
+            per_try_timeout: None,
+            hedge: None,
+            status_codes: Arc::default(),
+            headers: Arc::default(),
+            request_headers: Arc::default(),
+            rate_limited: None,
+        }
+    }
+
     /// The delay before the first retry and the longest one (A6: each is twice the one before, 20 % more or less).
-    pub(crate) fn backoff(initial: Duration, max: Duration) -> BackoffConfig {
+    pub(crate) fn delays(initial: Duration, max: Duration) -> BackoffConfig {
         BackoffConfig { initial, multiplier: 2.0, max, jitter: 0.2 }
+    }
+
+    /// Whether a request may be tried again at all.
+    pub(crate) fn takes(&self, head: &RequestHead<'_>) -> bool {
+        self.request_headers.is_empty() || self.request_headers.iter().any(|header| header.matches(head))
     }
 
     /// Whether one of Envoy's conditions on a response's head holds.
@@ -43,6 +161,27 @@ impl RetryPolicy {
             || (on(Conditions::RETRIABLE_4XX) && status == StatusCode::CONFLICT)
             || (on(Conditions::STATUS_CODES) && self.status_codes.contains(&status.as_u16().into()))
             || (on(Conditions::HEADERS) && self.headers.iter().any(|header| header.matches_response(status, headers)))
+    }
+}
+
+impl RateLimitedBackoff {
+    /// Envoy's and so ours.
+    pub(crate) const DEFAULT_MAX: Duration = Duration::from_secs(300);
+
+    /// How long the first header that says so asks to wait, given the time of day.
+    pub(crate) fn delay(&self, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+        let asks = |(name, format): &(HeaderName, ResetFormat)| {
+            let number: u64 = headers.get(name)?.to_str().ok()?.trim().parse().ok()?;
+            let delay = match format {
+                ResetFormat::Seconds => Duration::from_secs(number),
+                ResetFormat::UnixTimestamp => {
+                    let now = now.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+                    Duration::from_secs(number).checked_sub(now)?
+                }
+            };
+            (delay <= self.max).then_some(delay)
+        };
+        self.headers.iter().find_map(asks)
     }
 }
 
@@ -109,5 +248,45 @@ impl BitOr for Conditions {
 
     fn bitor(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_limit_is_a_number_of_seconds_or_a_time_and_not_too_far_away() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_500);
+        let named = |name: &'static str, format| (HeaderName::from_static(name), format);
+        let headers = vec![named("in", ResetFormat::Seconds), named("at", ResetFormat::UnixTimestamp)];
+        let limited = RateLimitedBackoff { headers, max: Duration::from_secs(300) };
+        for (name, value, delay) in [
+            ("in", "0", Some(0)),
+            ("in", " 300 ", Some(300_000)),
+            ("in", "301", None),
+            ("in", "-1", None),
+            ("in", "1.5", None),
+            ("at", "1001", Some(500)),
+            ("at", "1000", None),
+            ("at", "1301", None),
+            ("at", "18446744073709551615", None),
+            ("other", "1", None),
+        ] {
+            let headers = [(HeaderName::from_static(name), value.parse().expect("a value"))].into_iter().collect();
+            assert_eq!(limited.delay(&headers, now), delay.map(Duration::from_millis), "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_policy_made_in_code_knows_its_words_and_keeps_within_bounds() {
+        for bad in ["nonsense", "unavailable,", "retriable-headers", "retriable-status-codes"] {
+            assert_eq!(RetryPolicy::on(bad).is_err(), bad != "unavailable,", "{bad}");
+        }
+        let policy = RetryPolicy::on("unavailable, 5xx").expect("known words");
+        assert!(policy.conditions.has(Conditions::UNAVAILABLE) && policy.conditions.has(Conditions::SERVER_ERROR));
+        assert_eq!(policy.max_attempts, 2);
+        assert_eq!(policy.clone().max_attempts(0).max_attempts, 1);
+        assert_eq!(policy.max_attempts(100).max_attempts, MAX_ATTEMPTS);
     }
 }

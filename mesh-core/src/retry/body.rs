@@ -1,12 +1,19 @@
+//! The body of a request that several attempts send, one after the other or beside each other.
+
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
-use crate::replay::Replay;
+use super::budget::Budgets;
+
+/// What is held of a body for sending it again, per call.
+const MAX_KEPT: usize = 64 << 10;
 
 /// The body of an attempt's request: the call's own, or, where a policy may have the call made again, one that can be
 /// sent again.
@@ -16,7 +23,7 @@ pub struct RequestBody<B>(Source<B>);
 #[derive(Debug)]
 enum Source<B> {
     Once(B),
-    Again { shared: Shared<B>, attempt: u32 },
+    Again(Reader<B>),
 }
 
 impl<B> RequestBody<B> {
@@ -25,44 +32,204 @@ impl<B> RequestBody<B> {
     }
 }
 
-/// A body that several attempts send, one after the other.
+/// One attempt's reading of the shared body.
+#[derive(Debug)]
+struct Reader<B> {
+    shared: Shared<B>,
+    number: u32,
+}
+
+/// A body that can be read several times, while what was read of it is held (reference counts, not copies).
 #[derive(Debug)]
 pub(super) struct Shared<B>(Arc<Mutex<Held<B>>>);
 
 struct Held<B> {
-    body: Replay<B>,
-    /// The number of the attempt that sends it. The one before may still be on its way out.
-    attempt: u32,
+    body: B,
+    kept: Kept,
+    ended: bool,
+    /// How many frames each reader has had, from number 1 on.
+    read: SmallVec<[usize; 2]>,
+    /// The number of the oldest that still reads.
+    oldest: u32,
+    /// From now on this one alone reads, and nobody after it: what it has read is not held any more.
+    only: Option<u32>,
+    /// Whoever waits for the body, which itself wakes the last only; `None`: there is one reader at a time.
+    waiting: Option<Vec<(u32, Waker)>>,
+}
+
+/// The frames so far.
+struct Kept {
+    data: SmallVec<[Bytes; 1]>,
+    trailers: Option<Box<HeaderMap>>,
+    bytes: usize,
+    budgets: Budgets,
 }
 
 impl<B> Shared<B> {
-    pub(super) fn new(body: B) -> Self {
-        Self(Arc::new(Mutex::new(Held { body: Replay::new(body), attempt: 0 })))
+    /// `concurrent`: several attempts read it at the same time.
+    pub(super) fn new(body: B, concurrent: bool, budgets: Budgets) -> Self {
+        let kept = Kept { data: SmallVec::new(), trailers: None, bytes: 0, budgets };
+        let waiting = concurrent.then(Vec::new);
+        let held = Held { body, kept, ended: false, read: SmallVec::new(), oldest: 1, only: None, waiting };
+        Self(Arc::new(Mutex::new(held)))
     }
 
-    /// The body for another attempt, from its start on.
+    /// The body for another attempt, whose number is one more than the last one's, from its start on.
     pub(super) fn again(&self) -> RequestBody<B> {
         let mut held = self.0.lock();
-        held.attempt += 1;
-        RequestBody(Source::Again { shared: self.clone(), attempt: held.attempt })
+        held.read.push(0);
+        RequestBody(Source::Again(Reader { shared: self.clone(), number: held.newest() }))
     }
 
     /// Whether the body can be sent from its start.
     pub(super) fn is_held(&self) -> bool {
-        self.0.lock().body.is_held()
+        self.0.lock().only.is_none()
     }
 
-    /// Ends what the attempt before sends. `false` if the body cannot be sent from its start any more.
-    pub(super) fn rewind(&self) -> bool {
+    /// Ends whatever attempts so far still send.
+    pub(super) fn end_readers(&self) {
         let mut held = self.0.lock();
-        let whole = held.body.rewind();
-        held.attempt += u32::from(whole);
-        whole
+        held.oldest = held.newest() + 1;
     }
 
-    /// There will be no other attempt.
-    pub(super) fn commit(&self) {
-        self.0.lock().body.forget();
+    /// There will be no other attempt than this one.
+    pub(super) fn commit(&self, attempt: u32) {
+        self.0.lock().commit(attempt);
+    }
+}
+
+impl<B> Held<B> {
+    fn newest(&self) -> u32 {
+        u32::try_from(self.read.len()).unwrap_or(u32::MAX)
+    }
+
+    fn read(&self, reader: u32) -> usize {
+        self.read[reader as usize - 1]
+    }
+
+    fn advance(&mut self, reader: u32) {
+        self.read[reader as usize - 1] += 1;
+    }
+
+    fn commit(&mut self, reader: u32) {
+        self.only.get_or_insert(reader);
+        if self.only == Some(reader) && self.read(reader) >= self.kept.frames() {
+            self.kept.clear();
+        }
+    }
+
+    /// Whoever sends for an attempt that is over is about to be dropped, and must not see an end.
+    fn may_read(&self, reader: u32) -> bool {
+        reader >= self.oldest && self.only.is_none_or(|only| only == reader)
+    }
+
+    /// What an earlier reader had already.
+    fn again(&mut self, reader: u32) -> Option<Frame<Bytes>> {
+        let frame = self.kept.frame(self.read(reader))?;
+        self.advance(reader);
+        Some(frame)
+    }
+
+    /// Holds a frame that was read, or commits the call to its reader.
+    fn keep(&mut self, frame: &Frame<Bytes>, reader: u32) {
+        self.advance(reader);
+        if self.only.is_some() {
+            self.kept.clear();
+        } else if !self.kept.push(frame) {
+            self.commit(reader);
+        }
+    }
+
+    fn wake_others(&mut self, reader: u32) {
+        for (number, waker) in self.waiting.iter_mut().flat_map(|waiting| waiting.drain(..)) {
+            if number != reader {
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Held<B> {
+    fn poll_next(&mut self, reader: u32, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        if !self.may_read(reader) {
+            return Poll::Pending;
+        }
+        if let Some(frame) = self.again(reader) {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        if let Some(waiting) = &mut self.waiting {
+            waiting.retain(|(number, _)| *number != reader);
+            waiting.push((reader, cx.waker().clone()));
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        self.wake_others(reader);
+        match &frame {
+            Some(Ok(frame)) => {
+                self.ended = frame.is_trailers();
+                self.keep(frame, reader);
+            }
+            Some(Err(_)) => self.commit(reader),
+            None => self.ended = true,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self, reader: u32) -> bool {
+        self.may_read(reader) && self.read(reader) >= self.kept.frames() && (self.ended || self.body.is_end_stream())
+    }
+}
+
+impl Kept {
+    fn frames(&self) -> usize {
+        self.data.len() + usize::from(self.trailers.is_some())
+    }
+
+    fn frame(&self, index: usize) -> Option<Frame<Bytes>> {
+        match self.data.get(index) {
+            Some(data) => Some(Frame::data(data.clone())),
+            None if index == self.data.len() => Some(Frame::trailers(self.trailers.as_deref()?.clone())),
+            None => None,
+        }
+    }
+
+    /// `false`: it is too much, for one call or for all.
+    fn push(&mut self, frame: &Frame<Bytes>) -> bool {
+        if let Some(trailers) = frame.trailers_ref() {
+            self.trailers = Some(Box::new(trailers.clone()));
+        }
+        frame.data_ref().is_none_or(|data| self.push_data(data))
+    }
+
+    fn push_data(&mut self, data: &Bytes) -> bool {
+        if self.bytes.saturating_add(data.len()) > MAX_KEPT || !self.budgets.hold(data.len()) {
+            return false;
+        }
+        self.bytes += data.len();
+        self.data.push(data.clone());
+        true
+    }
+
+    fn clear(&mut self) {
+        self.data = SmallVec::new();
+        self.trailers = None;
+        self.budgets.release(std::mem::take(&mut self.bytes));
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl<B> Drop for Reader<B> {
+    fn drop(&mut self) {
+        let mut held = self.shared.0.lock();
+        // The body may have remembered this one's waker alone.
+        held.wake_others(self.number);
     }
 }
 
@@ -76,28 +243,21 @@ where
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match &mut self.0 {
             Source::Once(body) => Pin::new(body).poll_frame(cx),
-            Source::Again { shared, attempt } => {
-                let mut held = shared.0.lock();
-                // Whoever sends for an attempt that is over is about to be dropped, and must not see an end.
-                if held.attempt == *attempt { held.body.poll_next(cx) } else { Poll::Pending }
-            }
+            Source::Again(reader) => reader.shared.0.lock().poll_next(reader.number, cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Source::Once(body) => body.is_end_stream(),
-            Source::Again { shared, attempt } => {
-                let held = shared.0.lock();
-                held.attempt == *attempt && held.body.is_end_stream()
-            }
+            Source::Again(reader) => reader.shared.0.lock().is_end_stream(reader.number),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Source::Once(body) => body.size_hint(),
-            Source::Again { .. } => SizeHint::default(),
+            Source::Again(_) => SizeHint::default(),
         }
     }
 }
@@ -110,6 +270,9 @@ impl<B> Clone for Shared<B> {
 
 impl<B> std::fmt::Debug for Held<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Held").field("attempt", &self.attempt).finish_non_exhaustive()
+        f.debug_struct("Held")
+            .field("readers", &self.read.len())
+            .field("bytes", &self.kept.bytes)
+            .finish_non_exhaustive()
     }
 }

@@ -9,6 +9,7 @@ use tower_service::Service;
 
 use super::RequestBody;
 use super::attempts::Attempts;
+use super::hedge::Hedged;
 use super::observer::Observer;
 use crate::error::Error;
 
@@ -36,6 +37,7 @@ where
     },
     /// Boxed: only calls with a policy pay for it.
     Retrying(Pin<Box<Attempts<S, B>>>),
+    Hedging(Pin<Box<Hedged<S, B>>>),
 }
 
 impl<S, B> ResponseFuture<S, B>
@@ -48,6 +50,10 @@ where
 
     pub(super) fn retrying(attempts: Attempts<S, B>) -> Self {
         Self { state: State::Retrying(Box::pin(attempts)) }
+    }
+
+    pub(super) fn hedging(attempts: Hedged<S, B>) -> Self {
+        Self { state: State::Hedging(Box::pin(attempts)) }
     }
 }
 
@@ -67,6 +73,7 @@ where
                 Poll::Ready(outcome)
             }
             StateProjection::Retrying(attempts) => attempts.as_mut().poll(cx),
+            StateProjection::Hedging(attempts) => attempts.as_mut().poll(cx),
         }
     }
 }

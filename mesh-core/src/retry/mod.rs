@@ -11,19 +11,26 @@
 //! A response is final with its head, unless all of it is a head that failed; from there on, and in the last attempt, the
 //! request is not held any more. Every attempt goes to the call's cluster, and to another endpoint than those that failed
 //! while there is one. All of them share the call's deadline. A request that an endpoint did not process is sent elsewhere
-//! by [`Balance`](crate::balance::Balance), which does not count as an attempt.
+//! by [`Balance`](crate::balance::Balance), which does not count as an attempt. With
+//! [hedging](crate::RetryPolicy::hedge) the attempts run beside each other: `hedge.rs`.
+//!
+//! A call that a server may have acted on is made again only if that does no harm: by the protocol, in plain HTTP by its
+//! method, or by the application's word ([`CallOptions::idempotent`](crate::CallOptions::idempotent)).
 //!
 //! Retries are held to a budget per cluster, so that they cannot multiply the load of a cluster that fails: see
 //! [`RetryLayer::budget`]. A call made while another is [served](crate::context) forbids the retry of that one when it is
-//! out of budget itself, or when its server forbids another attempt. Without a [`Call`] that a route was chosen for, or without a policy, the layer does nothing.
+//! out of budget itself, or when its server forbids another attempt. Without a policy, of the call's route or of the
+//! [layer](RetryLayer::policy), the layer does nothing.
 
 mod attempts;
 mod body;
 mod budget;
 mod future;
+mod hedge;
 mod layer;
 mod observer;
 mod outcome;
+mod plan;
 #[cfg(test)]
 mod tests;
 
@@ -38,18 +45,21 @@ pub use layer::RetryLayer;
 use tower_service::Service;
 
 use self::attempts::Attempts;
+use self::hedge::Hedged;
 use self::observer::Observer;
+use self::plan::{Plan, Terms};
 use crate::call::{self, Call};
 pub use crate::call::{Pushback, RetryCode, RetryProtocol};
 use crate::error::Error;
+use crate::resource::matcher::RequestHead;
 use crate::resource::retry_policy::RetryPolicy;
 
 /// Makes a call again when an attempt failed in a way that its route's policy names.
 #[derive(Clone, Debug)]
 pub struct Retry<S> {
     inner: S,
-    budgets: Budgets,
-    protocol: Option<&'static dyn RetryProtocol>,
+    terms: Terms,
+    policy: Option<Arc<RetryPolicy>>,
 }
 
 impl<S, B, R> Service<Request<B>> for Retry<S>
@@ -65,21 +75,47 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let Some(policy) = policy(&request) else {
-            let observer = Observer::new(request.extensions().get(), self.protocol);
+        let Some(policy) = self.policy(&request) else {
+            let observer = Observer::new(request.extensions().get(), self.terms.protocol);
             return ResponseFuture::once(self.inner.call(request.map(RequestBody::once)), observer);
         };
         // What is ready now makes the first attempt.
         let clone = self.inner.clone();
         let ready = std::mem::replace(&mut self.inner, clone);
-        ResponseFuture::retrying(Attempts::start(ready, request, policy, self.budgets.clone(), self.protocol))
+        let is_repeatable = self.is_repeatable(&request);
+        let hedge = policy.hedge.filter(|_| is_repeatable && policy.max_attempts > 1);
+        let plan = Plan::new(request, policy, self.terms.clone(), hedge.is_some(), is_repeatable);
+        match hedge {
+            Some(hedge) => ResponseFuture::hedging(Hedged::start(ready, plan, hedge)),
+            None => ResponseFuture::retrying(Attempts::start(ready, plan)),
+        }
     }
 }
 
-/// The policy of the call's route, unless the application wants none.
-fn policy<B>(request: &Request<B>) -> Option<Arc<RetryPolicy>> {
+impl<S> Retry<S> {
+    /// The policy of the call's route, else the layer's, unless the application wants none.
+    fn policy<B>(&self, request: &Request<B>) -> Option<Arc<RetryPolicy>> {
+        let policy = of_route(request).or(self.policy.as_ref())?;
+        let takes = policy.request_headers.is_empty() || policy.takes(&head(request));
+        (takes && call::may_retry(request.extensions())).then(|| policy.clone())
+    }
+
+    /// Whether a server may act on the request twice.
+    fn is_repeatable<B>(&self, request: &Request<B>) -> bool {
+        let method = request.method();
+        self.terms.protocol.map_or(method.is_idempotent(), |protocol| protocol.is_repeatable(method))
+            || call::is_idempotent(request.extensions())
+    }
+}
+
+fn of_route<B>(request: &Request<B>) -> Option<&Arc<RetryPolicy>> {
     let call = request.extensions().get::<Call>()?;
-    let table = call.snapshot.as_ref()?.routing.as_ref().ok()?;
-    let policy = table.retry(call.route?)?;
-    call::may_retry(request.extensions()).then(|| policy.clone())
+    call.snapshot.as_ref()?.routing.as_ref().ok()?.retry(call.route?)
+}
+
+fn head<B>(request: &Request<B>) -> RequestHead<'_> {
+    let (uri, headers) = (request.uri(), request.headers());
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    RequestHead { path, method: request.method(), authority, headers }
 }

@@ -1,19 +1,22 @@
 //! The layer over a service that is told what to answer, in paused time.
 
+mod hedging;
+mod requests;
+
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt, service_fn};
 
-use super::{Pushback, RequestBody, RetryCode, RetryLayer, RetryProtocol};
+use super::{Budgets, Pushback, RequestBody, RetryCode, RetryLayer, RetryProtocol};
 use crate::call::{Call, CallOptions, Stage};
 use crate::error::{Error, ErrorKind};
 use crate::resource::matcher::RouteMatch;
@@ -30,6 +33,10 @@ const STEP: Duration = Duration::from_millis(100);
 struct Plain;
 
 impl RetryProtocol for Plain {
+    fn is_repeatable(&self, _: &Method) -> bool {
+        true
+    }
+
     fn code_of_response(&self, _: StatusCode, headers: &HeaderMap) -> Option<RetryCode> {
         headers.contains_key("unavailable").then_some(RetryCode::Unavailable)
     }
@@ -56,14 +63,8 @@ impl RetryProtocol for Plain {
 /// At most `attempts` attempts, on these conditions, with delays of 100 ms to 300 ms.
 fn policy(retry_on: &str, attempts: u32) -> RetryPolicy {
     let named = retry_on.split(',').filter_map(Conditions::named);
-    RetryPolicy {
-        conditions: named.fold(Conditions::default(), |all, condition| all | condition),
-        max_attempts: attempts,
-        backoff: RetryPolicy::backoff(STEP, 3 * STEP),
-        per_try_timeout: None,
-        status_codes: Vec::new(),
-        headers: Vec::new(),
-    }
+    let conditions = named.fold(Conditions::default(), |all, condition| all | condition);
+    RetryPolicy::of(conditions, attempts).backoff(STEP, 3 * STEP)
 }
 
 /// What the service does with one attempt.
@@ -77,6 +78,7 @@ enum Answer {
     Never,
     /// Reads so many frames of the request before it fails.
     ReadsAndFails(usize),
+    After(Duration, Box<Answer>),
 }
 
 fn fails() -> Answer {
@@ -136,6 +138,11 @@ impl Bench {
         Call { snapshot, cluster, route: Some(0), ..Call::new(timeout) }
     }
 
+    fn layer(mut self, layer: RetryLayer) -> Self {
+        self.layer = layer;
+        self
+    }
+
     async fn run(&self) -> Result<Response<Empty<Bytes>>, Error> {
         let mut request = Request::new(Full::new(Bytes::from_static(b"hello")));
         request.extensions_mut().insert(self.call(None));
@@ -153,7 +160,11 @@ impl Bench {
         self.layer.layer(service).oneshot(request).await
     }
 
-    async fn answer<B>(&self, request: Request<RequestBody<B>>, answer: Answer) -> Result<Response<Empty<Bytes>>, Error>
+    async fn answer<B>(
+        &self,
+        request: Request<RequestBody<B>>,
+        mut answer: Answer,
+    ) -> Result<Response<Empty<Bytes>>, Error>
     where
         B: http_body::Body<Data = Bytes, Error = Infallible> + Unpin,
     {
@@ -177,6 +188,10 @@ impl Bench {
             seen.body.extend(frame.expect("infallible").into_data());
         }
         self.seen.lock().push(seen);
+        while let Answer::After(delay, then) = answer {
+            tokio::time::sleep(delay).await;
+            answer = *then;
+        }
         let mut response = Response::new(Empty::new());
         match answer {
             Answer::Well => {}
@@ -189,7 +204,7 @@ impl Bench {
             }
             Answer::Status(status) => *response.status_mut() = StatusCode::from_u16(status).expect("a status"),
             Answer::Errs(error) => return Err(error),
-            Answer::Never => std::future::pending().await,
+            Answer::Never | Answer::After(..) => std::future::pending().await,
         }
         Ok(response)
     }
@@ -317,9 +332,9 @@ async fn a_budget_is_what_it_says_for_each_share() {
         let mut bench = Bench::new(policy("unavailable", 2));
         bench.layer = RetryLayer::new().budget(percent, 0).protocol(&Plain);
         for _ in 0..100 {
-            super::Budgets::deposit(&bench.layer_budgets(), &bench.entry);
+            bench.budgets().deposit(Some(&bench.entry));
         }
-        let allowed = (0..1000).filter(|_| bench.layer_budgets().withdraw(&bench.entry)).count();
+        let allowed = (0..1000).filter(|_| bench.budgets().withdraw(Some(&bench.entry))).count();
         assert_eq!(allowed, of_a_hundred, "{percent} %");
     }
 }
@@ -364,7 +379,7 @@ async fn errors_are_repeated_by_what_they_say_about_the_request() {
 async fn responses_are_repeated_by_code_status_and_headers() {
     let with_lists = |retry_on| {
         let header = HeaderMatch::new("x", Condition::Present(true)).expect("a header's name");
-        RetryPolicy { status_codes: vec![418], headers: vec![header], ..policy(retry_on, 2) }
+        RetryPolicy { status_codes: [418].into(), headers: [header].into(), ..policy(retry_on, 2) }
     };
     for (answer, retry_on, repeated) in [
         (fails(), "unavailable", true),
@@ -426,7 +441,7 @@ async fn the_application_can_have_a_call_made_once() {
 }
 
 impl Bench {
-    fn layer_budgets(&self) -> super::Budgets {
-        self.layer.layer(()).budgets
+    fn budgets(&self) -> Budgets {
+        self.layer.layer(()).terms.budgets
     }
 }

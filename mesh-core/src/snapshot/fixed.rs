@@ -10,6 +10,7 @@ use crate::resource::cluster::{Balancing, Cluster, Discovery, EndpointPolicy};
 use crate::resource::endpoints::{Address, Endpoint, Endpoints, Locality, LocalityEndpoints, Priority};
 use crate::resource::matcher::RouteMatch;
 use crate::resource::matcher::path::PathMatch;
+use crate::resource::retry_policy::RetryPolicy;
 use crate::resource::route::{BadWeights, ClusterWeight, Forward, Route, RouteAction, RouteDeadline};
 use crate::resource::route_config::VirtualHost;
 
@@ -175,11 +176,12 @@ pub struct RouteBuilder {
     path: PathMatch,
     clusters: Vec<ClusterWeight>,
     max_stream_duration: Option<Duration>,
+    retry: Option<Arc<RetryPolicy>>,
 }
 
 impl RouteBuilder {
     fn new(name: String, path: PathMatch) -> Self {
-        Self { name, path, clusters: Vec::new(), max_stream_duration: None }
+        Self { name, path, clusters: Vec::new(), max_stream_duration: None, retry: None }
     }
 
     /// A route that takes every call.
@@ -214,9 +216,16 @@ impl RouteBuilder {
         self
     }
 
+    /// Has failed calls made again. Default: as the mesh's builder says.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = Some(Arc::new(policy));
+        self
+    }
+
     fn compile(self) -> Result<(RouteMatch, Route), BadWeights> {
         let deadline = RouteDeadline::new(self.max_stream_duration);
-        let action = RouteAction::Forward(Forward::weighted(self.clusters)?.with_deadline(deadline));
+        let forward = Forward::weighted(self.clusters)?.with_deadline(deadline).with_retry(self.retry);
+        let action = RouteAction::Forward(forward);
         Ok((RouteMatch::new(self.path), Route { name: self.name.into(), action }))
     }
 }

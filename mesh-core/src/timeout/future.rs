@@ -37,9 +37,11 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         // The inner future first: what it says about its own end is more exact than what the timer can say.
-        if let Some(inner) = this.inner.as_pin_mut()
-            && let Poll::Ready(result) = inner.poll(cx)
-        {
+        let Some(inner) = this.inner.as_pin_mut() else {
+            let timer = this.timer.take().expect("polled after it was ready");
+            return Poll::Ready(Err(timer.error()));
+        };
+        if let Poll::Ready(result) = inner.poll(cx) {
             let timer = this.timer.take();
             return Poll::Ready(match (result, timer) {
                 (Ok(response), timer) => Ok(response.map(|body| ResponseBody::new(body, timer))),

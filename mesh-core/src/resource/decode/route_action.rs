@@ -9,23 +9,23 @@ use mesh_xds_proto::envoy::config::route::v3::route_action::{ClusterSpecifier, M
 use super::hash_policy::hash_policies;
 use super::http_filter::check_overrides;
 use super::place::At;
-use super::retry_policy::retry_policy;
+use super::retry_policy::{hedged, hedges, retry_policy};
 use super::value::duration;
 use crate::resource::retry_policy::RetryPolicy;
 use crate::resource::route::{BadWeights, ClusterWeight, Forward, RouteAction, RouteDeadline};
 use crate::resource::verdict::Fields;
 
-/// `host_retry`: the virtual host's policy, for a route that has none of its own; the two are not merged (A44).
-pub(super) fn forward(
-    message: proto::RouteAction,
-    host_retry: Option<&Arc<RetryPolicy>>,
-    at: &At<'_>,
-) -> Option<RouteAction> {
+/// What the virtual host says for routes that do not; the two are not merged (A44).
+#[derive(Default)]
+pub(super) struct HostRetry {
+    pub(super) policy: Option<Arc<RetryPolicy>>,
+    /// Whether attempts run beside each other.
+    pub(super) hedges: bool,
+}
+
+pub(super) fn forward(message: proto::RouteAction, host: &HostRetry, at: &At<'_>) -> Option<RouteAction> {
     message.judge(at);
-    let retry = match &message.retry_policy {
-        Some(policy) => retry_policy(policy, &at.field("retry_policy")),
-        None => host_retry.cloned(),
-    };
+    let retry = retry(&message, host, at);
     let hash = hash_policies(&message.hash_policy, at);
     let max = message.max_stream_duration;
     let deadline = max.map(|max| deadline(&max, &at.field("max_stream_duration"))).unwrap_or_default();
@@ -43,6 +43,23 @@ pub(super) fn forward(
         None => return Some(RouteAction::Unsupported("an unknown cluster specifier")),
     };
     Some(RouteAction::Forward(forward.with_deadline(deadline).with_retry(retry).with_hash(hash)))
+}
+
+fn retry(message: &proto::RouteAction, host: &HostRetry, at: &At<'_>) -> Option<Arc<RetryPolicy>> {
+    let policy = match &message.retry_policy {
+        Some(policy) => retry_policy(policy, &at.field("retry_policy")),
+        None => host.policy.clone(),
+    };
+    let own = message.hedge_policy.as_ref().map(|policy| hedges(policy, &at.field("hedge_policy")));
+    if !own.unwrap_or(host.hedges) {
+        return policy;
+    }
+    let hedged = policy.as_deref().and_then(hedged);
+    if own.is_some() && hedged.is_none() {
+        let at = at.field("hedge_policy");
+        at.field("hedge_on_per_try_timeout").ignored("there is no retry policy with `per_try_timeout`");
+    }
+    hedged.or(policy)
 }
 
 fn deadline(message: &MaxStreamDuration, at: &At<'_>) -> RouteDeadline {

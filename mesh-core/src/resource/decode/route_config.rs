@@ -7,12 +7,11 @@ use mesh_xds_proto::envoy::config::route::v3::route::Action;
 
 use super::http_filter::check_overrides;
 use super::place::{At, cut, quoted};
-use super::retry_policy::retry_policy;
-use super::route_action::forward;
+use super::retry_policy::{hedges, retry_policy};
+use super::route_action::{HostRetry, forward};
 use super::route_match::route_match;
 use crate::resource::domain::{BadDomain, DomainIndex};
 use crate::resource::matcher::RouteMatch;
-use crate::resource::retry_policy::RetryPolicy;
 use crate::resource::route::{Route, RouteAction};
 use crate::resource::route_config::{RouteConfiguration, VirtualHost};
 use crate::resource::verdict::Fields;
@@ -44,15 +43,16 @@ fn add_domains(patterns: &[String], host: usize, domains: &mut DomainIndex, at: 
 fn virtual_host(message: proto::VirtualHost, at: &At<'_>) -> VirtualHost {
     message.judge(at);
     check_overrides(&message.typed_per_filter_config, at);
-    let retry = message.retry_policy.as_ref();
-    let retry = retry.and_then(|policy| retry_policy(policy, &at.field("retry_policy")));
+    let retry = HostRetry {
+        policy: message.retry_policy.and_then(|policy| retry_policy(&policy, &at.field("retry_policy"))),
+        hedges: message.hedge_policy.is_some_and(|policy| hedges(&policy, &at.field("hedge_policy"))),
+    };
     let routes = message.routes.into_iter().enumerate();
-    let table =
-        routes.filter_map(|(index, message)| route(message, retry.as_ref(), &at.item("routes", index))).collect();
+    let table = routes.filter_map(|(index, message)| route(message, &retry, &at.item("routes", index))).collect();
     VirtualHost::new(message.name, table)
 }
 
-fn route(message: proto::Route, retry: Option<&Arc<RetryPolicy>>, at: &At<'_>) -> Option<(RouteMatch, Route)> {
+fn route(message: proto::Route, retry: &HostRetry, at: &At<'_>) -> Option<(RouteMatch, Route)> {
     message.judge(at);
     check_overrides(&message.typed_per_filter_config, at);
     let condition = at.required("match", message.r#match);

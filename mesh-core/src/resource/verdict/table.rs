@@ -334,7 +334,7 @@ messages! {
         include_attempt_count_in_response: Ignore,
         retry_policy: Act("for routes that have none (A44)"),
         retry_policy_typed_config: Ignore,
-        hedge_policy: Ignore,
+        hedge_policy: Act("for routes that have none"),
         include_is_timeout_retry_header: Ignore,
         per_request_buffer_limit_bytes: Ignore,
         request_body_buffer_limit: Ignore,
@@ -458,7 +458,7 @@ messages! {
         internal_redirect_policy: Ignore,
         internal_redirect_action: Ignore,
         max_internal_redirects: Ignore,
-        hedge_policy: Ignore,
+        hedge_policy: Act("the virtual host's is not merged into it"),
         max_stream_duration: Act,
     }
     one cluster_specifier: route::route_action::ClusterSpecifier {
@@ -487,15 +487,31 @@ messages! {
         host_selection_retry_max_attempts: Ignore("every endpoint of the cluster is looked at"),
         retriable_status_codes: Act("for `retriable-status-codes`"),
         retry_back_off: Act("default 25 ms and 250 ms; each delay is twice the one before, 20 % more or less"),
-        rate_limited_retry_back_off: Ignore("servers say `grpc-retry-pushback-ms`"),
+        rate_limited_retry_back_off: Act("after `grpc-retry-pushback-ms`; up to half as long again"),
         retriable_headers: Act("for `retriable-headers`"),
-        retriable_request_headers: Ignore(NO_MEANING),
+        retriable_request_headers: Act("one must match, if there are any"),
         refresh_cluster_on_retry: Ignore("every attempt goes to the same cluster (A31)"),
     }
 
     "RetryBackOff" route::retry_policy::RetryBackOff {
         base_interval: Act("required; less than 1 ms is 1 ms"),
         max_interval: Act("default 10 times the base, and not less than it"),
+    }
+
+    "RateLimitedRetryBackOff" route::retry_policy::RateLimitedRetryBackOff {
+        reset_headers: Act("the first that says a time; at least one"),
+        max_interval: Act("default 300 s; a longer time is not believed"),
+    }
+
+    "ResetHeader" route::retry_policy::ResetHeader {
+        name: Act,
+        format: Act("seconds, or a time as seconds since 1970"),
+    }
+
+    "HedgePolicy" route::HedgePolicy {
+        initial_requests: Ignore("nor does Envoy act on it"),
+        additional_request_chance: Ignore("nor does Envoy act on it"),
+        hedge_on_per_try_timeout: Act("with `per_try_timeout`; the next attempt starts without a further delay"),
     }
 
     "RetryHostPredicate" route::retry_policy::RetryHostPredicate {

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_xds_proto::envoy::config::route::v3 as proto;
-use mesh_xds_proto::envoy::config::route::v3::retry_policy::{RetryBackOff, RetryHostPredicate, retry_host_predicate};
+use mesh_xds_proto::envoy::config::route::v3::retry_policy::{
+    RateLimitedRetryBackOff, ResetHeader, RetryBackOff, RetryHostPredicate, retry_host_predicate,
+};
 use mesh_xds_proto::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 
 use super::fixture::*;
 use crate::resource::ROUTE_CONFIGURATION;
-use crate::resource::retry_policy::{Conditions, RetryPolicy};
+use crate::resource::retry_policy::{Conditions, Hedge, RetryPolicy};
 use crate::resource::route::RouteAction;
 
 fn on(retry_on: &str) -> proto::RetryPolicy {
@@ -70,6 +72,58 @@ fn a_timeout_per_try_is_a_policy_without_conditions_and_none_at_zero() {
     let with = |per_try_timeout| policy(Some(proto::RetryPolicy { per_try_timeout, ..Default::default() }), None);
     assert_eq!(with(seconds(3)).expect("a policy").per_try_timeout, Some(Duration::from_secs(3)));
     assert!(with(seconds(0)).is_none());
+}
+
+#[test]
+fn a_route_hedges_by_its_own_policy_or_else_by_its_virtual_hosts() {
+    let hedges = |hedges: Option<bool>| {
+        hedges.map(|hedge_on_per_try_timeout| proto::HedgePolicy { hedge_on_per_try_timeout, ..Default::default() })
+    };
+    let hedge = Hedge { delay: Duration::from_secs(3), at_once: false };
+    for (route, host, limited, expected) in [
+        (None, None, true, None),
+        (Some(true), None, true, Some(hedge)),
+        (None, Some(true), true, Some(hedge)),
+        (Some(false), Some(true), true, None),
+        (Some(true), Some(true), false, None),
+    ] {
+        let mut f = Fixture::default();
+        let per_try_timeout = seconds(3).filter(|_| limited);
+        f.action().retry_policy = Some(proto::RetryPolicy { per_try_timeout, ..on("internal") });
+        f.action().hedge_policy = hedges(route);
+        f.routes.virtual_hosts[0].hedge_policy = hedges(host);
+        let routes = f.routes().expect("good routes");
+        let RouteAction::Forward(forward) = &routes.virtual_hosts[0].routes[0].action else { panic!("it forwards") };
+        assert_eq!(forward.retry().expect("a policy").hedge, expected, "{route:?}, {host:?}, limited: {limited}");
+    }
+}
+
+#[test]
+fn hedging_without_a_time_to_hedge_at_is_listed() {
+    let mut f = Fixture::default();
+    f.action().hedge_policy = Some(proto::HedgePolicy { hedge_on_per_try_timeout: true, ..Default::default() });
+    let decoded = (ROUTE_CONFIGURATION.decode)(&prost::Message::encode_to_vec(&f.routes));
+    assert_eq!(paths(decoded.ignored), ["virtual_hosts.routes.route.hedge_policy.hedge_on_per_try_timeout"]);
+}
+
+#[test]
+fn a_bad_backoff_for_rate_limits_is_refused_by_field() {
+    let reset = |name: &str, format| ResetHeader { name: name.into(), format };
+    let zero = Some(prost_types::Duration::default());
+    for (headers, max_interval, expected) in [
+        (vec![], None, "reset_headers: must not be empty"),
+        (vec![reset("a b", 0)], None, "reset_headers[0].name: \"a b\" is no header's name"),
+        (vec![reset("a", 7)], None, "reset_headers[0].format: 7 is no known format"),
+        (vec![reset("a", 1)], zero, "max_interval: must be greater than 0"),
+    ] {
+        let limited = RateLimitedRetryBackOff { reset_headers: headers, max_interval };
+        let mut f = Fixture::default();
+        f.action().retry_policy =
+            Some(proto::RetryPolicy { rate_limited_retry_back_off: Some(limited), ..on("internal") });
+        let errors = f.routes().expect_err("it is refused");
+        let found = errors.iter().any(|error| error.ends_with(&format!("rate_limited_retry_back_off.{expected}")));
+        assert!(found, "`{expected}` is not in {errors:?}");
+    }
 }
 
 #[test]
