@@ -5,6 +5,7 @@ mod api;
 mod architecture;
 mod bootstrap;
 mod broken_response;
+mod circuit_breaking;
 mod clusters;
 mod config_update;
 mod control_plane;

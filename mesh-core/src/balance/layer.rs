@@ -17,7 +17,7 @@ use super::picker::Slot;
 use crate::call;
 use crate::connect::{Connect, SendRequest};
 use crate::error::Error;
-use crate::resource::cluster::{Balancing, Cluster, Discovery, EndpointPolicy};
+use crate::resource::cluster::{Balancing, Cluster, EndpointPolicy};
 use crate::resource::endpoints::{Address, Endpoint, Endpoints, LocalityEndpoints, Priority};
 use crate::snapshot::{ClusterConfig, ClusterEntry, ClusterKey};
 
@@ -89,7 +89,7 @@ impl<C: Connect> Balance<C> {
 fn fixed(name: Arc<str>, addresses: impl IntoIterator<Item = Address>) -> ClusterEntry {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let balancing = Balancing { by_locality: false, policy: EndpointPolicy::RoundRobin };
-    let cluster = Cluster { name: name.clone(), discovery: Discovery::EDS, balancing, connect_timeout: None };
+    let cluster = Cluster::plain(name.clone(), balancing);
     let endpoints = addresses.into_iter().map(Endpoint::new).collect();
     let locality = LocalityEndpoints { locality: Arc::default(), weight: 1, endpoints };
     let priority = Priority { localities: vec![locality] };

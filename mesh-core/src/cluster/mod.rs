@@ -1,40 +1,48 @@
-//! What the cluster's configuration allows each attempt: whether the cluster can be used at all, and the share of
-//! calls that the control plane asks to drop (A27, `drop_overloads`).
+//! What the cluster's configuration allows each attempt: whether the cluster can be used at all, the share of calls
+//! that the control plane asks to drop (A27, `drop_overloads`), and how many may be in flight (A32, `max_requests`).
 //!
-//! A call needs the cluster that [`Route`](crate::route::Route) gave it, and fails without one.
+//! A call needs the cluster that [`Route`](crate::route::Route) gave it, and fails without one. An attempt that is not
+//! admitted fails with [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded) and is not repeated; one that is counts
+//! until its response's body has ended.
 
+mod admission;
+mod body;
+mod breaker;
+mod future;
 mod layer;
 
 use std::task::{Context, Poll};
 
-use http::Request;
+pub use body::ResponseBody;
+pub use future::ResponseFuture;
+use http::{Request, Response};
 pub use layer::ClusterLayer;
 use tower_service::Service;
 
-pub use crate::call::ResponseFuture;
+use self::admission::{Admissions, Refusal};
+use self::breaker::Permit;
 use crate::call::{self, Call};
 use crate::error::{Error, ErrorKind};
-use crate::resource::endpoints::DropOverload;
 use crate::snapshot::ClusterEntry;
 
-/// Admits each attempt, or fails it.
+/// Admits each attempt, or fails it. Clones count together.
 #[derive(Clone, Debug)]
 pub struct Cluster<S> {
     inner: S,
+    admissions: Admissions,
 }
 
 impl<S> Cluster<S> {
-    /// Admits attempts to `inner`.
-    pub fn new(inner: S) -> Self {
-        Self { inner }
+    fn new(inner: S, admissions: Admissions) -> Self {
+        Self { inner, admissions }
     }
 }
 
-impl<S, B> Service<Request<B>> for Cluster<S>
+impl<S, B, R> Service<Request<B>> for Cluster<S>
 where
-    S: Service<Request<B>, Error = Error>,
+    S: Service<Request<B>, Response = Response<R>, Error = Error>,
 {
-    type Response = S::Response;
+    type Response = Response<ResponseBody<R>>;
     type Error = Error;
     type Future = ResponseFuture<S::Future>;
 
@@ -44,8 +52,8 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let call = call::of(request.extensions_mut());
-        match admit(call) {
-            Ok(()) => ResponseFuture::calling(self.inner.call(request)),
+        match admit(&self.admissions, call) {
+            Ok(permit) => ResponseFuture::calling(self.inner.call(request), permit),
             Err(mut error) => {
                 call.explain(&mut error);
                 ResponseFuture::failed(error)
@@ -54,31 +62,38 @@ where
     }
 }
 
-fn admit(call: &Call) -> Result<(), Error> {
+fn admit(admissions: &Admissions, call: &Call) -> Result<Option<Permit>, Error> {
     let cluster = call.cluster.as_ref().ok_or_else(no_cluster)?;
     if let Some(leaf) = cluster.leaf() {
         // The error is the leaf's, whatever the call names.
-        return admit_to(&leaf).map_err(|mut error| {
+        return admit_to(admissions, &leaf).map_err(|mut error| {
             error.context_mut().cluster = Some(leaf.key.name.clone());
             error
         });
     }
-    admit_to(cluster)
+    admit_to(admissions, cluster)
 }
 
-fn admit_to(cluster: &ClusterEntry) -> Result<(), Error> {
+fn admit_to(admissions: &Admissions, cluster: &ClusterEntry) -> Result<Option<Permit>, Error> {
     let config = cluster.config.as_ref().map_err(|problem| problem.to_error())?;
-    match config.endpoints.drops.iter().find(|drop| fastrand::u32(..1_000_000) < drop.per_million) {
-        Some(drop) => Err(dropped(drop)),
-        None => Ok(()),
-    }
+    let draw = || fastrand::u32(..1_000_000);
+    admissions.admit(cluster, config, draw).map_err(|refusal| refused(refusal, &cluster.key.name))
 }
 
-fn dropped(drop: &DropOverload) -> Error {
-    let share = f64::from(drop.per_million) / 10_000.0;
-    let message = format!("the control plane asks to drop {share} % of the calls of category `{}`", drop.category);
-    Error::new(ErrorKind::Overloaded, message)
-        .with_next_step("see policy.drop_overloads of the cluster's ClusterLoadAssignment")
+fn refused(refusal: Refusal<'_>, cluster: &str) -> Error {
+    let (message, next_step) = match refusal {
+        Refusal::Dropped(drop) => {
+            let share = f64::from(drop.per_million) / 10_000.0;
+            let message =
+                format!("the control plane asks to drop {share} % of the calls of category `{}`", drop.category);
+            (message, "see policy.drop_overloads of the cluster's ClusterLoadAssignment")
+        }
+        Refusal::CircuitBreaker { max_requests } => {
+            let message = format!("circuit breaker: cluster `{cluster}` may have {max_requests} requests in flight");
+            (message, "send less at a time, or raise circuit_breakers.thresholds.max_requests of the Cluster")
+        }
+    };
+    Error::new(ErrorKind::Overloaded, message).with_next_step(next_step)
 }
 
 fn no_cluster() -> Error {

@@ -226,6 +226,8 @@ impl MeshBuilder {
             clusters,
             #[cfg(feature = "retry")]
             retry: self.retry,
+            #[cfg(feature = "cluster")]
+            cluster: Default::default(),
             bootstrap,
             snapshots: self.snapshots,
             targets: Default::default(),

@@ -15,6 +15,8 @@ use tower_layer::Layer;
 use crate::balance::{Balance, Clusters};
 use crate::bootstrap::Bootstrap;
 use crate::call::{EncodeDeadline, RetryProtocol};
+#[cfg(feature = "cluster")]
+use crate::cluster::ClusterLayer;
 use crate::connect::Http2Connector;
 use crate::discover::{self, ControlPlaneFacts, Facts, Scheme, Source, Target, TargetUri};
 use crate::error::{Error, ErrorKind};
@@ -57,6 +59,8 @@ struct Inner {
     clusters: Clusters<Http2Connector>,
     #[cfg(feature = "retry")]
     retry: RetryLayer,
+    #[cfg(feature = "cluster")]
+    cluster: ClusterLayer,
     bootstrap: Option<Bootstrap>,
     snapshots: HashMap<String, Arc<Snapshot>>,
     targets: Mutex<HashMap<TargetKey, discover::WeakTarget>>,
@@ -201,6 +205,8 @@ impl Mesh {
             tell_deadline,
             #[cfg(feature = "retry")]
             retry: protocol.map_or_else(|| self.inner.retry.clone(), |known| self.inner.retry.clone().protocol(known)),
+            #[cfg(feature = "cluster")]
+            cluster: self.inner.cluster.clone(),
         };
         builder.build(attempt_layer)
     }

@@ -118,6 +118,12 @@ pub struct ClusterStatus {
     pub endpoints: Vec<EndpointStatus>,
     /// Of an aggregate, the clusters that it stands for, in order (A37).
     pub leaves: Vec<LeafStatus>,
+    /// Attempts that count against the circuit breaker's `max_requests` at the moment (A32).
+    pub in_flight: u32,
+    /// Attempts that the circuit breaker refused.
+    pub refused: u64,
+    /// Attempts that were dropped as the control plane asks (`drop_overloads`), by category.
+    pub dropped: Vec<(Arc<str>, u64)>,
 }
 
 /// How it stands with one leaf of an aggregate cluster.
@@ -197,11 +203,21 @@ impl Mesh {
             last_error: status.subchannel.and_then(|subchannel| subchannel.last_error),
             in_flight: status.in_flight,
         };
+        #[cfg(feature = "cluster")]
+        let (in_flight, refused, dropped) = {
+            let status = self.inner.cluster.status(entry);
+            (status.in_flight, status.refused, status.dropped)
+        };
+        #[cfg(not(feature = "cluster"))]
+        let (in_flight, refused, dropped) = Default::default();
         ClusterStatus {
             name: entry.key.name.clone(),
             problem: entry.config.as_ref().err().map(ToString::to_string),
             endpoints: self.inner.clusters.states(entry).into_iter().map(endpoint).collect(),
             leaves: self.leaves(entry),
+            in_flight,
+            refused,
+            dropped,
         }
     }
 

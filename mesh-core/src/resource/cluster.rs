@@ -1,9 +1,11 @@
-//! `Cluster`: how to find and balance the endpoints of one cluster (A27, A48, A52).
+//! `Cluster`: how to find and balance the endpoints of one cluster (A27, A32, A48, A50, A52).
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::circuit_breakers::CircuitBreakers;
 use super::matcher::header::HeaderSource;
+use super::outlier_detection::OutlierDetection;
 
 /// A validated cluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +15,22 @@ pub(crate) struct Cluster {
     pub(crate) balancing: Balancing,
     /// `None`: 5 s.
     pub(crate) connect_timeout: Option<Duration>,
+    pub(crate) outlier_detection: Option<OutlierDetection>,
+    pub(crate) circuit_breakers: CircuitBreakers,
+}
+
+impl Cluster {
+    /// A cluster that no control plane describes: there is nothing to say but how calls are spread.
+    pub(crate) fn plain(name: Arc<str>, balancing: Balancing) -> Self {
+        Self {
+            name,
+            discovery: Discovery::EDS,
+            balancing,
+            connect_timeout: None,
+            outlier_detection: None,
+            circuit_breakers: CircuitBreakers::NONE,
+        }
+    }
 }
 
 /// How the endpoints of a cluster are found.

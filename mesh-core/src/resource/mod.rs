@@ -3,6 +3,7 @@
 //! The types stand here, without protobuf: a listener's routes, a cluster, its endpoints, and how requests are matched.
 //! [`decode`] makes them from bytes; [`verdict`] says what becomes of every field of every message that it opens.
 
+pub(crate) mod circuit_breakers;
 pub(crate) mod cluster;
 mod decode;
 pub(crate) mod domain;
@@ -10,6 +11,7 @@ pub(crate) mod endpoints;
 pub(crate) mod hash_policy;
 pub(crate) mod listener;
 pub(crate) mod matcher;
+pub(crate) mod outlier_detection;
 pub(crate) mod retry_policy;
 pub(crate) mod route;
 pub(crate) mod route_config;

@@ -27,6 +27,7 @@ pub(crate) struct ClusterEntry {
     pub(crate) is_hashing: bool,
     pub(crate) attachment: Attachment,
     pub(crate) retry_budget: Attachment,
+    pub(crate) admission: Attachment,
 }
 
 impl ClusterEntry {
@@ -39,6 +40,7 @@ impl ClusterEntry {
             leaves: None,
             attachment: Attachment::default(),
             retry_budget: Attachment::default(),
+            admission: Attachment::default(),
         }
     }
 

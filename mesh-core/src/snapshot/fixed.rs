@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{ClusterConfig, ClusterEntry, ClusterKey, RouteTable, Snapshot};
 use crate::error::{Error, ErrorKind};
-use crate::resource::cluster::{Balancing, Cluster, Discovery, EndpointPolicy};
+use crate::resource::cluster::{Balancing, Cluster, EndpointPolicy};
 use crate::resource::endpoints::{Address, Endpoint, Endpoints, Locality, LocalityEndpoints, Priority};
 use crate::resource::matcher::RouteMatch;
 use crate::resource::matcher::path::PathMatch;
@@ -160,8 +160,7 @@ impl ClusterBuilder {
 
     fn assemble(self) -> ClusterConfig {
         let balancing = Balancing { by_locality: false, policy: self.policy };
-        let cluster =
-            Cluster { name: self.name, discovery: Discovery::EDS, balancing, connect_timeout: self.connect_timeout };
+        let cluster = Cluster { connect_timeout: self.connect_timeout, ..Cluster::plain(self.name, balancing) };
         let locality = Arc::new(Locality::default());
         let localities = vec![LocalityEndpoints { locality, weight: 1, endpoints: self.endpoints }];
         let endpoints = Endpoints { priorities: vec![Priority { localities }], drops: Vec::new() };

@@ -17,7 +17,7 @@ use tower_layer::Layer;
 use crate::balance::{Balance, Clusters};
 use crate::call::EncodeDeadline;
 #[cfg(feature = "cluster")]
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, ClusterLayer};
 use crate::connect::Http2Connector;
 use crate::discover::{Discover, Target};
 #[cfg(feature = "retry")]
@@ -62,13 +62,15 @@ pub(crate) struct ClientStackBuilder {
     pub(crate) tell_deadline: Option<EncodeDeadline>,
     #[cfg(feature = "retry")]
     pub(crate) retry: RetryLayer,
+    #[cfg(feature = "cluster")]
+    pub(crate) cluster: ClusterLayer,
 }
 
 impl ClientStackBuilder {
     pub(crate) fn build<L: Layer<Attempt>>(self, attempt_layer: &L) -> ClientStack<L::Service> {
         let balance = Balance::of(self.clusters);
         #[cfg(feature = "cluster")]
-        let attempt = Cluster::new(balance);
+        let attempt = self.cluster.layer(balance);
         #[cfg(not(feature = "cluster"))]
         let attempt = balance;
         let attempt = attempt_layer.layer(attempt);

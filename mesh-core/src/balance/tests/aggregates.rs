@@ -18,7 +18,7 @@ fn key(name: &str) -> ClusterKey {
 
 fn aggregate(leaves: &[&Arc<ClusterEntry>]) -> Arc<ClusterEntry> {
     let discovery = Discovery::Aggregate(leaves.iter().map(|leaf| leaf.key.name.clone()).collect());
-    let cluster = Cluster { name: "all".into(), discovery, balancing: Balancing::default(), connect_timeout: None };
+    let cluster = Cluster { discovery, ..Cluster::plain("all".into(), Balancing::default()) };
     let leaves = leaves.iter().map(|leaf| (*leaf).clone()).collect();
     Arc::new(ClusterEntry::aggregate(key("all"), Arc::new(cluster), leaves))
 }

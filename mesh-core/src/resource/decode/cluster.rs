@@ -6,10 +6,11 @@ use mesh_xds_proto::envoy::config::core::v3::TransportSocket;
 use mesh_xds_proto::envoy::config::core::v3::transport_socket::ConfigType;
 use mesh_xds_proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 
+use super::circuit_breakers::circuit_breakers;
 use super::discovery::discovery;
 use super::lb_policy::{balancing, unused_balancing};
+use super::outlier_detection::outlier_detection;
 use super::place::{At, quoted};
-use super::policy::check_outlier_detection;
 use super::value::{Extension, duration, is_self};
 use crate::resource::cluster::{Cluster, Discovery};
 use crate::resource::verdict::Fields;
@@ -26,14 +27,16 @@ pub(super) fn cluster(message: proto::Cluster, at: &At<'_>) -> Option<Cluster> {
     if let Some(server) = &message.lrs_server {
         is_self(server, &at.field("lrs_server"));
     }
-    if let Some(policy) = &message.outlier_detection {
-        check_outlier_detection(policy, &at.field("outlier_detection"));
-    }
+    let outlier_detection =
+        message.outlier_detection.as_ref().map(|policy| outlier_detection(policy, &at.field("outlier_detection")));
+    let circuit_breakers = circuit_breakers(message.circuit_breakers.as_ref(), &at.field("circuit_breakers"));
     let connect_timeout = duration(message.connect_timeout, &at.field("connect_timeout"));
     Some(Cluster {
         discovery: discovery?,
         balancing: balancing?,
         connect_timeout: connect_timeout.filter(|timeout| !timeout.is_zero()),
+        outlier_detection,
+        circuit_breakers,
         name: message.name.into(),
     })
 }

@@ -4,6 +4,7 @@
 //! and then reads what is acted on. It goes on after an error, so that the sender hears of all of them; what it returns
 //! is used only if there were none.
 
+mod circuit_breakers;
 mod cluster;
 mod discovery;
 mod endpoints;
@@ -11,8 +12,8 @@ mod hash_policy;
 mod http_filter;
 mod lb_policy;
 mod listener;
+mod outlier_detection;
 pub(super) mod place;
-mod policy;
 mod retry_policy;
 mod route_action;
 mod route_config;

@@ -613,7 +613,7 @@ messages! {
         load_assignment: Ignore("the endpoints come from EDS"),
         health_checks: Ignore,
         max_requests_per_connection: Ignore,
-        circuit_breakers: Ignore,
+        circuit_breakers: Act("A32, A105; Envoy's other limits"),
         upstream_http_protocol_options: Ignore,
         common_http_protocol_options: Ignore,
         http_protocol_options: Ignore,
@@ -661,6 +661,28 @@ messages! {
         OriginalDstLbConfig "original_dst_lb_config": Ignore,
         LeastRequestLbConfig "least_request_lb_config": Act("if `lb_policy` is LEAST_REQUEST"),
         RoundRobinLbConfig "round_robin_lb_config": Act("if `lb_policy` is ROUND_ROBIN"),
+    }
+
+    "CircuitBreakers" cluster::CircuitBreakers {
+        thresholds: Act("the first of priority DEFAULT (A32)"),
+        per_host_thresholds: Act("`max_connections` of the first of priority DEFAULT (A105)"),
+    }
+
+    "CircuitBreakers.Thresholds" cluster::circuit_breakers::Thresholds {
+        priority: Act("HIGH is listed as ignored"),
+        max_connections: Ignore,
+        max_pending_requests: Ignore,
+        max_requests: Act("1024 if unset; 0 lets no call pass (A32)"),
+        max_retries: Ignore,
+        retry_budget: Ignore,
+        track_remaining: Ignore(NO_MEANING),
+        max_connection_pools: Ignore(NO_MEANING),
+    }
+
+    "RetryBudget" cluster::circuit_breakers::thresholds::RetryBudget {
+        budget_percent: Act("0 to 100; 20 if unset"),
+        budget_interval: Ignore,
+        min_retry_concurrency: Act("3 if unset"),
     }
 
     "EdsClusterConfig" cluster::cluster::EdsClusterConfig {

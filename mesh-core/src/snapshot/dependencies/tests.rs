@@ -76,13 +76,13 @@ impl Target {
     fn cluster(&mut self, name: &str, eds_service_name: Option<&str>) -> bool {
         let balancing = Balancing { by_locality: true, policy: EndpointPolicy::RoundRobin };
         let discovery = Discovery::Eds { service_name: eds_service_name.map(Into::into) };
-        let cluster = Cluster { name: name.into(), discovery, balancing, connect_timeout: None };
+        let cluster = Cluster { discovery, ..Cluster::plain(name.into(), balancing) };
         self.put(&CLUSTER, name, Arc::new(cluster))
     }
 
     fn aggregate(&mut self, name: &str, leaves: &[&str]) -> bool {
         let discovery = Discovery::Aggregate(leaves.iter().map(|leaf| (*leaf).into()).collect());
-        let cluster = Cluster { name: name.into(), discovery, balancing: Balancing::default(), connect_timeout: None };
+        let cluster = Cluster { discovery, ..Cluster::plain(name.into(), Balancing::default()) };
         self.put(&CLUSTER, name, Arc::new(cluster))
     }
 

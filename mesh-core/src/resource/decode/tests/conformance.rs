@@ -56,6 +56,7 @@ enum Outcome {
     Deadline,
     /// Fails by a feature that is outside of these resources' scope here.
     Fault,
+    /// No request may be in flight.
     Breaker,
 }
 
@@ -84,7 +85,7 @@ const fn differs(
 
 fn outcome(fixture: &Fixture) -> Outcome {
     let decoded = (fixture.listener(), fixture.routes(), fixture.cluster(), fixture.endpoints());
-    let (Ok(listener), Ok(routes), Ok(_), Ok(endpoints)) = decoded else {
+    let (Ok(listener), Ok(routes), Ok(cluster), Ok(endpoints)) = decoded else {
         return Nack;
     };
     let mut headers = HeaderMap::new();
@@ -109,6 +110,9 @@ fn outcome(fixture: &Fixture) -> Outcome {
     }
     if endpoints.drops.iter().any(|drop| drop.per_million == 1_000_000) {
         return Dropped;
+    }
+    if cluster.circuit_breakers.max_requests == 0 {
+        return Breaker;
     }
     let mut localities = endpoints.priorities.iter().flat_map(|priority| &priority.localities);
     let usable = localities.any(|locality| locality.endpoints.iter().any(|endpoint| endpoint.health.is_usable()));
@@ -476,16 +480,10 @@ fn clusters() {
         same("`consecutive_5xx: 1`", Served, |f| {
             f.cluster.outlier_detection.get_or_insert_default().consecutive_5xx = Some(1);
         }),
-        differs(
-            "`circuit_breakers.thresholds.max_requests: 0`",
-            Breaker,
-            Served,
-            "circuit breaking is not built yet: the field is listed",
-            |f| {
-                let threshold = cluster::circuit_breakers::Thresholds { max_requests: Some(0), ..Default::default() };
-                f.cluster.circuit_breakers.get_or_insert_default().thresholds.push(threshold);
-            },
-        ),
+        same("`circuit_breakers.thresholds.max_requests: 0`", Breaker, |f| {
+            let threshold = cluster::circuit_breakers::Thresholds { max_requests: Some(0), ..Default::default() };
+            f.cluster.circuit_breakers.get_or_insert_default().thresholds.push(threshold);
+        }),
         same("`lrs_server` not `self`", Nack, |f| f.cluster.lrs_server = Some(ads())),
         same("`lrs_server: self`", Served, |f| {
             let own = core::config_source::ConfigSourceSpecifier::Self_(Default::default());

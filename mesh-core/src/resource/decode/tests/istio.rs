@@ -91,7 +91,7 @@ fn a_service_is_accepted_and_says_what_nothing_acts_on() {
     );
     let cluster = value::<Cluster>(&decoded[2]);
     assert!(cluster.balancing.by_locality);
-    assert_eq!(ignored[2], ["alt_stat_name", "circuit_breakers"]);
+    assert_eq!(ignored[2], ["alt_stat_name"]);
     let endpoints = value::<Endpoints>(&decoded[4]);
     assert!(!endpoints.priorities[0].localities[0].endpoints.is_empty());
     assert_eq!(ignored[4], ["endpoints.lb_endpoints.metadata"]);

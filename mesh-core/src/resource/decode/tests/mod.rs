@@ -1,11 +1,13 @@
 //! Tests of the decoders through the four resource types, as the xDS client uses them.
 
 mod affinity;
+mod circuit_breakers;
 mod conformance;
 mod errors;
 mod fixture;
 mod fuzz;
 mod istio;
+mod outlier_detection;
 mod retry_policy;
 mod routing;
 mod verdicts;

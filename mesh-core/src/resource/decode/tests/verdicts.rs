@@ -186,6 +186,12 @@ fn place(full_name: &str, sample: &[u8], f: &mut Fixture) {
             f.cluster.lb_policy = policy;
             merge(&mut f.cluster, &nested(number, sample));
         }
+        "config.cluster.v3.CircuitBreakers" => merge(&mut f.cluster, &nested(10, sample)),
+        "config.cluster.v3.CircuitBreakers.Thresholds" => merge(&mut f.cluster, &nested(10, &nested(1, sample))),
+        "config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget" => {
+            merge(&mut f.cluster, &nested(10, &nested(1, &nested(8, sample))));
+        }
+        "config.cluster.v3.OutlierDetection" => merge(&mut f.cluster, &nested(19, sample)),
         policy if policy.starts_with("extensions.load_balancing_policies.") => {
             f.cluster.load_balancing_policy = Some(balanced_by([packed]));
         }
