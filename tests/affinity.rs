@@ -8,7 +8,7 @@ use mesh_core::testing::{
 };
 use mesh_core::{CallOptions, Mesh};
 use mesh_examples::helloworld::HelloRequest;
-use mesh_xds_proto::envoy::config::cluster::v3::cluster::LbPolicy;
+use mesh_xds_proto::envoy::config::cluster::v3::cluster::{LbConfig, LbPolicy, MaglevLbConfig};
 use mesh_xds_proto::envoy::config::core::v3::Metadata;
 use mesh_xds_proto::envoy::config::route::v3::route_action::HashPolicy;
 use mesh_xds_proto::envoy::config::route::v3::route_action::hash_policy::{Cookie, FilterState, PolicySpecifier};
@@ -259,6 +259,35 @@ async fn without_anything_to_hash_calls_go_anywhere() {
         seen.push(client.hello().await.unwrap());
     }
     assert_eq!(counts(&seen).len(), 3);
+}
+
+#[tokio::test]
+async fn maglev_has_affinity_and_equal_shares() {
+    let backends = backends(&["a", "b", "c"]).await;
+    let control_plane = ControlPlane::new();
+    let service = service(by_user(), &backends.iter().collect::<Vec<_>>());
+    control_plane.set(service.with(cluster("greeter").lb(LbPolicy::Maglev)));
+    let (_mesh, first) = client(&control_plane).await;
+    let before = owners(&first).await;
+    let (_other, second) = client(&control_plane).await;
+    assert_eq!(owners(&second).await, before);
+    let counts = counts(&before);
+    assert!(counts.len() == 3 && counts.values().all(|count| *count >= 8), "{counts:?}");
+}
+
+#[tokio::test]
+async fn a_table_whose_size_is_no_prime_is_refused_by_name_and_the_last_good_one_serves() {
+    let backends = backends(&["a", "b"]).await;
+    let control_plane = ControlPlane::new();
+    control_plane.set(service(by_user(), &backends.iter().collect::<Vec<_>>()));
+    control_plane.put(cluster("greeter").lb(LbPolicy::Maglev));
+    let (_mesh, client) = client(&control_plane).await;
+    let before = owners(&client).await;
+    let config = LbConfig::MaglevLbConfig(MaglevLbConfig { table_size: Some(65_536) });
+    control_plane.put(cluster("greeter").lb(LbPolicy::Maglev).modify(|cluster| cluster.lb_config = Some(config)));
+    let (_, text) = control_plane.next_nack().await.error.expect("a NACK says why");
+    assert!(text.contains("maglev_lb_config.table_size: 65536 is not a prime"), "{text}");
+    assert_eq!(owners(&client).await, before);
 }
 
 #[tokio::test]

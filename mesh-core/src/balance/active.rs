@@ -287,12 +287,13 @@ fn candidates<C: Connect>(group: &[Locality<C>]) -> Vec<Candidate<'_>> {
     }
     numbered.sort_by(|(one, _), (other, _)| one.id.cmp(&other.id));
     let mut candidates = Vec::new();
-    for (locality, first) in numbered {
-        let weight = if group.len() == 1 { 1 } else { u64::from(locality.weight) };
+    for (number, (locality, first)) in (0..).zip(numbered) {
         candidates.extend(locality.endpoints.iter().zip(first..).map(|(endpoint, index)| Candidate {
             index,
             key: endpoint.hash_key(),
-            weight: weight * u64::from(endpoint.weight),
+            weight: endpoint.weight,
+            locality: number,
+            locality_weight: locality.weight,
         }));
     }
     candidates

@@ -76,12 +76,14 @@ pub(crate) enum EndpointPolicy {
     Random,
     /// By the hash of the request (A42).
     RingHash(RingHash),
+    /// By the hash of the request, with equal shares (Envoy).
+    Maglev(Maglev),
 }
 
 impl EndpointPolicy {
     /// Whether the policy goes by the hash of the request.
     pub(crate) fn is_hashing(&self) -> bool {
-        matches!(self, Self::RingHash(_))
+        matches!(self, Self::RingHash(_) | Self::Maglev(_))
     }
 
     /// The header that is hashed instead of what the route says (A76).
@@ -106,5 +108,20 @@ pub(crate) struct RingHash {
 impl Default for RingHash {
     fn default() -> Self {
         Self { min_size: 1024, max_size: 8 << 20, header: None }
+    }
+}
+
+/// Envoy's table of hashes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Maglev {
+    /// A prime from 2 to 5,000,011.
+    pub(crate) table_size: u32,
+    /// Whether localities have shares of the table by their weights.
+    pub(crate) locality_weighted: bool,
+}
+
+impl Default for Maglev {
+    fn default() -> Self {
+        Self { table_size: 65_537, locality_weighted: false }
     }
 }

@@ -6,6 +6,7 @@
 //! [`EndpointPolicy`](crate::resource::cluster::EndpointPolicy).
 
 mod least_request;
+mod maglev;
 mod random;
 mod ring_hash;
 mod round_robin;
@@ -16,6 +17,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use self::least_request::LeastRequest;
+use self::maglev::{Maglev, Table};
 use self::random::Random;
 use self::ring_hash::{Ring, RingHash};
 use self::round_robin::RoundRobin;
@@ -74,8 +76,12 @@ pub(crate) struct Candidate<'a> {
     pub(crate) index: u32,
     /// What stands for it where hashes are compared: its `hash_key` (A76), or its address.
     pub(crate) key: Cow<'a, str>,
-    /// At least 1: the endpoint's weight, times that of its locality if the group has several.
-    pub(crate) weight: u64,
+    /// At least 1.
+    pub(crate) weight: u32,
+    /// Its locality: any number that the others of the locality have, and none else.
+    pub(crate) locality: u32,
+    /// At least 1.
+    pub(crate) locality_weight: u32,
 }
 
 /// What a policy made of its configuration and the endpoints of a group, whatever the state of their connections.
@@ -85,6 +91,7 @@ pub(crate) enum Plan {
     LeastRequest { choices: u32 },
     Random,
     RingHash(RingHashConfig, Arc<Ring>),
+    Maglev(Arc<Table>),
 }
 
 impl Plan {
@@ -97,12 +104,13 @@ impl Plan {
             EndpointPolicy::RingHash(config) => {
                 Self::RingHash(config.clone(), Arc::new(Ring::new(config, &candidates())))
             }
+            EndpointPolicy::Maglev(config) => Self::Maglev(Arc::new(Table::new(config, candidates()))),
         }
     }
 
     /// Whether the policy must see every endpoint of the group, or only those that are READY.
     pub(crate) fn wants_all(&self) -> bool {
-        matches!(self, Self::RingHash(..))
+        matches!(self, Self::RingHash(..) | Self::Maglev(_))
     }
 
     /// The policy among these members: all of the group in the order of their indices, or the READY ones.
@@ -111,6 +119,7 @@ impl Plan {
             Self::RoundRobin => Box::new(RoundRobin::new(fastrand::usize(..))),
             Self::LeastRequest { choices } => Box::new(LeastRequest::new(*choices)),
             Self::Random => Box::new(Random),
+            Self::Maglev(table) => Box::new(Maglev::new(table, members)),
             Self::RingHash(config, ring) => Box::new(RingHash::new(config, ring, members)),
         }
     }

@@ -40,16 +40,17 @@ impl Ring {
 /// As many entries for each candidate as its share of the ring: the size is such that the lightest gets a whole number,
 /// and what the others have beyond whole numbers adds up over them.
 fn entries(config: &Config, candidates: &[Candidate<'_>]) -> Vec<(u64, u32)> {
-    let sum: u128 = candidates.iter().map(|candidate| u128::from(candidate.weight)).sum();
-    let share = |weight: u64| weight as f64 / sum as f64;
-    let lightest = candidates.iter().map(|candidate| share(candidate.weight)).fold(1.0, f64::min);
+    let weight = |candidate: &Candidate<'_>| u64::from(candidate.weight) * u64::from(candidate.locality_weight);
+    let sum: u128 = candidates.iter().map(|candidate| u128::from(weight(candidate))).sum();
+    let share = |candidate: &Candidate<'_>| weight(candidate) as f64 / sum as f64;
+    let lightest = candidates.iter().map(share).fold(1.0, f64::min);
     let (min, max) = (config.min_size.min(MAX_SIZE), config.max_size.min(MAX_SIZE));
     let size = ((lightest * min as f64).ceil() / lightest).min(max as f64);
     let mut entries = Vec::with_capacity(size.ceil() as usize);
     let (mut made, mut wanted) = (0.0, 0.0);
     let mut text = String::new();
     for candidate in candidates {
-        wanted += size * share(candidate.weight);
+        wanted += size * share(candidate);
         for number in 0.. {
             if made >= wanted {
                 break;
@@ -108,7 +109,7 @@ mod tests {
         Config { min_size, max_size, header: None }
     }
 
-    fn ring(min_size: u64, keys: &[(&str, u64)]) -> Ring {
+    fn ring(min_size: u64, keys: &[(&str, u32)]) -> Ring {
         Ring::new(&config(min_size, MAX_SIZE), &candidates(keys))
     }
 
@@ -117,7 +118,7 @@ mod tests {
     }
 
     /// The model: the entry with the least hash that is not below, looked for one by one.
-    fn model(keys: &[(&str, u64)], entries_each: &[u32], hash: u64) -> usize {
+    fn model(keys: &[(&str, u32)], entries_each: &[u32], hash: u64) -> usize {
         let mut all: Vec<(u64, usize)> = Vec::new();
         for (index, (key, _)) in keys.iter().enumerate() {
             all.extend((0..entries_each[index]).map(|number| (xxh64(format!("{key}_{number}").as_bytes()), index)));
@@ -131,7 +132,7 @@ mod tests {
         for (endpoints, min, expected) in [(1, 1024, 1024), (3, 1024, 342), (10, 1024, 103), (2000, 1024, 1), (3, 1, 1)]
         {
             let keys: Vec<String> = (0..endpoints).map(|number| format!("10.0.0.1:{number}")).collect();
-            let keys: Vec<(&str, u64)> = keys.iter().map(|key| (key.as_str(), 1)).collect();
+            let keys: Vec<(&str, u32)> = keys.iter().map(|key| (key.as_str(), 1)).collect();
             let ring = ring(min, &keys);
             let mut counts = BTreeMap::<u32, u32>::new();
             ring.owners.iter().for_each(|owner| *counts.entry(*owner).or_default() += 1);
@@ -150,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_ring_is_never_larger_than_its_cap() {
-        let heavy = ring(1 << 23, &[("a", 1), ("b", u64::from(u32::MAX) * u64::from(u32::MAX))]);
+        let heavy = ring(1 << 23, &[("a", 1), ("b", u32::MAX)]);
         assert_eq!(heavy.owners.len(), 4096);
         let small = Ring::new(&config(4, 4), &candidates(&[("a", 1), ("b", 1), ("c", 1), ("d", 1), ("e", 1)]));
         assert_eq!(small.owners.len(), 4, "some have no entry");
@@ -213,7 +214,7 @@ mod tests {
         #[test]
         fn the_owner_is_the_one_of_a_plain_search(hashes in prop::collection::vec(any::<u64>(), 50), count in 1..20_usize) {
             let keys: Vec<String> = (0..count).map(|number| format!("10.1.{number}.9:80")).collect();
-            let keys: Vec<(&str, u64)> = keys.iter().map(|key| (key.as_str(), 3)).collect();
+            let keys: Vec<(&str, u32)> = keys.iter().map(|key| (key.as_str(), 3)).collect();
             let ring = ring(128, &keys);
             let each = vec![u32::try_from(128_usize.div_ceil(count)).unwrap(); count];
             for hash in hashes.into_iter().chain(ring.hashes.iter().copied().take(20)).chain([0, u64::MAX]) {
@@ -224,7 +225,7 @@ mod tests {
         #[test]
         fn an_endpoint_that_goes_moves_only_its_own_hashes(hashes in prop::collection::vec(any::<u64>(), 200), gone in 0..16_usize) {
             let keys: Vec<String> = (0..16).map(|number| format!("10.1.{number}.9:80")).collect();
-            let all: Vec<(&str, u64)> = keys.iter().map(|key| (key.as_str(), 1)).collect();
+            let all: Vec<(&str, u32)> = keys.iter().map(|key| (key.as_str(), 1)).collect();
             let mut fewer = all.clone();
             fewer.remove(gone);
             // Each has 64 entries, before and after.

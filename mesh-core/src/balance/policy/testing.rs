@@ -6,11 +6,17 @@ use super::{Candidate, Member};
 use crate::connect::testing::address;
 use crate::connect::{ConnectivityState, EndpointStats};
 
-/// Candidates by key and weight.
-pub(super) fn candidates<'a>(keys: &[(&'a str, u64)]) -> Vec<Candidate<'a>> {
-    let candidate =
-        |(index, (key, weight)): (u32, &(&'a str, u64))| Candidate { index, key: (*key).into(), weight: *weight };
-    (0..).zip(keys).map(candidate).collect()
+/// Candidates by key and weight, all of one locality.
+pub(super) fn candidates<'a>(keys: &[(&'a str, u32)]) -> Vec<Candidate<'a>> {
+    let keys = (0..).zip(keys);
+    let candidate = |(index, (key, weight)): (u32, &(&'a str, u32))| Candidate {
+        index,
+        key: (*key).into(),
+        weight: *weight,
+        locality: 0,
+        locality_weight: 1,
+    };
+    keys.map(candidate).collect()
 }
 
 /// Members in these states, each of weight 1 at an address of its own.

@@ -2,9 +2,11 @@
 
 use mesh_xds_proto::envoy::config::cluster::v3 as proto;
 use mesh_xds_proto::envoy::config::cluster::v3::LoadBalancingPolicy;
+use mesh_xds_proto::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
 use mesh_xds_proto::envoy::config::cluster::v3::cluster::ring_hash_lb_config::HashFunction as LegacyHashFunction;
 use mesh_xds_proto::envoy::config::cluster::v3::cluster::{LbConfig, LbPolicy, RingHashLbConfig};
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::least_request::v3::LeastRequest;
+use mesh_xds_proto::envoy::extensions::load_balancing_policies::maglev::v3::Maglev as MaglevMessage;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::random::v3::Random;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::ring_hash::v3::RingHash as RingHashMessage;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::ring_hash::v3::ring_hash::HashFunction;
@@ -13,7 +15,7 @@ use mesh_xds_proto::envoy::extensions::load_balancing_policies::wrr_locality::v3
 
 use super::place::{At, cut, quoted};
 use super::value::Extension;
-use crate::resource::cluster::{Balancing, EndpointPolicy, RingHash};
+use crate::resource::cluster::{Balancing, EndpointPolicy, Maglev, RingHash};
 use crate::resource::verdict::Fields;
 
 /// How deep policies may be nested (A52).
@@ -53,6 +55,10 @@ fn judge_config(cluster: &proto::Cluster, at: &At<'_>) {
             at if is(LbPolicy::RoundRobin) => config.judge(at),
             at => at.ignored(OTHER),
         },
+        Some(LbConfig::MaglevLbConfig(config)) => match &at.field("maglev_lb_config") {
+            at if is(LbPolicy::Maglev) => config.judge(at),
+            at => at.ignored(OTHER),
+        },
         Some(LbConfig::RingHashLbConfig(config)) => match &at.field("ring_hash_lb_config") {
             at if is(LbPolicy::RingHash) => config.judge(at),
             at => at.ignored(OTHER),
@@ -74,6 +80,15 @@ fn by_name(cluster: &proto::Cluster, at: &At<'_>) -> Option<Balancing> {
             least_request(choices, at)?
         }
         Ok(LbPolicy::Random) => EndpointPolicy::Random,
+        Ok(LbPolicy::Maglev) => {
+            let size = match &cluster.lb_config {
+                Some(LbConfig::MaglevLbConfig(config)) => config.table_size,
+                _ => None,
+            };
+            let specifier = cluster.common_lb_config.as_ref().and_then(|config| config.locality_config_specifier);
+            let locality_weighted = matches!(specifier, Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)));
+            return maglev(size, locality_weighted, &at.field("maglev_lb_config")).map(whole_priority);
+        }
         Ok(LbPolicy::RingHash) => {
             let config = match &cluster.lb_config {
                 Some(LbConfig::RingHashLbConfig(config)) => config,
@@ -133,6 +148,28 @@ fn ring_hash(is_xx: bool, min: Option<u64>, max: Option<u64>, at: &At<'_>) -> Op
     (at.report().error_count() == errors).then_some(EndpointPolicy::RingHash(config))
 }
 
+/// One table over all endpoints of a priority, as in Envoy.
+fn maglev(size: Option<u64>, locality_weighted: bool, at: &At<'_>) -> Option<EndpointPolicy> {
+    /// The largest that Envoy takes.
+    const MAX: u64 = 5_000_011;
+    let table_size = match size {
+        None => Maglev::default().table_size,
+        Some(size) => match u32::try_from(size).ok().filter(|size| u64::from(*size) <= MAX && is_prime(*size)) {
+            Some(size) => size,
+            None => {
+                at.field("table_size").error(format!("{size} is not a prime from 2 to {MAX}"));
+                return None;
+            }
+        },
+    };
+    Some(EndpointPolicy::Maglev(Maglev { table_size, locality_weighted }))
+}
+
+fn is_prime(number: u32) -> bool {
+    number >= 2
+        && (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor: u32| !number.is_multiple_of(divisor))
+}
+
 fn whole_priority(policy: EndpointPolicy) -> Balancing {
     Balancing { by_locality: false, policy }
 }
@@ -182,6 +219,12 @@ fn supported(extension: &Extension<'_>, at: &At<'_>, depth: usize) -> Found {
     } else if extension.is::<Random>() {
         let config = extension.unpack::<Random>(at);
         config.inspect(|config| config.judge(at)).map(|_| whole_priority(EndpointPolicy::Random))
+    } else if extension.is::<MaglevMessage>() {
+        let config = extension.unpack::<MaglevMessage>(at);
+        let config = config.inspect(|config| config.judge(at));
+        config.and_then(|config| {
+            maglev(config.table_size, config.locality_weighted_lb_config.is_some(), at).map(whole_priority)
+        })
     } else if extension.is::<RingHashMessage>() {
         let config = extension.unpack::<RingHashMessage>(at);
         let config = config.inspect(|config| config.judge(at));

@@ -609,7 +609,7 @@ messages! {
         connect_timeout: Act,
         per_connection_buffer_limit_bytes: Ignore,
         per_connection_buffer_high_watermark_timeout: Ignore,
-        lb_policy: Act("ROUND_ROBIN, LEAST_REQUEST, RANDOM, RING_HASH; others are refused"),
+        lb_policy: Act("ROUND_ROBIN, LEAST_REQUEST, RANDOM, RING_HASH, MAGLEV; others are refused"),
         load_assignment: Ignore("the endpoints come from EDS"),
         health_checks: Ignore,
         max_requests_per_connection: Ignore,
@@ -657,7 +657,7 @@ messages! {
     }
     one lb_config: cluster::cluster::LbConfig {
         RingHashLbConfig "ring_hash_lb_config": Act("if `lb_policy` is RING_HASH"),
-        MaglevLbConfig "maglev_lb_config": Ignore,
+        MaglevLbConfig "maglev_lb_config": Act("if `lb_policy` is MAGLEV"),
         OriginalDstLbConfig "original_dst_lb_config": Ignore,
         LeastRequestLbConfig "least_request_lb_config": Act("if `lb_policy` is LEAST_REQUEST"),
         RoundRobinLbConfig "round_robin_lb_config": Act("if `lb_policy` is ROUND_ROBIN"),
@@ -709,6 +709,10 @@ messages! {
         slow_start_config: Ignore,
     }
 
+    "MaglevLbConfig" cluster::cluster::MaglevLbConfig {
+        table_size: Act("a prime up to 5,000,011; others are refused"),
+    }
+
     "RingHashLbConfig" cluster::cluster::RingHashLbConfig {
         minimum_ring_size: Act(RING_SIZE),
         hash_function: Act("XX_HASH; others are refused (A42)"),
@@ -757,6 +761,12 @@ messages! {
         locality_lb_config: Ignore(NO_MEANING),
         enable_full_scan: Ignore if is_true,
         selection_method: Ignore,
+    }
+
+    "Maglev" policies::maglev::v3::Maglev {
+        table_size: Act("a prime up to 5,000,011; others are refused"),
+        consistent_hashing_lb_config: Ignore,
+        locality_weighted_lb_config: Act,
     }
 
     "RingHash" policies::ring_hash::v3::RingHash {

@@ -2,18 +2,19 @@
 
 use std::time::Duration;
 
-use mesh_xds_proto::envoy::config::cluster::v3::cluster::{LbConfig, LbPolicy, RingHashLbConfig};
+use mesh_xds_proto::envoy::config::cluster::v3::cluster::{LbConfig, LbPolicy, MaglevLbConfig, RingHashLbConfig};
 use mesh_xds_proto::envoy::config::core::v3::Metadata;
 use mesh_xds_proto::envoy::config::route::v3::route_action::HashPolicy;
 use mesh_xds_proto::envoy::config::route::v3::route_action::hash_policy::{
     ConnectionProperties, Cookie, FilterState, Header, PolicySpecifier, QueryParameter,
 };
+use mesh_xds_proto::envoy::extensions::load_balancing_policies::maglev::v3::Maglev as MaglevMessage;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::ring_hash::v3::RingHash as Message;
 use mesh_xds_proto::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher};
 use prost::Message as _;
 
 use super::fixture::{Fixture, any, balanced_by, paths};
-use crate::resource::cluster::{Balancing, EndpointPolicy, RingHash};
+use crate::resource::cluster::{Balancing, EndpointPolicy, Maglev, RingHash};
 use crate::resource::hash_policy::HashSource;
 use crate::resource::route::RouteAction;
 use crate::resource::{ENDPOINTS, ROUTE_CONFIGURATION};
@@ -63,6 +64,34 @@ fn a_bad_ring_is_refused_by_name() {
     f.cluster.load_balancing_policy = Some(balanced_by([any(&murmur)]));
     let at = "load_balancing_policy.policies[0].typed_extension_config.typed_config.hash_function";
     assert_eq!(f.cluster().unwrap_err(), [format!("{at}: must be XX_HASH (A42)")]);
+}
+
+#[test]
+fn a_maglev_table_has_a_prime_size() {
+    let sized = |table_size| {
+        let mut f = Fixture::default();
+        f.cluster.lb_policy = LbPolicy::Maglev as i32;
+        f.cluster.lb_config = Some(LbConfig::MaglevLbConfig(MaglevLbConfig { table_size }));
+        f.cluster()
+    };
+    let policy = |table_size, locality_weighted| {
+        let policy = EndpointPolicy::Maglev(Maglev { table_size, locality_weighted });
+        Balancing { by_locality: false, policy }
+    };
+    assert_eq!(sized(None).unwrap().balancing, policy(65_537, false));
+    assert_eq!(sized(Some(5_000_011)).unwrap().balancing, policy(5_000_011, false));
+    for size in [0, 1, 4, 65_536, 5_000_077, u64::MAX] {
+        let expected = format!("maglev_lb_config.table_size: {size} is not a prime from 2 to 5000011");
+        assert_eq!(sized(Some(size)).unwrap_err(), [expected]);
+    }
+    let mut f = Fixture::default();
+    let message = MaglevMessage {
+        table_size: Some(11),
+        locality_weighted_lb_config: Some(Default::default()),
+        ..Default::default()
+    };
+    f.cluster.load_balancing_policy = Some(balanced_by([any(&message)]));
+    assert_eq!(f.cluster().unwrap().balancing, policy(11, true));
 }
 
 fn hashing(specifiers: impl IntoIterator<Item = PolicySpecifier>) -> Fixture {

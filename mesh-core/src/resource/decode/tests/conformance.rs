@@ -454,7 +454,7 @@ fn clusters() {
             f.cluster.lb_config = Some(LbConfig::LeastRequestLbConfig(config));
         }),
         differs("`lb_policy: RANDOM`", Nack, Served, ENVOY, |f| f.cluster.lb_policy = LbPolicy::Random as i32),
-        same("`lb_policy: MAGLEV`", Nack, |f| f.cluster.lb_policy = LbPolicy::Maglev as i32),
+        differs("`lb_policy: MAGLEV`", Nack, Served, ENVOY, |f| f.cluster.lb_policy = LbPolicy::Maglev as i32),
         same("`lb_policy: 4`", Nack, |f| f.cluster.lb_policy = 4),
         same("`lb_policy: RING_HASH` defaults", Served, |f| {
             f.cluster.lb_policy = LbPolicy::RingHash as i32;

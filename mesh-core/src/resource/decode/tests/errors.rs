@@ -57,7 +57,10 @@ fn a_cluster_says_what_is_not_supported() {
         change(&mut f);
         f.cluster().unwrap_err()
     };
-    assert_eq!(errors(|f| f.cluster.lb_policy = LbPolicy::Maglev as i32), ["lb_policy: MAGLEV is not supported yet"]);
+    assert_eq!(
+        errors(|f| f.cluster.lb_policy = LbPolicy::ClusterProvided as i32),
+        ["lb_policy: CLUSTER_PROVIDED is not supported yet"]
+    );
     assert_eq!(
         errors(|f| f.cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(0))),
         ["type: STATIC is not supported yet, only EDS is"]

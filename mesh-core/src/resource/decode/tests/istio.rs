@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::fixture::paths;
 use super::verdicts::POOL;
-use crate::resource::cluster::Cluster;
+use crate::resource::cluster::{Cluster, EndpointPolicy};
 use crate::resource::endpoints::Endpoints;
 use crate::resource::listener::{Listener, RouteSource};
 use crate::resource::matcher::RequestHead;
@@ -141,9 +141,20 @@ fn what_would_be_less_than_asked_is_refused() {
     let refused: Vec<_> = recorded!("mtls").iter().map(errors).collect();
     assert!(refused.iter().flatten().all(|error| error.contains("never replaced by plaintext")), "{refused:?}");
     assert!(refused.iter().all(|errors| errors.len() == 1));
-    assert_eq!(errors(&recorded!("maglev")[0]), ["lb_policy: MAGLEV is not supported yet"]);
     let server = errors(&recorded!("server")[0]);
     assert!(server[0].starts_with("api_listener: must be set"), "{server:?}");
+}
+
+#[test]
+fn consistent_hashing_is_accepted() {
+    for (resource, is_it) in [
+        (&recorded!("ring-hash")[0], (|policy| matches!(policy, EndpointPolicy::RingHash(_))) as fn(&_) -> bool),
+        (&recorded!("maglev")[0], |policy| matches!(policy, EndpointPolicy::Maglev(_))),
+    ] {
+        let decoded = decode(resource);
+        let policy = &value::<Cluster>(&decoded).balancing.policy;
+        assert!(is_it(policy), "{policy:?}");
+    }
 }
 
 #[test]
