@@ -23,7 +23,8 @@ use crate::error::Error;
 
 /// The future of [`Balance`](super::Balance).
 ///
-/// A request that comes back unsent is sent elsewhere as often as it takes, one that an endpoint refused once.
+/// A request that comes back unsent is sent elsewhere as often as it takes, one that an endpoint refused once, in
+/// the call's first attempt.
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
 pub struct ResponseFuture<C, B>
@@ -206,7 +207,10 @@ impl<C: Connect> Attempt<C> {
     {
         let again = match failure.error.kind() {
             SendErrorKind::Unsent => true,
-            SendErrorKind::Refused => !std::mem::replace(&mut self.refused, true),
+            // Once in a call: the next time it is for the retry policy to say (A6).
+            SendErrorKind::Refused => {
+                call::of(&mut self.extensions).attempt <= 1 && !std::mem::replace(&mut self.refused, true)
+            }
             _ => false,
         };
         match failure.replay {

@@ -255,6 +255,11 @@ async fn a_refused_request_goes_elsewhere_once() {
     assert_eq!(error.kind(), ErrorKind::Connection);
     assert!(!error.request_sent());
     assert_eq!(mesh.network.calls(1) + mesh.network.calls(2), calls + 2);
+    // In the first attempt only: whether there is another after the second is for the retry policy to say (A6).
+    let mut second = Call::new(None);
+    second.attempt = 2;
+    assert!(mesh.call_with(&entry, second, CallOptions::new()).await.is_err());
+    assert_eq!(mesh.network.calls(1) + mesh.network.calls(2), calls + 3);
 }
 
 #[tokio::test(start_paused = true)]
