@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
+use mesh_core::Profile;
 use tonic::metadata::MetadataMap;
 
 /// Makes unary calls with raw bytes through the mesh.
@@ -23,6 +24,9 @@ pub(crate) struct Args {
     /// The bootstrap file, if not the environment's.
     #[arg(long, value_name = "FILE")]
     pub(crate) bootstrap: Option<PathBuf>,
+    /// Whose rules hold where those of gRPC and Envoy differ.
+    #[arg(long, value_enum, default_value = "grpc")]
+    profile: ProfileName,
     /// The :authority of the calls, if not the target's own.
     #[arg(long, value_name = "HOST")]
     pub(crate) authority: Option<String>,
@@ -32,6 +36,9 @@ pub(crate) struct Args {
     /// Prints a JSON line per call, as it ends.
     #[arg(long)]
     pub(crate) each: bool,
+    /// Adds to the summary which fields the control plane set that nothing acts on.
+    #[arg(long)]
+    pub(crate) ignored: bool,
     /// How many calls to make; 0: until ctrl-c.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) count: u64,
@@ -59,7 +66,20 @@ pub(crate) struct Args {
     pub(crate) max_reply: usize,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ProfileName {
+    Grpc,
+    Envoy,
+}
+
 impl Args {
+    pub(crate) fn profile(&self) -> Profile {
+        match self.profile {
+            ProfileName::Grpc => Profile::Grpc,
+            ProfileName::Envoy => Profile::Envoy,
+        }
+    }
+
     pub(crate) fn concurrency(&self) -> u32 {
         self.concurrency.unwrap_or(if self.rate.is_some() { 1000 } else { 1 })
     }

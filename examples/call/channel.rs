@@ -23,7 +23,7 @@ pub(crate) async fn open(args: &Args) -> Result<(Mesh, Channel), Failure> {
         None if has_bootstrap_in_env() => Mesh::builder().bootstrap_from_env()?,
         None => Mesh::builder(),
     };
-    let mesh = builder.build().await?;
+    let mesh = builder.profile(args.profile()).build().await?;
     let channel = match &args.authority {
         Some(authority) => MeshChannel::builder(&mesh, &args.target).authority(authority).build()?,
         None => MeshChannel::new(&mesh, &args.target)?,

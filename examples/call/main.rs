@@ -43,6 +43,9 @@ fn whole_text(error: &(dyn std::error::Error + Send + Sync + 'static)) -> String
 async fn run(args: &Args, report: &mut Report) -> Result<(), Failure> {
     let (mesh, channel) = channel::open(args).await?;
     load::run(args, channel, |ended| report.add(ended)).await;
+    if args.ignored {
+        report.ignored(&mesh.ignored_fields());
+    }
     mesh.shutdown().await;
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
+use mesh_core::IgnoredField;
 use serde::Serialize;
 use tonic::Code;
 
@@ -30,6 +31,8 @@ pub(crate) struct Report {
     max_ms: Option<f64>,
     /// In hexadecimal, if there was one call.
     reply: Option<String>,
+    /// Fields that the control plane set and nothing acts on, by resource type.
+    ignored: Option<BTreeMap<&'static str, Vec<String>>>,
     #[serde(skip)]
     each: bool,
     #[serde(skip)]
@@ -61,6 +64,7 @@ impl Report {
             p99_ms: None,
             max_ms: None,
             reply: None,
+            ignored: None,
             each: args.each,
             last_reply: None,
             latencies: Histogram::new_with_bounds(1, HOUR, 3).expect("these bounds and this precision are possible"),
@@ -94,6 +98,14 @@ impl Report {
     /// Nothing could be called.
     pub(crate) fn no_call(&mut self, message: String) {
         self.message = Some(message);
+    }
+
+    /// What the control plane set in vain.
+    pub(crate) fn ignored(&mut self, fields: &[IgnoredField]) {
+        let by_type = self.ignored.insert(BTreeMap::new());
+        for field in fields {
+            by_type.entry(field.resource_type).or_default().push(field.path.clone());
+        }
     }
 
     /// Whether there were calls, and all succeeded.
@@ -134,6 +146,9 @@ impl Report {
         }
         if let Some(reply) = &self.reply {
             text += &format!("reply: {reply}\n");
+        }
+        for (resource_type, paths) in self.ignored.iter().flatten() {
+            text += &format!("ignored in {resource_type}: {}\n", paths.join(", "));
         }
         text
     }

@@ -35,6 +35,7 @@ class Summary:
     message: str
     max_ms: float
     reply: bytes
+    ignored: dict | None = None
     each: list = field(default_factory=list)
 
     @property
@@ -58,7 +59,7 @@ def start(programs, client, target, method=METHOD, *, bootstrap=None, headers=()
     if each:
         argv.append("--each")
     for name, value in options.items():
-        argv += [f"--{name}", value]
+        argv += [f"--{name}"] if value is True else [f"--{name}", value]
     for name, value in dict(headers).items():
         argv += ["--header", f"{name}={value}"]
     if data:
@@ -74,7 +75,7 @@ def summary(program, within=60):
     lines = program.json_lines()
     assert lines, f"{program.name} printed no summary: {program.tail()}"
     last = lines[-1]
-    known = {key: last.get(key) for key in ("calls", "codes", "endpoints", "message", "max_ms")}
+    known = {key: last.get(key) for key in ("calls", "codes", "endpoints", "message", "max_ms", "ignored")}
     return Summary(**known, reply=bytes.fromhex(last.get("reply") or ""), each=lines[:-1])
 
 
