@@ -48,6 +48,15 @@ class Envoy:
         lines = dict(line.split(": ") for line in self.admin(f"/stats?filter=^{name}$").splitlines())
         return int(lines.get(name, 0))
 
+    def requests(self):
+        """How many requests each endpoint had, by address."""
+        taken = {}
+        for line in self.admin("/clusters").splitlines():
+            words = line.split("::")
+            if len(words) == 4 and words[2] == "rq_total":
+                taken[words[1]] = taken.get(words[1], 0) + int(words[3])
+        return taken
+
     def _ready(self):
         try:
             return self.admin("/ready") == "LIVE\n"
@@ -62,6 +71,18 @@ def http2_cluster(name, **more):
 def fixed_cluster(name, *addresses):
     """A cluster with these endpoints, for a bootstrap."""
     return http2_cluster(name, type="STATIC", load_assignment=plain(xds.endpoints(name, *addresses)))
+
+
+def proxy(programs, table, *sets):
+    """An Envoy that is configured as a client by xDS would be; each set is a cluster and its assignment."""
+    inbound = plain(xds.socket_listener("in", codec_type="HTTP2", route_config=plain(table)))
+    clusters = [_with_endpoints(cluster, assignment) for cluster, assignment in sets]
+    return Envoy(programs, {"static_resources": {"listeners": [inbound], "clusters": clusters}})
+
+
+def _with_endpoints(cluster, assignment):
+    fields = {key: value for key, value in plain(cluster).items() if key != "eds_cluster_config"}
+    return http2_cluster(**fields | {"type": "STATIC", "load_assignment": plain(assignment)})
 
 
 def plain(resource):

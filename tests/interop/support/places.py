@@ -21,3 +21,7 @@ def peer(program):
 
 def envoy():
     return os.environ["INTEROP_ENVOY"]
+
+
+def istiod():
+    return Path(os.environ["INTEROP_ISTIOD"]) / "istiod"

@@ -1,5 +1,7 @@
 """Servers and control planes as the suites start them. Each has its `address`."""
 
+import json
+
 import grpc
 
 from support.places import C_CORE, PYTHON, ours, peer
@@ -19,6 +21,12 @@ def calls_taken(server):
     """How many calls a C-core echo server had, by its own count."""
     with grpc.insecure_channel(server.address) as channel:
         return int(channel.unary_unary("/interop.Echo/Count")(b"", timeout=10))
+
+
+def last_call(server):
+    """The metadata of the last call that a C-core echo server had, and its `:method`."""
+    with grpc.insecure_channel(server.address) as channel:
+        return json.loads(channel.unary_unary("/interop.Echo/Last")(b"", timeout=10))
 
 
 def control_plane(programs, folder):

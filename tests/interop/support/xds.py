@@ -131,10 +131,10 @@ class Folder:
         return self.path / f"{kind}-{name_of(resource)}.yaml"
 
 
-def bootstrap(folder, server):
+def bootstrap(folder, server, node=None):
     """A gRPC bootstrap file for one ADS server, and its path."""
     path = folder / f"bootstrap-{server.rsplit(':', 1)[1]}.json"
     credentials = [{"type": "insecure"}]
     servers = [{"server_uri": server, "channel_creds": credentials, "server_features": ["xds_v3"]}]
-    path.write_text(json.dumps({"xds_servers": servers, "node": {"id": "interop", "cluster": "interop"}}))
+    path.write_text(json.dumps({"xds_servers": servers, "node": node or {"id": "interop", "cluster": "interop"}}))
     return path

@@ -2,15 +2,16 @@
 
 The address is that of its argument, `127.0.0.1:0` if there is none.
 
-Metadata of a call ask for more: `echo-delay: 0.5` (seconds until the answer), `echo-size: 1000` (answer with so many
-bytes), `echo-status: 5` with `echo-message-bin: text` (fail so). The header `echo-address` says who answered, and
-`/interop.Echo/Count` how many calls it took. `echo-fail: 14` fails the first `echo-fail-times` calls that the server
-takes, without headers before the status, and with `echo-pushback` as `grpc-retry-pushback-ms`. With `echo-only: ADDRESS`
-the other servers do none of this. On SIGTERM it
-drains.
+Metadata of a call ask for more: `echo-delay: 0.5` (seconds from the headers to the answer), `echo-hold: 0.5` (seconds
+until the headers), `echo-size: 1000` (answer with so many bytes), `echo-status: 5` with `echo-message-bin: text` (fail
+so). The header `echo-address` says who answered, and `/interop.Echo/Count` how many calls it took. `echo-fail: 14`
+fails the first `echo-fail-times` calls that the server takes, without headers before the status, and with
+`echo-pushback` as `grpc-retry-pushback-ms`. With `echo-only: ADDRESS` the other servers do none of this.
+`/interop.Echo/Last` answers with the last call's method and metadata as a JSON object. On SIGTERM it drains.
 """
 
 import asyncio
+import json
 import signal
 import sys
 
@@ -24,10 +25,16 @@ class Echo(grpc.GenericRpcHandler):
     def __init__(self):
         self.address = ""
         self.taken = 0
+        self.last = {}
 
     def service(self, details):
-        answer = self.count if details.method == "/interop.Echo/Count" else self.echo
-        return grpc.unary_unary_rpc_method_handler(answer)
+        asked = {"/interop.Echo/Count": self.count, "/interop.Echo/Last": self.tell_last}.get(details.method)
+        if not asked:
+            self.last = {":method": details.method, **dict(details.invocation_metadata)}
+        return grpc.unary_unary_rpc_method_handler(asked or self.echo)
+
+    async def tell_last(self, _request, _context):
+        return json.dumps(self.last, default=repr).encode()
 
     async def count(self, _request, _context):
         return str(self.taken).encode()
@@ -40,6 +47,8 @@ class Echo(grpc.GenericRpcHandler):
             pushback = asked.get("echo-pushback")
             trailing = (("grpc-retry-pushback-ms", pushback),) if pushback else ()
             await context.abort(_CODES[int(asked["echo-fail"])], "as asked", trailing)
+        if hold := asked.get("echo-hold"):
+            await asyncio.sleep(float(hold))
         await context.send_initial_metadata((("echo-address", self.address),))
         if delay := asked.get("echo-delay"):
             await asyncio.sleep(float(delay))

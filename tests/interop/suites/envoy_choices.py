@@ -1,0 +1,79 @@
+"""Load balancing: our client chooses endpoints as Envoy does by the same cluster, key by key and share by share."""
+
+import pytest
+
+from support import calls, servers
+from support.envoy import proxy
+from support.xds import assignment, cluster, endpoints, listener, locality, member, route, routes
+
+TARGET = "xds:///table"
+# One percentage point over so many calls is more than ten standard deviations of any share by chance.
+CALLS = 50_000
+POINT = 0.01
+LOCALITY_WEIGHTS = {"common_lb_config": {"locality_weighted_lb_config": {}}}
+
+
+@pytest.fixture
+def backends(programs):
+    return [servers.go_echo(programs).address for _ in range(6)]
+
+
+@pytest.fixture
+def sides(programs, serve):
+    """Configures our client and an Envoy alike: the bootstrap for the one, and the other."""
+
+    def start(table, *sets):
+        config = serve(listener("table"), table, *(part for pair in sets for part in pair))
+        return Sides(programs, config, proxy(programs, table, *sets))
+
+    return start
+
+
+class Sides:
+    def __init__(self, programs, config, envoy):
+        self.programs, self.config, self.envoy = programs, config, envoy
+
+    def shares(self, **ours_only):
+        """The share of each endpoint in many calls: ours, and Envoy's."""
+        options = {"count": CALLS, "concurrency": 16, "within": 110}
+        ours = calls.call(self.programs, calls.mesh(), TARGET, bootstrap=self.config, **options, **ours_only)
+        theirs = calls.call(self.programs, calls.mesh(), self._through(), **options)
+        assert (ours.codes, theirs.codes) == ({"OK": CALLS}, {"OK": CALLS})
+        taken = self.envoy.requests()
+        return {at: count / CALLS for at, count in ours.endpoints.items()}, {
+            at: n / CALLS for at, n in taken.items() if n
+        }
+
+    def _through(self):
+        return f"static:///{self.envoy.listener('in')}"
+
+
+def test_shares_of_weighted_clusters(sides, backends):
+    weights = {"a": 5, "b": 15, "c": 80}
+    sets = [(cluster(name), endpoints(name, at)) for name, at in zip(weights, backends)]
+    ours, envoy = sides(routes("table", route(weights)), *sets).shares()
+    for at, weight in zip(backends, weights.values()):
+        assert ours[at] == pytest.approx(weight / 100, abs=POINT)
+        assert ours[at] == pytest.approx(envoy[at], abs=POINT)
+
+
+@pytest.mark.parametrize("policy", ["ROUND_ROBIN", "RANDOM", "LEAST_REQUEST"])
+def test_shares_of_localities(sides, backends, policy):
+    parts = [
+        locality("a", backends[0], weight=1),
+        locality("b", *backends[1:3], weight=3),
+        locality("c", *backends[3:], weight=6),
+    ]
+    weighted = cluster("one", lb_policy=policy, **LOCALITY_WEIGHTS)
+    ours, envoy = sides(routes("table", route("one")), (weighted, assignment("one", *parts))).shares()
+    expected = [0.1, 0.15, 0.15, 0.2, 0.2, 0.2]
+    for at, share in zip(backends, expected):
+        assert ours[at] == pytest.approx(share, abs=POINT)
+        assert ours[at] == pytest.approx(envoy[at], abs=POINT)
+
+
+def test_round_robin_gives_each_its_turn(sides, backends):
+    ours, envoy = sides(routes("table", route("one")), (cluster("one"), endpoints("one", *backends))).shares()
+    for at in backends:
+        assert ours[at] == pytest.approx(1 / 6, abs=0.001)
+        assert envoy[at] == pytest.approx(1 / 6, abs=0.001)

@@ -1,0 +1,127 @@
+"""istiod: VirtualServices and DestinationRules act in our client as they are written, without an agent or a proxy."""
+
+import math
+
+import pytest
+
+from support import calls, servers
+from support.istio import Istiod, destination_rule, host, service, to, virtual_service
+from support.wait import until
+
+TARGET = f"xds:///{host('echo')}:7070"
+
+
+class Mesh:
+    """A service `echo` with two endpoints of version v1 and one of v2, as istiod knows it."""
+
+    def __init__(self, programs, *resources):
+        self.programs = programs
+        self.servers = [servers.c_core_echo(programs, f"127.0.0.{host}:0") for host in (11, 12, 13)]
+        self.v1, self.v2 = self.servers[:2], self.servers[2:]
+        addresses = lambda some: [server.address for server in some]
+        known = service("echo", v1=addresses(self.v1), v2=addresses(self.v2))
+        self.istiod = Istiod(programs, known, *(resources or [destination_rule("echo", "v1", "v2")]))
+        self.config = self.istiod.bootstrap()
+
+    def call(self, client, **options):
+        return calls.call(self.programs, client, TARGET, bootstrap=self.config, **options)
+
+    def taken(self, some):
+        return sum(servers.calls_taken(server) for server in some)
+
+
+@pytest.fixture
+def echo(programs):
+    """Starts servers and istiod; the DestinationRule has the subsets v1 and v2 unless another is given."""
+
+    def start(*routes, rule=None):
+        rule = rule or destination_rule("echo", "v1", "v2")
+        return Mesh(programs, rule, *([virtual_service("echo", *routes)] if routes else []))
+
+    return start
+
+
+@pytest.fixture(params=[calls.mesh, calls.c_core], ids=["mesh", "c-core"])
+def both(request):
+    """Our client, and C-core's where it is to do the same."""
+    return request.param()
+
+
+def four_sigma(number, share):
+    return 4 * math.sqrt(number * share * (1 - share))
+
+
+def test_service_without_rules_is_called_at_all_endpoints(echo, both):
+    mesh = echo()
+    done = mesh.call(both, count=300)
+    assert done.codes == {"OK": 300}
+    assert all(count > 50 for count in done.endpoints.values()) and len(done.endpoints) == 3
+
+
+def test_subsets_by_header_and_weight(echo, both):
+    canary = {"match": [{"headers": {"x-canary": {"exact": "yes"}}}], "route": to("echo", v2=100)}
+    mesh = echo(canary, {"route": to("echo", v1=80, v2=20)})
+    done = mesh.call(both, count=2000, concurrency=4)
+    assert done.codes == {"OK": 2000}
+    assert mesh.taken(mesh.v2) == pytest.approx(400, abs=four_sigma(2000, 0.2))
+    marked = mesh.call(both, count=50, headers={"x-canary": "yes"})
+    assert marked.endpoints == {mesh.v2[0].address: 50}
+
+
+def test_edits_are_taken_while_calls_run(echo, both):
+    mesh = echo({"route": to("echo", v1=100)})
+    options = {"bootstrap": mesh.config, "count": 800, "rate": 100, "each": True}
+    running = calls.start(mesh.programs, both, TARGET, **options)
+    until(lambda: len(running.json_lines()) > 100, 20, "the first calls")
+    assert mesh.taken(mesh.v2) == 0
+    mesh.istiod.put(virtual_service("echo", {"route": to("echo", v2=100)}))
+    done = calls.summary(running)
+    assert done.codes == {"OK": 800}
+    assert {each["endpoint"] for each in done.each[-100:]} == {mesh.v2[0].address}
+
+
+@pytest.mark.parametrize(
+    ("retries", "taken"),
+    [
+        ({"attempts": 3, "retryOn": "unavailable"}, 4),
+        ({"attempts": 3, "retryOn": "cancelled"}, 1),
+        ({"attempts": 0}, 1),
+        # Istio's default is two retries on `unavailable` and others.
+        (None, 3),
+    ],
+)
+def test_retries(echo, both, retries, taken):
+    mesh = echo({"route": to("echo", v1=100), **({"retries": retries} if retries else {})})
+    done = mesh.call(both, headers={"echo-fail": "14", "echo-fail-times": "9"})
+    assert (done.code, mesh.taken(mesh.v1)) == ("UNAVAILABLE", taken)
+
+
+def test_timeout(echo, both):
+    mesh = echo({"route": to("echo", v1=100), "timeout": "1s"})
+    assert mesh.call(both, headers={"echo-delay": "0"}).code == "OK"
+    done = mesh.call(both, headers={"echo-delay": "5"})
+    assert (done.code, done.max_ms < 3000) == ("DEADLINE_EXCEEDED", True)
+
+
+def test_timeout_of_each_attempt(echo, client):
+    retries = {"attempts": 2, "perTryTimeout": "0.3s", "retryOn": "5xx"}
+    mesh = echo({"route": to("echo", v1=100), "retries": retries})
+    # The server waits before anything of its response.
+    done = mesh.call(client, headers={"echo-hold": "5"})
+    assert (done.code, mesh.taken(mesh.v1)) == ("DEADLINE_EXCEEDED", 3)
+
+
+def test_direct_response_answers_in_the_client(echo, client):
+    direct = {"match": [{"headers": {"x-direct": {"exact": "1"}}}], "directResponse": {"status": 403}}
+    mesh = echo(direct, {"route": to("echo", v1=100)})
+    assert mesh.call(client, headers={"x-direct": "1"}).code == "PERMISSION_DENIED"
+    assert mesh.call(client).code == "OK"
+    assert mesh.taken(mesh.servers) == 1
+
+
+@pytest.mark.parametrize("lb", ["ROUND_ROBIN", "LEAST_REQUEST", "RANDOM"])
+def test_simple_balancing(echo, client, lb):
+    mesh = echo(rule=destination_rule("echo", loadBalancer={"simple": lb}))
+    done = mesh.call(client, count=300)
+    assert done.codes == {"OK": 300}
+    assert len(done.endpoints) == 3 and min(done.endpoints.values()) > 50
