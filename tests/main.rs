@@ -13,6 +13,7 @@ mod deadline;
 mod docs;
 mod drain;
 mod failover;
+mod flips;
 mod hedging;
 mod peers;
 mod retry;

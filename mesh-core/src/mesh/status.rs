@@ -64,7 +64,7 @@ pub struct ResourceStatus {
     pub name: Arc<str>,
     /// The cache state as CSDS and A78 name it: `requested`, `acked`, `nacked`, `nacked_but_cached`, `does_not_exist`, …
     pub state: &'static str,
-    /// The version in use; empty if none is.
+    /// The version that is good; empty if none is. A target takes it up a moment later, once all is there that it names.
     pub version: Arc<str>,
     /// What went wrong last.
     pub error: Option<Arc<str>>,
