@@ -16,6 +16,7 @@ mod failover;
 mod flips;
 mod hedging;
 mod peers;
+mod policies;
 mod retry;
 mod routing;
 mod streaming;

@@ -1,7 +1,7 @@
 //! The endpoints of a cluster in use: which have a subchannel, what they are taken together, and the picker they give.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -9,11 +9,12 @@ use tokio::time::Instant;
 
 use super::options::BalanceOptions;
 use super::picker::{Group, Picker, Spread};
-use super::policy::{Candidate, Member, Plan};
+use super::policy::{Candidate, Member, OwnPolicy, Plan};
 use super::priority::{Choice, Priorities};
+use super::subset;
 use crate::connect::{Connect, Connections, ConnectivityState, Environment, Subchannel, SubchannelStatus};
-use crate::resource::cluster::{Balancing, EndpointPolicy};
-use crate::resource::endpoints::{Address, Locality as LocalityId, Priority};
+use crate::resource::cluster::{Balancing, EndpointPolicy, Subset};
+use crate::resource::endpoints::{Address, Endpoint, Locality as LocalityId, LocalityEndpoints, Priority};
 use crate::snapshot::ClusterConfig;
 
 /// What there is only while the cluster is in use: 10,000 known clusters must stay cheap.
@@ -25,6 +26,10 @@ pub(crate) struct Active<C: Connect> {
     members: Vec<Option<Members<C>>>,
     priorities: Priorities,
     stamp: u64,
+    /// Makes this client's subset of the endpoints (A68) its own.
+    salt: u64,
+    /// The application's policy, which goes before the configured one.
+    own: Option<OwnPolicy>,
 }
 
 /// The usable endpoints of one priority.
@@ -64,6 +69,8 @@ impl<C: Connect> Active<C> {
             members: Vec::new(),
             priorities: Priorities::new(options.failover_timeout, options.retention),
             stamp: 0,
+            salt: fastrand::u64(..),
+            own: options.own_policy(&config.cluster.name).cloned(),
         };
         active.update(config);
         active
@@ -87,10 +94,13 @@ impl<C: Connect> Active<C> {
     /// The endpoints of a priority, and what their policies make of them.
     fn gather(&mut self, priority: &Priority, old: Option<&Members<C>>) -> Members<C> {
         let localities = self.place(priority, old);
-        let Balancing { by_locality, policy } = &self.config.cluster.balancing;
+        let Balancing { by_locality, policy, .. } = &self.config.cluster.balancing;
         let size = if *by_locality { 1 } else { localities.len().max(1) };
         let old = old.filter(|old| policy.is_hashing() && old.policy == *policy);
         let plan = |group: &[Locality<C>]| {
+            if let Some(own) = &self.own {
+                return Plan::Own(own.clone());
+            }
             let unchanged = |(other, _): &(&[Locality<C>], &Plan)| is_same(other, group);
             let kept = old.and_then(|old| old.groups().find(unchanged)).map(|(_, plan)| plan.clone());
             kept.unwrap_or_else(|| Plan::new(policy, || candidates(group)))
@@ -105,10 +115,13 @@ impl<C: Connect> Active<C> {
         let old: Vec<_> = old.into_iter().flat_map(Members::subchannels).collect();
         let mut at = 0;
         let mut localities = Vec::with_capacity(priority.localities.len());
+        let subset = self.subset(priority);
         for locality in &priority.localities {
             self.stamp += 1;
             let mut endpoints = Vec::with_capacity(locality.endpoints.len());
-            for endpoint in locality.endpoints.iter().filter(|endpoint| endpoint.health.is_usable()) {
+            for endpoint in usable(locality)
+                .filter(|endpoint| subset.as_ref().is_none_or(|subset| subset.contains(&endpoint.address)))
+            {
                 let here = |at: &usize| old.get(*at).is_some_and(|old| *old.address() == endpoint.address);
                 let subchannel = match [at, at + 1].into_iter().find(here) {
                     Some(found) => {
@@ -126,6 +139,18 @@ impl<C: Connect> Active<C> {
             localities.push(Locality { id: locality.locality.clone(), weight: locality.weight, endpoints });
         }
         localities
+    }
+
+    /// The endpoints of the priority that are used; `None`: all of them.
+    fn subset<'e>(&self, priority: &'e Priority) -> Option<HashSet<&'e Address>> {
+        let addresses = |locality: &'e LocalityEndpoints| usable(locality).map(|endpoint| &endpoint.address);
+        let localities = priority.localities.iter();
+        Some(match self.config.cluster.balancing.subset? {
+            Subset::OfPriority(size) => subset::choose(localities.flat_map(addresses), size, self.salt),
+            Subset::OfLocality(size) => {
+                localities.flat_map(|locality| subset::choose(addresses(locality), size, self.salt)).collect()
+            }
+        })
     }
 
     fn subchannel(&mut self, address: &Address) -> Arc<Subchannel<C>> {
@@ -236,6 +261,10 @@ impl<C: Connect> Active<C> {
     pub(crate) fn close(&self) {
         self.subchannels.values().for_each(|subchannel| subchannel.close());
     }
+}
+
+fn usable(locality: &LocalityEndpoints) -> impl Iterator<Item = &Endpoint> {
+    locality.endpoints.iter().filter(|endpoint| endpoint.health.is_usable())
 }
 
 impl<C: Connect> Drop for Active<C> {

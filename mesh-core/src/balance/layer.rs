@@ -88,7 +88,7 @@ impl<C: Connect> Balance<C> {
 /// A cluster of its own, whatever others have the same name.
 fn fixed(name: Arc<str>, addresses: impl IntoIterator<Item = Address>) -> ClusterEntry {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let balancing = Balancing { by_locality: false, policy: EndpointPolicy::RoundRobin };
+    let balancing = Balancing::new(false, EndpointPolicy::RoundRobin);
     let cluster = Cluster::plain(name.clone(), balancing);
     let endpoints = addresses.into_iter().map(Endpoint::new).collect();
     let locality = LocalityEndpoints { locality: Arc::default(), weight: 1, endpoints };

@@ -28,6 +28,7 @@ mod policy;
 mod priority;
 mod source;
 mod status;
+mod subset;
 mod summary;
 mod wait;
 
@@ -38,6 +39,7 @@ pub use body::ResponseBody;
 pub use future::ResponseFuture;
 pub use layer::{Balance, BalanceLayer};
 pub use options::BalanceOptions;
+pub use policy::{Choice, Member, PickRequest, Policy, PolicyFactory};
 
 pub(crate) use clusters::Clusters;
 pub(crate) use status::EndpointStatus;

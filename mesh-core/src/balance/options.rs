@@ -1,7 +1,10 @@
 //! What can be set about balancing.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::policy::{OwnPolicy, PolicyFactory};
 use crate::backoff::{BackoffConfig, bounded};
 
 /// How endpoints are connected, and how long calls wait for them.
@@ -21,6 +24,8 @@ pub struct BalanceOptions {
     pub(crate) idle_timeout: Duration,
     pub(crate) failover_timeout: Duration,
     pub(crate) retention: Duration,
+    policy: Option<OwnPolicy>,
+    policies: HashMap<Arc<str>, OwnPolicy>,
 }
 
 impl Default for BalanceOptions {
@@ -34,6 +39,8 @@ impl Default for BalanceOptions {
             idle_timeout: Duration::from_secs(30 * 60),
             failover_timeout: Duration::from_secs(10),
             retention: Duration::from_secs(15 * 60),
+            policy: None,
+            policies: HashMap::new(),
         }
     }
 }
@@ -83,6 +90,24 @@ impl BalanceOptions {
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = bounded(timeout);
         self
+    }
+
+    /// Balances every cluster by a policy of your own, whatever the control plane says; localities still share by their
+    /// weights where it says so. Default: what the control plane says.
+    pub fn policy(mut self, policy: impl PolicyFactory) -> Self {
+        self.policy = Some(OwnPolicy(Arc::new(policy)));
+        self
+    }
+
+    /// Balances the cluster of this name by a policy of your own; it goes before [`policy`](Self::policy).
+    pub fn policy_of(mut self, cluster: impl Into<Arc<str>>, policy: impl PolicyFactory) -> Self {
+        self.policies.insert(cluster.into(), OwnPolicy(Arc::new(policy)));
+        self
+    }
+
+    /// The application's policy for this cluster.
+    pub(crate) fn own_policy(&self, cluster: &str) -> Option<&OwnPolicy> {
+        self.policies.get(cluster).or(self.policy.as_ref())
     }
 
     /// How long a priority may take to connect before the next one is tried (A56), and so how long calls wait for a

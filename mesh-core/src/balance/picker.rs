@@ -142,9 +142,10 @@ impl<C: Connect> Group<C> {
         self.members.iter().any(|member| member.state == ConnectivityState::Ready)
     }
 
+    /// Only groups with members are asked.
     fn choose(&self, request: &PickRequest<'_>) -> Result<usize, Blocked> {
         match self.policy.pick(&self.members, request) {
-            Choice::Endpoint(index) => Ok(index),
+            Choice::Endpoint(index) => Ok(index.min(self.members.len() - 1)),
             Choice::Wait => Err(Blocked::Connecting),
             Choice::Fail => Err(Blocked::Failing),
         }

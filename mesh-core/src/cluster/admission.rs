@@ -127,7 +127,7 @@ mod tests {
     use crate::resource::endpoints::Endpoints;
 
     fn entry(eds_service_name: Option<&str>, max_requests: u32, drops: &[(&str, u32)]) -> ClusterEntry {
-        let balancing = Balancing { by_locality: false, policy: EndpointPolicy::RoundRobin };
+        let balancing = Balancing::new(false, EndpointPolicy::RoundRobin);
         let cluster = Cluster {
             discovery: Discovery::Eds { service_name: eds_service_name.map(Into::into) },
             circuit_breakers: CircuitBreakers { max_requests, ..CircuitBreakers::NONE },

@@ -56,12 +56,29 @@ pub(crate) struct Balancing {
     /// Whether localities share the calls by their weights (`wrr_locality`), or all endpoints of a priority are one set.
     pub(crate) by_locality: bool,
     pub(crate) policy: EndpointPolicy,
+    /// How many endpoints are used, and connected at all (A68); `None`: all of them.
+    pub(crate) subset: Option<Subset>,
+}
+
+impl Balancing {
+    pub(crate) fn new(by_locality: bool, policy: EndpointPolicy) -> Self {
+        Self { by_locality, policy, subset: None }
+    }
+}
+
+/// A part of the endpoints, chosen by each client for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Subset {
+    /// So many of the priority; at least 1.
+    OfPriority(u32),
+    /// So many of each locality; at least 1.
+    OfLocality(u32),
 }
 
 impl Default for Balancing {
     /// That of a cluster that says nothing.
     fn default() -> Self {
-        Self { by_locality: true, policy: EndpointPolicy::RoundRobin }
+        Self::new(true, EndpointPolicy::RoundRobin)
     }
 }
 

@@ -159,7 +159,7 @@ impl ClusterBuilder {
     }
 
     fn assemble(self) -> ClusterConfig {
-        let balancing = Balancing { by_locality: false, policy: self.policy };
+        let balancing = Balancing::new(false, self.policy);
         let cluster = Cluster { connect_timeout: self.connect_timeout, ..Cluster::plain(self.name, balancing) };
         let locality = Arc::new(Locality::default());
         let localities = vec![LocalityEndpoints { locality, weight: 1, endpoints: self.endpoints }];

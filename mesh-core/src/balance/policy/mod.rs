@@ -7,6 +7,7 @@
 
 mod least_request;
 mod maglev;
+mod own;
 mod random;
 mod ring_hash;
 mod round_robin;
@@ -18,6 +19,8 @@ use std::sync::Arc;
 
 use self::least_request::LeastRequest;
 use self::maglev::{Maglev, Table};
+pub(crate) use self::own::OwnPolicy;
+pub use self::own::PolicyFactory;
 use self::random::Random;
 use self::ring_hash::{Ring, RingHash};
 use self::round_robin::RoundRobin;
@@ -26,42 +29,76 @@ use crate::connect::EndpointStats;
 use crate::resource::cluster::{EndpointPolicy, RingHash as RingHashConfig};
 use crate::resource::endpoints::Address;
 
-/// Chooses among the endpoints of a group. Asked by every call: no lock, no allocation.
-pub(crate) trait Policy: Send + Sync {
-    /// The choice among `members`, which are those that the policy was started with, and are not empty.
+/// Chooses among the endpoints of a group: a locality, or a whole priority.
+///
+/// It is asked by every call, from many threads at once: a lock or an allocation would be felt. A policy of your own is
+/// started by a [`PolicyFactory`].
+pub trait Policy: Send + Sync {
+    /// The choice among `members`, which are those that the policy was started with, and are not empty. If the endpoint
+    /// has no slot for the call, the policy is asked again a few times, then any other is taken.
     fn pick(&self, members: &[Member], request: &PickRequest<'_>) -> Choice;
 
     /// Whether a call waits for the endpoint that was chosen for it when that has no slot, rather than going elsewhere.
-    /// Such a policy keeps clear of [`PickRequest::avoid`] itself.
+    /// Such a policy keeps clear of [`PickRequest::avoid`] itself. Default: no.
     fn is_sticky(&self) -> bool {
         false
     }
 }
 
-/// One endpoint of a group.
+/// One endpoint of a group, as a policy sees it.
 #[derive(Debug)]
-pub(crate) struct Member {
+pub struct Member {
     pub(crate) stats: Arc<EndpointStats>,
     /// At least 1. Most policies weigh all alike.
-    #[allow(dead_code, reason = "for policies that weigh")]
     pub(crate) weight: u32,
     /// READY, unless the plan [wants all](Plan::wants_all) endpoints.
     pub(crate) state: ConnectivityState,
 }
 
+impl Member {
+    /// Where it is.
+    pub fn address(&self) -> &Address {
+        &self.stats.address
+    }
+
+    /// Its `load_balancing_weight`, 1 if it has none.
+    pub fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    /// Calls of this process that were sent to it and have not ended.
+    pub fn in_flight(&self) -> u32 {
+        self.stats.in_flight()
+    }
+}
+
 /// What a policy may know of a call.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct PickRequest<'a> {
+pub struct PickRequest<'a> {
     /// Endpoints at which attempts of this call failed: any other is better.
     pub(crate) avoid: &'a [Address],
     /// The hash of the request (A42); `None`: nothing asks for one, or the request has nothing to hash.
     pub(crate) hash: Option<u64>,
 }
 
+impl PickRequest<'_> {
+    /// Endpoints at which attempts of this call failed: any other is better.
+    pub fn avoid(&self) -> &[Address] {
+        self.avoid
+    }
+
+    /// The hash of the request (A42); `None` if there was nothing to hash, or the control plane gave the cluster a policy
+    /// without hashes.
+    pub fn hash(&self) -> Option<u64> {
+        self.hash
+    }
+}
+
 /// What a policy says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Choice {
-    /// The index of a member that is READY.
+#[non_exhaustive]
+pub enum Choice {
+    /// The index of a member that is READY; one beyond the end is taken for the last.
     Endpoint(usize),
     /// The endpoint for this call may be READY soon.
     Wait,
@@ -92,6 +129,7 @@ pub(crate) enum Plan {
     Random,
     RingHash(RingHashConfig, Arc<Ring>),
     Maglev(Arc<Table>),
+    Own(OwnPolicy),
 }
 
 impl Plan {
@@ -119,6 +157,7 @@ impl Plan {
             Self::RoundRobin => Box::new(RoundRobin::new(fastrand::usize(..))),
             Self::LeastRequest { choices } => Box::new(LeastRequest::new(*choices)),
             Self::Random => Box::new(Random),
+            Self::Own(policy) => policy.0.start(members),
             Self::Maglev(table) => Box::new(Maglev::new(table, members)),
             Self::RingHash(config, ring) => Box::new(RingHash::new(config, ring, members)),
         }

@@ -130,6 +130,6 @@ fn entry_with(
         |localities: Vec<(u32, &[u16])>| Priority { localities: localities.into_iter().map(locality).collect() };
     let endpoints = Endpoints { priorities: priorities.into_iter().map(priority).collect(), drops: Vec::new() };
     let key = ClusterKey { source: "test".into(), name: "greeter".into() };
-    let cluster = Cluster::plain("greeter".into(), Balancing { by_locality: true, policy });
+    let cluster = Cluster::plain("greeter".into(), Balancing::new(true, policy));
     Arc::new(ClusterEntry::new(key, Ok(ClusterConfig { cluster: Arc::new(cluster), endpoints: Arc::new(endpoints) })))
 }

@@ -8,6 +8,7 @@ use mesh_xds_proto::envoy::config::cluster::v3::cluster::{LbConfig, LbPolicy, Ri
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::least_request::v3::LeastRequest;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::maglev::v3::Maglev as MaglevMessage;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::random::v3::Random;
+use mesh_xds_proto::envoy::extensions::load_balancing_policies::random_subsetting::v3::RandomSubsetting;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::ring_hash::v3::RingHash as RingHashMessage;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::ring_hash::v3::ring_hash::HashFunction;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::round_robin::v3::RoundRobin;
@@ -15,7 +16,7 @@ use mesh_xds_proto::envoy::extensions::load_balancing_policies::wrr_locality::v3
 
 use super::place::{At, cut, quoted};
 use super::value::Extension;
-use crate::resource::cluster::{Balancing, EndpointPolicy, Maglev, RingHash};
+use crate::resource::cluster::{Balancing, EndpointPolicy, Maglev, RingHash, Subset};
 use crate::resource::verdict::Fields;
 
 /// How deep policies may be nested (A52).
@@ -111,7 +112,7 @@ fn by_name(cluster: &proto::Cluster, at: &At<'_>) -> Option<Balancing> {
             return None;
         }
     };
-    Some(Balancing { by_locality: true, policy })
+    Some(Balancing::new(true, policy))
 }
 
 /// 2 if it is not set; more than 10 is 10 (A48).
@@ -171,7 +172,7 @@ fn is_prime(number: u32) -> bool {
 }
 
 fn whole_priority(policy: EndpointPolicy) -> Balancing {
-    Balancing { by_locality: false, policy }
+    Balancing::new(false, policy)
 }
 
 /// The first policy of a supported type counts, and is not passed over if its configuration is wrong (A52).
@@ -225,6 +226,8 @@ fn supported(extension: &Extension<'_>, at: &At<'_>, depth: usize) -> Found {
         config.and_then(|config| {
             maglev(config.table_size, config.locality_weighted_lb_config.is_some(), at).map(whole_priority)
         })
+    } else if extension.is::<RandomSubsetting>() {
+        random_subsetting(extension, at, depth)
     } else if extension.is::<RingHashMessage>() {
         let config = extension.unpack::<RingHashMessage>(at);
         let config = config.inspect(|config| config.judge(at));
@@ -237,11 +240,30 @@ fn supported(extension: &Extension<'_>, at: &At<'_>, depth: usize) -> Found {
     })
 }
 
+/// A part of the endpoints, balanced by the policy inside (A68).
+fn random_subsetting(extension: &Extension<'_>, at: &At<'_>, depth: usize) -> Option<Balancing> {
+    let config = extension.unpack::<RandomSubsetting>(at)?;
+    config.judge(at);
+    let size = at.required("subset_size", config.subset_size);
+    if size == Some(0) {
+        at.field("subset_size").error("must be greater than 0");
+    }
+    let inner = at.required("child_policy", config.child_policy)?;
+    let at = &at.field("child_policy");
+    let inner = first_supported(&inner, at, depth + 1)?;
+    if inner.subset.is_some() {
+        at.error("must not choose a subset of the subset");
+        return None;
+    }
+    Some(Balancing { subset: Some(Subset::OfPriority(size?)), ..inner })
+}
+
 /// Localities share by weight, and the policy inside is each locality's own.
 fn wrr_locality(extension: &Extension<'_>, at: &At<'_>, depth: usize) -> Option<Balancing> {
     let config = extension.unpack::<WrrLocality>(at)?;
     config.judge(at);
     let inner = at.required("endpoint_picking_policy", config.endpoint_picking_policy)?;
     let inner = first_supported(&inner, &at.field("endpoint_picking_policy"), depth + 1)?;
-    Some(Balancing { by_locality: true, ..inner })
+    let subset = inner.subset.map(|(Subset::OfPriority(size) | Subset::OfLocality(size))| Subset::OfLocality(size));
+    Some(Balancing { by_locality: true, subset, ..inner })
 }

@@ -779,6 +779,11 @@ messages! {
         locality_weighted_lb_config: Ignore("the weights of localities always count (A42)"),
     }
 
+    "RandomSubsetting" policies::random_subsetting::v3::RandomSubsetting {
+        subset_size: Act("required, at least 1 (A68)"),
+        child_policy: Act("required"),
+    }
+
     "Random" policies::random::v3::Random {
         locality_lb_config: Ignore(NO_MEANING),
     }

@@ -74,7 +74,7 @@ impl Target {
     }
 
     fn cluster(&mut self, name: &str, eds_service_name: Option<&str>) -> bool {
-        let balancing = Balancing { by_locality: true, policy: EndpointPolicy::RoundRobin };
+        let balancing = Balancing::new(true, EndpointPolicy::RoundRobin);
         let discovery = Discovery::Eds { service_name: eds_service_name.map(Into::into) };
         let cluster = Cluster { discovery, ..Cluster::plain(name.into(), balancing) };
         self.put(&CLUSTER, name, Arc::new(cluster))

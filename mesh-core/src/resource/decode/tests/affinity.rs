@@ -21,7 +21,7 @@ use crate::resource::{ENDPOINTS, ROUTE_CONFIGURATION};
 
 fn ring(min_size: u64, max_size: u64) -> Balancing {
     let policy = EndpointPolicy::RingHash(RingHash { min_size, max_size, header: None });
-    Balancing { by_locality: false, policy }
+    Balancing::new(false, policy)
 }
 
 fn sized(minimum: Option<u64>, maximum: Option<u64>) -> Fixture {
@@ -76,7 +76,7 @@ fn a_maglev_table_has_a_prime_size() {
     };
     let policy = |table_size, locality_weighted| {
         let policy = EndpointPolicy::Maglev(Maglev { table_size, locality_weighted });
-        Balancing { by_locality: false, policy }
+        Balancing::new(false, policy)
     };
     assert_eq!(sized(None).unwrap().balancing, policy(65_537, false));
     assert_eq!(sized(Some(5_000_011)).unwrap().balancing, policy(5_000_011, false));

@@ -133,7 +133,7 @@ fn a_good_set_becomes_what_it_says() {
     let cluster = f.cluster().expect("good");
     assert_eq!(cluster.discovery, Discovery::Eds { service_name: Some("e1".into()) });
     assert_eq!(cluster.connect_timeout, Some(std::time::Duration::from_secs(1)));
-    assert_eq!(cluster.balancing, Balancing { by_locality: true, policy: EndpointPolicy::RoundRobin });
+    assert_eq!(cluster.balancing, Balancing::new(true, EndpointPolicy::RoundRobin));
     let routes = f.routes().expect("good");
     assert_eq!(&*routes.virtual_hosts[0].routes[0].name, "prefix /");
     f.manager.route_specifier = Some(RouteSpecifier::RouteConfig(f.routes.clone()));

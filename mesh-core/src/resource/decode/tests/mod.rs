@@ -10,4 +10,5 @@ mod istio;
 mod outlier_detection;
 mod retry_policy;
 mod routing;
+mod subsetting;
 mod verdicts;

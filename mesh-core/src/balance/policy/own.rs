@@ -1,0 +1,50 @@
+//! Policies of the application's own.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::{Member, Policy};
+
+/// Starts a [`Policy`] whenever there is news of the endpoints: one came or went, connected or was lost.
+///
+/// State that must outlive that belongs into the factory, behind an `Arc` that the policies share. Functions are factories.
+///
+/// ```
+/// use mesh_core::balance::{BalanceOptions, Choice, Member, PickRequest, Policy};
+///
+/// /// Always the endpoint with the fewest calls in flight.
+/// struct LeastOfAll;
+///
+/// impl Policy for LeastOfAll {
+///     fn pick(&self, members: &[Member], _: &PickRequest<'_>) -> Choice {
+///         let least = (0..members.len()).min_by_key(|index| members[*index].in_flight());
+///         least.map_or(Choice::Fail, Choice::Endpoint)
+///     }
+/// }
+///
+/// let options = BalanceOptions::new().policy(|_: &[Member]| Box::new(LeastOfAll) as Box<dyn Policy>);
+/// # let _ = options;
+/// ```
+pub trait PolicyFactory: Send + Sync + 'static {
+    /// A policy among these endpoints, which are READY and at least one. It is asked about the same ones only.
+    fn start(&self, members: &[Member]) -> Box<dyn Policy>;
+}
+
+impl<F> PolicyFactory for F
+where
+    F: Fn(&[Member]) -> Box<dyn Policy> + Send + Sync + 'static,
+{
+    fn start(&self, members: &[Member]) -> Box<dyn Policy> {
+        self(members)
+    }
+}
+
+/// A factory that can be shared.
+#[derive(Clone)]
+pub(crate) struct OwnPolicy(pub(crate) Arc<dyn PolicyFactory>);
+
+impl fmt::Debug for OwnPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OwnPolicy")
+    }
+}
