@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use mesh_core::balance::BalanceOptions;
 use mesh_core::testing::{ControlPlane, ListenerBuilder, Resources, RouteBuilder, listener, route, route_config};
-use mesh_core::{CallOptions, Mesh};
+use mesh_core::{CallOptions, Mesh, Profile};
 use mesh_examples::helloworld::HelloRequest;
 use tokio_stream::StreamExt;
 use tonic::{Code, Request, Status};
 
 use crate::support::backend::Backend;
-use crate::support::client::{Client, SOON, assert_says, quick_mesh};
+use crate::support::client::{Client, SOON, assert_says, quick, quick_mesh};
 use crate::support::network::BlackHole;
 use crate::support::tier::Tier;
 
@@ -363,4 +363,25 @@ async fn a_call_that_is_tried_again_waits_max_wait_in_all() {
     // Twenty seconds, and the backoffs of four more attempts that do not wait.
     assert!((20..=21).contains(&before.elapsed().as_secs()), "{:?}", before.elapsed());
     assert_says(&status, &["no endpoint after a wait of 20.", "attempts 5"]);
+}
+
+#[tokio::test]
+async fn a_routes_timeout_ends_a_call_in_envoys_profile_alone() {
+    for profile in [Profile::Grpc, Profile::Envoy] {
+        let backend = Backend::start("a").await;
+        let control_plane = limiting(&backend, [route().timeout(SOON)], listener("greeter"));
+        let mesh = quick().profile(profile).control_plane(&control_plane).build().await.unwrap();
+        let client = Client::new(&mesh, "xds:///greeter");
+        client.hello().await.unwrap();
+        assert_eq!(told(&backend).is_some(), profile == Profile::Envoy, "{profile:?}");
+        let listed = mesh.ignored_fields().iter().any(|field| field.path.ends_with("routes.route.timeout"));
+        assert_eq!(listed, profile == Profile::Grpc, "{profile:?}");
+        if profile == Profile::Envoy {
+            backend.hold();
+            let status = client.hello_within(LONG).await.unwrap_err();
+            assert_eq!(status.code(), Code::DeadlineExceeded);
+            assert_says(&status, &["deadline of", "while waiting for the response"]);
+            backend.wait_for_in_flight(0).await;
+        }
+    }
 }

@@ -12,6 +12,7 @@ pub enum Profile {
     /// (`envoy.lb.does_not_support_overprovisioning`).
     #[default]
     Grpc,
-    /// As Envoy: the control plane may leave it to the client how calls spill over to lower priorities.
+    /// As Envoy: the control plane may leave it to the client how calls spill over to lower priorities, and the `timeout`
+    /// of a route limits its calls where it is set.
     Envoy,
 }

@@ -212,6 +212,7 @@ impl MeshBuilder {
                 Some(XdsClient::start(bootstrap, self.xds, transport, &runtime, &cancel))
             }
         };
+        let profile = self.xds.profile;
         let (max_wait, max_pending) = (self.balance.max_wait, self.balance.max_pending);
         let connector = Http2Connector::new(self.connections);
         let clusters = Clusters::new(connector, self.balance, Some(runtime.clone()), cancel.clone());
@@ -231,6 +232,7 @@ impl MeshBuilder {
             bootstrap,
             snapshots: self.snapshots,
             targets: Default::default(),
+            profile,
             max_wait,
             max_pending,
             drain_timeout: self.drain_timeout,

@@ -20,6 +20,7 @@ use crate::cluster::ClusterLayer;
 use crate::connect::Http2Connector;
 use crate::discover::{self, ControlPlaneFacts, Facts, Scheme, Source, Target, TargetUri};
 use crate::error::{Error, ErrorKind};
+use crate::profile::Profile;
 #[cfg(feature = "retry")]
 use crate::retry::RetryLayer;
 use crate::snapshot::dependencies::Dependencies;
@@ -64,6 +65,7 @@ struct Inner {
     bootstrap: Option<Bootstrap>,
     snapshots: HashMap<String, Arc<Snapshot>>,
     targets: Mutex<HashMap<TargetKey, discover::WeakTarget>>,
+    profile: Profile,
     max_wait: Duration,
     max_pending: u32,
     drain_timeout: Duration,
@@ -203,6 +205,8 @@ impl Mesh {
             target: target.clone(),
             clusters: self.inner.clusters.clone(),
             tell_deadline,
+            #[cfg(feature = "timeout")]
+            profile: self.inner.profile,
             #[cfg(feature = "retry")]
             retry: protocol.map_or_else(|| self.inner.retry.clone(), |known| self.inner.retry.clone().protocol(known)),
             #[cfg(feature = "cluster")]

@@ -8,7 +8,9 @@ use tokio::time::Instant;
 use super::Mesh;
 use crate::connect::ConnectivityState;
 use crate::discover::Target;
+use crate::profile::Profile;
 use crate::resource::endpoints::{Address, Locality};
+use crate::resource::verdict::table::IN_ENVOYS_PROFILE;
 use crate::snapshot::ClusterEntry;
 use crate::xds::{Counters, StreamState, XdsClient};
 
@@ -177,7 +179,9 @@ impl Mesh {
             count: summary.count,
             names: summary.names,
         };
-        summaries.into_iter().map(field).collect()
+        let is_envoy = self.inner.profile == Profile::Envoy;
+        let listed = |field: &IgnoredField| !(is_envoy && field.reason == IN_ENVOYS_PROFILE);
+        summaries.into_iter().map(field).filter(listed).collect()
     }
 
     fn target_status(&self, target: &Target) -> TargetStatus {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::hash_policy::HashPolicy;
 use super::retry_policy::RetryPolicy;
+use crate::profile::Profile;
 
 /// One route of a virtual host.
 #[derive(Clone, Debug)]
@@ -122,21 +123,33 @@ impl Forward {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RouteDeadline {
     max: Option<Duration>,
+    /// Envoy's `timeout`, to which gRPC gives no meaning.
+    timeout: Option<Duration>,
 }
 
 impl RouteDeadline {
     /// `max`: `grpc_timeout_header_max` if set, else `max_stream_duration`. Zero: no limit, whatever the listener says.
     pub(crate) fn new(max: Option<Duration>) -> Self {
-        Self { max }
+        Self { max, timeout: None }
+    }
+
+    /// Limits calls in Envoy's profile too; zero: no limit.
+    pub(crate) fn with_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.timeout = timeout.filter(|timeout| !timeout.is_zero());
+        self
     }
 
     /// The time that a call has: the application's, never lengthened, or less. `listener_max` is used by routes that
     /// say nothing.
-    pub(crate) fn limit(&self, app: Option<Duration>, listener_max: Option<Duration>) -> Option<Duration> {
-        match self.max.or(listener_max) {
-            None | Some(Duration::ZERO) => app,
-            Some(max) => Some(app.map_or(max, |app| app.min(max))),
-        }
+    pub(crate) fn limit(
+        &self,
+        app: Option<Duration>,
+        listener_max: Option<Duration>,
+        profile: Profile,
+    ) -> Option<Duration> {
+        let max = self.max.or(listener_max).filter(|max| !max.is_zero());
+        let timeout = self.timeout.filter(|_| profile == Profile::Envoy);
+        app.into_iter().chain(max).chain(timeout).min()
     }
 }
 
@@ -181,8 +194,30 @@ mod tests {
             (None, Some(1), Some(3), Some(1)),
             (None, Some(0), Some(3), Some(3)),
         ] {
-            let limit = RouteDeadline::new(seconds(route)).limit(seconds(app), seconds(listener));
+            let limit = RouteDeadline::new(seconds(route)).limit(seconds(app), seconds(listener), Profile::Grpc);
             assert_eq!(limit, seconds(expected), "route {route:?}, listener {listener:?}, application {app:?}");
+        }
+    }
+
+    #[test]
+    fn envoys_timeout_limits_calls_in_envoys_profile_alone() {
+        let seconds = |seconds: Option<u64>| seconds.map(Duration::from_secs);
+        for (timeout, max, app, grpc, envoy) in [
+            (Some(2), None, None, None, Some(2)),
+            (Some(2), Some(1), None, Some(1), Some(1)),
+            (Some(2), Some(3), Some(4), Some(3), Some(2)),
+            (Some(0), None, Some(4), Some(4), Some(4)),
+            (None, None, None, None, None),
+        ] {
+            let route = RouteDeadline::new(seconds(max)).with_timeout(seconds(timeout));
+            for (profile, expected) in [(Profile::Grpc, grpc), (Profile::Envoy, envoy)] {
+                let limit = route.limit(seconds(app), None, profile);
+                assert_eq!(
+                    limit,
+                    seconds(expected),
+                    "timeout {timeout:?}, max {max:?}, application {app:?}, {profile:?}"
+                );
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -39,29 +39,43 @@ struct Registry {
     held: AtomicUsize,
     clusters: Mutex<HashMap<ClusterKey, Arc<Budget>>>,
     /// Of calls that no layer chose a cluster for.
-    others: TpsBudget,
+    others: Arc<Budget>,
 }
 
 /// The budget of one cluster. A cluster's entry keeps it, so that a call finds it without the registry's lock.
-struct Budget {
+pub(super) struct Budget {
+    me: Weak<Self>,
     owner: Weak<Registry>,
     tokens: TpsBudget,
+    /// Calls that have a policy, and retries, under way now.
+    calls: AtomicU32,
+    retries: AtomicU32,
+}
+
+/// A call under way, which counts in its cluster's budget.
+#[derive(Debug)]
+pub(super) struct Account {
+    budget: Arc<Budget>,
+    /// Its retries under way.
+    retries: u32,
 }
 
 impl Budgets {
     pub(super) fn new(limits: Limits) -> Self {
-        let (held, clusters) = (AtomicUsize::new(0), Mutex::default());
-        Self(Arc::new(Registry { limits, held, clusters, others: limits.tokens() }))
+        Self(Arc::new_cyclic(|registry| Registry {
+            limits,
+            held: AtomicUsize::new(0),
+            clusters: Mutex::default(),
+            others: Budget::new(registry.clone(), limits),
+        }))
     }
 
-    /// A call to the cluster earns a part of a retry.
-    pub(super) fn deposit(&self, cluster: Option<&ClusterEntry>) {
-        self.with(cluster, TpsBudget::deposit);
-    }
-
-    /// Whether one more retry is allowed; it is paid for.
-    pub(super) fn withdraw(&self, cluster: Option<&ClusterEntry>) -> bool {
-        self.with(cluster, TpsBudget::withdraw)
+    pub(super) fn of(&self, cluster: Option<&ClusterEntry>) -> Arc<Budget> {
+        let Some(cluster) = cluster else { return self.0.others.clone() };
+        let attached: Option<&Budget> = cluster.retry_budget.get_or_init(|| self.0.budget(&cluster.key));
+        let own = attached.filter(|budget| budget.owner.as_ptr() == Arc::as_ptr(&self.0));
+        // An entry made in code may belong to another mesh, which used it first.
+        own.and_then(|budget| budget.me.upgrade()).unwrap_or_else(|| self.0.budget(&cluster.key))
     }
 
     /// Whether so many bytes more may be held; they are, until [`release`](Self::release).
@@ -84,15 +98,42 @@ impl Budgets {
     pub(super) fn held(&self) -> usize {
         self.0.held.load(Ordering::Relaxed)
     }
+}
 
-    fn with<T>(&self, cluster: Option<&ClusterEntry>, then: impl FnOnce(&TpsBudget) -> T) -> T {
-        let Some(cluster) = cluster else { return then(&self.0.others) };
-        let attached = cluster.retry_budget.get_or_init(|| self.0.budget(&cluster.key));
-        match attached.filter(|budget: &&Budget| budget.owner.as_ptr() == Arc::as_ptr(&self.0)) {
-            Some(budget) => then(&budget.tokens),
-            // An entry made in code, which another mesh used first.
-            None => then(&self.0.budget(&cluster.key).tokens),
+impl Account {
+    /// The call earns a part of a retry.
+    pub(super) fn open(budget: Arc<Budget>) -> Self {
+        budget.tokens.deposit();
+        budget.calls.fetch_add(1, Ordering::Relaxed);
+        Self { budget, retries: 0 }
+    }
+
+    /// Whether one more retry is allowed; it is paid for, and under way. `most`: how many may be, of so many calls.
+    pub(super) fn withdraw(&mut self, most: impl FnOnce(u32) -> u32) -> bool {
+        let Budget { tokens, calls, retries, .. } = &*self.budget;
+        let most = most(calls.load(Ordering::Relaxed));
+        let room = |under_way| (under_way < most).then_some(under_way + 1);
+        if retries.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
+            return false;
         }
+        let is_paid = tokens.withdraw();
+        match is_paid {
+            true => self.retries += 1,
+            false => _ = retries.fetch_sub(1, Ordering::Relaxed),
+        }
+        is_paid
+    }
+
+    /// The retries so far are over.
+    pub(super) fn end_retries(&mut self) {
+        self.budget.retries.fetch_sub(std::mem::take(&mut self.retries), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.end_retries();
+        self.budget.calls.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -106,9 +147,16 @@ impl Registry {
             // Clusters come and go: before the map grows, it lets go of those that no snapshot has any more.
             clusters.retain(|_, budget| Arc::strong_count(budget) > 1);
         }
-        let budget = Arc::new(Budget { owner: Arc::downgrade(self), tokens: self.limits.tokens() });
+        let budget = Budget::new(Arc::downgrade(self), self.limits);
         clusters.insert(key.clone(), budget.clone());
         budget
+    }
+}
+
+impl Budget {
+    fn new(owner: Weak<Registry>, limits: Limits) -> Arc<Self> {
+        let (calls, retries) = (AtomicU32::new(0), AtomicU32::new(0));
+        Arc::new_cyclic(|me| Self { me: me.clone(), owner, tokens: limits.tokens(), calls, retries })
     }
 }
 

@@ -8,7 +8,7 @@ use http::{HeaderMap, Request, Response};
 use tokio::time::Instant;
 
 use super::body::{RequestBody, Shared};
-use super::budget::Budgets;
+use super::budget::{Account, Budgets};
 use super::observer::pass_on;
 use super::outcome::is_retriable;
 use crate::backoff::Backoff;
@@ -30,7 +30,8 @@ pub(super) struct Plan<B> {
     body: Shared<B>,
     pub(super) policy: Arc<RetryPolicy>,
     backoff: Backoff,
-    terms: Terms,
+    protocol: Option<&'static dyn RetryProtocol>,
+    account: Account,
     /// Where the call stands: for the message of its deadline, and so that a next attempt can go elsewhere.
     progress: Arc<Progress>,
     /// Attempts so far.
@@ -73,9 +74,22 @@ impl<B> Plan<B> {
         let call = call::of(&mut head.extensions);
         let progress = call.progress.get_or_insert_default().clone();
         let waited_before = call.waiting_since.map(|since| since.elapsed()).unwrap_or_default();
-        terms.budgets.deposit(call.cluster.as_deref());
-        let (body, backoff) = (Shared::new(body, is_hedged, terms.budgets.clone()), Backoff::new(policy.backoff));
-        Self { head, body, policy, backoff, terms, progress, made: 0, waited_before, is_hedged, is_repeatable }
+        let account = Account::open(terms.budgets.of(call.cluster.as_deref()));
+        let (body, backoff) = (Shared::new(body, is_hedged, terms.budgets), Backoff::new(policy.backoff));
+        let protocol = terms.protocol;
+        Self {
+            head,
+            body,
+            policy,
+            backoff,
+            protocol,
+            account,
+            progress,
+            made: 0,
+            waited_before,
+            is_hedged,
+            is_repeatable,
+        }
     }
 
     pub(super) fn progress(&self) -> &Arc<Progress> {
@@ -104,7 +118,7 @@ impl<B> Plan<B> {
             let waited = self.waited_before + self.progress.waited();
             call.waiting_since =
                 Some(waited).filter(|waited| !waited.is_zero()).and_then(|waited| Instant::now().checked_sub(waited));
-            let told = self.terms.protocol.map(|protocol| protocol.tell_attempts(previous));
+            let told = self.protocol.map(|protocol| protocol.tell_attempts(previous));
             let deadline = call.tell_deadline.zip(call.remaining()).map(|(encode, remaining)| encode(remaining));
             for (name, mut value) in told.into_iter().chain(deadline) {
                 value.set_sensitive(true);
@@ -121,7 +135,7 @@ impl<B> Plan<B> {
     /// Whether the policy has the call tried again after this.
     pub(super) fn is_retriable<R>(&self, outcome: &Result<Response<R>, Error>) -> bool {
         let unprocessed = outcome.as_ref().is_err_and(|error| !error.request_sent());
-        (self.is_repeatable || unprocessed) && is_retriable(&self.policy, self.terms.protocol, outcome)
+        (self.is_repeatable || unprocessed) && is_retriable(&self.policy, self.protocol, outcome)
     }
 
     pub(super) fn has_attempts(&self) -> bool {
@@ -135,7 +149,7 @@ impl<B> Plan<B> {
     }
 
     fn told(&mut self, headers: &HeaderMap) -> Option<Next> {
-        match self.terms.protocol.and_then(|protocol| protocol.pushback(headers)) {
+        match self.protocol.and_then(|protocol| protocol.pushback(headers)) {
             Some(Pushback::Stop) => return Some(Next::Never),
             Some(Pushback::After(delay)) => {
                 self.backoff.reset();
@@ -160,11 +174,10 @@ impl<B> Plan<B> {
         if !self.is_possible(delay) {
             return Err(Final::ByPolicy);
         }
-        let cluster = self.call().cluster.clone();
-        match self.terms.budgets.withdraw(cluster.as_deref()) {
-            true => Ok(()),
-            false => Err(Final::OutOfBudget),
+        if !self.is_hedged {
+            self.account.end_retries();
         }
+        if self.account.withdraw(|_| u32::MAX) { Ok(()) } else { Err(Final::OutOfBudget) }
     }
 
     /// Whatever the attempts so far send ends: the next one takes their place.
@@ -202,7 +215,7 @@ impl<B> Plan<B> {
         why: Final,
     ) -> Result<Response<R>, Error> {
         self.body.commit(attempt);
-        let (made, protocol) = (self.made, self.terms.protocol);
+        let (made, protocol) = (self.made, self.protocol);
         let call = self.call();
         if let Ok(response) = &outcome {
             pass_on(&call.context, protocol, response);

@@ -8,6 +8,7 @@ use indexmap::IndexSet;
 use smallvec::SmallVec;
 
 use crate::error::{Error, ErrorKind};
+use crate::profile::Profile;
 use crate::resource::listener::Listener;
 use crate::resource::matcher::RequestHead;
 use crate::resource::retry_policy::RetryPolicy;
@@ -128,9 +129,9 @@ impl RouteTable {
     }
 
     /// How long a call on `route` may take, from now, given what the application allows (A31).
-    pub(crate) fn deadline(&self, route: usize, application: Option<Duration>) -> Option<Duration> {
+    pub(crate) fn deadline(&self, route: usize, application: Option<Duration>, profile: Profile) -> Option<Duration> {
         match &self.virtual_host.routes[route].action {
-            RouteAction::Forward(forward) => forward.deadline().limit(application, self.listener_max),
+            RouteAction::Forward(forward) => forward.deadline().limit(application, self.listener_max, profile),
             RouteAction::Unsupported(_) => application,
         }
     }

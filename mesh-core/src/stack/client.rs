@@ -20,6 +20,8 @@ use crate::call::EncodeDeadline;
 use crate::cluster::{Cluster, ClusterLayer};
 use crate::connect::Http2Connector;
 use crate::discover::{Discover, Target};
+#[cfg(feature = "timeout")]
+use crate::profile::Profile;
 #[cfg(feature = "retry")]
 use crate::retry::{Retry, RetryLayer};
 use crate::route::Route;
@@ -60,6 +62,8 @@ pub(crate) struct ClientStackBuilder {
     pub(crate) clusters: Clusters<Http2Connector>,
     #[cfg_attr(not(feature = "timeout"), expect(dead_code, reason = "no layer has a deadline to tell"))]
     pub(crate) tell_deadline: Option<EncodeDeadline>,
+    #[cfg(feature = "timeout")]
+    pub(crate) profile: Profile,
     #[cfg(feature = "retry")]
     pub(crate) retry: RetryLayer,
     #[cfg(feature = "cluster")]
@@ -81,6 +85,7 @@ impl ClientStackBuilder {
             Some(encode) => TimeoutLayer::new().tell_peer(encode),
             None => TimeoutLayer::new(),
         }
+        .profile(self.profile)
         .layer(attempt);
         #[cfg(not(feature = "timeout"))]
         let call = attempt;

@@ -1,6 +1,7 @@
 use tower_layer::Layer;
 
 use super::{EncodeDeadline, Timeout};
+use crate::profile::Profile;
 
 /// Makes [`Timeout`] services.
 ///
@@ -12,6 +13,7 @@ use super::{EncodeDeadline, Timeout};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TimeoutLayer {
     encode: Option<EncodeDeadline>,
+    profile: Profile,
 }
 
 impl TimeoutLayer {
@@ -25,12 +27,19 @@ impl TimeoutLayer {
         self.encode = Some(encode);
         self
     }
+
+    /// Whether Envoy's `timeout` of a route limits its calls, from their start: in [`Profile::Envoy`] it does. Default
+    /// [`Profile::Grpc`].
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.profile = profile;
+        self
+    }
 }
 
 impl<S> Layer<S> for TimeoutLayer {
     type Service = Timeout<S>;
 
     fn layer(&self, inner: S) -> Timeout<S> {
-        Timeout { inner, encode: self.encode }
+        Timeout { inner, encode: self.encode, profile: self.profile }
     }
 }

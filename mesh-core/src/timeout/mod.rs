@@ -25,6 +25,7 @@ use tower_service::Service;
 pub use crate::call::EncodeDeadline;
 use crate::call::{self, Call, Progress, Stage};
 use crate::error::{Error, ErrorKind};
+use crate::profile::Profile;
 use crate::resource::endpoints::Address;
 use crate::snapshot::ClusterEntry;
 
@@ -41,12 +42,13 @@ const SLOW: &str = "see why the endpoint took so long, or give the call more tim
 pub struct Timeout<S> {
     inner: S,
     encode: Option<EncodeDeadline>,
+    profile: Profile,
 }
 
 impl<S> Timeout<S> {
     /// Ends the calls to `inner` at their deadlines, which are not told to the peer.
     pub fn new(inner: S) -> Self {
-        Self { inner, encode: None }
+        Self { inner, encode: None, profile: Profile::default() }
     }
 }
 
@@ -63,7 +65,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let timer = start(&mut request, self.encode);
+        let timer = start(&mut request, self.encode, self.profile);
         match timer {
             // There is not even the time to send it.
             Some(timer) if timer.has_expired() => ResponseFuture::expired(timer),
@@ -84,9 +86,9 @@ pub(crate) struct Timer {
     route: Option<Arc<str>>,
 }
 
-fn start<B>(request: &mut Request<B>, encode: Option<EncodeDeadline>) -> Option<Timer> {
+fn start<B>(request: &mut Request<B>, encode: Option<EncodeDeadline>, profile: Profile) -> Option<Timer> {
     let call = call::of(request.extensions_mut());
-    let remaining = limit(call)?;
+    let remaining = limit(call, profile)?;
     let deadline = Instant::now().checked_add(remaining)?;
     let is_applications = call.deadline.is_some_and(|application| application <= deadline);
     let inherited = is_applications && call.inherited;
@@ -107,11 +109,11 @@ fn start<B>(request: &mut Request<B>, encode: Option<EncodeDeadline>) -> Option<
 }
 
 /// The least of what the application and the route allow, from now.
-fn limit(call: &Call) -> Option<Duration> {
+fn limit(call: &Call, profile: Profile) -> Option<Duration> {
     let application = call.remaining();
     let (Some(snapshot), Some(route)) = (&call.snapshot, call.route) else { return application };
     match &snapshot.routing {
-        Ok(table) => table.deadline(route, application),
+        Ok(table) => table.deadline(route, application, profile),
         Err(_) => application,
     }
 }

@@ -29,6 +29,7 @@ pub(super) fn forward(message: proto::RouteAction, host: &HostRetry, at: &At<'_>
     let hash = hash_policies(&message.hash_policy, at);
     let max = message.max_stream_duration;
     let deadline = max.map(|max| deadline(&max, &at.field("max_stream_duration"))).unwrap_or_default();
+    let deadline = deadline.with_timeout(duration(message.timeout, &at.field("timeout")));
     let forward = match message.cluster_specifier {
         Some(ClusterSpecifier::Cluster(name)) => {
             let name = Some(name).filter(|name| !name.is_empty());

@@ -93,6 +93,8 @@ const LATER: &str = "is not supported yet";
 /// The bounds of a ring.
 const RING_SIZE: &str = "at most 8,388,608, more is refused; rings have at most 4,096 entries (A42)";
 const NO_MEANING: &str = "has no meaning in gRPC";
+/// Such a field is not listed where that profile is set.
+pub(crate) const IN_ENVOYS_PROFILE: &str = "acted on in `Profile::Envoy` alone: it has no meaning in gRPC";
 const FAULTS: &str = "fault injection is not supported yet";
 const SESSIONS: &str = "session affinity is not supported yet";
 
@@ -440,7 +442,7 @@ messages! {
         path_rewrite_policy: Ignore,
         path_rewrite: Ignore,
         append_x_forwarded_host: Ignore,
-        timeout: Ignore(NO_MEANING) if is_positive,
+        timeout: Ignore(IN_ENVOYS_PROFILE) if is_positive,
         idle_timeout: Ignore(NO_MEANING) if is_positive,
         flush_timeout: Ignore,
         early_data_policy: Ignore,

@@ -99,3 +99,17 @@ async fn a_server_that_limits_rates_is_asked_again_when_it_says() {
         assert!(gap >= least * STEP && gap <= most * STEP + Duration::from_millis(1), "{value}: {gap:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn retries_under_way_are_a_share_of_the_calls_under_way() {
+    let bench = Bench::new(policy("unavailable", 2)).layer(RetryLayer::new().budget(100, 1_000));
+    // Half of the calls, but two in any case.
+    let most = |calls: u32| (calls / 2).max(2);
+    let mut accounts: Vec<_> = (0..6).map(|_| bench.account()).collect();
+    let allowed: Vec<_> = accounts.iter_mut().map(|account| account.withdraw(most)).collect();
+    assert_eq!(allowed, [true, true, true, false, false, false]);
+    accounts[0].end_retries();
+    assert!(accounts[3].withdraw(most) && !accounts[4].withdraw(most));
+    accounts.truncate(1);
+    assert!(accounts[0].withdraw(most) && accounts[0].withdraw(most) && !accounts[0].withdraw(most));
+}

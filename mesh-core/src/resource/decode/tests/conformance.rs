@@ -35,6 +35,7 @@ use policies::wrr_locality::v3::WrrLocality;
 use Outcome::*;
 
 use super::fixture::*;
+use crate::profile::Profile;
 use crate::resource::matcher::RequestHead;
 use crate::resource::route::RouteAction;
 
@@ -105,7 +106,7 @@ fn outcome(fixture: &Fixture) -> Outcome {
     if &*forward.clusters()[forward.pick_cluster(|| 0)].name != "c1" {
         return Waits;
     }
-    if forward.deadline().limit(None, listener.max_stream_duration) == Some(Duration::from_millis(1)) {
+    if forward.deadline().limit(None, listener.max_stream_duration, Profile::Grpc) == Some(Duration::from_millis(1)) {
         return Deadline;
     }
     if endpoints.drops.iter().any(|drop| drop.per_million == 1_000_000) {

@@ -11,6 +11,7 @@ use mesh_xds_proto::envoy::r#type::matcher::v3::RegexMatcher;
 use prost::Message;
 
 use super::fixture::*;
+use crate::profile::Profile;
 use crate::resource::cluster::{Balancing, Discovery, EndpointPolicy};
 use crate::resource::listener::RouteSource;
 use crate::resource::route::RouteAction;
@@ -160,7 +161,7 @@ fn the_header_s_maximum_comes_before_the_stream_s() {
         let RouteAction::Forward(forward) = &routes.virtual_hosts[0].routes[0].action else {
             panic!("the route forwards");
         };
-        forward.deadline().limit(None, None).map(|limit| limit.as_secs())
+        forward.deadline().limit(None, None, Profile::Grpc).map(|limit| limit.as_secs())
     };
     assert_eq!(limit(Some(1), Some(2)), Some(1));
     assert_eq!(limit(Some(0), Some(2)), None);
