@@ -5,11 +5,14 @@ use std::time::Duration;
 use mesh_core::testing::{ControlPlane, Resources, RouteBuilder, listener, route, route_config, virtual_host};
 use mesh_core::{CallInfo, CallOptions, Mesh};
 use mesh_examples::helloworld::HelloRequest;
+use mesh_xds_proto::envoy::config::cluster::v3::circuit_breakers::{Thresholds, thresholds};
+use mesh_xds_proto::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
 use mesh_xds_proto::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use mesh_xds_proto::envoy::config::route::v3::retry_policy::{
     RateLimitedRetryBackOff, ResetHeader, ResetHeaderFormat, RetryBackOff,
 };
 use mesh_xds_proto::envoy::config::route::v3::{HeaderMatcher, RetryPolicy, RouteConfiguration};
+use mesh_xds_proto::envoy::r#type::v3::Percent;
 use prost_types::Duration as Interval;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Status};
@@ -515,5 +518,50 @@ async fn requests_that_do_not_fit_into_the_buffer_of_all_are_sent_once() {
         let before = backend.calls();
         client.greeter().say_hello(HelloRequest { name: "x".repeat(size) }).await.unwrap_err();
         assert_eq!(backend.calls() - before, attempts, "{size} bytes");
+    }
+}
+
+#[tokio::test]
+async fn a_clusters_breakers_bound_the_retries_under_way() {
+    const CALLS: u64 = 6;
+    let share = |percent, min| thresholds::RetryBudget {
+        budget_percent: Some(Percent { value: percent }),
+        min_retry_concurrency: Some(min),
+        ..Default::default()
+    };
+    for (max_retries, retry_budget, retries) in [
+        (None, None, CALLS),
+        (Some(0), None, 0),
+        (Some(2), None, 2),
+        (Some(0), Some(share(50.0, 0)), 3),
+        (None, Some(share(1.0, 1)), 1),
+    ] {
+        let backend = Backend::start("a").await;
+        // A retry is under way from when it is decided on, and the delay is long beside the calls' beginnings.
+        let slow = RetryBackOff { base_interval: millis(400), max_interval: None };
+        let policy = RetryPolicy { retry_back_off: Some(slow), ..policy("unavailable", 1) };
+        let control_plane = serving(route().retry(policy), &[&backend]);
+        let limits = Thresholds { max_retries, retry_budget, ..Default::default() };
+        control_plane.modify::<Cluster>("greeter", |cluster| {
+            cluster.circuit_breakers = Some(CircuitBreakers { thresholds: vec![limits], ..Default::default() });
+        });
+        let mesh = quick_mesh(&control_plane).await;
+        let client = Client::new(&mesh, "xds:///greeter");
+        client.hello().await.unwrap();
+        backend.fail(down());
+        backend.hold();
+        let before = backend.calls();
+        let calls: Vec<_> = (0..CALLS)
+            .map(|_| {
+                let client = client.clone();
+                tokio::spawn(async move { client.hello().await })
+            })
+            .collect();
+        backend.wait_for_calls(before + CALLS).await;
+        backend.release();
+        for call in calls {
+            assert_eq!(call.await.unwrap().unwrap_err().code(), Code::Unavailable);
+        }
+        assert_eq!(backend.calls() - before - CALLS, retries, "{max_retries:?}");
     }
 }

@@ -1,5 +1,8 @@
 //! How much may be under way to a cluster at a time (A32, A105), with Envoy's other limits in addition.
 
+#[cfg(feature = "retry")]
+use std::time::Duration;
+
 /// The limits of one cluster.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct CircuitBreakers {
@@ -40,4 +43,39 @@ impl CircuitBreakers {
         retry_budget: None,
         max_connections_per_endpoint: None,
     };
+
+    /// How many retries may be under way beside so many calls.
+    #[cfg(feature = "retry")]
+    pub(crate) fn most_retries(&self, calls: u32) -> u32 {
+        let Some(RetryBudget { percent, min_concurrency }) = self.retry_budget else {
+            return self.max_retries.unwrap_or(u32::MAX);
+        };
+        // A millionth of a share is exact enough, and leaves no cast from a float that could be out of range.
+        let ppm = Duration::try_from_secs_f64(percent / 100.0).map_or(0, |share| share.as_micros());
+        let share = u128::from(calls) * ppm / 1_000_000;
+        u32::try_from(share).unwrap_or(u32::MAX).max(min_concurrency)
+    }
+}
+
+#[cfg(all(test, feature = "retry"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retry_budget_is_a_share_with_a_least_and_goes_before_a_number() {
+        let budget = |percent, min_concurrency| Some(RetryBudget { percent, min_concurrency });
+        for (max_retries, retry_budget, calls, most) in [
+            (None, None, 5, u32::MAX),
+            (Some(7), None, 5, 7),
+            (Some(7), budget(20.0, 3), 5, 3),
+            (None, budget(20.0, 3), 100, 20),
+            (None, budget(0.5, 0), 199, 0),
+            (None, budget(0.5, 0), 200, 1),
+            (None, budget(100.0, 0), u32::MAX, u32::MAX),
+            (Some(7), budget(0.0, 0), 5, 0),
+        ] {
+            let breakers = CircuitBreakers { max_retries, retry_budget, ..CircuitBreakers::NONE };
+            assert_eq!(breakers.most_retries(calls), most, "{max_retries:?}, {retry_budget:?}, {calls}");
+        }
+    }
 }

@@ -177,7 +177,10 @@ impl<B> Plan<B> {
         if !self.is_hedged {
             self.account.end_retries();
         }
-        if self.account.withdraw(|_| u32::MAX) { Ok(()) } else { Err(Final::OutOfBudget) }
+        let cluster = call::of(&mut self.head.extensions).cluster.as_deref();
+        let config = cluster.and_then(|cluster| cluster.config.as_ref().ok());
+        let most = |calls| config.map_or(u32::MAX, |config| config.cluster.circuit_breakers.most_retries(calls));
+        if self.account.withdraw(most) { Ok(()) } else { Err(Final::OutOfBudget) }
     }
 
     /// Whatever the attempts so far send ends: the next one takes their place.

@@ -675,8 +675,8 @@ messages! {
         max_connections: Ignore,
         max_pending_requests: Ignore,
         max_requests: Act("1024 if unset; 0 lets no call pass (A32)"),
-        max_retries: Ignore,
-        retry_budget: Ignore,
+        max_retries: Act("no limit if unset: the mesh's own budget holds anyway"),
+        retry_budget: Act("in place of `max_retries`; a share of the calls that have a retry policy"),
         track_remaining: Ignore(NO_MEANING),
         max_connection_pools: Ignore(NO_MEANING),
     }
