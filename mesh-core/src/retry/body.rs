@@ -5,15 +5,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::budget::Budgets;
-
-/// What is held of a body for sending it again, per call.
-const MAX_KEPT: usize = 64 << 10;
+use super::kept::Kept;
 
 /// The body of an attempt's request: the call's own, or, where a policy may have the call made again, one that can be
 /// sent again.
@@ -57,19 +54,11 @@ struct Held<B> {
     waiting: Option<Vec<(u32, Waker)>>,
 }
 
-/// The frames so far.
-struct Kept {
-    data: SmallVec<[Bytes; 1]>,
-    trailers: Option<Box<HeaderMap>>,
-    bytes: usize,
-    budgets: Budgets,
-}
-
 impl<B> Shared<B> {
     /// `concurrent`: several attempts read it at the same time.
     pub(super) fn new(body: B, concurrent: bool, budgets: Budgets) -> Self {
-        let kept = Kept { data: SmallVec::new(), trailers: None, bytes: 0, budgets };
         let waiting = concurrent.then(Vec::new);
+        let kept = Kept::new(budgets);
         let held = Held { body, kept, ended: false, read: SmallVec::new(), oldest: 1, only: None, waiting };
         Self(Arc::new(Mutex::new(held)))
     }
@@ -182,49 +171,6 @@ impl<B: Body<Data = Bytes> + Unpin> Held<B> {
     }
 }
 
-impl Kept {
-    fn frames(&self) -> usize {
-        self.data.len() + usize::from(self.trailers.is_some())
-    }
-
-    fn frame(&self, index: usize) -> Option<Frame<Bytes>> {
-        match self.data.get(index) {
-            Some(data) => Some(Frame::data(data.clone())),
-            None if index == self.data.len() => Some(Frame::trailers(self.trailers.as_deref()?.clone())),
-            None => None,
-        }
-    }
-
-    /// `false`: it is too much, for one call or for all.
-    fn push(&mut self, frame: &Frame<Bytes>) -> bool {
-        if let Some(trailers) = frame.trailers_ref() {
-            self.trailers = Some(Box::new(trailers.clone()));
-        }
-        frame.data_ref().is_none_or(|data| self.push_data(data))
-    }
-
-    fn push_data(&mut self, data: &Bytes) -> bool {
-        if self.bytes.saturating_add(data.len()) > MAX_KEPT || !self.budgets.hold(data.len()) {
-            return false;
-        }
-        self.bytes += data.len();
-        self.data.push(data.clone());
-        true
-    }
-
-    fn clear(&mut self) {
-        self.data = SmallVec::new();
-        self.trailers = None;
-        self.budgets.release(std::mem::take(&mut self.bytes));
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.clear();
-    }
-}
-
 impl<B> Drop for Reader<B> {
     fn drop(&mut self) {
         let mut held = self.shared.0.lock();
@@ -270,9 +216,6 @@ impl<B> Clone for Shared<B> {
 
 impl<B> std::fmt::Debug for Held<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Held")
-            .field("readers", &self.read.len())
-            .field("bytes", &self.kept.bytes)
-            .finish_non_exhaustive()
+        f.debug_struct("Held").field("readers", &self.read.len()).finish_non_exhaustive()
     }
 }

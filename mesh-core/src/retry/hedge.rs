@@ -124,6 +124,11 @@ where
         self.failure = Some((attempt.number, outcome));
     }
 
+    /// An attempt that never left, for whatever reason, is no answer while another may bring one.
+    fn is_moot(&self, outcome: &Outcome<R>) -> bool {
+        !self.running.is_empty() && outcome.as_ref().is_err_and(|error| !error.request_sent())
+    }
+
     /// Ends the attempts that still run.
     fn finish(&mut self, attempt: u32, outcome: Outcome<R>, why: Final) -> Result<Response<R>, Error> {
         self.running.clear();
@@ -141,6 +146,9 @@ where
         loop {
             match self.poll_running(cx) {
                 Poll::Ready((attempt, outcome)) if self.plan.is_retriable(&outcome) => self.failed(&attempt, outcome),
+                Poll::Ready((attempt, outcome)) if self.is_moot(&outcome) => {
+                    self.failure.get_or_insert((attempt.number, outcome));
+                }
                 Poll::Ready((attempt, outcome)) => {
                     self.plan.progress().set(attempt.progress.stage());
                     return Poll::Ready(self.finish(attempt.number, outcome, Final::ByPolicy));

@@ -27,6 +27,7 @@ mod body;
 mod budget;
 mod future;
 mod hedge;
+mod kept;
 mod layer;
 mod observer;
 mod outcome;

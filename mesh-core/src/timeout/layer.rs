@@ -3,12 +3,28 @@ use tower_layer::Layer;
 use super::{EncodeDeadline, Timeout};
 use crate::profile::Profile;
 
-/// Makes [`Timeout`] services.
+/// Makes [`Timeout`] services, around the mesh's layers or any other `http` service.
 ///
 /// ```
-/// use tower_layer::Layer;
-/// let layer = mesh_core::timeout::TimeoutLayer::new();
-/// # let _ = layer.layer(());
+/// use std::time::Duration;
+///
+/// use http::{Request, Response};
+/// use mesh_core::Call;
+/// use mesh_core::timeout::TimeoutLayer;
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// let slow = service_fn(|_: Request<()>| async {
+///     tokio::time::sleep(Duration::from_secs(60)).await;
+///     Ok(Response::new(()))
+/// });
+/// let client = ServiceBuilder::new().layer(TimeoutLayer::new()).service(slow);
+/// let mut request = Request::new(());
+/// request.extensions_mut().insert(Call::new(Some(Duration::from_secs(1))));
+/// let error = client.oneshot(request).await.unwrap_err();
+/// assert!(error.is_timeout());
+/// # }
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TimeoutLayer {

@@ -159,3 +159,15 @@ async fn a_reader_goes_on_when_the_one_that_the_body_knows_is_dropped() {
     drop(shared);
     assert_eq!(budgets.held(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_hedge_that_is_not_admitted_takes_nothing_from_the_call() {
+    let refused = || errs(ErrorKind::Overloaded, false);
+    let bench = Bench::new(hedged("unavailable", 2)).answers([after(5, Answer::Well), refused()]);
+    bench.run().await.expect("the first attempt's answer");
+    let bench = Bench::new(hedged("unavailable", 2)).answers([after(5, fails()), refused()]);
+    let response = bench.run().await.expect("the first attempt's failure");
+    assert!(response.headers().contains_key("unavailable"));
+    let bench = Bench::new(hedged("unavailable", 2)).answers([refused()]);
+    assert_eq!(bench.run().await.expect_err("it is the only one").kind(), ErrorKind::Overloaded);
+}
