@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use crate::replay::Replay;
 
 /// Method, URI with scheme and authority, and headers: what goes on the wire of a request's head.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Head {
     pub(crate) method: Method,
     pub(crate) uri: Uri,
@@ -25,18 +25,22 @@ impl Head {
     }
 }
 
-/// A [`Head`] in the form that is cheapest to make: no allocation for up to six headers, where a clone of the map takes
-/// two, and the usual names and values are reference counts.
+/// A [`Head`] in the form that is cheapest to make: no allocation for up to four headers, where a clone of the map takes
+/// two, and the usual names and values are reference counts. More room would be moved about with each call.
 pub(super) struct HeadCopy {
     method: Method,
     uri: Uri,
-    headers: SmallVec<[(HeaderName, HeaderValue); 6]>,
+    headers: SmallVec<[(HeaderName, HeaderValue); 4]>,
 }
 
 impl HeadCopy {
-    pub(super) fn of(head: &Head) -> Self {
-        let headers = head.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-        Self { method: head.method.clone(), uri: head.uri.clone(), headers }
+    /// Still without the headers, so that they are copied to where they stay.
+    pub(super) fn without_headers(head: &Head) -> Self {
+        Self { method: head.method.clone(), uri: head.uri.clone(), headers: SmallVec::new() }
+    }
+
+    pub(super) fn copy_headers(&mut self, head: &Head) {
+        self.headers.extend(head.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
     }
 
     pub(super) fn to_head(&self) -> Head {

@@ -53,6 +53,16 @@ enum Held {
 }
 
 impl Held {
+    /// Leaves a copy in its place, which is made there.
+    fn copy(&mut self) -> (Head, &HeadCopy) {
+        let Self::Head(head) = self else { unreachable!("queued once") };
+        let head = std::mem::take(head);
+        *self = Self::Copy(HeadCopy::without_headers(&head));
+        let Self::Copy(copy) = self else { unreachable!("just made") };
+        copy.copy_headers(&head);
+        (head, copy)
+    }
+
     fn into_head(self) -> Head {
         match self {
             Self::Head(head) => head,
@@ -119,8 +129,7 @@ where
     fn queue(&mut self, cx: &mut Context<'_>) -> Result<(), SendErrorKind> {
         let upload = self.upload.as_mut().expect(READY);
         let opening = Opening::poll(&mut upload.body, cx).map_err(SendErrorKind::RequestBody)?;
-        let Some(Held::Head(head)) = self.head.take() else { unreachable!("queued once") };
-        let Held::Copy(copy) = self.head.insert(Held::Copy(HeadCopy::of(&head))) else { unreachable!("just made") };
+        let (head, copy) = self.head.as_mut().expect(READY).copy();
         let connection = self.slot.as_ref().expect(READY).connection();
         self.writes = connection.shared.writes();
         let (response, stream) = connection.open(head, copy, opening.is_empty())?;
