@@ -156,16 +156,7 @@ impl Error {
 
     /// The whole text: the sentence, its causes, every fact known, and what to do next.
     pub fn report(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            let part = error.to_string();
-            if !text.contains(&part) {
-                text.push_str(": ");
-                text.push_str(&part);
-            }
-            cause = error.source();
-        }
+        let mut text = with_causes(self);
         let facts = self.inner.context.facts();
         if !facts.is_empty() {
             text.push_str(&format!(" [{facts}]"));
@@ -176,6 +167,21 @@ impl Error {
         }
         text
     }
+}
+
+/// An error and its causes on one line; what one says already, the next does not say again.
+pub(crate) fn with_causes(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = error.source();
+    }
+    text
 }
 
 impl Context {

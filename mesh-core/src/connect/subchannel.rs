@@ -1,6 +1,5 @@
 //! A subchannel keeps one endpoint connected, from its start until it is closed, whether calls come or not.
 
-use std::error::Error as StdError;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use super::connectivity::{Connectivity, ConnectivityState, Phase};
 use super::stats::{EndpointStats, SlotQueue};
 use super::{Connect, Connection};
 use crate::backoff::{Backoff, BackoffConfig};
-use crate::error::BoxError;
+use crate::error::{BoxError, with_causes};
 use crate::resource::endpoints::Address;
 
 /// Who is told when the state of a subchannel changed.
@@ -223,12 +222,12 @@ async fn drive<C: Connect>(subchannel: Arc<Subchannel<C>>) {
             Ok(connection) => {
                 let connected = |state: &mut State<_>| state.connectivity.handle_connected(Instant::now());
                 let Some(number) = subchannel.add(&connection, connected) else { return };
-                let why = text(&*subchannel.keep(connection, number).await);
+                let why = with_causes(&*subchannel.keep(connection, number).await).into();
                 let useful = subchannel.stats.take_answered();
                 subchannel.event(|state, now| state.connectivity.handle_ended(why, useful, now, fastrand::f64()))
             }
             Err(error) => {
-                let why = text(&*error);
+                let why = with_causes(&*error).into();
                 subchannel.event(|state, now| state.connectivity.handle_failed(why, now, fastrand::f64()))
             }
         };
@@ -251,22 +250,7 @@ async fn expand<C: Connect>(subchannel: Arc<Subchannel<C>>) {
             let delay = Backoff::new(subchannel.environment.backoff).next_delay(fastrand::f64());
             let mut state = subchannel.state.lock();
             state.expansion = Expansion::Failed(Instant::now(), delay);
-            state.connectivity.note(text(&*error));
+            state.connectivity.note(with_causes(&*error).into());
         }
     }
-}
-
-/// An error and its causes on one line.
-fn text(error: &(dyn StdError + Send + Sync)) -> Arc<str> {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        cause = error.source();
-    }
-    text.into()
 }

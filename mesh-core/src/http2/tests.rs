@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 
 use super::error::BoxError;
 use super::{BodyError, Config, Connection, Outgoing, RecvBody, Send, handshake};
+use crate::error::with_causes;
 
 /// A connection to an `h2` server that runs `handler` for each request.
 async fn connected<H, F>(handler: H) -> Connection
@@ -127,15 +128,4 @@ async fn settle() {
     for _ in 0..200 {
         tokio::task::yield_now().await;
     }
-}
-
-/// An error and its causes, as a log shows them.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }

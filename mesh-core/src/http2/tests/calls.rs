@@ -230,7 +230,7 @@ async fn a_body_that_fails_before_the_head_is_not_sent_at_all() {
     let (feed, body) = fed();
     feed.send(Err("disk on fire".into())).unwrap();
     let error = send(&connection, request(body)).await.unwrap_err();
-    assert_eq!(chain(&error), "request body failed: disk on fire");
+    assert_eq!(with_causes(&error), "request body failed: disk on fire");
     assert!(matches!(error.kind, SendErrorKind::RequestBody(_)) && error.replay.is_none());
     assert_eq!(connection.in_flight(), 0);
 }
@@ -243,7 +243,7 @@ async fn a_body_that_fails_resets_the_stream() {
     assert!(poll_once(&mut call).await.is_pending());
     feed.send(Err("disk on fire".into())).unwrap();
     let error = call.await.unwrap_err();
-    assert_eq!(chain(&error), "request body failed: disk on fire");
+    assert_eq!(with_causes(&error), "request body failed: disk on fire");
     assert_eq!(peer.expect(&[RST_STREAM]).await.payload, [0, 0, 0, 8]);
     assert_eq!(connection.in_flight(), 0);
 }
@@ -255,7 +255,7 @@ async fn a_body_that_fails_late_is_told_to_the_reader() {
     let mut response = send(&connection, request(body)).await.unwrap().into_body();
     feed.send(Err("disk on fire".into())).unwrap();
     let error = response.frame().await.unwrap().unwrap_err();
-    assert_eq!(chain(&error), "request body failed: disk on fire");
+    assert_eq!(with_causes(&error), "request body failed: disk on fire");
     assert!(response.frame().await.is_none());
     assert_eq!(connection.in_flight(), 0);
 }
@@ -311,13 +311,13 @@ async fn a_reset_is_told_with_its_code() {
     peer.reset(1, 11).await;
     let error = first.await.unwrap_err();
     assert!(matches!(error.kind, SendErrorKind::Reset(Code::ENHANCE_YOUR_CALM)) && error.replay.is_none());
-    assert_eq!(chain(&error), "stream reset by peer: ENHANCE_YOUR_CALM");
+    assert_eq!(with_causes(&error), "stream reset by peer: ENHANCE_YOUR_CALM");
     peer.send(HEADERS, END_HEADERS, 3, OK).await;
     peer.send(DATA, 0, 3, b"half").await;
     peer.reset(3, 2).await;
     let mut body = second.await.unwrap().into_body();
     assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
-    assert_eq!(chain(&body.frame().await.unwrap().unwrap_err()), "stream reset by peer: INTERNAL_ERROR");
+    assert_eq!(with_causes(&body.frame().await.unwrap().unwrap_err()), "stream reset by peer: INTERNAL_ERROR");
     assert_eq!(connection.in_flight(), 0);
 }
 

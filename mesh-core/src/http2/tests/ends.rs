@@ -55,7 +55,7 @@ async fn a_graceful_goaway_lets_streams_finish_and_returns_those_above_it() {
     peer.goaway(1, 0, b"bye").await;
     let error = above.await.unwrap_err();
     assert!(matches!(error.kind, SendErrorKind::Refused(Some(_))));
-    assert_eq!(chain(&error), "request refused by peer, unprocessed: peer sent GOAWAY NO_ERROR: bye");
+    assert_eq!(with_causes(&error), "request refused by peer, unprocessed: peer sent GOAWAY NO_ERROR: bye");
     assert_eq!(resend(error).await, "above");
     let error = late.send(full("late")).await.unwrap_err();
     assert!(matches!(error.kind, SendErrorKind::Unsent(_)), "{error}");
@@ -137,7 +137,7 @@ async fn what_a_lost_connection_never_wrote_is_unsent() {
     drop(peer);
     let error = send(&connection, full("hello")).await.unwrap_err();
     assert!(matches!(error.kind, SendErrorKind::Unsent(_)), "{error}");
-    assert_eq!(chain(&error), "request not sent: connection closed by peer");
+    assert_eq!(with_causes(&error), "request not sent: connection closed by peer");
     assert_eq!(resend(error).await, "hello");
 }
 
@@ -152,8 +152,8 @@ async fn what_it_wrote_may_have_been_acted_on() {
     drop(peer);
     let error = head.await.unwrap_err();
     assert!(matches!(error.kind, SendErrorKind::ConnectionLost(_)) && error.replay.is_none());
-    assert_eq!(chain(&error), "connection lost: connection closed by peer");
-    assert_eq!(chain(&body.frame().await.unwrap().unwrap_err()), "connection lost: connection closed by peer");
+    assert_eq!(with_causes(&error), "connection lost: connection closed by peer");
+    assert_eq!(with_causes(&body.frame().await.unwrap().unwrap_err()), "connection lost: connection closed by peer");
     assert_eq!(connection.in_flight(), 0);
     assert_eq!(lost(&connection).await.kind(), ConnectionErrorKind::Io(std::io::ErrorKind::UnexpectedEof));
     let error = connection.try_acquire().unwrap_err();
@@ -168,7 +168,11 @@ async fn broken_frames_end_the_connection() {
     peer.0.write_all(&[0xff; 64]).await.unwrap();
     let error = call.await.unwrap_err();
     assert!(matches!(error.kind, SendErrorKind::ConnectionLost(_)));
-    assert!(chain(&error).starts_with("connection lost: peer broke HTTP/2: FRAME_SIZE_ERROR"), "{}", chain(&error));
+    assert!(
+        with_causes(&error).starts_with("connection lost: peer broke HTTP/2: FRAME_SIZE_ERROR"),
+        "{}",
+        with_causes(&error)
+    );
     assert_eq!(peer.expect(&[GOAWAY]).await.payload[4..8], [0, 0, 0, 6]);
 }
 
@@ -203,7 +207,7 @@ async fn keepalive_closes_the_connection_to_a_silent_peer() {
     let before = Instant::now();
     let error = call.await.unwrap_err();
     assert!(matches!(error.kind, SendErrorKind::ConnectionLost(_)));
-    assert_eq!(chain(&error), "connection lost: peer silent for 20s after a PING");
+    assert_eq!(with_causes(&error), "connection lost: peer silent for 20s after a PING");
     assert_eq!(lost(&connection).await.kind(), ConnectionErrorKind::KeepaliveTimeout);
     assert_eq!(before.elapsed().as_secs(), 30);
     peer.expect(&[PING]).await;
@@ -257,7 +261,7 @@ async fn a_drained_connection_closes_after_its_last_call() {
     assert!(matches!(*connection.state().borrow(), State::Draining(None)));
     assert_eq!(connection.try_acquire().unwrap_err(), Unavailable::Draining);
     let error = late.send(full("late")).await.unwrap_err();
-    assert_eq!(chain(&error), "request not sent: connection is draining");
+    assert_eq!(with_causes(&error), "request not sent: connection is draining");
     assert_eq!(resend(error).await, "late");
     settle().await;
     assert!(matches!(*connection.state().borrow(), State::Draining(None)));
@@ -282,7 +286,7 @@ async fn a_connection_that_is_closed_fails_its_calls_with_the_reason() {
     peer.expect(&[HEADERS]).await;
     connection.close("certificate revoked");
     let error = call.await.unwrap_err();
-    assert_eq!(chain(&error), "connection lost: certificate revoked");
+    assert_eq!(with_causes(&error), "connection lost: certificate revoked");
     assert_eq!(lost(&connection).await.to_string(), "certificate revoked");
 }
 

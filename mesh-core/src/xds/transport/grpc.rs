@@ -25,7 +25,7 @@ use super::credentials::Credentials;
 use super::frames::{Deframer, frame};
 use super::{OpenFuture, Stream, StreamError, Transport};
 use crate::bootstrap::Bootstrap;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, with_causes};
 use crate::http2::{
     self, Connection, Keepalive, Outgoing, RecvBody, SendErrorKind, Slot, State, TcpConfig, Unavailable,
 };
@@ -167,7 +167,7 @@ impl Inner {
         let config = http2::Config { keepalive: self.keepalive(complaints), ..http2::Config::default() };
         let connecting = http2::handshake(io, &config, &self.runtime).await;
         let over = self.credentials.described();
-        connecting.map_err(|error| StreamError::new(format!("UNAVAILABLE: {over}{}", chain(&error))))
+        connecting.map_err(|error| StreamError::new(format!("UNAVAILABLE: {over}{}", with_causes(&error))))
     }
 
     fn keepalive(&self, complaints: u32) -> Option<Keepalive> {
@@ -332,7 +332,7 @@ fn http_error(status: StatusCode) -> StreamError {
 fn send_error(kind: &SendErrorKind) -> StreamError {
     let text = match kind {
         SendErrorKind::Unsent(why) | SendErrorKind::Refused(Some(why)) | SendErrorKind::ConnectionLost(why) => {
-            format!("{kind}: {}", chain(why))
+            format!("{kind}: {}", with_causes(why))
         }
         _ => kind.to_string(),
     };
@@ -340,19 +340,7 @@ fn send_error(kind: &SendErrorKind) -> StreamError {
 }
 
 fn unavailable(error: &(dyn StdError + 'static)) -> StreamError {
-    StreamError::new(format!("UNAVAILABLE: {}", chain(error)))
-}
-
-/// An error and its causes as one text.
-fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
+    StreamError::new(format!("UNAVAILABLE: {}", with_causes(error)))
 }
 
 #[cfg(test)]
