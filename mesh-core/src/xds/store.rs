@@ -4,8 +4,11 @@
 //! decode. Subscribers find what changed for them in a mailbox that holds each name once, so that nobody who is slow can
 //! hold up the stream or fill memory.
 
+mod ignored;
+mod listing;
+
 use std::any::Any;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -13,13 +16,11 @@ use indexmap::IndexSet;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
+pub(crate) use self::ignored::IgnoredSummary;
+use self::ignored::{IgnoredFields, record_ignored};
+pub(crate) use self::listing::{CacheState, ResourceStatus};
 use super::ads::{ErrorKind, Update, UpdateKind, Updates};
 use super::resource_type::{IgnoredField, ResourceType};
-
-/// Kinds of ignored fields that are kept apart; the rest is counted in none.
-const MAX_IGNORED: usize = 1000;
-/// Names that a kind of ignored field shows.
-const MAX_IGNORED_NAMES: usize = 5;
 
 /// What is known of one resource, for those that use it.
 #[derive(Clone, Debug, Default)]
@@ -65,63 +66,6 @@ pub(crate) struct Change {
     pub(crate) name: Arc<str>,
 }
 
-/// How a resource stands, for listings: A88's cache states, as CSDS (A40) and A78's metrics name them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CacheState {
-    Requested,
-    DoesNotExist,
-    Acked,
-    Nacked,
-    ReceivedError,
-    Timeout,
-}
-
-/// One resource, for listings.
-#[derive(Clone, Debug)]
-pub(crate) struct ResourceStatus {
-    pub(crate) resource_type: &'static ResourceType,
-    pub(crate) name: Arc<str>,
-    pub(crate) state: CacheState,
-    /// Of the value; empty without one.
-    pub(crate) version: Arc<str>,
-    /// The last error, if it came after the value.
-    pub(crate) error: Option<Arc<str>>,
-    /// Whether there is a value.
-    pub(crate) has_value: bool,
-    /// When the control plane last said something new.
-    pub(crate) updated: Option<SystemTime>,
-}
-
-impl ResourceStatus {
-    /// The label of `grpc.xds.cache_state` (A78, A88).
-    pub(crate) fn cache_state(&self) -> &'static str {
-        match (self.state, self.has_value) {
-            (CacheState::Requested, _) => "requested",
-            (CacheState::DoesNotExist, false) => "does_not_exist",
-            (CacheState::DoesNotExist, true) => "does_not_exist_but_cached",
-            (CacheState::Acked, _) => "acked",
-            (CacheState::Nacked, false) => "nacked",
-            (CacheState::Nacked, true) => "nacked_but_cached",
-            (CacheState::ReceivedError, false) => "received_error",
-            (CacheState::ReceivedError, true) => "received_error_but_cached",
-            (CacheState::Timeout, _) => "timeout",
-        }
-    }
-}
-
-/// A field that resources set and nothing acts on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct IgnoredSummary {
-    pub(crate) resource_type: &'static str,
-    pub(crate) path: String,
-    /// Why, when it is not simply that nothing acts on it.
-    pub(crate) reason: &'static str,
-    /// How many resources were received with it.
-    pub(crate) count: u64,
-    /// Some of them.
-    pub(crate) names: Vec<Arc<str>>,
-}
-
 /// Counted per type since the start (A78).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counters {
@@ -153,16 +97,6 @@ pub(crate) struct Store {
     dirty: Vec<(usize, Arc<str>)>,
     connectivity: Option<Arc<str>>,
     ignored: IgnoredFields,
-}
-
-/// By the name of the type and the field.
-type IgnoredFields = BTreeMap<(&'static str, IgnoredField), Ignored>;
-
-/// How many resources set an ignored field, and some of their names.
-#[derive(Debug, Default)]
-struct Ignored {
-    count: u64,
-    names: Vec<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -429,29 +363,6 @@ impl Counters {
         self.resources_invalid += invalid;
         self.strangers += strangers;
         self.nacks += u64::from(is_nack);
-    }
-}
-
-fn record_ignored(
-    known: &mut IgnoredFields,
-    resource_type: &'static str,
-    name: &Arc<str>,
-    fields: Vec<IgnoredField>,
-    first_seen: &mut Vec<(&'static str, IgnoredField)>,
-) {
-    for field in fields {
-        let key = (resource_type, field);
-        if !known.contains_key(&key) {
-            if known.len() == MAX_IGNORED {
-                continue;
-            }
-            first_seen.push(key.clone());
-        }
-        let ignored = known.entry(key).or_default();
-        ignored.count += 1;
-        if ignored.names.len() < MAX_IGNORED_NAMES && !ignored.names.contains(name) {
-            ignored.names.push(name.clone());
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What subscribers and listings see of updates.
 
+use super::ignored::{MAX_IGNORED, MAX_IGNORED_NAMES};
 use super::*;
 use crate::xds::ads::Summary;
 use crate::xds::ads::tests::{PART, THING};
