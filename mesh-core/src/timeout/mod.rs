@@ -11,15 +11,17 @@ mod layer;
 mod tests;
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 pub use body::ResponseBody;
 pub use future::ResponseFuture;
 use http::{Request, Response};
 pub use layer::TimeoutLayer;
-use tokio::time::Instant;
+use pin_project::pin_project;
+use tokio::time::{Instant, Sleep};
 use tower_service::Service;
 
 pub use crate::call::EncodeDeadline;
@@ -74,10 +76,15 @@ where
     }
 }
 
-/// The running deadline of one call.
+/// The running deadline of one call. One reference: a call without a deadline moves the room for it, too.
 #[derive(Debug)]
-pub(crate) struct Timer {
-    sleep: std::pin::Pin<Box<tokio::time::Sleep>>,
+pub(crate) struct Timer(Pin<Box<Running>>);
+
+#[pin_project]
+#[derive(Debug)]
+struct Running {
+    #[pin]
+    sleep: Sleep,
     limit: Duration,
     /// It is that of the call that is being served.
     inherited: bool,
@@ -104,8 +111,8 @@ fn start<B>(request: &mut Request<B>, encode: Option<EncodeDeadline>, profile: P
         value.set_sensitive(true);
         request.headers_mut().insert(name, value);
     }
-    let sleep = Box::pin(tokio::time::sleep_until(deadline));
-    Some(Timer { sleep, limit, inherited, progress, cluster, route })
+    let sleep = tokio::time::sleep_until(deadline);
+    Some(Timer(Box::pin(Running { sleep, limit, inherited, progress, cluster, route })))
 }
 
 /// The least of what the application and the route allow, from now.
@@ -121,39 +128,39 @@ fn limit(call: &Call, profile: Profile) -> Option<Duration> {
 impl Timer {
     /// Ready with the error of the call once its deadline has passed.
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
-        std::task::ready!(self.sleep.as_mut().poll(cx));
+        ready!(self.0.as_mut().project().sleep.poll(cx));
         Poll::Ready(self.error())
     }
 
     /// What the call failed of. The peer knows the deadline too, and can end the call before the timer here fires:
     /// that is the deadline's doing and not a cancellation.
     fn reason(&self, error: Error) -> Error {
-        let passed = Instant::now() + ROUNDING >= self.sleep.deadline();
+        let passed = Instant::now() + ROUNDING >= self.0.sleep.deadline();
         if passed && error.reset_code() == Some(CANCEL) { self.error() } else { error }
     }
 
     fn has_expired(&self) -> bool {
-        self.sleep.deadline() <= Instant::now()
+        self.0.sleep.deadline() <= Instant::now()
     }
 
     fn error(&self) -> Error {
         let mut error = self.exceeded();
         let context = error.context_mut();
-        context.cluster = self.cluster.as_ref().map(|cluster| cluster.key.name.clone());
-        context.route = self.route.clone();
+        context.cluster = self.0.cluster.as_ref().map(|cluster| cluster.key.name.clone());
+        context.route = self.0.route.clone();
         error
     }
 
     fn exceeded(&self) -> Error {
-        let limit = self.limit;
+        let limit = self.0.limit;
         let exceeded = |so_far: &str| {
-            let message = match self.inherited {
+            let message = match self.0.inherited {
                 true => format!("what was left of the inbound call's deadline, {limit:?}, exceeded {so_far}"),
                 false => format!("deadline of {limit:?} exceeded {so_far}"),
             };
             Error::new(ErrorKind::Deadline, message)
         };
-        match self.progress.stage() {
+        match self.0.progress.stage() {
             Stage::Waiting => exceeded("before an endpoint could take the call").with_next_step(WAITED),
             Stage::Sent(endpoint) => at(exceeded("while waiting for the response"), &endpoint),
             Stage::Responding(endpoint) => at(exceeded("while reading the response"), &endpoint),
