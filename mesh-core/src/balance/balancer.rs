@@ -19,7 +19,7 @@ use super::aggregate::Aggregate;
 use super::clusters::Registry;
 use super::picker::{Blocked, Picked, Picker};
 use super::policy::PickRequest;
-use super::status::{EndpointStatus, statuses};
+use super::status::{EndpointReport, statuses};
 use super::summary::Summary;
 use crate::connect::{Connect, ConnectivityState, Environment, Observer, SlotQueue};
 use crate::error::Error;
@@ -312,7 +312,7 @@ impl<C: Connect> Balancer<C> {
     }
 
     /// The endpoints of the cluster and how they are.
-    pub(crate) fn statuses(&self) -> Vec<EndpointStatus> {
+    pub(crate) fn statuses(&self) -> Vec<EndpointReport> {
         self.state.lock().statuses()
     }
 
@@ -336,7 +336,7 @@ impl<C: Connect> Balancer<C> {
 }
 
 impl<C: Connect> State<C> {
-    fn statuses(&self) -> Vec<EndpointStatus> {
+    fn statuses(&self) -> Vec<EndpointReport> {
         statuses(&self.config.endpoints, |address| self.active.as_ref()?.status(address))
     }
 }

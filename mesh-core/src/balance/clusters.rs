@@ -16,7 +16,7 @@ use super::balancer::Balancer;
 use super::error;
 use super::options::BalanceOptions;
 use super::picker::Picker;
-use super::status::EndpointStatus;
+use super::status::EndpointReport;
 use crate::connect::{Connect, ConnectivityState};
 use crate::error::{Error, ErrorKind};
 use crate::snapshot::{ClusterConfig, ClusterEntry, ClusterKey};
@@ -97,7 +97,7 @@ impl<C: Connect> Clusters<C> {
     }
 
     /// The endpoints of the entry's cluster and how they are.
-    pub(crate) fn states(&self, entry: &ClusterEntry) -> Vec<EndpointStatus> {
+    pub(crate) fn states(&self, entry: &ClusterEntry) -> Vec<EndpointReport> {
         match entry.leaves {
             Some(_) => Vec::new(),
             None => self.balancer(entry).map_or_else(|_| Vec::new(), |balancer| balancer.statuses()),

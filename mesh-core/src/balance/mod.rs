@@ -42,4 +42,4 @@ pub use options::BalanceOptions;
 pub use policy::{Choice, Member, PickRequest, Policy, PolicyFactory};
 
 pub(crate) use clusters::Clusters;
-pub(crate) use status::EndpointStatus;
+pub(crate) use status::EndpointReport;

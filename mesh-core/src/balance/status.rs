@@ -7,7 +7,7 @@ use crate::resource::endpoints::{Address, Endpoints, Health, Locality};
 
 /// One endpoint of a cluster.
 #[derive(Clone, Debug)]
-pub(crate) struct EndpointStatus {
+pub(crate) struct EndpointReport {
     pub(crate) address: Address,
     pub(crate) priority: usize,
     pub(crate) locality: Arc<Locality>,
@@ -22,14 +22,14 @@ pub(crate) struct EndpointStatus {
 pub(crate) fn statuses(
     endpoints: &Endpoints,
     subchannel: impl Fn(&Address) -> Option<(SubchannelStatus, u32)>,
-) -> Vec<EndpointStatus> {
+) -> Vec<EndpointReport> {
     let mut statuses = Vec::new();
     for (priority, localities) in endpoints.priorities.iter().enumerate() {
         for locality in &localities.localities {
             for endpoint in &locality.endpoints {
                 let found = subchannel(&endpoint.address).filter(|_| endpoint.health.is_usable());
                 let (subchannel, in_flight) = found.map_or((None, 0), |(status, calls)| (Some(status), calls));
-                statuses.push(EndpointStatus {
+                statuses.push(EndpointReport {
                     address: endpoint.address.clone(),
                     priority,
                     locality: locality.locality.clone(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::status::EndpointStatus;
+use super::status::EndpointReport;
 use crate::connect::ConnectivityState;
 
 /// Endpoints that a text names; of the others it has the number.
@@ -38,7 +38,7 @@ struct Trouble {
 }
 
 impl Summary {
-    pub(crate) fn new(endpoints: &[EndpointStatus], now: Instant) -> Self {
+    pub(crate) fn new(endpoints: &[EndpointReport], now: Instant) -> Self {
         let failed = endpoints.iter().filter_map(trouble);
         let mut troubles: Vec<_> = failed.chain(endpoints.iter().filter_map(silence)).take(NAMED + 1).collect();
         let more = troubles.len() > NAMED;
@@ -81,7 +81,7 @@ impl Trouble {
     }
 }
 
-fn counted(endpoints: &[EndpointStatus]) -> String {
+fn counted(endpoints: &[EndpointReport]) -> String {
     let mut counts: Vec<(&'static str, usize)> = Vec::new();
     for what in endpoints.iter().map(condition) {
         match counts.iter_mut().find(|(known, _)| *known == what) {
@@ -92,7 +92,7 @@ fn counted(endpoints: &[EndpointStatus]) -> String {
     counts.into_iter().map(|(what, count)| format!("{count} {what}")).collect::<Vec<_>>().join(", ")
 }
 
-fn condition(endpoint: &EndpointStatus) -> &'static str {
+fn condition(endpoint: &EndpointReport) -> &'static str {
     if !endpoint.health.is_usable() {
         return "unhealthy for the control plane";
     }
@@ -107,14 +107,14 @@ fn condition(endpoint: &EndpointStatus) -> &'static str {
 }
 
 /// The last error of an endpoint.
-fn trouble(endpoint: &EndpointStatus) -> Option<Trouble> {
+fn trouble(endpoint: &EndpointReport) -> Option<Trouble> {
     let status = endpoint.subchannel.as_ref()?;
     let text = format!("{}: {}", endpoint.address, status.last_error.as_ref()?);
     Some(Trouble { text, next_attempt: status.next_attempt })
 }
 
 /// An endpoint of which nothing is known yet.
-fn silence(endpoint: &EndpointStatus) -> Option<Trouble> {
+fn silence(endpoint: &EndpointReport) -> Option<Trouble> {
     let status = endpoint.subchannel.as_ref()?;
     let is_silent = status.last_error.is_none() && status.state != ConnectivityState::Ready;
     is_silent.then(|| Trouble { text: format!("{}: no answer yet", endpoint.address), next_attempt: None })

@@ -14,9 +14,9 @@ const MAX_COMPLAINTS: u32 = 10;
 
 /// Complaints by endpoint.
 #[derive(Debug, Default)]
-pub(super) struct Pings(Mutex<HashMap<Address, u32>>);
+pub(super) struct Complaints(Mutex<HashMap<Address, u32>>);
 
-impl Pings {
+impl Complaints {
     /// What to send on the next connection.
     pub(super) fn keepalive(&self, address: &Address, first: Keepalive) -> Keepalive {
         let complaints = self.0.lock().get(address).copied().unwrap_or(0);
@@ -39,22 +39,22 @@ mod tests {
 
     #[test]
     fn each_complaint_halves_the_pings_of_that_endpoint_alone() {
-        let pings = Pings::default();
+        let complaints = Complaints::default();
         let here = Address::Socket(([127, 0, 0, 1], 1).into());
         let there = Address::Socket(([127, 0, 0, 1], 2).into());
         let first = Keepalive::default();
-        pings.complained(&here);
-        pings.complained(&here);
-        assert_eq!(pings.keepalive(&here, first).interval, first.interval * 4);
-        assert_eq!(pings.keepalive(&there, first).interval, first.interval);
-        (0..100).for_each(|_| pings.complained(&here));
-        assert_eq!(pings.keepalive(&here, first).interval, first.interval * 1024);
+        complaints.complained(&here);
+        complaints.complained(&here);
+        assert_eq!(complaints.keepalive(&here, first).interval, first.interval * 4);
+        assert_eq!(complaints.keepalive(&there, first).interval, first.interval);
+        (0..100).for_each(|_| complaints.complained(&here));
+        assert_eq!(complaints.keepalive(&here, first).interval, first.interval * 1024);
     }
 
     #[test]
     fn the_memory_is_bounded() {
-        let pings = Pings::default();
-        (0..5000).for_each(|port| pings.complained(&Address::Socket(([127, 0, 0, 1], port).into())));
-        assert!(pings.0.lock().len() <= MAX);
+        let complaints = Complaints::default();
+        (0..5000).for_each(|port| complaints.complained(&Address::Socket(([127, 0, 0, 1], port).into())));
+        assert!(complaints.0.lock().len() <= MAX);
     }
 }

@@ -13,7 +13,7 @@ use pin_project::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 
-use super::pings::Pings;
+use super::complaints::Complaints;
 use super::{Connect, Connection, SendError, SendErrorKind, SendRequest, StreamError, Unavailable};
 use crate::backoff::bounded;
 use crate::error::BoxError;
@@ -85,13 +85,13 @@ impl Http2Options {
 #[derive(Clone, Debug, Default)]
 pub struct Http2Connector {
     options: Arc<Http2Options>,
-    pings: Arc<Pings>,
+    complaints: Arc<Complaints>,
 }
 
 impl Http2Connector {
     /// A connector with these options.
     pub fn new(options: Http2Options) -> Self {
-        Self { options: Arc::new(options), pings: Arc::default() }
+        Self { options: Arc::new(options), complaints: Arc::default() }
     }
 
     /// The whole attempt is bounded by who asked for it.
@@ -122,9 +122,9 @@ impl Http2Connector {
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let mut config = self.options.http2.clone();
-        config.keepalive = config.keepalive.map(|keepalive| self.pings.keepalive(&address, keepalive));
+        config.keepalive = config.keepalive.map(|keepalive| self.complaints.keepalive(&address, keepalive));
         let connection = http2::handshake(io, &config, &Handle::current()).await?;
-        Ok(Http2Connection { connection, origin: Arc::new(Origin { address, pings: self.pings.clone() }) })
+        Ok(Http2Connection { connection, origin: Arc::new(Origin { address, complaints: self.complaints.clone() }) })
     }
 }
 
@@ -148,7 +148,7 @@ pub struct Http2Connection {
 #[derive(Debug)]
 struct Origin {
     address: Address,
-    pings: Arc<Pings>,
+    complaints: Arc<Complaints>,
 }
 
 impl Connection for Http2Connection {
@@ -170,7 +170,7 @@ impl Connection for Http2Connection {
             _ => return "connection drained".into(),
         };
         if why.is_too_many_pings() {
-            self.origin.pings.complained(&self.origin.address);
+            self.origin.complaints.complained(&self.origin.address);
         }
         why.into()
     }

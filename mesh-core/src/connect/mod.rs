@@ -10,10 +10,10 @@
 //!                └ EndpointStats: calls in flight, kept by the guard of each call               stats.rs
 //! ```
 
+mod complaints;
 mod connectivity;
 mod error;
 mod http2;
-mod pings;
 mod stats;
 mod subchannel;
 #[cfg(test)]

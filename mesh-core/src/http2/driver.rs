@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::config::Config;
 use super::error::{ConnectionError, ConnectionErrorKind};
-use super::keepalive::{Pinger, Verdict};
+use super::keepalive::{Due, Pinger};
 use super::pings::Pings;
 use super::shared::Shared;
 use super::window::Window;
@@ -55,8 +55,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         }
         if let Some(pinger) = &mut self.pinger {
             match pinger.poll(cx, self.shared.traffic()) {
-                Some(Verdict::Lost(why)) => return Poll::Ready(why),
-                Some(Verdict::Ping) => self.pings.send(cx, || self.connection.ping_pong()),
+                Some(Due::Lost(why)) => return Poll::Ready(why),
+                Some(Due::Ping) => self.pings.send(cx, || self.connection.ping_pong()),
                 None => {}
             }
         }

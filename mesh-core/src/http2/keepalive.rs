@@ -114,7 +114,7 @@ pub(super) struct Pinger {
 
 /// What the connection's task has to do.
 #[derive(Debug)]
-pub(super) enum Verdict {
+pub(super) enum Due {
     /// Send a PING.
     Ping,
     /// Give the connection up.
@@ -126,7 +126,7 @@ impl Pinger {
         Self { silence: Silence::new(config), timer: None, armed: false }
     }
 
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, traffic: Traffic) -> Option<Verdict> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, traffic: Traffic) -> Option<Due> {
         if !self.armed {
             if self.silence.wanted(traffic) {
                 let pause = self.silence.begin(traffic);
@@ -140,7 +140,7 @@ impl Pinger {
         self.paused(cx, traffic)
     }
 
-    fn paused(&mut self, cx: &mut Context<'_>, traffic: Traffic) -> Option<Verdict> {
+    fn paused(&mut self, cx: &mut Context<'_>, traffic: Traffic) -> Option<Due> {
         self.armed = false;
         match self.silence.paused(traffic) {
             Next::Rest => None,
@@ -150,9 +150,9 @@ impl Pinger {
             }
             Next::Ping(pause) => {
                 self.arm(cx, pause);
-                Some(Verdict::Ping)
+                Some(Due::Ping)
             }
-            Next::Lost => Some(Verdict::Lost(ConnectionError::new(
+            Next::Lost => Some(Due::Lost(ConnectionError::new(
                 ConnectionErrorKind::KeepaliveTimeout,
                 format!("peer silent for {:?} after a PING", self.silence.config.timeout),
             ))),

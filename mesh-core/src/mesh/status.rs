@@ -199,7 +199,7 @@ impl Mesh {
     }
 
     fn cluster_status(&self, entry: &ClusterEntry) -> ClusterStatus {
-        let endpoint = |status: crate::balance::EndpointStatus| EndpointStatus {
+        let endpoint = |status: crate::balance::EndpointReport| EndpointStatus {
             address: status.address,
             priority: status.priority,
             locality: locality_name(&status.locality),
@@ -256,7 +256,7 @@ fn control_plane(xds: &XdsClient) -> ControlPlaneStatus {
 }
 
 fn resources(xds: &XdsClient) -> Vec<ResourceStatus> {
-    let status = |status: crate::xds::ResourceStatus| ResourceStatus {
+    let status = |status: crate::xds::ResourceReport| ResourceStatus {
         resource_type: status.resource_type.name,
         state: status.cache_state(),
         name: status.name,

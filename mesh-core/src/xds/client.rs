@@ -17,7 +17,7 @@ use self::driver::Driver;
 pub(crate) use self::subscriber::Subscriber;
 use super::ads::{Ads, AdsOptions, AdsStatus, StreamState};
 use super::resource_type::ResourceType;
-use super::store::{Counters, IgnoredSummary, ResourceStatus, Store};
+use super::store::{Counters, IgnoredSummary, ResourceReport, Store};
 use super::transport::Transport;
 use super::transport::encode::Encoder;
 use crate::backoff::BackoffConfig;
@@ -123,7 +123,7 @@ impl XdsClient {
     }
 
     /// Every resource that is watched.
-    pub(crate) fn resources(&self) -> Vec<ResourceStatus> {
+    pub(crate) fn resources(&self) -> Vec<ResourceReport> {
         self.inner.shared.store.lock().resources()
     }
 

@@ -18,7 +18,7 @@ pub(crate) mod transport;
 
 pub(crate) use ads::StreamState;
 pub(crate) use client::{Subscriber, XdsClient, XdsOptions};
-pub(crate) use store::{Change, Counters, IgnoredSummary, ResourceState, ResourceStatus, Verdict};
+pub(crate) use store::{Change, Counters, IgnoredSummary, ResourceReport, ResourceState, Verdict};
 
 /// The name of a gRPC status code, as in gRPC's `statuscodes.md`.
 pub(crate) fn status_code_name(code: u64) -> String {

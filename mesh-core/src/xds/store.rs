@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 pub(crate) use self::ignored::IgnoredSummary;
 use self::ignored::{IgnoredFields, record_ignored};
-pub(crate) use self::listing::{CacheState, ResourceStatus};
+pub(crate) use self::listing::{CacheState, ResourceReport};
 use super::ads::{ErrorKind, Update, UpdateKind, Updates};
 use super::resource_type::{IgnoredField, ResourceType};
 
@@ -286,7 +286,7 @@ impl Store {
     }
 
     /// Every resource that is watched.
-    pub(crate) fn resources(&self) -> Vec<ResourceStatus> {
+    pub(crate) fn resources(&self) -> Vec<ResourceReport> {
         let of = |store: &TypeStore| {
             let resource_type = store.resource_type;
             store.entries.iter().map(move |(name, entry)| entry.status(resource_type, name)).collect::<Vec<_>>()
@@ -336,7 +336,7 @@ impl Entry {
         ResourceState { verdict, error, ..ResourceState::default() }
     }
 
-    fn status(&self, resource_type: &'static ResourceType, name: &Arc<str>) -> ResourceStatus {
+    fn status(&self, resource_type: &'static ResourceType, name: &Arc<str>) -> ResourceReport {
         let state = match &self.error {
             Some((ErrorKind::Invalid, _)) => CacheState::Nacked,
             Some((ErrorKind::DoesNotExist, _)) => CacheState::DoesNotExist,
@@ -345,7 +345,7 @@ impl Entry {
             None if self.value.is_some() => CacheState::Acked,
             None => CacheState::Requested,
         };
-        ResourceStatus {
+        ResourceReport {
             resource_type,
             name: name.clone(),
             state,

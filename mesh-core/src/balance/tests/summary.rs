@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::*;
-use crate::balance::status::EndpointStatus;
+use crate::balance::status::EndpointReport;
 use crate::balance::summary::Summary;
 use crate::connect::testing::Reach;
 use crate::connect::{ConnectivityState, SubchannelStatus};
@@ -73,7 +73,7 @@ async fn the_time_of_the_next_try_is_that_of_the_call_and_not_of_the_look() {
         last_error: Some("refused".into()),
         next_attempt,
     };
-    let endpoint = EndpointStatus {
+    let endpoint = EndpointReport {
         address: address(1),
         priority: 0,
         locality: Arc::default(),

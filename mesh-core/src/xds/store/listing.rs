@@ -18,7 +18,7 @@ pub(crate) enum CacheState {
 
 /// One resource, for listings.
 #[derive(Clone, Debug)]
-pub(crate) struct ResourceStatus {
+pub(crate) struct ResourceReport {
     pub(crate) resource_type: &'static ResourceType,
     pub(crate) name: Arc<str>,
     pub(crate) state: CacheState,
@@ -32,7 +32,7 @@ pub(crate) struct ResourceStatus {
     pub(crate) updated: Option<SystemTime>,
 }
 
-impl ResourceStatus {
+impl ResourceReport {
     /// The label of `grpc.xds.cache_state` (A78, A88).
     pub(crate) fn cache_state(&self) -> &'static str {
         match (self.state, self.has_value) {
