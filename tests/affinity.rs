@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use http::HeaderName;
 use mesh_core::testing::{
     ControlPlane, Resources, RouteBuilder, cluster, endpoint, endpoints, locality, route, route_config,
 };
-use mesh_core::{CallOptions, Mesh};
+use mesh_core::{Address, CallOptions, ClusterBuilder, Mesh, RouteBuilder as RouteOfSnapshot, Snapshot};
 use mesh_examples::helloworld::HelloRequest;
 use mesh_xds_proto::envoy::config::cluster::v3::cluster::{LbConfig, LbPolicy, MaglevLbConfig};
 use mesh_xds_proto::envoy::config::core::v3::Metadata;
 use mesh_xds_proto::envoy::config::route::v3::route_action::HashPolicy;
 use mesh_xds_proto::envoy::config::route::v3::route_action::hash_policy::{Cookie, FilterState, PolicySpecifier};
 use mesh_xds_proto::envoy::config::route::v3::{RouteAction, route::Action};
+use mesh_xds_proto::xds::r#type::v3::TypedStruct;
 use prost::Message;
 use tonic::Request;
 use tonic::metadata::MetadataMap;
@@ -259,6 +261,53 @@ async fn without_anything_to_hash_calls_go_anywhere() {
         seen.push(client.hello().await.unwrap());
     }
     assert_eq!(counts(&seen).len(), 3);
+}
+
+/// gRPC's name and JSON of the ring, with a header of its own.
+fn ring_by_header(header: &str) -> TypedStruct {
+    let value = prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(header.to_owned())) };
+    let fields = [("requestHashHeader".to_owned(), value)].into();
+    TypedStruct { type_url: "ring_hash_experimental".to_owned(), value: Some(prost_types::Struct { fields }) }
+}
+
+#[tokio::test]
+async fn a_ring_may_name_the_header_itself_and_leaves_calls_without_it_to_chance() {
+    let backends = backends(&["a", "b", "c"]).await;
+    let control_plane = ControlPlane::new();
+    control_plane.set(service(by_user(), &backends.iter().collect::<Vec<_>>()));
+    let (_mesh, hashing) = client(&control_plane).await;
+    let before = owners(&hashing).await;
+    // What the route hashes counts no more.
+    control_plane.put(route_config("greeter").routes([route().cluster("greeter").hash_header("other")]));
+    control_plane.put(cluster("greeter").policy("ring", &ring_by_header("user")));
+    let (_other, own) = client(&control_plane).await;
+    assert_eq!(owners(&own).await, before);
+    let mut without = Vec::new();
+    for _ in 0..60 {
+        without.push(own.hello().await.unwrap());
+    }
+    assert_eq!(counts(&without).len(), 3);
+    control_plane.put(cluster("greeter").policy("ring", &ring_by_header("user-bin")));
+    let (_, text) = control_plane.next_nack().await.error.expect("a NACK says why");
+    assert!(text.contains("value.requestHashHeader: must be"), "{text}");
+    assert_eq!(owners(&own).await, before);
+}
+
+#[tokio::test]
+async fn a_cluster_made_in_code_may_hash_a_header() {
+    let backends = backends(&["a", "b", "c"]).await;
+    let endpoints = backends.iter().map(|backend| Address::Socket(backend.address()));
+    let cluster = endpoints.fold(ClusterBuilder::new("greeter"), ClusterBuilder::endpoint);
+    let snapshot = Snapshot::builder("greeter")
+        .cluster(cluster.ring_hash(&HeaderName::from_static("user")))
+        .route(RouteOfSnapshot::any().cluster("greeter"))
+        .build()
+        .unwrap();
+    let mesh = Mesh::builder().snapshot("xds:///greeter", snapshot).build().await.unwrap();
+    let client = Client::new(&mesh, "xds:///greeter");
+    let before = owners(&client).await;
+    assert_eq!(owners(&client).await, before);
+    assert_eq!(counts(&before).len(), 3);
 }
 
 #[tokio::test]

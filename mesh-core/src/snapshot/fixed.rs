@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use http::HeaderName;
+
 use super::{ClusterConfig, ClusterEntry, ClusterKey, RouteTable, Snapshot};
 use crate::error::{Error, ErrorKind};
-use crate::resource::cluster::{Balancing, Cluster, EndpointPolicy};
+use crate::resource::cluster::{Balancing, Cluster, EndpointPolicy, RingHash};
 use crate::resource::endpoints::{Address, Endpoint, Endpoints, Locality, LocalityEndpoints, Priority};
 use crate::resource::matcher::RouteMatch;
+use crate::resource::matcher::header::HeaderSource;
 use crate::resource::matcher::path::PathMatch;
 use crate::resource::retry_policy::RetryPolicy;
 use crate::resource::route::{BadWeights, ClusterWeight, Forward, Route, RouteAction, RouteDeadline};
@@ -149,6 +152,14 @@ impl ClusterBuilder {
     /// Calls go to an endpoint drawn at random.
     pub fn random(mut self) -> Self {
         self.policy = EndpointPolicy::Random;
+        self
+    }
+
+    /// Calls with the same value of this header go to the same endpoint, calls without it anywhere. A key of the call's
+    /// own, [`CallOptions::hash_key`](crate::CallOptions::hash_key), goes before it.
+    pub fn ring_hash(mut self, header: &HeaderName) -> Self {
+        self.policy =
+            EndpointPolicy::RingHash(RingHash { header: HeaderSource::of(header.as_str()), ..RingHash::default() });
         self
     }
 

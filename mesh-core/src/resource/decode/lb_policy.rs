@@ -14,6 +14,7 @@ use mesh_xds_proto::envoy::extensions::load_balancing_policies::ring_hash::v3::r
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::round_robin::v3::RoundRobin;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::wrr_locality::v3::WrrLocality;
 
+use super::named_policy::{self, named_policy};
 use super::place::{At, cut, quoted};
 use super::value::Extension;
 use crate::resource::cluster::{Balancing, EndpointPolicy, Maglev, RingHash, Subset};
@@ -78,7 +79,7 @@ fn by_name(cluster: &proto::Cluster, at: &At<'_>) -> Option<Balancing> {
                 Some(LbConfig::LeastRequestLbConfig(config)) => config.choice_count,
                 _ => None,
             };
-            least_request(choices, at)?
+            least_request(choices, &at.field("choice_count"))?
         }
         Ok(LbPolicy::Random) => EndpointPolicy::Random,
         Ok(LbPolicy::Maglev) => {
@@ -97,7 +98,7 @@ fn by_name(cluster: &proto::Cluster, at: &At<'_>) -> Option<Balancing> {
             };
             let at = &at.field("ring_hash_lb_config");
             let is_xx = config.hash_function() == LegacyHashFunction::XxHash;
-            return ring_hash(is_xx, config.minimum_ring_size, config.maximum_ring_size, at).map(whole_priority);
+            return ring_hash_of(is_xx, config.minimum_ring_size, config.maximum_ring_size, at).map(whole_priority);
         }
         Ok(LbPolicy::LoadBalancingPolicyConfig) => {
             at.field("load_balancing_policy").error("must be set, because `lb_policy` says so");
@@ -115,36 +116,41 @@ fn by_name(cluster: &proto::Cluster, at: &At<'_>) -> Option<Balancing> {
     Some(Balancing::new(true, policy))
 }
 
-/// 2 if it is not set; more than 10 is 10 (A48).
-fn least_request(choices: Option<u32>, at: &At<'_>) -> Option<EndpointPolicy> {
+/// 2 if it is not set; more than 10 is 10 (A48). `at`: the number itself.
+pub(super) fn least_request(choices: Option<u32>, at: &At<'_>) -> Option<EndpointPolicy> {
     let choices = choices.unwrap_or(2);
     if choices < 2 {
-        at.field("choice_count").error(format!("{choices} is less than 2"));
+        at.error(format!("{choices} is less than 2"));
         return None;
     }
     Some(EndpointPolicy::LeastRequest { choices: choices.min(10) })
 }
 
-/// One ring over all endpoints of a priority (A42).
-fn ring_hash(is_xx: bool, min: Option<u64>, max: Option<u64>, at: &At<'_>) -> Option<EndpointPolicy> {
-    const MAX: u64 = 8 << 20;
-    let default = RingHash::default();
-    let config =
-        RingHash { min_size: min.unwrap_or(default.min_size), max_size: max.unwrap_or(default.max_size), header: None };
-    let errors = at.report().error_count();
+/// The ring as xDS describes it, whose fields have the same names in both messages.
+fn ring_hash_of(is_xx: bool, min: Option<u64>, max: Option<u64>, at: &At<'_>) -> Option<EndpointPolicy> {
     if !is_xx {
         at.field("hash_function").error("must be XX_HASH (A42)");
     }
-    for (name, size) in [("minimum_ring_size", config.min_size), ("maximum_ring_size", config.max_size)] {
+    let default = RingHash::default();
+    let (min_size, max_size) = (min.unwrap_or(default.min_size), max.unwrap_or(default.max_size));
+    let config = RingHash { min_size, max_size, header: None };
+    ring_hash(config, ["minimum_ring_size", "maximum_ring_size"], at).filter(|_| is_xx)
+}
+
+/// One ring over all endpoints of a priority (A42); `names` are those of its bounds.
+pub(super) fn ring_hash(config: RingHash, names: [&'static str; 2], at: &At<'_>) -> Option<EndpointPolicy> {
+    const MAX: u64 = 8 << 20;
+    let errors = at.report().error_count();
+    let RingHash { min_size, max_size, .. } = config;
+    for (name, size) in names.into_iter().zip([min_size, max_size]) {
         match size {
             0 => at.field(name).error("0 is less than 1"),
             1..=MAX => {}
             _ => at.field(name).error(format!("{size} is more than {MAX}")),
         }
     }
-    if config.min_size > config.max_size && config.max_size > 0 {
-        let RingHash { min_size, max_size, .. } = config;
-        at.field("minimum_ring_size").error(format!("{min_size} is more than the `maximum_ring_size`, {max_size}"));
+    if min_size > max_size && max_size > 0 {
+        at.field(names[0]).error(format!("{min_size} is more than the `{}`, {max_size}", names[1]));
     }
     (at.report().error_count() == errors).then_some(EndpointPolicy::RingHash(config))
 }
@@ -208,6 +214,12 @@ enum Found {
 }
 
 fn supported(extension: &Extension<'_>, at: &At<'_>, depth: usize) -> Found {
+    if named_policy::is_known(&extension.type_name)
+        && let Some(config) = extension.structure(at)
+    {
+        let at = &at.field("value");
+        return Found::Policy(named_policy(&extension.type_name, &config, at).map(whole_priority));
+    }
     Found::Policy(if extension.is::<WrrLocality>() {
         wrr_locality(extension, at, depth)
     } else if extension.is::<RoundRobin>() {
@@ -216,7 +228,7 @@ fn supported(extension: &Extension<'_>, at: &At<'_>, depth: usize) -> Found {
     } else if extension.is::<LeastRequest>() {
         let config = extension.unpack::<LeastRequest>(at);
         let config = config.inspect(|config| config.judge(at));
-        config.and_then(|config| least_request(config.choice_count, at)).map(whole_priority)
+        config.and_then(|config| least_request(config.choice_count, &at.field("choice_count"))).map(whole_priority)
     } else if extension.is::<Random>() {
         let config = extension.unpack::<Random>(at);
         config.inspect(|config| config.judge(at)).map(|_| whole_priority(EndpointPolicy::Random))
@@ -233,7 +245,7 @@ fn supported(extension: &Extension<'_>, at: &At<'_>, depth: usize) -> Found {
         let config = config.inspect(|config| config.judge(at));
         config.and_then(|config| {
             let is_xx = matches!(config.hash_function(), HashFunction::DefaultHash | HashFunction::XxHash);
-            ring_hash(is_xx, config.minimum_ring_size, config.maximum_ring_size, at).map(whole_priority)
+            ring_hash_of(is_xx, config.minimum_ring_size, config.maximum_ring_size, at).map(whole_priority)
         })
     } else {
         return Found::Nothing;

@@ -12,6 +12,7 @@ mod hash_policy;
 mod http_filter;
 mod lb_policy;
 mod listener;
+mod named_policy;
 mod outlier_detection;
 pub(super) mod place;
 mod retry_policy;

@@ -103,6 +103,12 @@ impl<'a> Extension<'a> {
         !self.is_struct && self.type_name == M::full_name()
     }
 
+    /// The configuration in a `TypedStruct`, whose two types are alike; `None`: it is none.
+    pub(crate) fn structure(&self, at: &At<'_>) -> Option<prost_types::Struct> {
+        let wrapper = self.is_struct.then(|| unpack::<xds::r#type::v3::TypedStruct>(self.any, at))??;
+        Some(wrapper.value.unwrap_or_default())
+    }
+
     /// The message, if it can be decoded.
     pub(crate) fn unpack<M: Message + Default + Name>(&self, at: &At<'_>) -> Option<M> {
         unpack(self.any, at)
