@@ -20,7 +20,9 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
+#[cfg(any(feature = "deadline", feature = "retry"))]
+use std::sync::atomic::Ordering;
 use std::task::{self, Poll};
 use std::time::Duration;
 
