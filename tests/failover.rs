@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use mesh_core::balance::BalanceOptions;
 use mesh_core::connect::ConnectivityState;
-use mesh_core::testing::{ControlPlane, Resources, cluster, endpoints, locality};
-use mesh_core::{CallInfo, Mesh};
+use mesh_core::testing::{ControlPlane, EndpointsBuilder, Resources, cluster, endpoint, endpoints, locality, type_url};
+use mesh_core::{CallInfo, Mesh, Profile};
 use mesh_examples::helloworld::HelloRequest;
 use mesh_examples::helloworld::greeter_client::GreeterClient;
 use mesh_tonic::MeshChannel;
 use mesh_xds_proto::envoy::config::core::v3::HealthStatus;
+use mesh_xds_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use mesh_xds_proto::envoy::r#type::v3::Percent;
 use tonic::{Code, Status};
 
 use crate::support::backend::Backend;
@@ -318,4 +320,117 @@ async fn a_call_tells_where_it_went() {
     let reply = client_of(&mesh).await.say_hello(HelloRequest::default()).await.unwrap();
     let info = reply.extensions().get::<CallInfo>().unwrap();
     assert_eq!((info.cluster(), info.endpoint().to_string()), ("greeter", backend.address().to_string()));
+}
+
+/// An assignment of `greeter`: of each priority its endpoints with their health.
+fn by_priority(priorities: &[&[(&Backend, HealthStatus)]]) -> EndpointsBuilder {
+    let locality = |(priority, members): (u32, &&[(&Backend, HealthStatus)])| {
+        let members = members.iter().map(|(backend, health)| endpoint(backend.address()).health(*health));
+        locality(format!("region-{priority}"), "", "").priority(priority).all(members)
+    };
+    (0..).zip(priorities).map(locality).fold(endpoints("greeter"), EndpointsBuilder::locality)
+}
+
+/// A mesh in Envoy's profile, all of whose endpoints in use are connected.
+async fn envoy_like(control_plane: &ControlPlane, connected: &[&Backend]) -> (Mesh, Client) {
+    let mesh =
+        Mesh::builder().control_plane(control_plane).balance(quick()).profile(Profile::Envoy).build().await.unwrap();
+    let client = client_of(&mesh).await;
+    for backend in connected {
+        wait_for_state(&mesh, backend.address(), |state| state == ConnectivityState::Ready).await;
+    }
+    (mesh, client)
+}
+
+/// That so many of a thousand is that share, but for four standard deviations.
+#[track_caller]
+fn assert_about(found: u32, share: f64) {
+    let deviation = (1000.0 * share * (1.0 - share)).sqrt();
+    assert!((f64::from(found) - 1000.0 * share).abs() <= 4.0 * deviation, "{found} of 1000, not {share}");
+}
+
+#[tokio::test]
+async fn all_calls_go_to_the_first_of_three_priorities_and_to_the_second_when_that_is_killed() {
+    use HealthStatus::Healthy;
+    let (mut first, second, third) = (Backend::start("0").await, Backend::start("1").await, Backend::start("2").await);
+    let control_plane = ControlPlane::new();
+    let assignment = by_priority(&[&[(&first, Healthy)], &[(&second, Healthy)], &[(&third, Healthy)]]);
+    control_plane.set(Resources::service("greeter", [first.address()]).with(assignment));
+    let mesh = mesh(&control_plane).await;
+    let mut client = client_of(&mesh).await;
+    assert_eq!(calls(&mut client, 900).await, BTreeMap::from([("0".into(), 900)]));
+    first.stop().await;
+    wait_until_unusable(&mesh, first.address()).await;
+    assert_eq!(calls(&mut client, 300).await, BTreeMap::from([("1".into(), 300)]));
+    assert_eq!(third.connections(), 0);
+}
+
+#[tokio::test]
+async fn in_envoys_profile_calls_spill_over_and_in_grpcs_they_do_not() {
+    use HealthStatus::{Healthy, Unhealthy};
+    let (a, b, c) = (Backend::start("a").await, Backend::start("b").await, Backend::start("c").await);
+    let control_plane = ControlPlane::new();
+    let assignment = by_priority(&[&[(&a, Healthy), (&b, Unhealthy)], &[(&c, Healthy)]]);
+    control_plane.set(Resources::service("greeter", [a.address()]).with(assignment.clone()));
+    let (_mesh, mut client) = envoy_like(&control_plane, &[&a, &c]).await;
+    let answers = calls(&mut client, 1000).await;
+    // Half of the endpoints, times 1.4.
+    assert_about(answers["a"], 0.7);
+    assert_eq!(answers["a"] + answers["c"], 1000);
+    let factor = |assignment: &mut ClusterLoadAssignment| {
+        assignment.policy.get_or_insert_default().overprovisioning_factor = Some(100);
+    };
+    control_plane.put(assignment.modify(factor));
+    control_plane.acked(type_url::ENDPOINTS).await;
+    let grpc = mesh(&control_plane).await;
+    assert_eq!(calls(&mut client_of(&grpc).await, 100).await, BTreeMap::from([("a".into(), 100)]));
+    assert_about(calls(&mut client, 1000).await["a"], 0.5);
+}
+
+#[tokio::test]
+async fn in_envoys_profile_degraded_endpoints_take_what_healthy_ones_cannot() {
+    use HealthStatus::{Degraded, Healthy, Unhealthy};
+    let (a, b, c) = (Backend::start("a").await, Backend::start("b").await, Backend::start("c").await);
+    let control_plane = ControlPlane::new();
+    let resources = Resources::service("greeter", [a.address()]);
+    let assignment = by_priority(&[&[(&a, Healthy), (&b, Degraded)], &[(&c, Unhealthy)]]);
+    control_plane.set(resources.with(assignment));
+    let (_mesh, mut client) = envoy_like(&control_plane, &[&a, &b]).await;
+    let answers = calls(&mut client, 1000).await;
+    assert_about(answers["a"], 0.7);
+    assert_about(answers["b"], 0.3);
+    let grpc = mesh(&control_plane).await;
+    assert_eq!(calls(&mut client_of(&grpc).await, 100).await, BTreeMap::from([("a".into(), 100)]));
+}
+
+#[tokio::test]
+async fn in_envoys_profile_health_is_disregarded_below_the_panic_threshold() {
+    use HealthStatus::{Healthy, Unhealthy};
+    let (a, b, c) = (Backend::start("a").await, Backend::start("b").await, Backend::start("c").await);
+    let control_plane = ControlPlane::new();
+    let assignment = by_priority(&[&[(&a, Healthy), (&b, Unhealthy), (&c, Unhealthy)]]);
+    control_plane.set(Resources::service("greeter", [a.address()]).with(assignment));
+    let (_mesh, mut client) = envoy_like(&control_plane, &[&a, &b, &c]).await;
+    // In turn, but for a picker that is replaced meanwhile.
+    let are_thirds = |answers: &BTreeMap<String, u32>| answers.len() == 3 && answers.values().all(|share| *share >= 90);
+    let answers = calls(&mut client, 300).await;
+    assert!(are_thirds(&answers), "a third is less than half: {answers:?}");
+    let threshold = |percent: f64| {
+        cluster("greeter").modify(|cluster| {
+            cluster.common_lb_config.get_or_insert_default().healthy_panic_threshold = Some(Percent { value: percent });
+        })
+    };
+    control_plane.put(threshold(101.0));
+    let (_, nack) = control_plane.next_nack().await.error.expect("a reason");
+    assert!(nack.contains("common_lb_config.healthy_panic_threshold.value: 101 is not a percentage"), "{nack}");
+    let answers = calls(&mut client, 300).await;
+    assert!(are_thirds(&answers), "the last good one serves on: {answers:?}");
+    control_plane.put(threshold(30.0));
+    let calm = async {
+        while calls(&mut client, 3).await != BTreeMap::from([("a".into(), 3)]) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), calm).await.expect("a third is more than 30 %");
+    assert_eq!(calls(&mut client, 100).await, BTreeMap::from([("a".into(), 100)]));
 }

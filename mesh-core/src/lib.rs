@@ -24,7 +24,7 @@
 //! # Features
 //!
 //! `discover`, `route`, `timeout`, `retry`, `cluster`, `balance` and, for servers, `deadline`, a layer each (a `Mesh` takes `discover`, `route` and
-//! `balance`); `dns` for `dns:` targets; `tls`, with `aws-lc` or `ring`, for the control plane's credentials; `testing`.
+//! `balance`); `dns` for `dns:` targets and clusters found by DNS; `tls`, with `aws-lc` or `ring`, for the control plane's credentials; `testing`.
 //! All but `ring` and `testing` are on by default.
 
 mod backoff;

@@ -8,11 +8,13 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Profile {
-    /// As gRPC's own xDS clients: calls go to one priority at a time (A56), and the control plane is told so
-    /// (`envoy.lb.does_not_support_overprovisioning`).
+    /// As gRPC's own xDS clients: calls go to one priority at a time (A56), degraded endpoints take none, and the control
+    /// plane is told that it must not rely on more (`envoy.lb.does_not_support_overprovisioning`).
     #[default]
     Grpc,
-    /// As Envoy: the control plane may leave it to the client how calls spill over to lower priorities, and the `timeout`
-    /// of a route limits its calls where it is set.
+    /// As Envoy: calls spill over to lower priorities by the share of endpoints that are available and the
+    /// overprovisioning factor, DEGRADED endpoints take what the healthy ones cannot, and where too few are left the panic
+    /// threshold disregards health; whatever the profile says, only connected endpoints are picked. The `timeout` of a
+    /// route limits its calls where it is set.
     Envoy,
 }

@@ -5,6 +5,7 @@
 
 pub(crate) mod backend;
 pub(crate) mod client;
+pub(crate) mod dns;
 pub(crate) mod frames;
 pub(crate) mod network;
 pub(crate) mod relay;

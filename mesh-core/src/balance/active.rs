@@ -11,29 +11,37 @@ use super::options::BalanceOptions;
 use super::picker::{Group, Picker, Spread};
 use super::policy::{Candidate, Member, OwnPolicy, Plan};
 use super::priority::{Choice, Priorities};
+use super::spill::Takes;
 use super::subset;
 use crate::connect::{Connect, Connections, ConnectivityState, Environment, Subchannel, SubchannelStatus};
+use crate::profile::Profile;
 use crate::resource::cluster::{Balancing, EndpointPolicy, Subset};
-use crate::resource::endpoints::{Address, Endpoint, Locality as LocalityId, LocalityEndpoints, Priority};
+use crate::resource::endpoints::{Address, Endpoint, Health, Locality as LocalityId, LocalityEndpoints, Priority};
 use crate::snapshot::ClusterConfig;
 
 /// What there is only while the cluster is in use: 10,000 known clusters must stay cheap.
 pub(crate) struct Active<C: Connect> {
     pub(crate) environment: Arc<Environment<C>>,
-    config: ClusterConfig,
+    pub(super) config: ClusterConfig,
+    profile: Profile,
     subchannels: HashMap<Address, Arc<Subchannel<C>>>,
-    /// The endpoints of each priority that was created.
-    members: Vec<Option<Members<C>>>,
-    priorities: Priorities,
+    /// The endpoints of each part that was created: of a priority, or in Envoy's profile of its healthy and of its
+    /// degraded endpoints.
+    pub(super) members: Vec<Option<Members<C>>>,
+    pub(super) priorities: Priorities,
+    /// In Envoy's profile, the priorities whose health is disregarded.
+    pub(super) panics: Vec<bool>,
     stamp: u64,
     /// Makes this client's subset of the endpoints (A68) its own.
     salt: u64,
     /// The application's policy, which goes before the configured one.
     own: Option<OwnPolicy>,
+    /// Whether there ever was an endpoint of several addresses.
+    may_move: bool,
 }
 
-/// The usable endpoints of one priority.
-struct Members<C: Connect> {
+/// The usable endpoints of one part.
+pub(super) struct Members<C: Connect> {
     policy: EndpointPolicy,
     localities: Vec<Locality<C>>,
     /// Of each group, which is a locality or all of them.
@@ -48,8 +56,9 @@ struct Locality<C: Connect> {
 }
 
 /// One endpoint and what it is in its locality.
-struct Placed<C: Connect> {
-    subchannel: Arc<Subchannel<C>>,
+pub(super) struct Placed<C: Connect> {
+    pub(super) subchannel: Arc<Subchannel<C>>,
+    pub(super) health: Health,
     weight: u32,
     hash_key: Option<Arc<str>>,
 }
@@ -65,12 +74,15 @@ impl<C: Connect> Active<C> {
         let mut active = Self {
             environment,
             config: config.clone(),
+            profile: options.profile,
             subchannels: HashMap::new(),
             members: Vec::new(),
             priorities: Priorities::new(options.failover_timeout, options.retention),
+            panics: Vec::new(),
             stamp: 0,
             salt: fastrand::u64(..),
             own: options.own_policy(&config.cluster.name).cloned(),
+            may_move: false,
         };
         active.update(config);
         active
@@ -79,21 +91,43 @@ impl<C: Connect> Active<C> {
     /// Takes in a new configuration. Endpoints that stay keep their connections, wherever they moved.
     pub(crate) fn update(&mut self, config: ClusterConfig) {
         self.config = config;
+        let priorities = self.config.endpoints.priorities.len();
+        let parts = match self.profile {
+            Profile::Grpc => priorities,
+            Profile::Envoy => 2 * priorities,
+        };
+        self.priorities.handle_update(parts);
+        self.members.resize_with(parts, || None);
+        self.regather();
+    }
+
+    /// Takes in again which endpoints the parts have.
+    pub(super) fn regather(&mut self) {
         let before = self.stamp;
-        let priorities = &self.config.endpoints.clone().priorities;
-        self.priorities.handle_update(priorities.len());
-        self.members.resize_with(priorities.len(), || None);
-        for (index, priority) in priorities.iter().enumerate() {
-            if let Some(old) = self.members[index].take() {
-                self.members[index] = Some(self.gather(priority, Some(&old)));
+        for part in 0..self.members.len() {
+            if let Some(old) = self.members[part].take() {
+                self.members[part] = Some(self.gather(part, Some(&old)));
             }
         }
         self.release(before);
     }
 
-    /// The endpoints of a priority, and what their policies make of them.
-    fn gather(&mut self, priority: &Priority, old: Option<&Members<C>>) -> Members<C> {
-        let localities = self.place(priority, old);
+    /// The priority of a part, and which of its endpoints belong to it.
+    fn part(&self, part: usize) -> (usize, Takes) {
+        let panics = |priority: usize| self.panics.get(priority).is_some_and(|panics| *panics);
+        match (self.profile, part % 2) {
+            (Profile::Grpc, _) => (part, Takes::Healthy),
+            (Profile::Envoy, 0) if panics(part / 2) => (part / 2, Takes::All),
+            (Profile::Envoy, 0) => (part / 2, Takes::Healthy),
+            (Profile::Envoy, _) => (part / 2, Takes::Degraded),
+        }
+    }
+
+    /// The endpoints of a part, and what their policies make of them.
+    fn gather(&mut self, part: usize, old: Option<&Members<C>>) -> Members<C> {
+        let (priority, takes) = self.part(part);
+        let endpoints = self.config.endpoints.clone();
+        let localities = self.place(&endpoints.priorities[priority], takes, old);
         let Balancing { by_locality, policy, .. } = &self.config.cluster.balancing;
         let size = if *by_locality { 1 } else { localities.len().max(1) };
         let old = old.filter(|old| policy.is_hashing() && old.policy == *policy);
@@ -111,15 +145,16 @@ impl<C: Connect> Active<C> {
 
     /// The subchannels of a priority. Most endpoints are where they were in `old`, but for those that came or went before
     /// them, which spares looking them up.
-    fn place(&mut self, priority: &Priority, old: Option<&Members<C>>) -> Vec<Locality<C>> {
+    fn place(&mut self, priority: &Priority, takes: Takes, old: Option<&Members<C>>) -> Vec<Locality<C>> {
         let old: Vec<_> = old.into_iter().flat_map(Members::subchannels).collect();
         let mut at = 0;
         let mut localities = Vec::with_capacity(priority.localities.len());
-        let subset = self.subset(priority);
+        let subset = self.subset(priority, takes);
         for locality in &priority.localities {
             self.stamp += 1;
             let mut endpoints = Vec::with_capacity(locality.endpoints.len());
-            for endpoint in usable(locality)
+            for endpoint in takes
+                .of(locality)
                 .filter(|endpoint| subset.as_ref().is_none_or(|subset| subset.contains(&endpoint.address)))
             {
                 let here = |at: &usize| old.get(*at).is_some_and(|old| *old.address() == endpoint.address);
@@ -128,12 +163,17 @@ impl<C: Connect> Active<C> {
                         at = found + 1;
                         old[found].clone()
                     }
-                    None => self.subchannel(&endpoint.address),
+                    None => self.subchannel(endpoint),
                 };
+                self.may_move |= endpoint.reached_at.is_some();
+                if self.may_move {
+                    subchannel.move_to(&endpoint.reached_at);
+                }
                 // An endpoint listed twice counts once (A48).
                 if subchannel.stamp.swap(self.stamp, Ordering::Relaxed) != self.stamp {
                     let hash_key = endpoint.hash_key.clone();
-                    endpoints.push(Placed { subchannel, weight: endpoint.weight, hash_key });
+                    let health = endpoint.health;
+                    endpoints.push(Placed { subchannel, health, weight: endpoint.weight, hash_key });
                 }
             }
             localities.push(Locality { id: locality.locality.clone(), weight: locality.weight, endpoints });
@@ -142,8 +182,8 @@ impl<C: Connect> Active<C> {
     }
 
     /// The endpoints of the priority that are used; `None`: all of them.
-    fn subset<'e>(&self, priority: &'e Priority) -> Option<HashSet<&'e Address>> {
-        let addresses = |locality: &'e LocalityEndpoints| usable(locality).map(|endpoint| &endpoint.address);
+    fn subset<'e>(&self, priority: &'e Priority, takes: Takes) -> Option<HashSet<&'e Address>> {
+        let addresses = |locality: &'e LocalityEndpoints| takes.of(locality).map(|endpoint| &endpoint.address);
         let localities = priority.localities.iter();
         Some(match self.config.cluster.balancing.subset? {
             Subset::OfPriority(size) => subset::choose(localities.flat_map(addresses), size, self.salt),
@@ -153,11 +193,12 @@ impl<C: Connect> Active<C> {
         })
     }
 
-    fn subchannel(&mut self, address: &Address) -> Arc<Subchannel<C>> {
+    fn subchannel(&mut self, endpoint: &Endpoint) -> Arc<Subchannel<C>> {
+        let Endpoint { address, reached_at, .. } = endpoint;
         if let Some(subchannel) = self.subchannels.get(address) {
             return subchannel.clone();
         }
-        let subchannel = Subchannel::start(address.clone(), &self.environment);
+        let subchannel = Subchannel::start(address.clone(), reached_at.clone(), &self.environment);
         self.subchannels.insert(address.clone(), subchannel.clone());
         subchannel
     }
@@ -173,23 +214,33 @@ impl<C: Connect> Active<C> {
         });
     }
 
-    /// Chooses the priority that takes the calls, and creates those it needs for that.
+    /// Chooses who takes the calls, and creates what it needs for that.
     pub(crate) fn choose(&mut self, now: Instant) -> Outlook<C> {
+        match self.profile {
+            Profile::Grpc => self.choose_priority(now),
+            Profile::Envoy => self.spill(now),
+        }
+    }
+
+    fn choose_priority(&mut self, now: Instant) -> Outlook<C> {
         for priority in self.priorities.created() {
             self.look(priority, now);
         }
         loop {
             match self.priorities.choose(now) {
                 Choice::Create(priority) => {
-                    let endpoints = self.config.endpoints.clone();
-                    self.members[priority] = Some(self.gather(&endpoints.priorities[priority], None));
-                    self.priorities.handle_created(priority, now);
+                    self.create(priority, now);
                     self.look(priority, now);
                 }
                 Choice::Use { priority, hope } => return self.outlook(priority, hope),
                 Choice::None => return Outlook { picker: Picker::Failing, state: ConnectivityState::TransientFailure },
             }
         }
+    }
+
+    pub(super) fn create(&mut self, part: usize, now: Instant) {
+        self.members[part] = Some(self.gather(part, None));
+        self.priorities.handle_created(part, now);
     }
 
     fn look(&mut self, priority: usize, now: Instant) {
@@ -205,12 +256,7 @@ impl<C: Connect> Active<C> {
             true => ConnectivityState::Connecting,
             false => ConnectivityState::TransientFailure,
         };
-        let picker = match (spread, hope) {
-            (Some(spread), _) => Picker::Choosing(spread),
-            (None, true) => Picker::Connecting,
-            (None, false) => Picker::Failing,
-        };
-        Outlook { picker, state }
+        Outlook { picker: Picker::new(spread, hope), state }
     }
 
     /// When [`choose`](Self::choose) must be asked although nothing happened.
@@ -263,10 +309,6 @@ impl<C: Connect> Active<C> {
     }
 }
 
-fn usable(locality: &LocalityEndpoints) -> impl Iterator<Item = &Endpoint> {
-    locality.endpoints.iter().filter(|endpoint| endpoint.health.is_usable())
-}
-
 impl<C: Connect> Drop for Active<C> {
     fn drop(&mut self) {
         self.subchannels.values().for_each(|subchannel| subchannel.drain());
@@ -274,8 +316,12 @@ impl<C: Connect> Drop for Active<C> {
 }
 
 impl<C: Connect> Members<C> {
+    pub(super) fn placed(&self) -> impl Iterator<Item = &Placed<C>> {
+        self.localities.iter().flat_map(|locality| &locality.endpoints)
+    }
+
     fn subchannels(&self) -> impl Iterator<Item = &Arc<Subchannel<C>>> {
-        self.localities.iter().flat_map(|locality| &locality.endpoints).map(|endpoint| &endpoint.subchannel)
+        self.placed().map(|endpoint| &endpoint.subchannel)
     }
 
     /// The localities of each group, and what its policy made of them.
@@ -286,7 +332,12 @@ impl<C: Connect> Members<C> {
 
     /// The endpoints as they are now; `None` if there is none that the policy could choose.
     fn spread(&self) -> Option<Spread<C>> {
-        Spread::new(self.groups().map(|(localities, plan)| (localities[0].weight, group(plan, localities))).collect())
+        Spread::new(self.look())
+    }
+
+    /// Of each group its weight, and the endpoints as they are now.
+    pub(super) fn look(&self) -> Vec<(u32, Group<C>)> {
+        self.groups().map(|(localities, plan)| (localities[0].weight, group(plan, localities))).collect()
     }
 }
 
@@ -354,7 +405,7 @@ impl<C: Connect> Placed<C> {
 }
 
 /// The state of several endpoints taken together (gRPC's `round_robin`): as good as the best of them.
-fn aggregate(states: impl Iterator<Item = ConnectivityState>) -> ConnectivityState {
+pub(super) fn aggregate(states: impl Iterator<Item = ConnectivityState>) -> ConnectivityState {
     let mut best = ConnectivityState::TransientFailure;
     for state in states {
         match state {

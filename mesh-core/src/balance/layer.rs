@@ -93,7 +93,7 @@ fn fixed(name: Arc<str>, addresses: impl IntoIterator<Item = Address>) -> Cluste
     let endpoints = addresses.into_iter().map(Endpoint::new).collect();
     let locality = LocalityEndpoints { locality: Arc::default(), weight: 1, endpoints };
     let priority = Priority { localities: vec![locality] };
-    let endpoints = Endpoints { priorities: vec![priority], drops: Vec::new() };
+    let endpoints = Endpoints { priorities: vec![priority], ..Endpoints::default() };
     let key = ClusterKey { source: format!("code {}", NUMBER.fetch_add(1, Ordering::Relaxed)).into(), name };
     ClusterEntry::new(key, Ok(ClusterConfig { cluster: Arc::new(cluster), endpoints: Arc::new(endpoints) }))
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::policy::{OwnPolicy, PolicyFactory};
 use crate::backoff::{BackoffConfig, bounded};
+use crate::profile::Profile;
 
 /// How endpoints are connected, and how long calls wait for them.
 ///
@@ -26,6 +27,7 @@ pub struct BalanceOptions {
     pub(crate) retention: Duration,
     policy: Option<OwnPolicy>,
     policies: HashMap<Arc<str>, OwnPolicy>,
+    pub(crate) profile: Profile,
 }
 
 impl Default for BalanceOptions {
@@ -41,6 +43,7 @@ impl Default for BalanceOptions {
             retention: Duration::from_secs(15 * 60),
             policy: None,
             policies: HashMap::new(),
+            profile: Profile::default(),
         }
     }
 }
@@ -108,6 +111,13 @@ impl BalanceOptions {
     /// The application's policy for this cluster.
     pub(crate) fn own_policy(&self, cluster: &str) -> Option<&OwnPolicy> {
         self.policies.get(cluster).or(self.policy.as_ref())
+    }
+
+    /// Whose rules hold where gRPC and Envoy differ: whether calls spill over priorities, whether degraded endpoints take
+    /// calls, and when health is disregarded. Default [`Profile::Grpc`]. A mesh takes what its own builder says instead.
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.profile = profile;
+        self
     }
 
     /// How long a priority may take to connect before the next one is tried (A56), and so how long calls wait for a

@@ -62,6 +62,15 @@ pub(crate) enum Blocked {
 }
 
 impl<C: Connect> Picker<C> {
+    /// Chooses among what there is; without that, calls wait while there is hope.
+    pub(crate) fn new(spread: Option<Spread<C>>, hope: bool) -> Self {
+        match (spread, hope) {
+            (Some(spread), _) => Picker::Choosing(spread),
+            (None, true) => Picker::Connecting,
+            (None, false) => Picker::Failing,
+        }
+    }
+
     /// Picks an endpoint and takes a slot.
     pub(crate) fn pick(&self, request: &PickRequest<'_>) -> Result<Picked<C>, Blocked> {
         match self {
@@ -138,7 +147,7 @@ impl<C: Connect> Group<C> {
         Self { policy: plan.start(&members), members: members.into(), connections: connections.into() }
     }
 
-    fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.members.iter().any(|member| member.state == ConnectivityState::Ready)
     }
 

@@ -69,6 +69,15 @@ impl Priorities {
         self.children.fill_with(|| None);
     }
 
+    /// The created ones that are not needed are forgotten after a while.
+    pub(crate) fn keep(&mut self, needed: &[bool], now: Instant) {
+        for (child, needed) in self.children.iter_mut().zip(needed) {
+            if let Some(child) = child {
+                child.deactivated = if *needed { None } else { child.deactivated.or(Some(now)) };
+            }
+        }
+    }
+
     pub(crate) fn is_created(&self, priority: usize) -> bool {
         self.children.get(priority).is_some_and(Option::is_some)
     }

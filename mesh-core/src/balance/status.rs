@@ -27,7 +27,7 @@ pub(crate) fn statuses(
     for (priority, localities) in endpoints.priorities.iter().enumerate() {
         for locality in &localities.localities {
             for endpoint in &locality.endpoints {
-                let found = subchannel(&endpoint.address).filter(|_| endpoint.health.is_usable());
+                let found = subchannel(&endpoint.address);
                 let (subchannel, in_flight) = found.map_or((None, 0), |(status, calls)| (Some(status), calls));
                 statuses.push(EndpointReport {
                     address: endpoint.address.clone(),

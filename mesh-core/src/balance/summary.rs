@@ -93,10 +93,8 @@ fn counted(endpoints: &[EndpointReport]) -> String {
 }
 
 fn condition(endpoint: &EndpointReport) -> &'static str {
-    if !endpoint.health.is_usable() {
-        return "unhealthy for the control plane";
-    }
     match &endpoint.subchannel {
+        None if !endpoint.health.is_usable() => "unhealthy for the control plane",
         None => "not in use",
         Some(status) if status.next_attempt.is_some() => "in backoff",
         Some(status) => match status.state {

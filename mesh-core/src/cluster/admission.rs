@@ -109,7 +109,7 @@ impl Registry {
 fn eds_service_name(cluster: &Cluster) -> Option<Arc<str>> {
     match &cluster.discovery {
         Discovery::Eds { service_name } => service_name.clone(),
-        Discovery::Aggregate(_) => None,
+        Discovery::Static(_) | Discovery::Dns(_) | Discovery::Aggregate(_) => None,
     }
 }
 

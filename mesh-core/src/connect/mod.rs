@@ -13,6 +13,7 @@
 mod complaints;
 mod connectivity;
 mod error;
+mod first;
 mod http2;
 mod stats;
 mod subchannel;

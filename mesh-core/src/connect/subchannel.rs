@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::connectivity::{Connectivity, ConnectivityState, Phase};
+use super::first::connect_first;
 use super::stats::{EndpointStats, SlotQueue};
 use super::{Connect, Connection};
 use crate::backoff::{Backoff, BackoffConfig};
@@ -52,6 +53,12 @@ struct State<N> {
     connectivity: Connectivity,
     /// Each with its number, which tells it from the others.
     connections: SmallVec<[(u64, N); 1]>,
+    /// What to connect to, if that is not the endpoint's address alone (A61).
+    reached_at: Option<Arc<[Address]>>,
+    /// Which of them the driver's connection is to.
+    connected_to: Option<Address>,
+    /// The driver's connection was given up, as its address is no longer one of them.
+    moved: bool,
     /// Connections that were made so far.
     made: u64,
     driver: Option<AbortHandle>,
@@ -78,8 +85,12 @@ pub(crate) struct SubchannelStatus {
 }
 
 impl<C: Connect> Subchannel<C> {
-    /// A subchannel for `address` that connects at once.
-    pub(crate) fn start(address: Address, environment: &Arc<Environment<C>>) -> Arc<Self> {
+    /// A subchannel for `address` that connects at once, to `reached_at` if that is said.
+    pub(crate) fn start(
+        address: Address,
+        reached_at: Option<Arc<[Address]>>,
+        environment: &Arc<Environment<C>>,
+    ) -> Arc<Self> {
         let stats = EndpointStats::new(address, environment.cluster.clone(), environment.queue.clone());
         let subchannel = Arc::new(Self {
             stats: Arc::new(stats),
@@ -88,6 +99,9 @@ impl<C: Connect> Subchannel<C> {
             state: Mutex::new(State {
                 connectivity: Connectivity::new(environment.backoff),
                 connections: SmallVec::new(),
+                reached_at,
+                connected_to: None,
+                moved: false,
                 made: 0,
                 driver: None,
                 expansion: Expansion::Allowed,
@@ -103,6 +117,25 @@ impl<C: Connect> Subchannel<C> {
 
     pub(crate) fn address(&self) -> &Address {
         &self.stats.address
+    }
+
+    /// The endpoint is reached at these addresses from now on. A connection to one of them stays; one to another goes as
+    /// after a GOAWAY, and is replaced at once.
+    pub(crate) fn move_to(&self, reached_at: &Option<Arc<[Address]>>) {
+        let mut state = self.state.lock();
+        if state.reached_at == *reached_at {
+            return;
+        }
+        state.reached_at = reached_at.clone();
+        let alone = [self.address().clone()];
+        let allowed = reached_at.as_deref().unwrap_or(&alone);
+        let left = state.connected_to.as_ref().is_some_and(|at| !allowed.contains(at));
+        if left && !state.connections.is_empty() {
+            state.moved = true;
+            let connections = state.connections.clone();
+            drop(state);
+            connections.iter().for_each(|(_, connection)| connection.drain());
+        }
     }
 
     pub(crate) fn state(&self) -> ConnectivityState {
@@ -162,9 +195,16 @@ impl<C: Connect> Subchannel<C> {
     }
 
     /// One bounded attempt. Boxed, so that a connected endpoint does not keep the memory of its handshake.
-    async fn connect(&self) -> Result<C::Connection, BoxError> {
+    async fn connect(&self) -> Result<(C::Connection, Address), BoxError> {
         let limit = *self.environment.connect_timeout.lock();
-        let attempt = Box::pin(self.environment.connector.connect(self.address()));
+        let reached_at = self.state.lock().reached_at.clone();
+        let connector = &*self.environment.connector;
+        let attempt = Box::pin(async {
+            match &reached_at {
+                Some(addresses) => connect_first(connector, addresses).await,
+                None => Ok((connector.connect(self.address()).await?, self.address().clone())),
+            }
+        });
         match tokio::time::timeout(limit, attempt).await {
             Ok(result) => result,
             Err(_) => Err(format!("no connection within {limit:?}").into()),
@@ -219,12 +259,18 @@ impl<N> State<N> {
 async fn drive<C: Connect>(subchannel: Arc<Subchannel<C>>) {
     loop {
         let due = match subchannel.connect().await {
-            Ok(connection) => {
-                let connected = |state: &mut State<_>| state.connectivity.handle_connected(Instant::now());
+            Ok((connection, address)) => {
+                let connected = |state: &mut State<_>| {
+                    state.connected_to = Some(address);
+                    state.connectivity.handle_connected(Instant::now());
+                };
                 let Some(number) = subchannel.add(&connection, connected) else { return };
                 let why = with_causes(&*subchannel.keep(connection, number).await).into();
-                let useful = subchannel.stats.take_answered();
-                subchannel.event(|state, now| state.connectivity.handle_ended(why, useful, now, fastrand::f64()))
+                let answered = subchannel.stats.take_answered();
+                subchannel.event(|state, now| {
+                    let useful = answered | std::mem::take(&mut state.moved);
+                    state.connectivity.handle_ended(why, useful, now, fastrand::f64())
+                })
             }
             Err(error) => {
                 let why = with_causes(&*error).into();
@@ -239,7 +285,7 @@ async fn drive<C: Connect>(subchannel: Arc<Subchannel<C>>) {
 /// Makes one connection beside those that are full, and keeps it until it ends; the driver alone makes up for losses.
 async fn expand<C: Connect>(subchannel: Arc<Subchannel<C>>) {
     match subchannel.connect().await {
-        Ok(connection) => {
+        Ok((connection, _)) => {
             let Some(number) = subchannel.add(&connection, |state| state.expansion = Expansion::Allowed) else {
                 return;
             };

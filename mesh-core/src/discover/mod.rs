@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! target ──▸ uri.rs ──▸ xds.rs      control plane: dependencies joined, published whole
-//!                   ├─▸ dns.rs      a name, resolved again at its records' TTL
+//!                   ├─▸ dns/        a name, resolved again at its records' TTL; and the names in clusters
 //!                   └─▸ fixed addresses or a snapshot made in code
 //!                            │ publish
 //! call ──▸ Discover ──▸ Target: one atomic load; waits only for the first snapshot
@@ -29,11 +29,11 @@ pub use target::Target;
 use tower_service::Service;
 
 #[cfg(feature = "dns")]
-pub(crate) use dns::{DnsName, follow as follow_dns};
+pub(crate) use dns::{DnsTarget, Names, follow as follow_dns};
 pub(crate) use fixed::follow as follow_fixed;
 pub(crate) use target::{ControlPlaneFacts, Facts, Source, WeakTarget};
 pub(crate) use uri::{Scheme, TargetUri};
-pub(crate) use xds::follow as follow_xds;
+pub(crate) use xds::{Subscriptions, follow as follow_xds};
 
 use crate::call;
 use crate::error::Error;

@@ -2,46 +2,64 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "dns")]
+use super::dns::NameSubscriber;
 use super::{Source, connectivity};
-use crate::snapshot::dependencies::{Dependencies, Step};
+use crate::resource::cluster::DnsName;
+use crate::snapshot::dependencies::{Dependencies, Resolved, Step, View};
 use crate::snapshot::{PrepareClusters, Snapshot};
-use crate::xds::{Change, Subscriber};
+use crate::xds::resource_type::ResourceType;
+use crate::xds::{Change, ResourceState, Subscriber};
+
+/// What one target subscribes to.
+#[derive(Debug)]
+pub(crate) struct Subscriptions {
+    pub(crate) resources: Subscriber,
+    #[cfg(feature = "dns")]
+    pub(crate) names: NameSubscriber,
+}
 
 /// Publishes the target's snapshots until nobody uses it any more.
 pub(crate) async fn follow(
     source: Source,
-    mut subscriber: Subscriber,
+    mut subscriptions: Subscriptions,
     mut dependencies: Dependencies,
     clusters: Arc<dyn PrepareClusters>,
 ) {
     let mut connectivity = connectivity::Aggregate::default();
-    dependencies.watched().apply(&mut subscriber);
+    subscriptions.watch(&dependencies);
     // Another target may have brought everything already.
     let known = dependencies.everything();
-    take_in(&known, &source, &mut subscriber, &mut dependencies, &*clusters, &mut connectivity);
+    let mut step = dependencies.handle_changes(&known, &subscriptions);
     loop {
-        tokio::select! {
-            biased;
-            () = source.dropped() => return source.close(),
-            changes = subscriber.changed() => {
-                take_in(&changes, &source, &mut subscriber, &mut dependencies, &*clusters, &mut connectivity);
+        take(step, &source, &mut subscriptions, &dependencies, &*clusters, &mut connectivity);
+        step = loop {
+            tokio::select! {
+                biased;
+                () = source.dropped() => return source.close(),
+                news = subscriptions.changed() => break match news {
+                    News::Resources(changes) => dependencies.handle_changes(&changes, &subscriptions),
+                    #[cfg(feature = "dns")]
+                    News::Names(names) => dependencies.handle_resolved(&names, &subscriptions),
+                },
+                state = connectivity.changed() => source.connectivity(state),
             }
-            state = connectivity.changed() => source.connectivity(state),
-        }
+        };
     }
 }
 
-fn take_in(
-    changes: &[Change],
+/// Carries out what a step asks for.
+fn take(
+    step: Step,
     source: &Source,
-    subscriber: &mut Subscriber,
-    dependencies: &mut Dependencies,
+    subscriptions: &mut Subscriptions,
+    dependencies: &Dependencies,
     clusters: &dyn PrepareClusters,
     connectivity: &mut connectivity::Aggregate,
 ) {
-    let Step { watch, publish, waiting_for } = dependencies.handle_changes(changes, subscriber);
+    let Step { watch, publish, waiting_for } = step;
     if watch {
-        dependencies.watched().apply(subscriber);
+        subscriptions.watch(dependencies);
     }
     if let Some(snapshot) = publish {
         publish_snapshot(snapshot, source, clusters, connectivity);
@@ -64,4 +82,46 @@ pub(super) fn publish_snapshot(
     connectivity.follow(&snapshot, clusters);
     source.connectivity(connectivity.state());
     source.publish(snapshot);
+}
+
+/// What changed of that to which a target subscribes.
+enum News {
+    Resources(Vec<Change>),
+    #[cfg(feature = "dns")]
+    Names(Vec<DnsName>),
+}
+
+impl Subscriptions {
+    fn watch(&mut self, dependencies: &Dependencies) {
+        let watched = dependencies.watched();
+        watched.apply(&mut self.resources);
+        #[cfg(feature = "dns")]
+        self.names.watch(&watched.names);
+    }
+
+    async fn changed(&mut self) -> News {
+        #[cfg(feature = "dns")]
+        return tokio::select! {
+            changes = self.resources.changed() => News::Resources(changes),
+            names = self.names.changed() => News::Names(names),
+        };
+        #[cfg(not(feature = "dns"))]
+        return News::Resources(self.resources.changed().await);
+    }
+}
+
+impl View for Subscriptions {
+    fn get(&self, resource_type: &'static ResourceType, name: &str) -> ResourceState {
+        self.resources.get(resource_type, name)
+    }
+
+    fn resolve(&self, name: &DnsName) -> Resolved {
+        #[cfg(feature = "dns")]
+        return self.names.get(name);
+        #[cfg(not(feature = "dns"))]
+        return {
+            let _ = name;
+            Resolved::Pending
+        };
+    }
 }

@@ -15,6 +15,8 @@ use crate::backoff::bounded;
 use crate::balance::{BalanceOptions, Clusters};
 use crate::bootstrap::Bootstrap;
 use crate::connect::{Http2Connector, Http2Options};
+#[cfg(feature = "dns")]
+use crate::discover::Names;
 use crate::error::{Error, ErrorKind};
 use crate::profile::Profile;
 #[cfg(feature = "retry")]
@@ -213,10 +215,13 @@ impl MeshBuilder {
             }
         };
         let profile = self.xds.profile;
-        let (max_wait, max_pending) = (self.balance.max_wait, self.balance.max_pending);
+        let balance = self.balance.profile(profile);
+        let (max_wait, max_pending) = (balance.max_wait, balance.max_pending);
         let connector = Http2Connector::new(self.connections);
-        let clusters = Clusters::new(connector, self.balance, Some(runtime.clone()), cancel.clone());
+        let clusters = Clusters::new(connector, balance, Some(runtime.clone()), cancel.clone());
         Ok(Mesh::new(Inner {
+            #[cfg(feature = "dns")]
+            names: Names::new(runtime.clone(), tasks.clone(), cancel.clone()),
             runtime,
             tasks,
             _close_on_drop: closed.clone().drop_guard(),

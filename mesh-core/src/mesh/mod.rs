@@ -58,6 +58,8 @@ struct Inner {
     _cancel_on_drop: DropGuard,
     xds: Option<XdsClient>,
     clusters: Clusters<Http2Connector>,
+    #[cfg(feature = "dns")]
+    names: discover::Names,
     #[cfg(feature = "retry")]
     retry: RetryLayer,
     #[cfg(feature = "cluster")]
@@ -124,8 +126,12 @@ impl Mesh {
             Scheme::Dns { server, host, port } => {
                 let (target, source) = self.new_target(&uri, None);
                 let clusters: Arc<dyn PrepareClusters> = Arc::new(inner.clusters.clone());
-                let name =
-                    discover::DnsName { target: uri.written.clone(), server: *server, host: host.clone(), port: *port };
+                let name = discover::DnsTarget {
+                    target: uri.written.clone(),
+                    server: *server,
+                    host: host.clone(),
+                    port: *port,
+                };
                 self.spawn(discover::follow_dns(source, name, clusters));
                 Ok(target)
             }
@@ -161,7 +167,12 @@ impl Mesh {
         let (target, source) = self.new_target(uri, Some(facts));
         let dependencies = Dependencies::new(xds.control_plane(), listener, uri.authority.as_str().into());
         let clusters: Arc<dyn PrepareClusters> = Arc::new(self.inner.clusters.clone());
-        self.spawn(discover::follow_xds(source, xds.subscriber(), dependencies, clusters));
+        let subscriptions = discover::Subscriptions {
+            resources: xds.subscriber(),
+            #[cfg(feature = "dns")]
+            names: self.inner.names.subscriber(),
+        };
+        self.spawn(discover::follow_xds(source, subscriptions, dependencies, clusters));
         Ok(target)
     }
 

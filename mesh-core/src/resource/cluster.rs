@@ -1,9 +1,11 @@
 //! `Cluster`: how to find and balance the endpoints of one cluster (A27, A32, A48, A50, A52).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::circuit_breakers::CircuitBreakers;
+use super::endpoints::{Address, Endpoints};
 use super::matcher::header::HeaderSource;
 use super::outlier_detection::OutlierDetection;
 
@@ -15,11 +17,16 @@ pub(crate) struct Cluster {
     pub(crate) balancing: Balancing,
     /// `None`: 5 s.
     pub(crate) connect_timeout: Option<Duration>,
+    /// In percent; for [`Profile::Envoy`](crate::Profile) alone.
+    pub(crate) panic_threshold: u32,
     pub(crate) outlier_detection: Option<OutlierDetection>,
     pub(crate) circuit_breakers: CircuitBreakers,
 }
 
 impl Cluster {
+    /// Envoy's default.
+    pub(crate) const PANIC_THRESHOLD: u32 = 50;
+
     /// A cluster that no control plane describes: there is nothing to say but how calls are spread.
     pub(crate) fn plain(name: Arc<str>, balancing: Balancing) -> Self {
         Self {
@@ -27,6 +34,7 @@ impl Cluster {
             discovery: Discovery::EDS,
             balancing,
             connect_timeout: None,
+            panic_threshold: Self::PANIC_THRESHOLD,
             outlier_detection: None,
             circuit_breakers: CircuitBreakers::NONE,
         }
@@ -41,6 +49,10 @@ pub(crate) enum Discovery {
         /// The name to ask for, when it is not the cluster's.
         service_name: Option<Arc<str>>,
     },
+    /// The cluster carries them (Envoy's STATIC).
+    Static(Arc<Endpoints>),
+    /// They are names (Envoy's STRICT_DNS, A37's LOGICAL_DNS).
+    Dns(Arc<DnsEndpoints>),
     /// It has none: calls go to the first of these clusters that can take them (A37). At least one.
     Aggregate(Arc<[Arc<str>]>),
 }
@@ -48,6 +60,58 @@ pub(crate) enum Discovery {
 impl Discovery {
     /// By EDS, under the cluster's own name.
     pub(crate) const EDS: Self = Self::Eds { service_name: None };
+}
+
+/// Endpoints that are names.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct DnsEndpoints {
+    /// As configured: an address that is a host name is to be resolved.
+    pub(crate) endpoints: Arc<Endpoints>,
+    /// Whether all addresses of a name are one endpoint (LOGICAL_DNS), or each is one (STRICT_DNS).
+    pub(crate) logical: bool,
+    pub(crate) resolution: Arc<Resolution>,
+}
+
+impl DnsEndpoints {
+    /// The names, as often as they stand in the configuration and in its order.
+    pub(crate) fn names(&self) -> impl Iterator<Item = DnsName> {
+        let localities = self.endpoints.priorities.iter().flat_map(|priority| &priority.localities);
+        localities.flat_map(|locality| &locality.endpoints).filter_map(|endpoint| match &endpoint.address {
+            Address::Host(host, _) => Some(DnsName { host: host.clone(), resolution: self.resolution.clone() }),
+            _ => None,
+        })
+    }
+}
+
+/// A name, and how it is resolved.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct DnsName {
+    pub(crate) host: Arc<str>,
+    pub(crate) resolution: Arc<Resolution>,
+}
+
+/// How names are resolved.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Resolution {
+    /// None: the system's.
+    pub(crate) servers: Vec<SocketAddr>,
+    pub(crate) family: AddressFamily,
+    /// The pause between two answers; `None`: as long as the records hold.
+    pub(crate) refresh: Option<Duration>,
+    /// Up to this is added to each pause.
+    pub(crate) jitter: Duration,
+    /// The first and the longest pause after a failure; `None`: 1 s and 120 s.
+    pub(crate) after_failure: Option<(Duration, Duration)>,
+}
+
+/// Which addresses of a name count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum AddressFamily {
+    V4,
+    V6,
+    V4ElseV6,
+    V6ElseV4,
+    Both,
 }
 
 /// How calls are spread over the endpoints of a priority.

@@ -15,6 +15,16 @@ pub(crate) struct Endpoints {
     pub(crate) priorities: Vec<Priority>,
     /// Shares of the calls to fail, evaluated in this order.
     pub(crate) drops: Vec<DropOverload>,
+    /// In percent, at least 1; `None`: 140. For [`Profile::Envoy`](crate::Profile) alone.
+    pub(crate) overprovisioning: Option<u32>,
+}
+
+impl Endpoints {
+    /// Whether there is no endpoint.
+    pub(crate) fn is_empty(&self) -> bool {
+        let mut localities = self.priorities.iter().flat_map(|priority| &priority.localities);
+        localities.all(|locality| locality.endpoints.is_empty())
+    }
 }
 
 /// The localities that share one priority.
@@ -49,12 +59,14 @@ pub(crate) struct Endpoint {
     pub(crate) health: Health,
     /// What policies with affinity hash instead of the address (A76).
     pub(crate) hash_key: Option<Arc<str>>,
+    /// What to connect to, in order of preference, if it is not `address` alone (A61, LOGICAL_DNS).
+    pub(crate) reached_at: Option<Arc<[Address]>>,
 }
 
 impl Endpoint {
     /// An endpoint of which nothing but the address is known.
     pub(crate) fn new(address: Address) -> Self {
-        Self { address, weight: 1, health: Health::Unknown, hash_key: None }
+        Self { address, weight: 1, health: Health::Unknown, hash_key: None, reached_at: None }
     }
 }
 

@@ -9,6 +9,7 @@
 //! It does no I/O: the caller brings what changed and a view of the store.
 
 mod aggregate;
+mod names;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -21,9 +22,9 @@ use smallvec::SmallVec;
 
 use self::aggregate::Walk;
 use self::view::{Missing, read};
-pub(crate) use self::view::{View, Watched};
+pub(crate) use self::view::{Resolved, View, Watched};
 use super::{ClusterConfig, ClusterEntry, ClusterKey, Problem, RouteTable, Snapshot};
-use crate::resource::cluster::{Cluster, Discovery};
+use crate::resource::cluster::{Cluster, Discovery, DnsEndpoints, DnsName};
 use crate::resource::endpoints::Endpoints;
 use crate::resource::listener::{Listener, RouteSource};
 use crate::resource::route_config::RouteConfiguration;
@@ -51,6 +52,8 @@ pub(crate) struct Dependencies {
     users_of_endpoints: HashMap<Arc<str>, SmallVec<[Arc<str>; 1]>>,
     /// From a cluster to the aggregates, named by a route, that lead to it.
     users_of_clusters: HashMap<Arc<str>, SmallVec<[Arc<str>; 1]>>,
+    /// From a DNS name to the clusters whose endpoints it has.
+    users_of_names: HashMap<DnsName, SmallVec<[Arc<str>; 1]>>,
     watched: Watched,
     /// Whether the names to watch changed in this step.
     watch_changed: bool,
@@ -74,6 +77,9 @@ struct ClusterState {
     awaits: Option<String>,
     /// The name under which EDS knows the endpoints, if it is asked for them.
     endpoints: Option<Arc<str>>,
+    /// Its DNS names, and what they came to.
+    names: IndexSet<DnsName>,
+    resolved: Option<names::Joined>,
     /// Of an aggregate that a route names, every cluster it leads to, itself included.
     members: IndexSet<Arc<str>>,
 }
@@ -105,6 +111,7 @@ impl Dependencies {
             clusters: HashMap::new(),
             users_of_endpoints: HashMap::new(),
             users_of_clusters: HashMap::new(),
+            users_of_names: HashMap::new(),
             watched,
             watch_changed: false,
             users_changed: false,
@@ -123,7 +130,6 @@ impl Dependencies {
 
     /// Takes in what changed in the store.
     pub(crate) fn handle_changes(&mut self, changes: &[Change], view: &impl View) -> Step {
-        (self.watch_changed, self.users_changed) = (false, false);
         let mut touched = IndexSet::new();
         let mut routes_changed = false;
         for change in changes {
@@ -136,12 +142,24 @@ impl Dependencies {
                 _ => routes_changed = true,
             }
         }
+        self.step(&touched, routes_changed, view)
+    }
+
+    /// Takes in new answers to DNS names.
+    #[cfg_attr(not(feature = "dns"), expect(dead_code, reason = "nothing resolves names"))]
+    pub(crate) fn handle_resolved(&mut self, names: &[DnsName], view: &impl View) -> Step {
+        let users = names.iter().filter_map(|name| self.users_of_names.get(name));
+        let touched = users.flatten().cloned().collect();
+        self.step(&touched, false, view)
+    }
+
+    fn step(&mut self, touched: &IndexSet<Arc<str>>, routes_changed: bool, view: &impl View) -> Step {
+        (self.watch_changed, self.users_changed) = (routes_changed, routes_changed);
         if routes_changed {
             self.read_routes(view);
             self.follow_clusters(view);
-            (self.watch_changed, self.users_changed) = (true, true);
         }
-        let entries_changed = self.refresh(&touched, view);
+        let entries_changed = self.refresh(touched, view);
         let switched = self.switch(routes_changed);
         if switched || self.users_changed {
             self.forget_unused();
@@ -300,23 +318,35 @@ impl Dependencies {
 
     fn join_cluster(&mut self, name: &Arc<str>, view: &impl View) -> Result<Joined, Missing> {
         let cluster = read::<Cluster>(view, &CLUSTER, name)?;
-        let is_aggregate = matches!(cluster.discovery, Discovery::Aggregate(_));
-        let eds = match &cluster.discovery {
-            Discovery::Eds { service_name } => Some(service_name.as_ref().unwrap_or(name)),
-            Discovery::Aggregate(_) => None,
-        };
-        self.watch_endpoints(name, eds);
-        if is_aggregate {
-            return self.join_aggregate(name, cluster, view);
+        let (mut eds, mut names) = (None, IndexSet::new());
+        match &cluster.discovery {
+            Discovery::Eds { service_name } => eds = Some(service_name.as_ref().unwrap_or(name)),
+            Discovery::Dns(dns) => names = dns.names().collect(),
+            Discovery::Static(_) | Discovery::Aggregate(_) => {}
         }
-        self.lead_to(name, IndexSet::new());
+        self.watch_endpoints(name, eds);
+        self.watch_names(name, names);
+        if !matches!(cluster.discovery, Discovery::Aggregate(_)) {
+            self.lead_to(name, IndexSet::new());
+        }
         let endpoints = match &cluster.discovery {
-            Discovery::Eds { service_name } => {
-                read::<Endpoints>(view, &ENDPOINTS, service_name.as_ref().unwrap_or(name))?
-            }
-            Discovery::Aggregate(_) => Arc::default(),
+            Discovery::Eds { service_name } => read(view, &ENDPOINTS, service_name.as_ref().unwrap_or(name))?,
+            Discovery::Static(endpoints) => endpoints.clone(),
+            Discovery::Dns(dns) => self.resolve(name, dns, view)?,
+            Discovery::Aggregate(_) => return self.join_aggregate(name, cluster, view),
         };
         Ok(Joined::Cluster(ClusterConfig { cluster, endpoints }))
+    }
+
+    fn resolve(
+        &mut self,
+        name: &Arc<str>,
+        dns: &Arc<DnsEndpoints>,
+        view: &impl View,
+    ) -> Result<Arc<Endpoints>, Missing> {
+        let state = self.state(name);
+        let joined = names::join(dns, state.resolved.take(), |name| view.resolve(name))?;
+        Ok(state.resolved.insert(joined).endpoints.clone())
     }
 
     fn join_aggregate(&mut self, name: &Arc<str>, cluster: Arc<Cluster>, view: &impl View) -> Result<Joined, Missing> {
@@ -383,6 +413,23 @@ impl Dependencies {
         if let Some(endpoints) = endpoints {
             self.users_of_endpoints.entry(endpoints.clone()).or_default().push(cluster.clone());
             self.watch_changed |= self.watched.endpoints.insert(endpoints.clone());
+        }
+    }
+
+    /// Watches the DNS names of a cluster, and no others.
+    fn watch_names(&mut self, cluster: &Arc<str>, names: IndexSet<DnsName>) {
+        let before = std::mem::replace(&mut self.state(cluster).names, names.clone());
+        for gone in before.difference(&names) {
+            let Some(users) = self.users_of_names.get_mut(gone) else { continue };
+            users.retain(|user| user != cluster);
+            if users.is_empty() {
+                self.users_of_names.remove(gone);
+                self.watch_changed |= self.watched.names.swap_remove(gone);
+            }
+        }
+        for new in names.difference(&before) {
+            self.users_of_names.entry(new.clone()).or_default().push(cluster.clone());
+            self.watch_changed |= self.watched.names.insert(new.clone());
         }
     }
 
@@ -471,6 +518,7 @@ impl Dependencies {
         let unused: Vec<Arc<str>> = self.clusters.keys().filter(|name| !used.contains(name)).cloned().collect();
         for name in &unused {
             self.watch_endpoints(name, None);
+            self.watch_names(name, IndexSet::new());
             self.lead_to(name, IndexSet::new());
             self.clusters.remove(name);
             self.held.remove(name);

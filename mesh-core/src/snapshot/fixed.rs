@@ -174,7 +174,7 @@ impl ClusterBuilder {
         let cluster = Cluster { connect_timeout: self.connect_timeout, ..Cluster::plain(self.name, balancing) };
         let locality = Arc::new(Locality::default());
         let localities = vec![LocalityEndpoints { locality, weight: 1, endpoints: self.endpoints }];
-        let endpoints = Endpoints { priorities: vec![Priority { localities }], drops: Vec::new() };
+        let endpoints = Endpoints { priorities: vec![Priority { localities }], ..Endpoints::default() };
         ClusterConfig { cluster: Arc::new(cluster), endpoints: Arc::new(endpoints) }
     }
 }

@@ -6,6 +6,7 @@ mod http2;
 mod memory;
 mod priorities;
 mod slots;
+mod spill;
 mod spread;
 mod summary;
 mod updates;
@@ -128,7 +129,7 @@ fn entry_with(
     };
     let priority =
         |localities: Vec<(u32, &[u16])>| Priority { localities: localities.into_iter().map(locality).collect() };
-    let endpoints = Endpoints { priorities: priorities.into_iter().map(priority).collect(), drops: Vec::new() };
+    let endpoints = Endpoints { priorities: priorities.into_iter().map(priority).collect(), ..Endpoints::default() };
     let key = ClusterKey { source: "test".into(), name: "greeter".into() };
     let cluster = Cluster::plain("greeter".into(), Balancing::new(true, policy));
     Arc::new(ClusterEntry::new(key, Ok(ClusterConfig { cluster: Arc::new(cluster), endpoints: Arc::new(endpoints) })))

@@ -2,6 +2,7 @@
 
 use mesh_xds_proto::envoy::config::cluster::v3 as proto;
 use mesh_xds_proto::envoy::config::cluster::v3::cluster::TransportSocketMatch;
+use mesh_xds_proto::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
 use mesh_xds_proto::envoy::config::core::v3::TransportSocket;
 use mesh_xds_proto::envoy::config::core::v3::transport_socket::ConfigType;
 use mesh_xds_proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
@@ -11,8 +12,8 @@ use super::discovery::discovery;
 use super::lb_policy::{balancing, unused_balancing};
 use super::outlier_detection::outlier_detection;
 use super::place::{At, quoted};
-use super::value::{Extension, duration, is_self};
-use crate::resource::cluster::{Cluster, Discovery};
+use super::value::{Extension, duration, is_self, whole_percent};
+use crate::resource::cluster::{Balancing, Cluster, Discovery};
 use crate::resource::verdict::Fields;
 
 pub(super) fn cluster(message: proto::Cluster, at: &At<'_>) -> Option<Cluster> {
@@ -21,8 +22,13 @@ pub(super) fn cluster(message: proto::Cluster, at: &At<'_>) -> Option<Cluster> {
     let balancing = match &discovery {
         // Each leaf has a policy of its own (A75).
         Some(Discovery::Aggregate(_)) => Some(unused_balancing(&message, at)),
+        Some(Discovery::Static(_) | Discovery::Dns(_)) => balancing(&message, at).map(|balancing| Balancing {
+            by_locality: balancing.by_locality && weighs_localities(&message),
+            ..balancing
+        }),
         _ => balancing(&message, at),
     };
+    let panic_threshold = panic_threshold(&message, at);
     check_sockets(&message, at);
     if let Some(server) = &message.lrs_server {
         is_self(server, &at.field("lrs_server"));
@@ -37,8 +43,26 @@ pub(super) fn cluster(message: proto::Cluster, at: &At<'_>) -> Option<Cluster> {
         connect_timeout: connect_timeout.filter(|timeout| !timeout.is_zero()),
         outlier_detection,
         circuit_breakers,
+        panic_threshold: panic_threshold?,
         name: message.name.into(),
     })
+}
+
+fn panic_threshold(message: &proto::Cluster, at: &At<'_>) -> Option<u32> {
+    let Some(config) = &message.common_lb_config else { return Some(Cluster::PANIC_THRESHOLD) };
+    let at = &at.field("common_lb_config");
+    config.judge(at);
+    match config.healthy_panic_threshold {
+        Some(threshold) => whole_percent(threshold.value, &at.field("healthy_panic_threshold")),
+        None => Some(Cluster::PANIC_THRESHOLD),
+    }
+}
+
+/// Whether localities share the calls by weight, where gRPC does not say so: Envoy wants to be told.
+fn weighs_localities(message: &proto::Cluster) -> bool {
+    let specifier = message.common_lb_config.as_ref().and_then(|config| config.locality_config_specifier.as_ref());
+    message.load_balancing_policy.is_some()
+        || matches!(specifier, Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)))
 }
 
 /// Reports every socket that is not plaintext: what TLS was asked for never goes out without it.

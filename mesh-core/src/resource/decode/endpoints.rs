@@ -23,20 +23,44 @@ use crate::resource::endpoints::{
 };
 use crate::resource::verdict::Fields;
 
-pub(super) fn endpoints(message: proto::ClusterLoadAssignment, at: &At<'_>) -> Option<Endpoints> {
+/// Where an assignment stands decides what it may leave out, and what its addresses may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A resource of its own (A27).
+    Eds,
+    /// In its cluster (Envoy's STATIC): localities need neither a name nor a weight, and priorities may have gaps.
+    Inline,
+    /// As that, and addresses may be names.
+    Names,
+}
+
+/// A resource of its own.
+pub(super) fn assignment(message: proto::ClusterLoadAssignment, at: &At<'_>) -> Option<Endpoints> {
+    endpoints(message, Form::Eds, at)
+}
+
+pub(super) fn endpoints(message: proto::ClusterLoadAssignment, form: Form, at: &At<'_>) -> Option<Endpoints> {
     message.judge(at);
     let mut priorities: BTreeMap<u32, Builder> = BTreeMap::new();
     let mut addresses = Seen::default();
     for (index, group) in message.endpoints.iter().enumerate() {
         let at = &at.item("endpoints", index);
-        if let Some(locality) = locality_endpoints(group, &mut addresses, at) {
-            priorities.entry(group.priority).or_default().add(locality, at);
+        if let Some(locality) = locality_endpoints(group, form, &mut addresses, at) {
+            priorities.entry(group.priority).or_default().add(locality, form, at);
         }
     }
-    let mut priorities = contiguous(priorities, at);
+    if form == Form::Eds {
+        check_contiguous(&priorities, at);
+    }
+    let mut priorities: Vec<Priority> = priorities.into_values().map(Builder::finish).collect();
     forget_doubles(&mut priorities, addresses);
-    let drops = message.policy.map(|policy| drops(&policy, &at.field("policy"))).unwrap_or_default();
-    Some(Endpoints { priorities, drops })
+    let policy = message.policy.unwrap_or_default();
+    let at = &at.field("policy");
+    let drops = drops(&policy, at);
+    if policy.overprovisioning_factor == Some(0) {
+        at.field("overprovisioning_factor").error("must be greater than 0");
+    }
+    Some(Endpoints { priorities, drops, overprovisioning: policy.overprovisioning_factor })
 }
 
 /// A priority while its localities are collected.
@@ -48,8 +72,8 @@ struct Builder {
 }
 
 impl Builder {
-    fn add(&mut self, locality: LocalityEndpoints, at: &At<'_>) {
-        if !self.seen.insert(Arc::clone(&locality.locality)) {
+    fn add(&mut self, locality: LocalityEndpoints, form: Form, at: &At<'_>) {
+        if !self.seen.insert(Arc::clone(&locality.locality)) && form == Form::Eds {
             at.field("locality").error("stands twice in its priority");
         }
         match self.weight.checked_add(locality.weight) {
@@ -68,34 +92,40 @@ impl Builder {
 /// A locality without a weight takes no calls, and nothing in it is read (A27).
 fn locality_endpoints(
     group: &proto::LocalityLbEndpoints,
+    form: Form,
     addresses: &mut Seen<Address>,
     at: &At<'_>,
 ) -> Option<LocalityEndpoints> {
     group.judge(at);
-    let weight = group.load_balancing_weight.filter(|&weight| weight > 0);
+    let default = (form != Form::Eds).then_some(1);
+    let weight = group.load_balancing_weight.or(default).filter(|&weight| weight > 0);
     let Some(weight) = weight else {
         if group.load_balancing_weight.is_none() && !group.lb_endpoints.is_empty() {
             at.field("lb_endpoints").ignored("a locality without a weight takes no calls (A27)");
         }
         return None;
     };
-    let locality = at.required("locality", group.locality.as_ref());
+    let default = core::Locality::default();
+    let locality = match form {
+        Form::Eds => at.required("locality", group.locality.as_ref()),
+        Form::Inline | Form::Names => Some(group.locality.as_ref().unwrap_or(&default)),
+    };
     let locality = locality.inspect(|locality| locality.judge(&at.field("locality")));
     // Not collected: in large configurations a vector that grows by doubling leaves a third of its memory unused.
     let mut endpoints = Vec::with_capacity(group.lb_endpoints.len());
     let members = group.lb_endpoints.iter().enumerate();
-    endpoints
-        .extend(members.filter_map(|(index, member)| endpoint(member, addresses, &at.item("lb_endpoints", index))));
+    endpoints.extend(
+        members.filter_map(|(index, member)| endpoint(member, form, addresses, &at.item("lb_endpoints", index))),
+    );
     let core::Locality { region, zone, sub_zone } = locality?.clone();
     Some(LocalityEndpoints { locality: Arc::new(Locality { region, zone, sub_zone }), weight, endpoints })
 }
 
-fn contiguous(priorities: BTreeMap<u32, Builder>, at: &At<'_>) -> Vec<Priority> {
+fn check_contiguous(priorities: &BTreeMap<u32, Builder>, at: &At<'_>) {
     let missing = (0..).zip(priorities.keys()).find(|(expected, priority)| expected != *priority);
     if let Some((missing, _)) = missing {
         at.field("endpoints").error(format!("priorities must be contiguous from 0, and there is no {missing}"));
     }
-    priorities.into_values().map(Builder::finish).collect()
 }
 
 /// Removes an endpoint that takes no calls if its address stands elsewhere too: an address is one endpoint.
@@ -111,25 +141,31 @@ fn is_checked(health: Health) -> bool {
     health.is_usable() || health == Health::Draining
 }
 
-fn endpoint(member: &proto::LbEndpoint, addresses: &mut Seen<Address>, at: &At<'_>) -> Option<Endpoint> {
+fn endpoint(member: &proto::LbEndpoint, form: Form, addresses: &mut Seen<Address>, at: &At<'_>) -> Option<Endpoint> {
     let health = health(member.health_status);
     if !is_checked(health) {
         // What is wrong with it is no reason to refuse the others.
         let report = Report::default();
-        let address = address_of(member, &report.root());
-        return (report.error_count() == 0).then_some(Endpoint { health, ..Endpoint::new(address?) });
+        let endpoint =
+            address_of(member, form, &report.root()).map(|address| Endpoint { health, ..Endpoint::new(address) });
+        return endpoint.filter(|_| report.error_count() == 0);
     }
     member.judge(at);
     let weight = member.load_balancing_weight.unwrap_or(1);
     if weight == 0 {
         at.field("load_balancing_weight").error("must be greater than 0");
     }
-    let address = address_of(member, at)?;
-    if !addresses.insert(address.clone()) {
+    let address = address_of(member, form, at)?;
+    let mut is_new = addresses.insert(address.clone());
+    let reached_at = additional(member, &address, at);
+    for other in reached_at.iter().flat_map(|all| all.iter().skip(1)) {
+        is_new &= addresses.insert(other.clone());
+    }
+    if !is_new && form == Form::Eds {
         at.field("endpoint").field("address").error(format!("{address} stands twice in the assignment"));
     }
     let hash_key = hash_key(&member.metadata, &at.field("metadata"));
-    Some(Endpoint { address, weight, health, hash_key })
+    Some(Endpoint { address, weight, health, reached_at, hash_key })
 }
 
 /// `hash_key` of `envoy.lb` (A76). Large assignments have much metadata, and it is decoded only if it has that word.
@@ -163,7 +199,7 @@ fn health(status: i32) -> Health {
     }
 }
 
-fn address_of(member: &proto::LbEndpoint, at: &At<'_>) -> Option<Address> {
+fn address_of(member: &proto::LbEndpoint, form: Form, at: &At<'_>) -> Option<Address> {
     let endpoint = match &member.host_identifier {
         Some(HostIdentifier::Endpoint(endpoint)) => Some(endpoint),
         // Refused by the table.
@@ -174,10 +210,31 @@ fn address_of(member: &proto::LbEndpoint, at: &At<'_>) -> Option<Address> {
     let at = &at.field("endpoint");
     endpoint.judge(at);
     let message = at.required("address", endpoint.address.as_ref())?;
-    let at = &at.field("address");
+    address(message, form == Form::Names, &at.field("address"))
+}
+
+/// All addresses of an endpoint that has more than one, the first first (A61).
+fn additional(member: &proto::LbEndpoint, first: &Address, at: &At<'_>) -> Option<Arc<[Address]>> {
+    let Some(HostIdentifier::Endpoint(endpoint)) = &member.host_identifier else { return None };
+    if endpoint.additional_addresses.is_empty() {
+        return None;
+    }
+    let at = &at.field("endpoint");
+    let other = |(index, message): (usize, &proto::endpoint::AdditionalAddress)| {
+        let at = &at.item("additional_addresses", index);
+        message.judge(at);
+        let message = at.required("address", message.address.as_ref())?;
+        address(message, false, &at.field("address"))
+    };
+    let others = endpoint.additional_addresses.iter().enumerate().filter_map(other);
+    Some([first.clone()].into_iter().chain(others).collect())
+}
+
+/// An address; a host name only if names are allowed.
+pub(super) fn address(message: &core::Address, names: bool, at: &At<'_>) -> Option<Address> {
     message.judge(at);
     match &message.address {
-        Some(AddressKind::SocketAddress(message)) => socket_address(message, &at.field("socket_address")),
+        Some(AddressKind::SocketAddress(message)) => socket_address(message, names, &at.field("socket_address")),
         Some(AddressKind::Pipe(message)) => pipe(message, &at.field("pipe")),
         // Refused by the table.
         Some(AddressKind::EnvoyInternalAddress(_)) => None,
@@ -188,10 +245,11 @@ fn address_of(member: &proto::LbEndpoint, at: &At<'_>) -> Option<Address> {
     }
 }
 
-fn socket_address(message: &core::SocketAddress, at: &At<'_>) -> Option<Address> {
+fn socket_address(message: &core::SocketAddress, names: bool, at: &At<'_>) -> Option<Address> {
     message.judge(at);
     let ip = message.address.parse::<IpAddr>();
-    if ip.is_err() {
+    let is_name = names && !message.address.is_empty();
+    if ip.is_err() && !is_name {
         at.field("address").error(format!("{} is not an IP address", quoted(&message.address)));
     }
     let port = match message.port_specifier {
@@ -203,7 +261,11 @@ fn socket_address(message: &core::SocketAddress, at: &At<'_>) -> Option<Address>
         Some(PortSpecifier::NamedPort(_)) => None,
         None => at.required("port_value", None),
     };
-    Some(Address::Socket(SocketAddr::new(ip.ok()?, port?)))
+    match ip {
+        Ok(ip) => Some(Address::Socket(SocketAddr::new(ip, port?))),
+        Err(_) if is_name => Some(Address::Host(message.address.as_str().into(), port?)),
+        Err(_) => None,
+    }
 }
 
 fn pipe(message: &core::Pipe, at: &At<'_>) -> Option<Address> {

@@ -15,6 +15,7 @@ mod listener;
 mod named_policy;
 mod outlier_detection;
 pub(super) mod place;
+mod resolution;
 mod retry_policy;
 mod route_action;
 mod route_config;
@@ -61,7 +62,7 @@ pub(crate) static ENDPOINTS: ResourceType = ResourceType {
     type_url: "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
     name: "ClusterLoadAssignment",
     absence_deletes: false,
-    decode: |bytes| decode(bytes, endpoints::endpoints),
+    decode: |bytes| decode(bytes, endpoints::assignment),
 };
 
 fn decode<M, T>(bytes: &[u8], validate: fn(M, &At<'_>) -> Option<T>) -> Decoded

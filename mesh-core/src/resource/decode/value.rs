@@ -46,6 +46,15 @@ pub(crate) fn per_million(percent: &FractionalPercent, at: &At<'_>) -> Option<u3
     Some(numerator.saturating_mul(factor).min(1_000_000))
 }
 
+/// A percentage, rounded to a whole one.
+pub(crate) fn whole_percent(value: f64, at: &At<'_>) -> Option<u32> {
+    let whole = (0..=100_u32).find(|whole| (0.0..=100.0).contains(&value) && value.round() == f64::from(*whole));
+    if whole.is_none() {
+        at.field("value").error(format!("{value} is not a percentage from 0 to 100"));
+    }
+    whole
+}
+
 /// The default of a fraction that a runtime could change; `None` if it says none, which is all.
 pub(crate) fn runtime_fraction(fraction: &RuntimeFractionalPercent, at: &At<'_>) -> Option<u32> {
     fraction.judge(at);

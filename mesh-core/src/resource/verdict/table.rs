@@ -612,7 +612,7 @@ messages! {
         per_connection_buffer_limit_bytes: Ignore,
         per_connection_buffer_high_watermark_timeout: Ignore,
         lb_policy: Act("ROUND_ROBIN, LEAST_REQUEST, RANDOM, RING_HASH, MAGLEV; others are refused"),
-        load_assignment: Ignore("the endpoints come from EDS"),
+        load_assignment: Act("if the type is STATIC, STRICT_DNS or LOGICAL_DNS"),
         health_checks: Ignore,
         max_requests_per_connection: Ignore,
         circuit_breakers: Act("A32, A105; Envoy's other limits"),
@@ -621,21 +621,21 @@ messages! {
         http_protocol_options: Ignore,
         http2_protocol_options: Ignore,
         typed_extension_protocol_options: Ignore,
-        dns_refresh_rate: Ignore,
-        dns_jitter: Ignore,
-        dns_failure_refresh_rate: Ignore,
-        respect_dns_ttl: Ignore,
-        dns_lookup_family: Ignore,
-        dns_resolvers: Ignore,
+        dns_refresh_rate: Act("if names are resolved; at least 1 ms; unset: when the records expire"),
+        dns_jitter: Act("if names are resolved"),
+        dns_failure_refresh_rate: Act("if names are resolved"),
+        respect_dns_ttl: Act("if names are resolved: goes before `dns_refresh_rate`"),
+        dns_lookup_family: Act("if names are resolved"),
+        dns_resolvers: Act("if names are resolved and `dns_resolution_config` is not set"),
         use_tcp_for_dns_lookups: Ignore,
-        dns_resolution_config: Ignore,
+        dns_resolution_config: Act("if names are resolved"),
         typed_dns_resolver_config: Ignore,
         wait_for_warm_on_init: Ignore,
         outlier_detection: Ignore("checked as A50 says; outlier detection is not supported yet"),
         cleanup_interval: Ignore,
         upstream_bind_config: Ignore,
         lb_subset_config: Ignore,
-        common_lb_config: Ignore,
+        common_lb_config: Act,
         transport_socket: Act("raw_buffer; others are refused: TLS is not supported yet and never becomes plaintext"),
         metadata: Ignore,
         protocol_selection: Ignore,
@@ -654,8 +654,8 @@ messages! {
         queuing_policies: Ignore,
     }
     one cluster_discovery_type: cluster::cluster::ClusterDiscoveryType {
-        Type "type": Act("EDS; others are refused"),
-        ClusterType "cluster_type": Act("aggregate clusters (A37); others are refused"),
+        Type "type": Act("EDS, STATIC (as unset), STRICT_DNS, LOGICAL_DNS; DNS needs the feature `dns`; others are refused"),
+        ClusterType "cluster_type": Act("aggregate (A37) and DNS clusters; others are refused"),
     }
     one lb_config: cluster::cluster::LbConfig {
         RingHashLbConfig "ring_hash_lb_config": Act("if `lb_policy` is RING_HASH"),
@@ -692,6 +692,19 @@ messages! {
         service_name: Act("required for an `xdstp:` cluster (A47)"),
     }
 
+    "CommonLbConfig" cluster::cluster::CommonLbConfig {
+        healthy_panic_threshold: Act("0 to 100 %, by default 50 %; in `Profile::Envoy`"),
+        update_merge_window: Ignore("a large cluster's changes are taken together"),
+        ignore_new_hosts_until_first_hc: Ignore,
+        close_connections_on_host_set_change: Ignore,
+        consistent_hashing_lb_config: Ignore,
+        override_host_status: Ignore,
+    }
+    one locality_config_specifier: cluster::cluster::common_lb_config::LocalityConfigSpecifier {
+        ZoneAwareLbConfig "zone_aware_lb_config": Ignore,
+        LocalityWeightedLbConfig "locality_weighted_lb_config": Act("EDS clusters weigh localities anyway (A27)"),
+    }
+
     "CustomClusterType" cluster::cluster::CustomClusterType {
         name: Act("not read: the type counts"),
         typed_config: Act("required"),
@@ -699,6 +712,32 @@ messages! {
 
     "ClusterConfig" clusters::aggregate::v3::ClusterConfig {
         clusters: Act("at least one; nested at most 16 deep"),
+    }
+
+    "DnsCluster" clusters::dns::v3::DnsCluster {
+        dns_refresh_rate: Act("at least 1 ms; unset: when the records expire"),
+        dns_failure_refresh_rate: Act,
+        respect_dns_ttl: Act("goes before `dns_refresh_rate`"),
+        dns_jitter: Act,
+        typed_dns_resolver_config: Ignore("the system's servers are asked"),
+        dns_lookup_family: Act,
+        all_addresses_in_single_endpoint: Act("as LOGICAL_DNS; else as STRICT_DNS"),
+        dns_min_refresh_rate: Ignore("at least 1 s is what records hold"),
+    }
+
+    "DnsCluster.RefreshRate" clusters::dns::v3::dns_cluster::RefreshRate {
+        base_interval: Act("required; at least 1 ms"),
+        max_interval: Act("at least `base_interval`; ten times that if unset"),
+    }
+
+    "RefreshRate" cluster::cluster::RefreshRate {
+        base_interval: Act("required; at least 1 ms"),
+        max_interval: Act("at least `base_interval`; ten times that if unset"),
+    }
+
+    "DnsResolutionConfig" core::DnsResolutionConfig {
+        resolvers: Act("IP addresses"),
+        dns_resolver_options: Ignore,
     }
 
     "LeastRequestLbConfig" cluster::cluster::LeastRequestLbConfig {
@@ -799,7 +838,7 @@ messages! {
 
     "ClusterLoadAssignment.Policy" endpoint::cluster_load_assignment::Policy {
         drop_overloads: Act,
-        overprovisioning_factor: Ignore(NO_MEANING),
+        overprovisioning_factor: Act("greater than 0, by default 140; in `Profile::Envoy`"),
         endpoint_stale_after: Ignore,
         weighted_priority_health: Ignore,
     }
@@ -823,7 +862,7 @@ messages! {
     }
 
     "LbEndpoint" endpoint::LbEndpoint {
-        health_status: Act("UNKNOWN and HEALTHY take calls (A27)"),
+        health_status: Act("UNKNOWN and HEALTHY take calls (A27); in `Profile::Envoy` DEGRADED after them"),
         metadata: Act("`hash_key` of `envoy.lb` (A76); all else is ignored"),
         load_balancing_weight: Act("by policies that weigh endpoints, such as RING_HASH; 0 is refused"),
     }
@@ -836,8 +875,12 @@ messages! {
         address: Act("required"),
         health_check_config: Ignore,
         hostname: Ignore,
-        additional_addresses: Ignore,
+        additional_addresses: Act("tried in turn, 250 ms apart (A61)"),
         observability_name: Ignore,
+    }
+
+    "AdditionalAddress" endpoint::endpoint::AdditionalAddress {
+        address: Act("required"),
     }
 
     "Address" core::Address {}
@@ -849,7 +892,7 @@ messages! {
 
     "SocketAddress" core::SocketAddress {
         protocol: Ignore("TCP is used"),
-        address: Act("an IP address, not a name"),
+        address: Act("an IP address; a name only where names are resolved"),
         resolver_name: Ignore,
         ipv4_compat: Ignore,
         network_namespace_filepath: Ignore,

@@ -1,7 +1,9 @@
 use std::any::Any;
+use std::time::Duration;
 
 use super::*;
-use crate::resource::cluster::{Balancing, EndpointPolicy};
+use crate::resource::cluster::{AddressFamily, Balancing, EndpointPolicy, Resolution};
+use crate::resource::endpoints::{Address, Endpoint, LocalityEndpoints, Priority};
 use crate::resource::matcher::RouteMatch;
 use crate::resource::route::{ClusterWeight, Forward, Route, RouteAction};
 use crate::resource::route_config::VirtualHost;
@@ -9,12 +11,16 @@ use crate::xds::ResourceState;
 
 /// The store as a target sees it.
 #[derive(Default)]
-struct Store(HashMap<(&'static str, String), ResourceState>);
+struct Store(HashMap<(&'static str, String), ResourceState>, HashMap<String, Resolved>);
 
 impl View for Store {
     fn get(&self, resource_type: &'static ResourceType, name: &str) -> ResourceState {
         let known = self.0.get(&(resource_type.type_url, name.to_owned())).cloned();
         known.unwrap_or_else(|| state(None, Verdict::Pending))
+    }
+
+    fn resolve(&self, name: &DnsName) -> Resolved {
+        self.1.get(&*name.host).cloned().unwrap_or_default()
     }
 }
 
@@ -49,6 +55,10 @@ impl Target {
         self.store.0.insert((resource_type.type_url, name.to_owned()), state);
         let change = Change { resource_type, name: name.into() };
         let step = self.dependencies.handle_changes(&[change], &self.store);
+        self.take(step)
+    }
+
+    fn take(&mut self, step: Step) -> bool {
         self.waiting_for = step.waiting_for;
         let published = step.publish.is_some();
         self.snapshot = step.publish.or(self.snapshot.take());
@@ -84,6 +94,50 @@ impl Target {
         let discovery = Discovery::Aggregate(leaves.iter().map(|leaf| (*leaf).into()).collect());
         let cluster = Cluster { discovery, ..Cluster::plain(name.into(), Balancing::default()) };
         self.put(&CLUSTER, name, Arc::new(cluster))
+    }
+
+    fn dns(&mut self, name: &str, hosts: &[&str], logical: bool) -> bool {
+        let resolution = Resolution {
+            servers: Vec::new(),
+            family: AddressFamily::Both,
+            refresh: None,
+            jitter: Duration::ZERO,
+            after_failure: None,
+        };
+        let endpoints = hosts.iter().map(|host| Endpoint::new(Address::Host((*host).into(), 80))).collect();
+        let locality = LocalityEndpoints { locality: Arc::default(), weight: 1, endpoints };
+        let priorities = vec![Priority { localities: vec![locality] }];
+        let endpoints = Arc::new(Endpoints { priorities, ..Endpoints::default() });
+        let dns = DnsEndpoints { endpoints, logical, resolution: Arc::new(resolution) };
+        let discovery = Discovery::Dns(Arc::new(dns));
+        let cluster = Cluster { discovery, ..Cluster::plain(name.into(), Balancing::default()) };
+        self.put(&CLUSTER, name, Arc::new(cluster))
+    }
+
+    fn resolved(&mut self, host: &str, resolved: Resolved) -> bool {
+        self.store.1.insert(host.into(), resolved);
+        let name = self.dependencies.watched().names.iter().find(|name| &*name.host == host).cloned();
+        let step = self.dependencies.handle_resolved(name.as_slice(), &self.store);
+        self.take(step)
+    }
+
+    fn answered(&mut self, host: &str, addresses: &[&str]) -> bool {
+        let addresses = addresses.iter().map(|address| address.parse().expect("an address")).collect();
+        self.resolved(host, Resolved::Addresses(addresses))
+    }
+
+    /// The endpoints of the first cluster in force, with the addresses at which each is reached.
+    fn addresses(&self) -> String {
+        let snapshot = self.snapshot.as_ref().expect("a snapshot");
+        let endpoints = snapshot.clusters[0].config.as_ref().expect("usable").endpoints.clone();
+        let localities = endpoints.priorities.iter().flat_map(|priority| &priority.localities);
+        let text = |endpoint: &Endpoint| match &endpoint.reached_at {
+            Some(at) => {
+                format!("{}={}", endpoint.address, at.iter().map(Address::to_string).collect::<Vec<_>>().join("|"))
+            }
+            None => endpoint.address.to_string(),
+        };
+        localities.flat_map(|locality| &locality.endpoints).map(text).collect::<Vec<_>>().join(" ")
     }
 
     /// A cluster with its endpoints.
@@ -380,4 +434,66 @@ fn many_ways_to_the_same_leaves_are_gone_once() {
     target.leaf("14");
     target.leaf("a");
     assert_eq!(target.in_force(), "all(14 a)");
+}
+
+fn no_such_name() -> Resolved {
+    let message = "DNS name `a.test` could not be resolved: there is no such name".into();
+    Resolved::Failed(Problem { message, resource: "DNS name `a.test`".into(), next_step: "check the name" })
+}
+
+/// Routes to a cluster of names.
+fn to_names(hosts: &[&str], logical: bool) -> Target {
+    let mut target = Target::new();
+    target.listener();
+    target.routes(&["a"]);
+    assert!(!target.dns("a", hosts, logical));
+    target
+}
+
+#[test]
+fn a_cluster_of_names_is_there_when_each_has_an_answer() {
+    let mut target = to_names(&["a.test", "b.test"], false);
+    assert_eq!(target.waiting_for.as_deref(), Some("DNS name `a.test`"));
+    assert!(!target.answered("a.test", &["10.0.0.1", "10.0.0.2"]));
+    assert!(target.answered("b.test", &["10.0.0.3"]));
+    assert_eq!(target.addresses(), "10.0.0.1:80 10.0.0.2:80 10.0.0.3:80");
+    assert!(!target.answered("b.test", &["10.0.0.3"]), "the same answer is no news");
+    assert!(target.answered("b.test", &["10.0.0.4"]));
+    assert_eq!(target.addresses(), "10.0.0.1:80 10.0.0.2:80 10.0.0.4:80");
+}
+
+#[test]
+fn all_addresses_of_a_logical_name_are_one_endpoint() {
+    let mut target = to_names(&["a.test"], true);
+    assert!(target.answered("a.test", &["10.0.0.1", "10.0.0.2"]));
+    assert_eq!(target.addresses(), "a.test:80=10.0.0.1:80|10.0.0.2:80");
+}
+
+#[test]
+fn a_name_that_has_no_address_fails_by_name_unless_another_has() {
+    let mut target = to_names(&["a.test"], true);
+    assert!(target.resolved("a.test", no_such_name()));
+    assert!(target.problem().contains("DNS name `a.test` could not be resolved"), "{}", target.problem());
+    assert!(target.answered("a.test", &["10.0.0.1"]));
+    assert_eq!(target.in_force(), "a");
+    let mut target = to_names(&["a.test", "b.test"], false);
+    target.resolved("a.test", no_such_name());
+    assert!(target.answered("b.test", &["10.0.0.3"]));
+    assert_eq!(target.addresses(), "10.0.0.3:80");
+}
+
+#[test]
+fn names_are_left_with_their_cluster() {
+    let mut target = to_names(&["a.test", "b.test"], false);
+    target.answered("a.test", &["10.0.0.1"]);
+    target.answered("b.test", &["10.0.0.2"]);
+    target.dns("a", &["b.test", "c.test"], false);
+    let names = |target: &Target| -> Vec<String> {
+        target.dependencies.watched().names.iter().map(|name| name.host.to_string()).collect()
+    };
+    assert_eq!(names(&target), ["b.test", "c.test"]);
+    assert_eq!(target.addresses(), "10.0.0.1:80 10.0.0.2:80", "until the new name has an answer");
+    target.leaf("a");
+    assert!(names(&target).is_empty());
+    assert_eq!(target.in_force(), "a");
 }

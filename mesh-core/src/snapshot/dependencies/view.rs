@@ -1,11 +1,13 @@
 //! What a target sees of the store: the names it watches, and the good value or the problem of each.
 
 use std::any::Any;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use indexmap::IndexSet;
 
 use super::Problem;
+use crate::resource::cluster::DnsName;
 use crate::resource::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION};
 use crate::xds::resource_type::ResourceType;
 use crate::xds::{ResourceState, Subscriber, Verdict};
@@ -13,12 +15,21 @@ use crate::xds::{ResourceState, Subscriber, Verdict};
 /// What the store knows, as far as a target needs it.
 pub(crate) trait View {
     fn get(&self, resource_type: &'static ResourceType, name: &str) -> ResourceState;
+
+    /// The addresses of a DNS name.
+    fn resolve(&self, name: &DnsName) -> Resolved;
 }
 
-impl View for Subscriber {
-    fn get(&self, resource_type: &'static ResourceType, name: &str) -> ResourceState {
-        Subscriber::get(self, resource_type, name)
-    }
+/// What is known of the addresses of a DNS name.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Resolved {
+    /// No server has answered yet.
+    #[default]
+    Pending,
+    /// Those of the last good answer; at least one.
+    Addresses(Arc<[IpAddr]>),
+    /// There never was one.
+    Failed(Problem),
 }
 
 /// The names a target watches, by type.
@@ -28,6 +39,7 @@ pub(crate) struct Watched {
     pub(crate) routes: IndexSet<Arc<str>>,
     pub(crate) clusters: IndexSet<Arc<str>>,
     pub(crate) endpoints: IndexSet<Arc<str>>,
+    pub(crate) names: IndexSet<DnsName>,
 }
 
 impl Watched {

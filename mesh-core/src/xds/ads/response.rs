@@ -109,7 +109,8 @@ impl Ads {
         if resource.value.is_some() && !same_type(resource.type_url, resource_type.type_url) {
             let found = cut(resource.type_url, 256);
             let problem = format!("type URL `{found}` where `{}` is wanted", resource_type.type_url);
-            return incoming.reject(resource_type, resource.name, &problem);
+            incoming.reject(resource_type, resource.name, &problem);
+            return self.handle_wrong_type(incoming, &resource, problem.into());
         }
         let Some(name) = resource.name else {
             return incoming.reject(resource_type, None, "its name is missing or not UTF-8");
@@ -131,6 +132,29 @@ impl Ads {
         } else if matches!(subscription.verdict, Verdict::Requested) {
             // A sign of life of a resource that never came says nothing about it.
             return;
+        }
+        subscriptions.disarm_at(index);
+    }
+
+    /// What has the name of a resource that is waited for, but is none of its type, is a verdict on it all the same.
+    fn handle_wrong_type(&mut self, incoming: &mut Incoming<'_>, resource: &RawResource<'_>, why: Arc<str>) {
+        let subscriptions = &mut self.types[incoming.type_index];
+        let (resource_type, round) = (subscriptions.resource_type, subscriptions.round());
+        let Some(name) = resource.name else { return };
+        let Some((index, name, subscription)) = subscriptions.find(name, incoming.next) else { return };
+        if subscription.seen == round {
+            return;
+        }
+        subscription.seen = round;
+        let is_known = subscription.rejected.as_ref().is_some_and(|rejected| rejected.why == why);
+        if !is_known || subscription.verdict != Verdict::Nacked {
+            subscription.verdict = Verdict::Nacked;
+            // Not the digest of the value, which may be good under the right type.
+            let digest = self.digests.hash_one((resource.type_url, resource.value));
+            subscription.rejected = Some(Box::new(Rejected { digest, why: why.clone() }));
+            let keep = keeps_value(subscription, self.options.fail_on_data_errors);
+            let kind = UpdateKind::Error { kind: ErrorKind::Invalid, text: why, keep };
+            self.updates.resources.push(Update { resource_type, name: name.clone(), kind });
         }
         subscriptions.disarm_at(index);
     }

@@ -139,6 +139,15 @@ fn header(name: &str, specifier: HeaderMatchSpecifier) -> route::HeaderMatcher {
     route::HeaderMatcher { name: name.into(), header_match_specifier: Some(specifier), ..Default::default() }
 }
 
+/// An assignment without a locality, as clusters carry it.
+fn inline(hosts: &[&str]) -> endpoint::ClusterLoadAssignment {
+    let group = endpoint::LocalityLbEndpoints {
+        lb_endpoints: hosts.iter().map(|host| member(host, 8080)).collect(),
+        ..Default::default()
+    };
+    endpoint::ClusterLoadAssignment { cluster_name: "c1".into(), endpoints: vec![group], ..Default::default() }
+}
+
 fn percent(numerator: u32) -> FractionalPercent {
     FractionalPercent { numerator, denominator: 0 }
 }
@@ -427,8 +436,25 @@ fn clusters() {
         same("`type: ORIGINAL_DST`", Nack, |f| {
             f.cluster.cluster_discovery_type = discovered_by(DiscoveryType::OriginalDst);
         }),
-        differs("LOGICAL_DNS `localhost`", Served, Nack, "LOGICAL_DNS is not built yet", |f| {
+        same("LOGICAL_DNS `localhost`", Served, |f| {
             f.cluster.cluster_discovery_type = discovered_by(DiscoveryType::LogicalDns);
+            f.cluster.load_assignment = Some(inline(&["localhost"]));
+        }),
+        same("LOGICAL_DNS with two endpoints", Nack, |f| {
+            f.cluster.cluster_discovery_type = discovered_by(DiscoveryType::LogicalDns);
+            f.cluster.load_assignment = Some(inline(&["localhost", "127.0.0.1"]));
+        }),
+        differs("`type: STATIC` with its endpoints", Nack, Served, ENVOY, |f| {
+            f.cluster.cluster_discovery_type = discovered_by(DiscoveryType::Static);
+            f.cluster.load_assignment = Some(inline(&["127.0.0.1", "127.0.0.2"]));
+        }),
+        differs("`type: STRICT_DNS` with its names", Nack, Served, ENVOY, |f| {
+            f.cluster.cluster_discovery_type = discovered_by(DiscoveryType::StrictDns);
+            f.cluster.load_assignment = Some(inline(&["a.test", "b.test"]));
+        }),
+        same("`type: STATIC` with a name", Nack, |f| {
+            f.cluster.cluster_discovery_type = discovered_by(DiscoveryType::Static);
+            f.cluster.load_assignment = Some(inline(&["a.test"]));
         }),
         same("`type` unset", Nack, |f| f.cluster.cluster_discovery_type = None),
         same("aggregate with no clusters", Nack, |f| {

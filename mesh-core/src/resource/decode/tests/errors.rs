@@ -1,13 +1,17 @@
 //! What the sender of a refused resource reads.
 
 use hcm::http_connection_manager::RouteSpecifier;
-use mesh_xds_proto::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, LbPolicy};
+use mesh_xds_proto::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
+use mesh_xds_proto::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy, RefreshRate};
 use mesh_xds_proto::envoy::config::core::v3 as core;
+use mesh_xds_proto::envoy::config::endpoint::v3::endpoint::AdditionalAddress;
+use mesh_xds_proto::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use mesh_xds_proto::envoy::config::route::v3::route_match::PathSpecifier;
 use mesh_xds_proto::envoy::extensions::filters::http::rbac::v3::Rbac;
 use mesh_xds_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 use mesh_xds_proto::envoy::r#type::matcher::v3::RegexMatcher;
+use mesh_xds_proto::envoy::r#type::v3::Percent;
 use prost::Message;
 
 use super::fixture::*;
@@ -63,8 +67,8 @@ fn a_cluster_says_what_is_not_supported() {
         ["lb_policy: CLUSTER_PROVIDED is not supported yet"]
     );
     assert_eq!(
-        errors(|f| f.cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(0))),
-        ["type: STATIC is not supported yet, only EDS is"]
+        errors(|f| f.cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(4))),
+        ["type: ORIGINAL_DST is not supported"]
     );
     assert_eq!(
         errors(|f| f.cluster.transport_socket = Some(socket(any(&UpstreamTlsContext::default())))),
@@ -202,4 +206,116 @@ fn an_address_is_one_endpoint_whatever_the_unhealthy_ones_say() {
     let addresses: Vec<_> =
         localities.flat_map(|locality| &locality.endpoints).map(|endpoint| endpoint.address.to_string()).collect();
     assert_eq!(addresses, ["127.0.0.2:8080", "127.0.0.1:8080"]);
+}
+
+#[test]
+fn a_cluster_that_carries_its_endpoints_says_what_is_wrong_with_them() {
+    let errors = |kind: DiscoveryType, change: fn(&mut Fixture)| {
+        let mut f = Fixture::default();
+        f.cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(kind as i32));
+        f.cluster.load_assignment = Some(f.endpoints.clone());
+        change(&mut f);
+        f.cluster().unwrap_err()
+    };
+    fn only(f: &mut Fixture, host: &str) {
+        let group = &mut f.cluster.load_assignment.get_or_insert_default().endpoints[0];
+        group.lb_endpoints = vec![member(host, 80)];
+    }
+    assert_eq!(errors(DiscoveryType::Static, |f| f.cluster.load_assignment = None), ["load_assignment: must be set"]);
+    assert_eq!(
+        errors(DiscoveryType::Static, |f| only(f, "a.test")),
+        [
+            "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address: \"a.test\" is not an IP \
+          address"
+        ]
+    );
+    assert_eq!(
+        errors(DiscoveryType::LogicalDns, |f| {
+            only(f, "a.test");
+            let group = &mut f.cluster.load_assignment.get_or_insert_default().endpoints[0];
+            group.lb_endpoints.push(member("b.test", 80));
+        }),
+        ["load_assignment.endpoints: must be one locality with one endpoint, a host and a port, for LOGICAL_DNS (A37)"]
+    );
+    assert_eq!(
+        errors(DiscoveryType::StrictDns, |f| {
+            only(f, "a.test");
+            f.cluster.dns_refresh_rate = seconds(0);
+            f.cluster.dns_failure_refresh_rate = Some(RefreshRate { base_interval: None, max_interval: seconds(1) });
+            f.cluster.dns_lookup_family = 9;
+            f.cluster.dns_resolvers = vec![core::Address::default()];
+        }),
+        [
+            "dns_lookup_family: 9 is no known family",
+            "dns_failure_refresh_rate.base_interval: must be set",
+            "dns_refresh_rate: 0ns is less than 1 ms",
+            "dns_resolvers[0]: `socket_address` or `pipe` must be set",
+        ]
+    );
+}
+
+#[test]
+fn what_envoys_profile_reads_is_checked_whatever_the_profile() {
+    let mut f = Fixture::default();
+    for (value, wanted) in
+        [(0.0, Some(0)), (49.6, Some(50)), (100.0, Some(100)), (100.1, None), (-0.6, None), (f64::NAN, None)]
+    {
+        f.cluster.common_lb_config.get_or_insert_default().healthy_panic_threshold = Some(Percent { value });
+        assert_eq!(f.cluster().ok().map(|cluster| cluster.panic_threshold), wanted, "{value}");
+    }
+    f.cluster.common_lb_config = None;
+    assert_eq!(f.cluster().expect("good").panic_threshold, 50);
+    assert_eq!(f.endpoints().expect("good").overprovisioning, None);
+    f.endpoints.policy.get_or_insert_default().overprovisioning_factor = Some(0);
+    assert_eq!(f.endpoints().unwrap_err(), ["policy.overprovisioning_factor: must be greater than 0"]);
+}
+
+#[test]
+fn localities_need_no_weight_in_a_cluster_and_share_by_it_only_if_that_is_said() {
+    let mut f = Fixture::default();
+    f.cluster.cluster_discovery_type = None;
+    f.group().load_balancing_weight = None;
+    f.group().locality = None;
+    f.endpoints.endpoints.push(locality("z2", 3, 0, vec![member("127.0.0.1", 8081)]));
+    f.endpoints.endpoints.push(locality("z3", 5, 2, vec![member("127.0.0.1", 8082)]));
+    f.cluster.load_assignment = Some(f.endpoints.clone());
+    let cluster = f.cluster().expect("good");
+    let Discovery::Static(endpoints) = &cluster.discovery else { panic!("{:?}", cluster.discovery) };
+    let weights = |priority: usize| endpoints.priorities[priority].localities[0].weight;
+    assert_eq!((endpoints.priorities.len(), weights(0), weights(1)), (2, 1, 2));
+    assert!(!cluster.balancing.by_locality);
+    let specifier = LocalityConfigSpecifier::LocalityWeightedLbConfig(Default::default());
+    f.cluster.common_lb_config.get_or_insert_default().locality_config_specifier = Some(specifier);
+    assert!(f.cluster().expect("good").balancing.by_locality);
+}
+
+#[test]
+fn an_endpoint_may_be_reached_at_several_addresses() {
+    let mut f = Fixture::default();
+    let address = |ip, port| match member(ip, port).host_identifier {
+        Some(HostIdentifier::Endpoint(endpoint)) => endpoint.address,
+        other => panic!("{other:?}"),
+    };
+    let at = |address| AdditionalAddress { address };
+    let mut set = |addresses| match &mut f.member().host_identifier {
+        Some(HostIdentifier::Endpoint(endpoint)) => {
+            endpoint.additional_addresses = addresses;
+            f.endpoints()
+        }
+        other => panic!("{other:?}"),
+    };
+    let endpoints = set(vec![at(address("::1", 8080)), at(address("127.0.0.1", 9090))]).expect("good");
+    let endpoint = &endpoints.priorities[0].localities[0].endpoints[0];
+    assert_eq!(endpoint.address.to_string(), "127.0.0.1:8080");
+    let reached_at = endpoint.reached_at.iter().flat_map(|all| all.iter()).map(ToString::to_string);
+    assert_eq!(reached_at.collect::<Vec<_>>(), ["127.0.0.1:8080", "[::1]:8080", "127.0.0.1:9090"]);
+    let errors = set(vec![at(address("127.0.0.1", 8080)), at(None)]).unwrap_err();
+    const ENDPOINT: &str = "endpoints[0].lb_endpoints[0].endpoint";
+    assert_eq!(
+        errors,
+        [
+            format!("{ENDPOINT}.additional_addresses[1].address: must be set"),
+            format!("{ENDPOINT}.address: 127.0.0.1:8080 stands twice in the assignment"),
+        ]
+    );
 }

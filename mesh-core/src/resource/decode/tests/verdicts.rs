@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
+use mesh_xds_proto::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType};
 use mesh_xds_proto::envoy::config::route::v3 as route;
 use mesh_xds_proto::envoy::config::route::v3::route_action::ClusterSpecifier;
 use mesh_xds_proto::envoy::r#type::matcher::v3::StringMatcher;
@@ -181,6 +182,19 @@ fn place(full_name: &str, sample: &[u8], f: &mut Fixture) {
             with_weights(f, |clusters| merge(&mut clusters.clusters[0], sample));
         }
         "config.cluster.v3.Cluster" => merge(&mut f.cluster, sample),
+        "config.cluster.v3.Cluster.CommonLbConfig" => {
+            merge(f.cluster.common_lb_config.get_or_insert_default(), sample);
+        }
+        "extensions.clusters.dns.v3.DnsCluster" => {
+            let custom = CustomClusterType { name: "x".into(), typed_config: Some(packed) };
+            f.cluster.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(custom));
+            f.cluster.load_assignment = Some(f.endpoints.clone());
+        }
+        "config.core.v3.DnsResolutionConfig" => {
+            f.cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::StrictDns as i32));
+            f.cluster.load_assignment = Some(f.endpoints.clone());
+            merge(f.cluster.dns_resolution_config.get_or_insert_default(), sample);
+        }
         "config.cluster.v3.Cluster.LeastRequestLbConfig" | "config.cluster.v3.Cluster.RoundRobinLbConfig" => {
             let (policy, number) = if short.ends_with("LeastRequestLbConfig") { (1, 37) } else { (0, 56) };
             f.cluster.lb_policy = policy;

@@ -40,7 +40,23 @@ fn a_resource_of_another_type_is_refused() {
     let refused = "Thing version= nonce=n1 a error=Thing `a`: type URL `type.googleapis.com/test.Part` where \
         `type.googleapis.com/test.Thing` is wanted";
     assert_eq!(bench.requests(), [refused]);
-    assert_eq!(bench.updates(), NONE);
+    let told = "type URL `type.googleapis.com/test.Part` where `type.googleapis.com/test.Thing` is wanted";
+    assert_eq!(bench.updates(), [format!("Thing a Invalid: {told}")]);
+    bad.nonce = "n2".into();
+    bench.take(&bad);
+    assert_eq!(bench.updates(), NONE, "the same again is no news");
+    bench.wait(20.0);
+    assert_eq!(bench.updates(), NONE, "it is not missing");
+    bench.respond(&THING, "3", "n3", &[("a", "x")]);
+    assert_eq!(bench.updates(), ["Thing a = x @3"]);
+    bad.nonce = "n4".into();
+    bench.take(&bad);
+    assert_eq!(bench.updates(), [format!("Thing a Invalid (kept): {told}")]);
+    // The bytes are good under the right type.
+    bench.respond(&THING, "5", "n5", &[("a", "x")]);
+    assert_eq!(bench.updates(), ["Thing a confirmed @5"]);
+    bench.respond(&THING, "6", "n6", &[("a", "y")]);
+    assert_eq!(bench.updates(), ["Thing a = y @6"]);
 }
 
 #[test]
