@@ -15,6 +15,9 @@ use crate::error::Error;
 /// A call is tried at most so often, whatever its policy says (A6).
 pub(crate) const MAX_ATTEMPTS: u32 = 5;
 
+/// What an Envoy sets in the answer to a call over its rate limit.
+const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
+
 /// When and how often the attempts of a call are repeated: that of an xDS route, or one made in code.
 ///
 /// ```
@@ -76,8 +79,8 @@ pub(crate) enum ResetFormat {
 impl RetryPolicy {
     /// What an attempt can end with to be repeated, in the words of xDS's `retry_on`, separated by commas: gRPC's codes
     /// `cancelled`, `deadline-exceeded`, `internal`, `resource-exhausted`, `unavailable` (A44); and Envoy's `5xx`,
-    /// `gateway-error`, `reset`, `reset-before-request`, `connect-failure`, `refused-stream`, `retriable-4xx`. A call is
-    /// tried twice, unless [`max_attempts`](Self::max_attempts) says otherwise.
+    /// `gateway-error`, `reset`, `reset-before-request`, `connect-failure`, `refused-stream`, `retriable-4xx`,
+    /// `envoy-ratelimited`. A call is tried twice, unless [`max_attempts`](Self::max_attempts) says otherwise.
     ///
     /// # Errors
     ///
@@ -156,6 +159,10 @@ impl RetryPolicy {
     /// Whether one of Envoy's conditions on a response's head holds.
     pub(crate) fn retries_response(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         let on = |condition| self.conditions.has(condition);
+        // Of an Envoy that was asked for too much: to ask again is no help, unless the policy says so by this very word.
+        if headers.contains_key(RATE_LIMITED) {
+            return on(Conditions::RATE_LIMITED);
+        }
         (on(Conditions::SERVER_ERROR) && status.is_server_error())
             || (on(Conditions::GATEWAY_ERROR) && matches!(status.as_u16(), 502..=504))
             || (on(Conditions::RETRIABLE_4XX) && status == StatusCode::CONFLICT)
@@ -204,6 +211,7 @@ impl Conditions {
     pub(crate) const RETRIABLE_4XX: Self = Self(1 << 11);
     pub(crate) const STATUS_CODES: Self = Self(1 << 12);
     pub(crate) const HEADERS: Self = Self(1 << 13);
+    pub(crate) const RATE_LIMITED: Self = Self(1 << 14);
 
     /// No response came. Envoy answers such a call with 503, and so repeats it for `5xx` and `gateway-error` too.
     pub(crate) const ANY_RESET: Self = Self(Self::RESET.0 | Self::SERVER_ERROR.0 | Self::GATEWAY_ERROR.0);
@@ -228,6 +236,7 @@ impl Conditions {
             "retriable-4xx" => Self::RETRIABLE_4XX,
             "retriable-status-codes" => Self::STATUS_CODES,
             "retriable-headers" => Self::HEADERS,
+            "envoy-ratelimited" => Self::RATE_LIMITED,
             _ => return None,
         };
         Some(condition)
@@ -253,6 +262,8 @@ impl BitOr for Conditions {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -275,6 +286,16 @@ mod tests {
         ] {
             let headers = [(HeaderName::from_static(name), value.parse().expect("a value"))].into_iter().collect();
             assert_eq!(limited.delay(&headers, now), delay.map(Duration::from_millis), "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn an_answer_over_envoys_rate_limit_is_repeated_by_its_own_word_only() {
+        let limited = [(RATE_LIMITED, HeaderValue::from_static("true"))].into_iter().collect();
+        for (retry_on, plain, over_limit) in [("5xx", true, false), ("envoy-ratelimited", false, true)] {
+            let policy = RetryPolicy::on(retry_on).expect("a known word");
+            let repeats = |headers| policy.retries_response(StatusCode::SERVICE_UNAVAILABLE, headers);
+            assert_eq!((repeats(&HeaderMap::new()), repeats(&limited)), (plain, over_limit), "{retry_on}");
         }
     }
 

@@ -135,13 +135,13 @@ fn what_is_not_known_is_listed() {
     let mut f = Fixture::default();
     f.action().retry_policy = Some(proto::RetryPolicy {
         retry_host_predicate: vec![predicate(any(&PreviousHostsPredicate {})), predicate(any_of("x.Y"))],
-        ..on("unavailable, envoy-ratelimited,,5xx")
+        ..on("unavailable, http3-post-connect-failure,,5xx")
     });
     let decoded = (ROUTE_CONFIGURATION.decode)(&prost::Message::encode_to_vec(&f.routes));
     let listed = paths(decoded.ignored);
     let at = "virtual_hosts.routes.route.retry_policy";
     assert_eq!(
         listed,
-        [format!("{at}.retry_host_predicate.typed_config"), format!("{at}.retry_on[envoy-ratelimited]")]
+        [format!("{at}.retry_host_predicate.typed_config"), format!("{at}.retry_on[http3-post-connect-failure]")]
     );
 }
