@@ -216,6 +216,14 @@ RETRIES = [
 ]
 
 CLUSTERS = [
+    Row("ring hash", lambda s: s.cluster.update(lb_policy="RING_HASH"), "OK"),
+    Row("ring hash as a policy", lambda s: s.policies(lb("ring_hash")), "OK"),
+    Row("maglev", lambda s: s.cluster.update(lb_policy="MAGLEV"), NACK, "OK"),
+    Row(
+        "no requests at once",
+        lambda s: s.cluster.update(circuit_breakers={"thresholds": [{"max_requests": 0}]}),
+        UNAVAILABLE,
+    ),
     Row(
         "ring beyond 8 M",
         lambda s: s.cluster.update(lb_policy="RING_HASH", ring_hash_lb_config={"maximum_ring_size": 9_000_000}),

@@ -7,9 +7,11 @@ from support.envoy import proxy
 from support.xds import assignment, cluster, endpoints, listener, locality, member, route, routes
 
 TARGET = "xds:///table"
+KEYS = 400
 # One percentage point over so many calls is more than ten standard deviations of any share by chance.
 CALLS = 50_000
 POINT = 0.01
+BY_USER = [{"header": {"header_name": "x-user"}}]
 LOCALITY_WEIGHTS = {"common_lb_config": {"locality_weighted_lb_config": {}}}
 
 
@@ -33,6 +35,17 @@ class Sides:
     def __init__(self, programs, config, envoy):
         self.programs, self.config, self.envoy = programs, config, envoy
 
+    def places(self):
+        """The endpoint of each key, which is the same on both sides."""
+        options = {"count": KEYS, "each": True, "headers": {"x-user": "user-{n}"}}
+        ours = calls.call(self.programs, calls.mesh(), TARGET, bootstrap=self.config, **options)
+        # C-core's client, which tells who answered behind Envoy.
+        theirs = calls.call(self.programs, calls.c_core(), self._through(), **options)
+        assert (ours.codes, theirs.codes) == ({"OK": KEYS}, {"OK": KEYS})
+        place = lambda done: {each["n"]: each["endpoint"] for each in done.each}
+        assert place(ours) == place(theirs)
+        return list(place(ours).values())
+
     def shares(self, **ours_only):
         """The share of each endpoint in many calls: ours, and Envoy's."""
         options = {"count": CALLS, "concurrency": 16, "within": 110}
@@ -46,6 +59,60 @@ class Sides:
 
     def _through(self):
         return f"static:///{self.envoy.listener('in')}"
+
+
+def hashed():
+    table = routes("table", route("hashed"))
+    table["virtual_hosts"][0]["routes"][0]["route"]["hash_policy"] = BY_USER
+    return table
+
+
+def ring(**more):
+    return cluster("hashed", lb_policy="RING_HASH", **more)
+
+
+def maglev(**more):
+    return cluster("hashed", lb_policy="MAGLEV", **more)
+
+
+@pytest.mark.parametrize("policy", [ring, maglev])
+def test_each_key_has_its_endpoint(sides, backends, policy):
+    places = sides(hashed(), (policy(), endpoints("hashed", *backends))).places()
+    assert set(places) == set(backends)
+
+
+@pytest.mark.parametrize("policy", [ring, maglev])
+def test_each_key_has_its_endpoint_by_weight(sides, backends, policy):
+    weighted = [member(at, weight=weight) for weight, at in enumerate(backends, 1)]
+    places = sides(hashed(), (policy(), assignment("hashed", locality("one", *weighted)))).places()
+    assert places.count(backends[5]) > places.count(backends[2]) > places.count(backends[0])
+
+
+@pytest.mark.parametrize("policy", [ring, maglev])
+def test_each_key_has_its_endpoint_by_weights_of_localities(sides, backends, policy):
+    # As many in each: gRPC's ring multiplies the weights (A42), Envoy's divides that of the locality among its endpoints.
+    near, far = locality("near", *backends[:3], weight=3), locality("far", *backends[3:], weight=1)
+    sides(hashed(), (policy(**LOCALITY_WEIGHTS), assignment("hashed", near, far))).places()
+
+
+@pytest.mark.parametrize("bounds", [{"minimum_ring_size": 1}, {"minimum_ring_size": 7, "maximum_ring_size": 50}])
+def test_rings_of_other_sizes(sides, backends, bounds):
+    sides(hashed(), (ring(ring_hash_lb_config=bounds), endpoints("hashed", *backends))).places()
+
+
+@pytest.mark.parametrize("size", [7, 251, 65537])
+def test_maglev_tables_of_other_sizes(sides, backends, size):
+    sides(hashed(), (maglev(maglev_lb_config={"table_size": size}), endpoints("hashed", *backends))).places()
+
+
+@pytest.mark.parametrize("policy", [ring, maglev])
+def test_keys_move_alike_when_an_endpoint_goes(sides, backends, policy):
+    before = sides(hashed(), (policy(), endpoints("hashed", *backends))).places()
+    unhealthy = [*backends[:5], member(backends[5], health_status="UNHEALTHY")]
+    after = sides(hashed(), (policy(), assignment("hashed", locality("local", *unhealthy)))).places()
+    kept = [was == now for was, now in zip(before, after) if was != backends[5]]
+    assert backends[5] not in after
+    assert sum(kept) > 0.75 * len(kept)
 
 
 def test_shares_of_weighted_clusters(sides, backends):

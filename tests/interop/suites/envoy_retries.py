@@ -22,6 +22,7 @@ OF_ENVOY = (
     "retriable-4xx",
     "retriable-status-codes",
     "retriable-headers",
+    "envoy-ratelimited",
 )
 ANSWERS = {
     "OK": message(),
@@ -29,6 +30,8 @@ ANSWERS = {
     "OK with another header": message(x_retry="no"),
     **{f"HTTP {code}": status(code) for code in (400, 401, 403, 404, 409, 418, 429, 500, 501, 502, 503, 504, 505)},
     "HTTP 503 with the header": status(503, x_retry="yes"),
+    "HTTP 429 ratelimited": status(429, x_envoy_ratelimited="true"),
+    "HTTP 503 ratelimited": status(503, x_envoy_ratelimited="true"),
     **{f"status {code}": trailers_only(code) for code in (1, 2, 4, 5, 8, 13, 14)},
     **{f"late status {code}": late_status(code) for code in (1, 4, 8, 13, 14)},
     "status 14 after a message": message(14),
@@ -48,7 +51,7 @@ def policy(condition):
     return {
         "retry_on": condition,
         "num_retries": 1,
-        "per_try_timeout": "0.3s",
+        "per_try_timeout": "1s",
         "retriable_status_codes": [418, 429],
         "retriable_headers": [{"name": "x-retry", "string_match": {"exact": "yes"}}],
     }
@@ -85,7 +88,7 @@ def by_envoy(programs, backend):
 def made(programs, client, target, side, **options):
     headers = {"x-row": "{n}", "x-side": side}
     done = calls.call(
-        programs, client, target, count=len(TABLE), concurrency=16, deadline="4s", each=True, headers=headers, **options
+        programs, client, target, count=len(TABLE), concurrency=16, deadline="6s", each=True, headers=headers, **options
     )
     return {each["n"]: each["code"] for each in done.each}
 

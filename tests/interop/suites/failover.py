@@ -7,9 +7,10 @@ import pytest
 
 from support import calls, servers
 from support.wait import until
-from support.xds import assignment, cluster, listener, locality, member, route, routes
+from support.xds import CLUSTER, GOOGLE, assignment, cluster, endpoints, listener, locality, member, route, routes
 
 TARGET = "xds:///greeter"
+AGGREGATE = GOOGLE + "envoy.extensions.clusters.aggregate.v3.ClusterConfig"
 
 
 @pytest.fixture(params=[calls.mesh, calls.c_core], ids=["mesh", "c-core"])
@@ -33,11 +34,23 @@ def priorities(*sets):
 def traffic(programs, serve):
     """Calls that go on while the test goes on, and what they came to so far."""
 
-    def start(client, assigned):
-        config = serve(listener("greeter"), routes("greeter", route("greeter")), cluster("greeter"), assigned)
+    def start(client, *clusters):
+        """The cluster of the name `greeter` is called; it is there by itself if only its assignment is given."""
+        clusters = clusters if len(clusters) > 1 else (cluster("greeter"), *clusters)
+        config = serve(listener("greeter"), routes("greeter", route("greeter")), *clusters)
         return Traffic(calls.start(programs, client, TARGET, bootstrap=config, count=6000, rate=100, each=True))
 
     return start
+
+
+def aggregate(name, *clusters):
+    """A cluster that is those of these names, each taken when those before it cannot serve (A37)."""
+    kind = {"name": "envoy.clusters.aggregate", "typed_config": {"@type": AGGREGATE, "clusters": list(clusters)}}
+    return {"@type": CLUSTER, "name": name, "cluster_type": kind}
+
+
+def leaf(name, *addresses):
+    return [cluster(name), endpoints(name, *addresses)]
 
 
 class Traffic:
@@ -129,3 +142,47 @@ def test_endpoint_that_accepts_and_says_nothing_is_left_after_10_s(traffic, back
         running = traffic(client, priorities([address], [backends[0].address]))
         running.goes_to(backends[0], within=30)
         assert 5 < time.monotonic() - begin < 16
+
+
+def test_aggregate_is_served_by_the_first_of_its_clusters_that_can(programs, traffic, backends, client):
+    first, second, _ = backends
+    leaves = [*leaf("a", first.address), *leaf("b", second.address)]
+    running = traffic(client, aggregate("greeter", "a", "b"), *leaves)
+    running.goes_to(first)
+    first.kill()
+    running.goes_to(second)
+    servers.c_core_echo(programs, first.address)
+    running.goes_to(first)
+
+
+def test_aggregate_of_aggregates_is_one_list(traffic, backends, client):
+    first, second, third = backends
+    leaves = [part for name, at in zip("abc", backends) for part in leaf(name, at.address)]
+    running = traffic(client, aggregate("greeter", "inner", "c"), aggregate("inner", "b", "a"), *leaves)
+    running.goes_to(second)
+    second.kill()
+    running.goes_to(first)
+    first.kill()
+    running.goes_to(third)
+
+
+def test_aggregate_follows_its_list(folder, traffic, backends, client):
+    first, second, third = backends
+    leaves = [part for name, at in zip("abc", backends) for part in leaf(name, at.address)]
+    running = traffic(client, aggregate("greeter", "a", "b"), *leaves)
+    running.goes_to(first)
+    for clusters, place in ((["b", "a"], second), (["c"], third), (["c", "a"], third), (["a"], first)):
+        folder.put(aggregate("greeter", *clusters))
+        running.goes_to(place)
+    assert running.failed() == []
+
+
+def test_priorities_of_a_leaf_come_before_the_next_leaf(traffic, backends, client):
+    first, second, third = backends
+    with_two = assignment("a", locality("p0", first.address), locality("p1", second.address, priority=1))
+    running = traffic(client, aggregate("greeter", "a", "b"), cluster("a"), with_two, *leaf("b", third.address))
+    running.goes_to(first)
+    first.kill()
+    running.goes_to(second)
+    second.kill()
+    running.goes_to(third)

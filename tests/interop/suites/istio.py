@@ -119,9 +119,25 @@ def test_direct_response_answers_in_the_client(echo, client):
     assert mesh.taken(mesh.servers) == 1
 
 
+def test_consistent_hash_by_header(echo):
+    by_user = {"consistentHash": {"httpHeaderName": "x-user", "minimumRingSize": 1024}}
+    mesh = echo(rule=destination_rule("echo", loadBalancer=by_user))
+    options = {"count": 200, "each": True, "headers": {"x-user": "user-{n}"}}
+    ours, c_core = (mesh.call(client(), **options) for client in (calls.mesh, calls.c_core))
+    place = lambda done: {each["n"]: each["endpoint"] for each in done.each}
+    assert place(ours) == place(c_core)
+    assert len(ours.endpoints) == 3
+
+
 @pytest.mark.parametrize("lb", ["ROUND_ROBIN", "LEAST_REQUEST", "RANDOM"])
 def test_simple_balancing(echo, client, lb):
     mesh = echo(rule=destination_rule("echo", loadBalancer={"simple": lb}))
     done = mesh.call(client, count=300)
     assert done.codes == {"OK": 300}
     assert len(done.endpoints) == 3 and min(done.endpoints.values()) > 50
+
+
+def test_most_requests_at_once(echo, both):
+    mesh = echo(rule=destination_rule("echo", connectionPool={"http": {"http2MaxRequests": 10}}))
+    done = mesh.call(both, count=30, concurrency=30, headers={"echo-delay": "1.5"})
+    assert done.codes == {"OK": 10, "UNAVAILABLE": 20}

@@ -1,7 +1,7 @@
 // echo-server is a stock grpc-go server that answers every method with the bytes it was sent.
 //
-// Each message is answered at once, or after the metadata's `echo-delay: 100ms`. The address it answers from is in the
-// header `echo-address`. The first line printed is the address. On SIGTERM it drains as a well-behaved server does:
+// Each message is answered at once, or after the metadata's `echo-hold: 100ms` (nothing of the response before that) or
+// `echo-delay: 100ms` (its headers before that). The address it answers from is in the header `echo-address`. The first line printed is the address. On SIGTERM it drains as a well-behaved server does:
 // GOAWAY, running calls to their end, then exit.
 package main
 
@@ -52,15 +52,20 @@ type echo struct{ address string }
 
 func (e *echo) answer(_ any, stream grpc.ServerStream) error {
 	asked, _ := metadata.FromIncomingContext(stream.Context())
-	if err := stream.SendHeader(metadata.Pairs("echo-address", e.address)); err != nil {
+	if err := wait(asked.Get("echo-hold")); err != nil {
 		return err
 	}
-	for _, text := range asked.Get("echo-delay") {
-		delay, err := time.ParseDuration(text)
-		if err != nil {
-			return status.Errorf(codes.InvalidArgument, "echo-delay: %v", err)
+	header, delay := metadata.Pairs("echo-address", e.address), asked.Get("echo-delay")
+	if len(delay) == 0 {
+		// With the first message, so that a response is there as a whole or not at all.
+		if err := stream.SetHeader(header); err != nil {
+			return err
 		}
-		time.Sleep(delay)
+	} else if err := stream.SendHeader(header); err != nil {
+		return err
+	}
+	if err := wait(delay); err != nil {
+		return err
 	}
 	for {
 		var message mem.BufferSlice
@@ -73,6 +78,17 @@ func (e *echo) answer(_ any, stream grpc.ServerStream) error {
 			return err
 		}
 	}
+}
+
+func wait(durations []string) error {
+	for _, text := range durations {
+		duration, err := time.ParseDuration(text)
+		if err != nil {
+			return status.Errorf(codes.InvalidArgument, "%q: %v", text, err)
+		}
+		time.Sleep(duration)
+	}
+	return nil
 }
 
 // raw passes messages as they are on the wire.
