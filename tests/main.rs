@@ -15,6 +15,7 @@ mod drain;
 mod failover;
 mod flips;
 mod hedging;
+mod outlier_detection;
 mod peers;
 mod policies;
 mod retry;

@@ -69,7 +69,7 @@ async fn with_control_plane(addresses: [SocketAddr; 2]) -> Result<(), StdError> 
         // Whether the cluster admits another call.
         .layer(ClusterLayer::new())
         // An endpoint of the cluster, over the mesh's connections.
-        .service(mesh.balance());
+        .service(mesh.balance().classify(&mesh_tonic::Grpc));
 
     greet(GreeterClient::new(stack)).await?;
     mesh.shutdown().await;

@@ -61,14 +61,14 @@ pub mod timeout;
 mod xds;
 
 pub use bootstrap::{Bootstrap, BootstrapBuilder};
-pub use call::{Call, CallInfo, CallOptions};
+pub use call::{Call, CallInfo, CallOptions, Classify, Protocol};
 #[cfg(feature = "discover")]
 pub use discover::Target;
 pub use error::{BoxError, Error, ErrorKind};
 #[cfg(all(feature = "discover", feature = "route", feature = "balance"))]
 pub use mesh::{
-    ClusterStatus, ControlPlaneStatus, EndpointStatus, IgnoredField, LeafStatus, Mesh, MeshBuilder, MeshStatus,
-    ResourceStatus, TargetStatus,
+    ClusterStatus, ControlPlaneStatus, EjectionCount, EjectionStatus, EndpointStatus, IgnoredField, LeafStatus, Mesh,
+    MeshBuilder, MeshStatus, ResourceStatus, TargetStatus,
 };
 pub use profile::Profile;
 pub use resource::endpoints::Address;

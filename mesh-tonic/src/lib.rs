@@ -20,6 +20,7 @@
 
 mod body;
 mod channel;
+mod classify;
 mod deadline;
 mod retry;
 mod status;

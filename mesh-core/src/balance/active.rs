@@ -1,5 +1,7 @@
 //! The endpoints of a cluster in use: which have a subchannel, what they are taken together, and the picker they give.
 
+mod ejections;
+
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -7,6 +9,8 @@ use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
+pub(crate) use self::ejections::Ejected;
+use self::ejections::Ejections;
 use super::options::BalanceOptions;
 use super::picker::{Group, Picker, Spread};
 use super::policy::{Candidate, Member, OwnPolicy, Plan};
@@ -38,6 +42,7 @@ pub(crate) struct Active<C: Connect> {
     own: Option<OwnPolicy>,
     /// Whether there ever was an endpoint of several addresses.
     may_move: bool,
+    ejections: Ejections,
 }
 
 /// The usable endpoints of one part.
@@ -83,6 +88,7 @@ impl<C: Connect> Active<C> {
             salt: fastrand::u64(..),
             own: options.own_policy(&config.cluster.name).cloned(),
             may_move: false,
+            ejections: Ejections::new(options.outlier_detection),
         };
         active.update(config);
         active
@@ -110,6 +116,7 @@ impl<C: Connect> Active<C> {
             }
         }
         self.release(before);
+        self.configure_ejections();
     }
 
     /// The priority of a part, and which of its endpoints belong to it.
@@ -298,9 +305,9 @@ impl<C: Connect> Active<C> {
         }
     }
 
-    pub(crate) fn status(&self, address: &Address) -> Option<(SubchannelStatus, u32)> {
+    pub(crate) fn status(&self, address: &Address) -> Option<(SubchannelStatus, u32, Option<Ejected>)> {
         let subchannel = self.subchannels.get(address)?;
-        Some((subchannel.status(), subchannel.stats.in_flight()))
+        Some((subchannel.status(), subchannel.stats.in_flight(), self.ejections.of(address)))
     }
 
     /// Closes every connection now.

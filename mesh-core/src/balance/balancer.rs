@@ -3,6 +3,8 @@
 //! All of it happens under the cluster's own lock, in whatever task has news: the publisher of a configuration, the
 //! driver of a subchannel, a timer. No call takes the lock while endpoints are ready.
 
+mod sweep;
+
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -17,11 +19,12 @@ use tokio::time::Instant;
 use super::active::{Active, Outlook};
 use super::aggregate::Aggregate;
 use super::clusters::Registry;
+use super::outlier::EjectionCounts;
 use super::picker::{Blocked, Picked, Picker};
 use super::policy::PickRequest;
 use super::status::{EndpointReport, statuses};
 use super::summary::Summary;
-use crate::connect::{Connect, ConnectivityState, Environment, Observer, SlotQueue};
+use crate::connect::{Connect, ConnectivityState, Criteria, Environment, Observer, SlotQueue, Streak};
 use crate::error::Error;
 use crate::resource::endpoints::Address;
 use crate::snapshot::{ClusterConfig, ClusterKey};
@@ -49,6 +52,8 @@ pub(crate) struct Balancer<C: Connect> {
     /// That of [`State`], for those who must not wait for its lock.
     connectivity_now: Mutex<ConnectivityState>,
     connectivity: OnceLock<watch::Sender<ConnectivityState>>,
+    /// Made when the first endpoint is an outlier.
+    ejections: OnceLock<Box<EjectionCounts>>,
     state: Mutex<State<C>>,
 }
 
@@ -69,6 +74,8 @@ struct State<C: Connect> {
     /// The last rebuild was for a READY endpoint of a priority that calls do not use.
     in_vain: bool,
     failover: Option<(Instant, AbortHandle)>,
+    /// When the interval of outlier detection is over.
+    sweep: Option<(Instant, AbortHandle)>,
     /// What calls that fail say of the endpoints.
     summary: Option<Arc<Summary>>,
 }
@@ -87,6 +94,7 @@ impl<C: Connect> Balancer<C> {
             scheduled: false,
             in_vain: false,
             failover: None,
+            sweep: None,
             summary: None,
         };
         Arc::new_cyclic(|me| Self {
@@ -100,6 +108,7 @@ impl<C: Connect> Balancer<C> {
             me: me.clone(),
             connectivity_now: Mutex::new(ConnectivityState::Idle),
             connectivity: OnceLock::new(),
+            ejections: OnceLock::new(),
             state: Mutex::new(state),
         })
     }
@@ -130,6 +139,7 @@ impl<C: Connect> Balancer<C> {
             *active.environment.connect_timeout.lock() = registry.connect_timeout(config);
             active.update(config.clone());
             self.rebuild(&mut state);
+            self.arm_sweep(&mut state);
         }
     }
 
@@ -167,6 +177,7 @@ impl<C: Connect> Balancer<C> {
             connect_timeout: Mutex::new(connect_timeout),
             handle,
             queue: self.queue.clone(),
+            criteria: Arc::new(Criteria::new(observer.clone())),
             observer,
         })
     }
@@ -279,7 +290,7 @@ impl<C: Connect> Balancer<C> {
     fn deactivate(&self, state: &mut MutexGuard<'_, State<C>>, picker: Picker<C>, connectivity: ConnectivityState) {
         self.publish(state, Outlook { picker, state: connectivity });
         state.quiet_since = None;
-        if let Some((_, timer)) = state.failover.take() {
+        for (_, timer) in state.failover.take().into_iter().chain(state.sweep.take()) {
             timer.abort();
         }
         state.active = None;
@@ -360,11 +371,20 @@ impl<C: Connect> Observer for Balancer<C> {
             state.scheduled = true;
         }
     }
+
+    fn endpoint_failed(&self, endpoint: &Address, streak: Streak) {
+        self.eject(endpoint, streak);
+    }
+
+    fn outcomes_arrive(&self) {
+        self.look_again();
+    }
 }
 
 impl<C: Connect> Drop for Balancer<C> {
     fn drop(&mut self) {
-        if let Some((_, timer)) = self.state.get_mut().failover.take() {
+        let state = self.state.get_mut();
+        for (_, timer) in state.failover.take().into_iter().chain(state.sweep.take()) {
             timer.abort();
         }
         if let Some(registry) = self.registry.upgrade() {

@@ -9,7 +9,8 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
 use super::error;
-use crate::connect::{InFlight, StreamError};
+use super::recorder::Recorder;
+use crate::connect::StreamError;
 use crate::error::Error;
 
 /// The body of a response. The call counts as in flight at its endpoint until the body has ended or is dropped.
@@ -19,14 +20,14 @@ pub struct ResponseBody<D> {
     // Before the guard: the slot is free when the next call in the queue is woken.
     #[pin]
     inner: D,
-    in_flight: Option<InFlight>,
+    recorder: Option<Recorder>,
     /// The route of the call, which is gone by now.
     route: Option<Arc<str>>,
 }
 
 impl<D> ResponseBody<D> {
-    pub(crate) fn new(inner: D, in_flight: InFlight, route: Option<Arc<str>>) -> Self {
-        Self { inner, in_flight: Some(in_flight), route }
+    pub(crate) fn new(inner: D, recorder: Recorder, route: Option<Arc<str>>) -> Self {
+        Self { inner, recorder: Some(recorder), route }
     }
 }
 
@@ -40,10 +41,17 @@ impl<D: Body<Data = Bytes, Error = StreamError>> Body for ResponseBody<D> {
             Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
             last => last,
         };
-        let in_flight = me.in_flight.take();
+        let mut recorder = me.recorder.take();
+        if let Some(recorder) = &mut recorder {
+            match &frame {
+                Some(Ok(frame)) => recorder.handle_end(frame.trailers_ref()),
+                Some(Err(error)) => recorder.handle_error(error.kind()),
+                None => recorder.handle_end(None),
+            }
+        }
         Poll::Ready(frame.map(|frame| {
             frame.map_err(|error| {
-                let mut error = error::stream(error, in_flight.as_ref());
+                let mut error = error::stream(error, recorder.as_ref().map(Recorder::in_flight));
                 error.context_mut().route = me.route.take();
                 error
             })

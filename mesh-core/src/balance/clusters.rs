@@ -15,6 +15,7 @@ use super::aggregate::{Aggregate, Leaf};
 use super::balancer::Balancer;
 use super::error;
 use super::options::BalanceOptions;
+use super::outlier::{Method, Unenforced};
 use super::picker::Picker;
 use super::status::EndpointReport;
 use crate::connect::{Connect, ConnectivityState};
@@ -102,6 +103,11 @@ impl<C: Connect> Clusters<C> {
             Some(_) => Vec::new(),
             None => self.balancer(entry).map_or_else(|_| Vec::new(), |balancer| balancer.statuses()),
         }
+    }
+
+    /// How often endpoints of the entry's cluster were ejected, or were not although they were outliers.
+    pub(crate) fn ejections(&self, entry: &ClusterEntry) -> Vec<(Method, Option<Unenforced>, u64)> {
+        self.balancer(entry).map_or_else(|_| Vec::new(), |balancer| balancer.ejections().list())
     }
 
     /// What a call would say that waited for an endpoint of the entry's cluster.

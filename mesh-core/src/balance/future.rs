@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http::{Extensions, Response, header};
+use http_body::Body;
 use pin_project::pin_project;
 
 use super::aggregate::Aggregate;
@@ -15,10 +16,11 @@ use super::clusters::Clusters;
 use super::error;
 use super::picker::{Picked, Slot};
 use super::policy::PickRequest;
+use super::recorder::Recorder;
 use super::source::Source;
 use super::wait::{EAGER_TRIES, Terms, Wait};
-use crate::call::{self, Call, CallInfo, Stage};
-use crate::connect::{Connect, InFlight, SendError, SendErrorKind, SendRequest};
+use crate::call::{self, Call, CallInfo, Classify, Stage};
+use crate::connect::{Connect, SendError, SendErrorKind, SendRequest};
 use crate::error::Error;
 
 /// The future of [`Balance`](super::Balance).
@@ -46,6 +48,8 @@ struct Attempt<C: Connect> {
     /// Requests that came back unsent.
     unsent: u32,
     refused: bool,
+    /// Tells good responses from bad ones.
+    classify: &'static dyn Classify,
 }
 
 #[pin_project(project = StateProjection)]
@@ -62,7 +66,7 @@ where
     Sending {
         #[pin]
         send: <Slot<C> as SendRequest<B>>::Future,
-        in_flight: Option<InFlight>,
+        recorder: Option<Recorder>,
     },
 }
 
@@ -76,8 +80,13 @@ where
     Slot<C>: SendRequest<B>,
 {
     /// Picks and sends at once if an endpoint is ready.
-    pub(crate) fn new(clusters: &Clusters<C>, request: Outgoing<C, B>, extensions: Extensions) -> Self {
-        let mut attempt = Attempt { source: None, extensions, unsent: 0, refused: false };
+    pub(crate) fn new(
+        clusters: &Clusters<C>,
+        request: Outgoing<C, B>,
+        extensions: Extensions,
+        classify: &'static dyn Classify,
+    ) -> Self {
+        let mut attempt = Attempt { source: None, extensions, unsent: 0, refused: false, classify };
         let state = attempt.start(clusters, request);
         Self { state, attempt }
     }
@@ -102,7 +111,7 @@ impl<C: Connect> Attempt<C> {
             && !balancer.queue.is_occupied()
             && let Ok(picked) = balancer.pick(&wanted(call))
         {
-            return send(call, picked, request);
+            return send(call, picked, request, self.classify);
         }
         match clusters.balancer(entry) {
             Ok(balancer) => self.wait(Source::Cluster(balancer), request),
@@ -167,14 +176,15 @@ impl<C: Connect> Attempt<C> {
         Slot<C>: SendRequest<B>,
     {
         match self.extensions.get::<Call>() {
-            Some(call) => send(call, picked, request),
+            Some(call) => send(call, picked, request, self.classify),
             None => State::Failed(Some(error::no_cluster())),
         }
     }
 
     /// The request's extensions become the response's.
-    fn respond<D>(&mut self, response: Response<D>, in_flight: InFlight) -> Response<ResponseBody<D>> {
-        let endpoint = in_flight.endpoint();
+    fn respond<D: Body>(&mut self, response: Response<D>, mut recorder: Recorder) -> Response<ResponseBody<D>> {
+        recorder.handle_head(&response);
+        let endpoint = recorder.endpoint();
         endpoint.answered();
         let (mut attempts, mut route, mut set_cookie) = (1, None, None);
         if let Some(call) = self.extensions.get_mut::<Call>() {
@@ -188,7 +198,7 @@ impl<C: Connect> Attempt<C> {
         let info = CallInfo::new(endpoint.cluster.clone(), endpoint.address.clone(), attempts);
         self.extensions.clear();
         self.extensions.insert(info);
-        let mut response = response.map(|body| ResponseBody::new(body, in_flight, route));
+        let mut response = response.map(|body| ResponseBody::new(body, recorder, route));
         let inner = std::mem::replace(response.extensions_mut(), std::mem::take(&mut self.extensions));
         if !inner.is_empty() {
             response.extensions_mut().extend(inner);
@@ -201,10 +211,11 @@ impl<C: Connect> Attempt<C> {
 
     /// Sends the request elsewhere, if that is safe and it is still there.
     #[cold]
-    fn failed<B>(&mut self, failure: SendError<Outgoing<C, B>>, in_flight: InFlight) -> State<C, B>
+    fn failed<B>(&mut self, failure: SendError<Outgoing<C, B>>, mut recorder: Recorder) -> State<C, B>
     where
         Slot<C>: SendRequest<B>,
     {
+        recorder.handle_error(failure.error.kind());
         let again = match failure.error.kind() {
             SendErrorKind::Unsent => true,
             // Once in a call: the next time it is for the retry policy to say (A6).
@@ -216,11 +227,11 @@ impl<C: Connect> Attempt<C> {
         match failure.replay {
             Some(request) if again => {
                 self.unsent += u32::from(failure.error.kind() == SendErrorKind::Unsent);
-                call::of(&mut self.extensions).failed_at(&in_flight.endpoint().address);
-                drop(in_flight);
+                call::of(&mut self.extensions).failed_at(&recorder.endpoint().address);
+                drop(recorder);
                 self.start_again(*request)
             }
-            _ => State::Failed(Some(error::stream(failure.error, Some(&in_flight)))),
+            _ => State::Failed(Some(error::stream(failure.error, Some(recorder.in_flight())))),
         }
     }
 }
@@ -230,7 +241,7 @@ fn wanted(call: &Call) -> PickRequest<'_> {
     PickRequest { avoid: &call.avoid, hash: call.hash }
 }
 
-fn send<C, B>(call: &Call, picked: Picked<C>, request: Outgoing<C, B>) -> State<C, B>
+fn send<C, B>(call: &Call, picked: Picked<C>, request: Outgoing<C, B>, classify: &'static dyn Classify) -> State<C, B>
 where
     C: Connect,
     Slot<C>: SendRequest<B>,
@@ -238,7 +249,8 @@ where
     if let Some(progress) = &call.progress {
         progress.set(Stage::Sent(picked.in_flight.endpoint().address.clone()));
     }
-    State::Sending { send: picked.slot.send(request), in_flight: Some(picked.in_flight) }
+    let recorder = Recorder::new(picked.in_flight, classify, call.deadline);
+    State::Sending { send: picked.slot.send(request), recorder: Some(recorder) }
 }
 
 impl<C, B> Future for ResponseFuture<C, B>
@@ -252,12 +264,12 @@ where
         let mut me = self.project();
         loop {
             let next = match me.state.as_mut().project() {
-                StateProjection::Sending { send, in_flight } => {
+                StateProjection::Sending { send, recorder } => {
                     let sent: Sent<C, B> = ready!(send.poll(cx));
-                    let in_flight = in_flight.take().expect("taken once, when the send is ready");
+                    let recorder = recorder.take().expect("taken once, when the send is ready");
                     match sent {
-                        Ok(response) => return Poll::Ready(Ok(me.attempt.respond(response, in_flight))),
-                        Err(failure) => me.attempt.failed(failure, in_flight),
+                        Ok(response) => return Poll::Ready(Ok(me.attempt.respond(response, recorder))),
+                        Err(failure) => me.attempt.failed(failure, recorder),
                     }
                 }
                 StateProjection::Waiting { request, wait } => {

@@ -14,7 +14,7 @@ use super::clusters::Clusters;
 use super::future::ResponseFuture;
 use super::options::BalanceOptions;
 use super::picker::Slot;
-use crate::call;
+use crate::call::{self, Classify, HttpStatus};
 use crate::connect::{Connect, SendRequest};
 use crate::error::Error;
 use crate::resource::cluster::{Balancing, Cluster, EndpointPolicy};
@@ -70,11 +70,18 @@ impl<C: Connect> Layer<C> for BalanceLayer {
 pub struct Balance<C: Connect> {
     clusters: Clusters<C>,
     default: Option<Arc<ClusterEntry>>,
+    classify: &'static dyn Classify,
 }
 
 impl<C: Connect> Balance<C> {
     pub(crate) fn of(clusters: Clusters<C>) -> Self {
-        Self { clusters, default: None }
+        Self { clusters, default: None, classify: &HttpStatus }
+    }
+
+    /// How good responses are told from bad ones, for outlier detection. Default: by the HTTP status, 5xx are bad.
+    pub fn classify(mut self, classify: &'static dyn Classify) -> Self {
+        self.classify = classify;
+        self
     }
 
     /// Sends calls for which no layer above chose a cluster to these endpoints in turn; `name` is the cluster's name in
@@ -100,7 +107,7 @@ fn fixed(name: Arc<str>, addresses: impl IntoIterator<Item = Address>) -> Cluste
 
 impl<C: Connect> Clone for Balance<C> {
     fn clone(&self) -> Self {
-        Self { clusters: self.clusters.clone(), default: self.default.clone() }
+        Self { clusters: self.clusters.clone(), default: self.default.clone(), classify: self.classify }
     }
 }
 
@@ -122,6 +129,6 @@ where
         if let Some(default) = &self.default {
             call::of(&mut extensions).cluster.get_or_insert_with(|| default.clone());
         }
-        ResponseFuture::new(&self.clusters, request.into(), extensions)
+        ResponseFuture::new(&self.clusters, request.into(), extensions, self.classify)
     }
 }

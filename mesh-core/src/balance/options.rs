@@ -28,6 +28,7 @@ pub struct BalanceOptions {
     policy: Option<OwnPolicy>,
     policies: HashMap<Arc<str>, OwnPolicy>,
     pub(crate) profile: Profile,
+    pub(crate) outlier_detection: bool,
 }
 
 impl Default for BalanceOptions {
@@ -44,6 +45,7 @@ impl Default for BalanceOptions {
             policy: None,
             policies: HashMap::new(),
             profile: Profile::default(),
+            outlier_detection: true,
         }
     }
 }
@@ -85,6 +87,14 @@ impl BalanceOptions {
     /// slot. Default 20 s. An attempt that a retry policy asks for may wait for an endpoint as long again.
     pub fn max_wait(mut self, wait: Duration) -> Self {
         self.max_wait = bounded(wait);
+        self
+    }
+
+    /// Whether an endpoint that resets five calls or loses five connections in a row, with no answer in between, takes no
+    /// calls for 10 s, then 20 s, and so on; at most 30 % of the endpoints of a priority, and never the last one. It holds
+    /// for clusters whose control plane sends no `outlier_detection`. Default: yes.
+    pub fn outlier_detection(mut self, on: bool) -> Self {
+        self.outlier_detection = on;
         self
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::active::Ejected;
 use crate::connect::SubchannelStatus;
 use crate::resource::endpoints::{Address, Endpoints, Health, Locality};
 
@@ -16,19 +17,22 @@ pub(crate) struct EndpointReport {
     /// As we see it; `None`: the cluster or the priority is not in use, or the endpoint takes no calls.
     pub(crate) subchannel: Option<SubchannelStatus>,
     pub(crate) in_flight: u32,
+    /// Why it takes no calls although it is connected.
+    pub(crate) ejected: Option<Ejected>,
 }
 
 /// In the order of the configuration.
 pub(crate) fn statuses(
     endpoints: &Endpoints,
-    subchannel: impl Fn(&Address) -> Option<(SubchannelStatus, u32)>,
+    subchannel: impl Fn(&Address) -> Option<(SubchannelStatus, u32, Option<Ejected>)>,
 ) -> Vec<EndpointReport> {
     let mut statuses = Vec::new();
     for (priority, localities) in endpoints.priorities.iter().enumerate() {
         for locality in &localities.localities {
             for endpoint in &locality.endpoints {
                 let found = subchannel(&endpoint.address);
-                let (subchannel, in_flight) = found.map_or((None, 0), |(status, calls)| (Some(status), calls));
+                let (subchannel, in_flight, ejected) =
+                    found.map_or((None, 0, None), |(status, calls, ejected)| (Some(status), calls, ejected));
                 statuses.push(EndpointReport {
                     address: endpoint.address.clone(),
                     priority,
@@ -36,6 +40,7 @@ pub(crate) fn statuses(
                     health: endpoint.health,
                     subchannel,
                     in_flight,
+                    ejected,
                 });
             }
         }

@@ -93,6 +93,9 @@ fn counted(endpoints: &[EndpointReport]) -> String {
 }
 
 fn condition(endpoint: &EndpointReport) -> &'static str {
+    if endpoint.ejected.is_some() {
+        return "ejected";
+    }
     match &endpoint.subchannel {
         None if !endpoint.health.is_usable() => "unhealthy for the control plane",
         None => "not in use",
@@ -106,6 +109,10 @@ fn condition(endpoint: &EndpointReport) -> &'static str {
 
 /// The last error of an endpoint.
 fn trouble(endpoint: &EndpointReport) -> Option<Trouble> {
+    if let Some(ejected) = &endpoint.ejected {
+        let text = format!("{}: {ejected}", endpoint.address);
+        return Some(Trouble { text, next_attempt: ejected.until });
+    }
     let status = endpoint.subchannel.as_ref()?;
     let text = format!("{}: {}", endpoint.address, status.last_error.as_ref()?);
     Some(Trouble { text, next_attempt: status.next_attempt })

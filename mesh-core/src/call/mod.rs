@@ -4,12 +4,15 @@
 //! adds its own decision. [`CallOptions`] is what the application may put in, [`CallInfo`] what it finds in the
 //! response's extensions.
 
+mod classify;
 mod future;
 mod protocol;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use classify::HttpStatus;
+pub use classify::{Classify, Protocol};
 pub use future::ResponseFuture;
 use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;

@@ -15,6 +15,7 @@ mod connectivity;
 mod error;
 mod first;
 mod http2;
+mod outcomes;
 mod stats;
 mod subchannel;
 #[cfg(test)]
@@ -27,7 +28,9 @@ use bytes::Bytes;
 pub use connectivity::ConnectivityState;
 pub use error::{SendError, SendErrorKind, StreamError};
 pub use http2::{Http2Body, Http2Connection, Http2Connector, Http2Options, Http2Request, Http2Send, Http2Slot};
+pub use outcomes::Outcome;
 
+pub(crate) use outcomes::{Criteria, Ended, Streak};
 pub(crate) use stats::{EndpointStats, InFlight, SlotQueue};
 pub(crate) use subchannel::{Connections, Environment, Observer, Subchannel, SubchannelStatus};
 

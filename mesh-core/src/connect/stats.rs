@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use tokio::sync::Notify;
 
+use super::outcomes::{Criteria, Ended, Outcomes};
 use crate::resource::endpoints::Address;
 
 /// One endpoint of one cluster, as calls see it.
@@ -16,11 +17,55 @@ pub(crate) struct EndpointStats {
     pub(crate) address: Address,
     pub(crate) cluster: Arc<str>,
     queue: Arc<SlotQueue>,
+    outcomes: Outcomes,
+    criteria: Arc<Criteria>,
 }
 
 impl EndpointStats {
-    pub(crate) fn new(address: Address, cluster: Arc<str>, queue: Arc<SlotQueue>) -> Self {
-        Self { in_flight: AtomicU32::new(0), answered: AtomicBool::new(false), address, cluster, queue }
+    pub(crate) fn new(address: Address, cluster: Arc<str>, queue: Arc<SlotQueue>, criteria: Arc<Criteria>) -> Self {
+        Self {
+            in_flight: AtomicU32::new(0),
+            answered: AtomicBool::new(false),
+            address,
+            cluster,
+            queue,
+            outcomes: Outcomes::default(),
+            criteria,
+        }
+    }
+
+    /// Whether anybody wants to know how calls end.
+    pub(crate) fn counts_outcomes(&self) -> bool {
+        self.criteria.counts()
+    }
+
+    /// Counts how an attempt, or one to connect, ended. Not to be called under a lock that the owner of the cluster takes.
+    pub(crate) fn record(&self, ended: Ended) {
+        self.outcomes.record(ended, &self.address, &self.criteria);
+    }
+
+    /// Successes and failures since this was last asked.
+    pub(crate) fn take_totals(&self) -> (u32, u32) {
+        self.outcomes.take_totals()
+    }
+
+    /// Whatever failed in a row, the row is over.
+    pub(crate) fn forget_streaks(&self) {
+        self.outcomes.forget_streaks();
+    }
+
+    /// One more connection was made.
+    pub(super) fn connected(&self) {
+        self.outcomes.connected();
+    }
+
+    /// Whether outlier detection lets it take no calls at the moment.
+    pub(crate) fn is_ejected(&self) -> bool {
+        self.outcomes.is_ejected()
+    }
+
+    pub(crate) fn set_ejected(&self, ejected: bool) {
+        self.outcomes.set_ejected(ejected);
     }
 
     /// Calls that were picked for this endpoint and have not ended; a stream counts until its end (A48).

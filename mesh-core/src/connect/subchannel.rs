@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::connectivity::{Connectivity, ConnectivityState, Phase};
 use super::first::connect_first;
+use super::outcomes::{Criteria, Ended, Streak};
 use super::stats::{EndpointStats, SlotQueue};
 use super::{Connect, Connection};
 use crate::backoff::{Backoff, BackoffConfig};
@@ -22,6 +23,12 @@ use crate::resource::endpoints::Address;
 pub(crate) trait Observer: Send + Sync {
     /// Called with no lock held, and with the state that the subchannel has `now`.
     fn subchannel_changed(&self, now: ConnectivityState);
+
+    /// Something failed too often in a row. Called with no lock held.
+    fn endpoint_failed(&self, endpoint: &Address, streak: Streak);
+
+    /// Outcomes are counted again, and somebody should look at them. Called with no lock held.
+    fn outcomes_arrive(&self);
 }
 
 /// What the subchannels of one cluster have in common.
@@ -35,6 +42,7 @@ pub(crate) struct Environment<C> {
     pub(crate) handle: Handle,
     pub(crate) queue: Arc<SlotQueue>,
     pub(crate) observer: Weak<dyn Observer>,
+    pub(crate) criteria: Arc<Criteria>,
 }
 
 /// The open connections of one endpoint: one, unless its slots ran out and more are allowed (A105).
@@ -91,7 +99,8 @@ impl<C: Connect> Subchannel<C> {
         reached_at: Option<Arc<[Address]>>,
         environment: &Arc<Environment<C>>,
     ) -> Arc<Self> {
-        let stats = EndpointStats::new(address, environment.cluster.clone(), environment.queue.clone());
+        let Environment { cluster, queue, criteria, .. } = &**environment;
+        let stats = EndpointStats::new(address, cluster.clone(), queue.clone(), criteria.clone());
         let subchannel = Arc::new(Self {
             stats: Arc::new(stats),
             stamp: AtomicU64::new(0),
@@ -138,12 +147,19 @@ impl<C: Connect> Subchannel<C> {
         }
     }
 
+    /// As those see it who choose among endpoints: one that is ejected is to them as one that cannot be reached (A50).
     pub(crate) fn state(&self) -> ConnectivityState {
-        self.state.lock().connectivity_state()
+        match self.stats.is_ejected() {
+            true => ConnectivityState::TransientFailure,
+            false => self.state.lock().connectivity_state(),
+        }
     }
 
     /// The connections that take calls; none unless the state is READY.
     pub(crate) fn connections(&self) -> Connections<C::Connection> {
+        if self.stats.is_ejected() {
+            return Connections::new();
+        }
         self.state.lock().connections.iter().map(|(_, connection)| connection.clone()).collect()
     }
 
@@ -224,6 +240,7 @@ impl<C: Connect> Subchannel<C> {
         state.connections.push((number, connection.clone()));
         event(&mut state);
         drop(state);
+        self.stats.connected();
         self.changed();
         Some(number)
     }
@@ -274,6 +291,7 @@ async fn drive<C: Connect>(subchannel: Arc<Subchannel<C>>) {
             }
             Err(error) => {
                 let why = with_causes(&*error).into();
+                subchannel.stats.record(Ended::NotConnected);
                 subchannel.event(|state, now| state.connectivity.handle_failed(why, now, fastrand::f64()))
             }
         };

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::future::pending;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -12,13 +12,32 @@ use http_body::{Body, Frame};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{Connect, Connection, SendError, SendErrorKind, SendRequest, StreamError, Unavailable};
+use super::{
+    Connect, Connection, ConnectivityState, Criteria, EndpointStats, Observer, SendError, SendErrorKind, SendRequest,
+    Streak, StreamError, Unavailable,
+};
 use crate::error::BoxError;
 use crate::resource::endpoints::Address;
 
 /// The endpoint with this number.
 pub(crate) fn address(number: u16) -> Address {
     Address::Socket(([10, 0, 0, 1], number).into())
+}
+
+/// The counts of the endpoint with this number, in which nobody takes an interest.
+pub(crate) fn stats(number: u16) -> Arc<EndpointStats> {
+    let criteria = Criteria::new(Weak::<Nobody>::new());
+    Arc::new(EndpointStats::new(address(number), "greeter".into(), Arc::default(), Arc::new(criteria)))
+}
+
+struct Nobody;
+
+impl Observer for Nobody {
+    fn subchannel_changed(&self, _: ConnectivityState) {}
+
+    fn endpoint_failed(&self, _: &Address, _: Streak) {}
+
+    fn outcomes_arrive(&self) {}
 }
 
 /// What an endpoint does when it is connected to.

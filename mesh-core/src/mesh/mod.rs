@@ -14,7 +14,7 @@ use tower_layer::Layer;
 
 use crate::balance::{Balance, Clusters};
 use crate::bootstrap::Bootstrap;
-use crate::call::{EncodeDeadline, RetryProtocol};
+use crate::call::{EncodeDeadline, Protocol};
 #[cfg(feature = "cluster")]
 use crate::cluster::ClusterLayer;
 use crate::connect::Http2Connector;
@@ -34,8 +34,8 @@ mod status;
 
 pub use builder::MeshBuilder;
 pub use status::{
-    ClusterStatus, ControlPlaneStatus, EndpointStatus, IgnoredField, LeafStatus, MeshStatus, ResourceStatus,
-    TargetStatus,
+    ClusterStatus, ControlPlaneStatus, EjectionCount, EjectionStatus, EndpointStatus, IgnoredField, LeafStatus,
+    MeshStatus, ResourceStatus, TargetStatus,
 };
 
 /// The mesh of a process: share one among all channels.
@@ -207,14 +207,12 @@ impl Mesh {
         &self,
         target: &Target,
         tell_deadline: Option<EncodeDeadline>,
-        protocol: Option<&'static dyn RetryProtocol>,
+        protocol: Option<&'static dyn Protocol>,
         attempt_layer: &L,
     ) -> ClientStack<L::Service> {
-        #[cfg(not(feature = "retry"))]
-        let _ = protocol;
         let builder = ClientStackBuilder {
             target: target.clone(),
-            clusters: self.inner.clusters.clone(),
+            balance: protocol.map_or_else(|| self.balance(), |known| self.balance().classify(known)),
             tell_deadline,
             #[cfg(feature = "timeout")]
             profile: self.inner.profile,

@@ -1,11 +1,13 @@
 //! What a mesh knows of itself, as data: for logs, tests and pages.
 
+use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
 use super::Mesh;
+use crate::balance::{Ejected, Method, Unenforced};
 use crate::connect::ConnectivityState;
 use crate::discover::Target;
 use crate::profile::Profile;
@@ -124,6 +126,8 @@ pub struct ClusterStatus {
     pub in_flight: u32,
     /// Attempts that the circuit breaker refused.
     pub refused: u64,
+    /// How often its endpoints were outliers, and what became of it (A91).
+    pub ejections: Vec<EjectionCount>,
     /// Attempts that were dropped as the control plane asks (`drop_overloads`), by category.
     pub dropped: Vec<(Arc<str>, u64)>,
 }
@@ -154,6 +158,56 @@ pub struct EndpointStatus {
     pub last_error: Option<Arc<str>>,
     /// Calls that it has not answered to the end.
     pub in_flight: u32,
+    /// Why outlier detection lets it take no calls at the moment.
+    pub ejection: Option<EjectionStatus>,
+}
+
+/// Why an endpoint takes no calls for a while, and how long that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EjectionStatus {
+    /// What made it an outlier: `success_rate`, `failure_percentage`, `consecutive_5xx`, `consecutive_gateway_failure` or
+    /// `consecutive_local_origin_failure`.
+    pub method: &'static str,
+    /// After this it returns, when the interval of outlier detection ends; `None`: for longer than a clock can say.
+    pub remaining: Option<Duration>,
+}
+
+/// How often endpoints of a cluster were outliers by one method, with one result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EjectionCount {
+    /// What made them outliers, as in [`EjectionStatus::method`].
+    pub method: &'static str,
+    /// Why they were not ejected: `enforcement_percentage`, `max_ejection_overflow` or `last_endpoint`; `None`: they were.
+    pub unenforced: Option<&'static str>,
+    /// How often.
+    pub count: u64,
+}
+
+impl EjectionStatus {
+    fn new(ejected: Ejected) -> Self {
+        let now = Instant::now();
+        let remaining = ejected.until.map(|until| until.saturating_duration_since(now));
+        Self { method: ejected.method.name(), remaining }
+    }
+}
+
+impl fmt::Display for EjectionStatus {
+    /// "ejected by consecutive_5xx, for 28 s more"
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ejected by {}", self.method)?;
+        match self.remaining {
+            Some(remaining) => write!(f, ", for {:.0} s more", remaining.as_secs_f64().ceil()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl EjectionCount {
+    fn new((method, unenforced, count): (Method, Option<Unenforced>, u64)) -> Self {
+        Self { method: method.name(), unenforced: unenforced.map(Unenforced::name), count }
+    }
 }
 
 impl Mesh {
@@ -206,6 +260,7 @@ impl Mesh {
             state: status.subchannel.as_ref().map(|subchannel| subchannel.state),
             last_error: status.subchannel.and_then(|subchannel| subchannel.last_error),
             in_flight: status.in_flight,
+            ejection: status.ejected.map(EjectionStatus::new),
         };
         #[cfg(feature = "cluster")]
         let (in_flight, refused, dropped) = {
@@ -219,6 +274,7 @@ impl Mesh {
             problem: entry.config.as_ref().err().map(ToString::to_string),
             endpoints: self.inner.clusters.states(entry).into_iter().map(endpoint).collect(),
             leaves: self.leaves(entry),
+            ejections: self.inner.clusters.ejections(entry).into_iter().map(EjectionCount::new).collect(),
             in_flight,
             refused,
             dropped,

@@ -22,6 +22,34 @@ pub(crate) struct OutlierDetection {
     pub(crate) split_local_origin: bool,
 }
 
+impl OutlierDetection {
+    /// For clusters of which the control plane says nothing: an endpoint that resets five calls or loses five connections
+    /// in a row is left alone for ten seconds, as long as most others are not.
+    pub(crate) const LOCAL: Self = Self {
+        interval: Duration::from_secs(10),
+        base_ejection_time: Duration::from_secs(10),
+        max_ejection_time: Duration::from_secs(300),
+        max_ejection_percent: 30,
+        success_rate: None,
+        failure_percentage: None,
+        consecutive_5xx: None,
+        consecutive_gateway_failure: None,
+        consecutive_local_origin_failure: Some(Consecutive { failures: 5, enforcing: 100 }),
+        split_local_origin: true,
+    };
+
+    /// Whether successes and failures are counted for each interval.
+    pub(crate) fn needs_totals(&self) -> bool {
+        self.success_rate.is_some() || self.failure_percentage.is_some()
+    }
+
+    /// How long an ejection lasts that is the `multiplier`th in a row.
+    pub(crate) fn ejection_time(&self, multiplier: u32) -> Duration {
+        let longest = self.base_ejection_time.max(self.max_ejection_time);
+        self.base_ejection_time.saturating_mul(multiplier).min(longest)
+    }
+}
+
 /// Ejects whose success rate is far below the others' (A50).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SuccessRate {

@@ -14,7 +14,7 @@
 
 use tower_layer::Layer;
 
-use crate::balance::{Balance, Clusters};
+use crate::balance::Balance;
 use crate::call::EncodeDeadline;
 #[cfg(feature = "cluster")]
 use crate::cluster::{Cluster, ClusterLayer};
@@ -59,7 +59,7 @@ pub type Admission<S> = S;
 #[derive(Debug)]
 pub(crate) struct ClientStackBuilder {
     pub(crate) target: Target,
-    pub(crate) clusters: Clusters<Http2Connector>,
+    pub(crate) balance: Balance<Http2Connector>,
     #[cfg_attr(not(feature = "timeout"), expect(dead_code, reason = "no layer has a deadline to tell"))]
     pub(crate) tell_deadline: Option<EncodeDeadline>,
     #[cfg(feature = "timeout")]
@@ -72,11 +72,10 @@ pub(crate) struct ClientStackBuilder {
 
 impl ClientStackBuilder {
     pub(crate) fn build<L: Layer<Attempt>>(self, attempt_layer: &L) -> ClientStack<L::Service> {
-        let balance = Balance::of(self.clusters);
         #[cfg(feature = "cluster")]
-        let attempt = self.cluster.layer(balance);
+        let attempt = self.cluster.layer(self.balance);
         #[cfg(not(feature = "cluster"))]
-        let attempt = balance;
+        let attempt = self.balance;
         let attempt = attempt_layer.layer(attempt);
         #[cfg(feature = "retry")]
         let attempt = self.retry.layer(attempt);

@@ -1,10 +1,8 @@
 //! Groups of endpoints without connections.
 
-use std::sync::Arc;
-
 use super::{Candidate, Member};
-use crate::connect::testing::address;
-use crate::connect::{ConnectivityState, EndpointStats};
+use crate::connect::ConnectivityState;
+use crate::connect::testing::stats;
 
 /// Candidates by key and weight, all of one locality.
 pub(super) fn candidates<'a>(keys: &[(&'a str, u32)]) -> Vec<Candidate<'a>> {
@@ -21,6 +19,5 @@ pub(super) fn candidates<'a>(keys: &[(&'a str, u32)]) -> Vec<Candidate<'a>> {
 
 /// Members in these states, each of weight 1 at an address of its own.
 pub(super) fn members(states: &[ConnectivityState]) -> Vec<Member> {
-    let stats = |number| Arc::new(EndpointStats::new(address(number), "greeter".into(), Arc::default()));
     (1..).zip(states).map(|(number, state)| Member { stats: stats(number), weight: 1, state: *state }).collect()
 }

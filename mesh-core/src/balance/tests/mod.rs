@@ -4,6 +4,7 @@ mod aggregates;
 mod endpoints;
 mod http2;
 mod memory;
+mod outliers;
 mod priorities;
 mod slots;
 mod spill;

@@ -80,6 +80,7 @@ async fn the_time_of_the_next_try_is_that_of_the_call_and_not_of_the_look() {
         health: Health::Unknown,
         subchannel: Some(subchannel),
         in_flight: 0,
+        ejected: None,
     };
     let summary = Summary::new(&[endpoint], now);
     for (after, said) in [(0.0, "1.0 s)"), (0.6, "0.4 s)"), (2.0, "0.0 s)")] {

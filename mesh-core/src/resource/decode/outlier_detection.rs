@@ -7,12 +7,14 @@ use mesh_xds_proto::envoy::config::cluster::v3 as proto;
 use super::place::At;
 use super::value::duration;
 use crate::resource::outlier_detection::{Consecutive, FailurePercentage, OutlierDetection, SuccessRate};
+use crate::resource::verdict::Fields;
 
 const INTERVAL: Duration = Duration::from_secs(10);
 const BASE_EJECTION_TIME: Duration = Duration::from_secs(30);
 const MAX_EJECTION_TIME: Duration = Duration::from_secs(300);
 
 pub(super) fn outlier_detection(message: &proto::OutlierDetection, at: &At<'_>) -> OutlierDetection {
+    message.judge(at);
     let interval = duration(message.interval, &at.field("interval"));
     if interval == Some(Duration::ZERO) {
         at.field("interval").error("must be greater than 0 s");

@@ -1,0 +1,168 @@
+//! The ejections of a cluster in use: hands what was counted to the detector, and does as it says.
+
+use std::fmt;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Active;
+use crate::balance::outlier::{Detector, EjectionCounts, Group, Look, Method, Totals};
+use crate::connect::{Connect, ConnectivityState, EndpointStats, Streak};
+use crate::resource::cluster::Cluster;
+use crate::resource::endpoints::Address;
+use crate::resource::outlier_detection::OutlierDetection;
+
+/// No interval is shorter.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
+
+/// What outlier detection knows of a cluster in use.
+#[derive(Debug)]
+pub(super) struct Ejections {
+    detector: Detector,
+    policy: Option<OutlierDetection>,
+    /// Whether clusters of which the control plane says nothing have a policy all the same.
+    local: bool,
+    /// When the interval under way began.
+    began: Instant,
+    /// Whether anything was counted that needs a look when the interval is over.
+    counted: bool,
+}
+
+/// Why an endpoint takes no calls, and until when at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ejected {
+    pub(crate) method: Method,
+    /// `None`: for longer than the clock can say.
+    pub(crate) until: Option<Instant>,
+}
+
+impl fmt::Display for Ejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ejected by {}", self.method.name())
+    }
+}
+
+impl Ejections {
+    pub(super) fn new(local: bool) -> Self {
+        Self { detector: Detector::default(), policy: None, local, began: Instant::now(), counted: false }
+    }
+
+    pub(super) fn of(&self, address: &Address) -> Option<Ejected> {
+        let (method, until) = self.detector.ejection(address, self.policy.as_ref()?)?;
+        Some(Ejected { method, until })
+    }
+
+    /// The policy for this cluster, and whether it is the mesh's own.
+    fn policy_for(&self, cluster: &Cluster) -> (Option<OutlierDetection>, bool) {
+        match &cluster.outlier_detection {
+            None if self.local => (Some(OutlierDetection::LOCAL), true),
+            policy => (policy.clone(), false),
+        }
+    }
+}
+
+impl<C: Connect> Active<C> {
+    /// Takes in what a new configuration says of outlier detection. Ejections outlive it, unless the control plane
+    /// has none any more.
+    pub(super) fn configure_ejections(&mut self) {
+        let (policy, mild) = self.ejections.policy_for(&self.config.cluster);
+        let Self { ejections, subchannels, .. } = self;
+        ejections.detector.retain(|address| subchannels.contains_key(address));
+        if ejections.policy == policy {
+            return;
+        }
+        self.environment.criteria.set(policy.as_ref(), mild);
+        let ends = policy.is_none() || mild;
+        self.ejections.policy = policy;
+        if ends {
+            let returned = self.ejections.detector.clear();
+            self.restore(&returned);
+        }
+    }
+
+    /// An endpoint failed too often in a row. Answers whether it was ejected.
+    pub(crate) fn endpoint_failed(&mut self, address: &Address, streak: Streak, counts: &EjectionCounts) -> bool {
+        let Self { ejections, members, subchannels, .. } = self;
+        let (Some(policy), Some(failed)) = (&ejections.policy, subchannels.get(address)) else { return false };
+        // From here on the row is a new one, whatever becomes of this one.
+        failed.stats.forget_streaks();
+        let of_priority =
+            || members.iter().flatten().find(|members| members.subchannels().any(|one| one.address() == address));
+        let Some(priority) = of_priority() else { return false };
+        let is_ready = |one: &Address| subchannels.get(one).is_some_and(|one| one.state() == ConnectivityState::Ready);
+        let addresses = || priority.subchannels().map(|one| one.address());
+        let group = Group {
+            endpoints: addresses().count(),
+            ejected: addresses().filter(|one| ejections.detector.is_ejected(one)).count(),
+            others_ready: addresses().filter(|one| *one != address && is_ready(one)).count(),
+        };
+        let look = Look { policy, now: Instant::now(), draw, counts };
+        let is_ejected = ejections.detector.fail(address, streak, group, &look);
+        if is_ejected {
+            failed.stats.set_ejected(true);
+        }
+        is_ejected
+    }
+
+    /// Outcomes are counted again, after a time without any.
+    pub(crate) fn outcomes_arrive(&mut self) {
+        self.ejections.counted = true;
+    }
+
+    /// When the interval is over, if that is of interest. While it is not, time stands still: the next one begins when
+    /// there is something to look at.
+    pub(crate) fn next_sweep(&mut self, now: Instant) -> Option<Instant> {
+        let Ejections { detector, policy, began, counted, .. } = &mut self.ejections;
+        let policy = policy.as_ref()?;
+        let interval = policy.interval.max(SHORTEST_INTERVAL);
+        if detector.is_idle() && !*counted {
+            return None;
+        }
+        if now.duration_since(*began) > interval.saturating_mul(2) {
+            *began = now;
+        }
+        began.checked_add(interval)
+    }
+
+    /// An interval is over. Answers whether an endpoint was ejected or returned.
+    pub(crate) fn sweep(&mut self, counts: &EjectionCounts) -> bool {
+        let Self { ejections, members, .. } = self;
+        let Ejections { detector, policy: Some(policy), began, counted, .. } = ejections else { return false };
+        let now = Instant::now();
+        let look = Look { policy, now, draw, counts };
+        (*began, *counted) = (now, false);
+        let mut ejected = false;
+        for priority in members.iter().flatten() {
+            let stats: Vec<&EndpointStats> = priority.subchannels().map(|subchannel| &*subchannel.stats).collect();
+            let hosts: Vec<_> = stats.iter().map(|stats| (&stats.address, totals(stats))).collect();
+            *counted |= hosts.iter().any(|(_, totals)| *totals != Totals::default());
+            for index in detector.sweep(&hosts, &look) {
+                stats[index].set_ejected(true);
+                ejected = true;
+            }
+        }
+        let returned = detector.finish(policy, now);
+        let sleeps = policy.needs_totals() && !*counted;
+        if sleeps {
+            self.environment.criteria.sleep();
+        }
+        self.restore(&returned);
+        ejected || !returned.is_empty()
+    }
+
+    fn restore(&self, returned: &[Address]) {
+        for subchannel in returned.iter().filter_map(|address| self.subchannels.get(address)) {
+            subchannel.stats.forget_streaks();
+            subchannel.stats.set_ejected(false);
+        }
+    }
+}
+
+fn draw() -> u32 {
+    fastrand::u32(..100)
+}
+
+fn totals(stats: &EndpointStats) -> Totals {
+    let (successes, failures) = stats.take_totals();
+    Totals { successes, failures }
+}

@@ -1,0 +1,107 @@
+//! Outlier detection in a cluster in use: when it looks, and what it costs while there is nothing to see.
+
+use super::*;
+use crate::connect::SendErrorKind;
+use crate::connect::testing::Answer;
+use crate::resource::outlier_detection::{FailurePercentage, OutlierDetection};
+
+/// A cluster whose endpoints are ejected for failing most of five calls or more.
+fn watched(endpoints: &[u16]) -> Arc<ClusterEntry> {
+    let entry = cluster(endpoints);
+    let config = entry.config.as_ref().unwrap();
+    let failure_percentage = FailurePercentage { threshold: 50, enforcing: 100, minimum_hosts: 2, request_volume: 5 };
+    let policy = OutlierDetection {
+        base_ejection_time: Duration::from_secs(30),
+        failure_percentage: Some(failure_percentage),
+        consecutive_local_origin_failure: None,
+        ..OutlierDetection::LOCAL
+    };
+    let cluster = Cluster { outlier_detection: Some(policy), ..Cluster::clone(&config.cluster) };
+    let config = ClusterConfig { cluster: Arc::new(cluster), endpoints: config.endpoints.clone() };
+    Arc::new(ClusterEntry::new(entry.key.clone(), Ok(config)))
+}
+
+/// Ends each response, as a call that is not read to its end says nothing of its endpoint.
+async fn calls_to_the_end(mesh: &Mesh, entry: &Arc<ClusterEntry>, count: usize) -> usize {
+    let mut failed = 0;
+    for _ in 0..count {
+        match mesh.call(entry).await {
+            Ok(response) => drop(http_body_util::BodyExt::collect(response.into_body()).await.unwrap()),
+            Err(_) => failed += 1,
+        }
+    }
+    failed
+}
+
+fn tasks() -> usize {
+    tokio::runtime::Handle::current().metrics().num_alive_tasks()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_fails_is_ejected_at_the_end_of_the_interval_and_returns_at_the_end_of_another() {
+    let mesh = Mesh::new();
+    let entry = watched(&[1, 2, 3]);
+    mesh.prepare(&entry).await;
+    mesh.network.answer(1, Answer::Fails(SendErrorKind::Reset(2)));
+    assert_eq!(calls_to_the_end(&mesh, &entry, 30).await, 10);
+    // The interval of 10 s began before.
+    seconds(10.0).await;
+    assert_eq!(calls_to_the_end(&mesh, &entry, 30).await, 0);
+    assert_eq!(mesh.network.open(1).len(), 1, "its connection is kept");
+    mesh.network.answer(1, Answer::Responds);
+    seconds(29.0).await;
+    assert_eq!(count(&mesh.calls(&entry, 30).await, 1), 0);
+    seconds(12.0).await;
+    assert_eq!(count(&mesh.calls(&entry, 30).await, 1), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_without_calls_has_no_timer() {
+    let mesh = Mesh::new();
+    let entry = watched(&[1, 2, 3]);
+    mesh.prepare(&entry).await;
+    let idle = tasks();
+    calls_to_the_end(&mesh, &entry, 1).await;
+    assert_eq!(tasks(), idle + 1, "now there is something to look at");
+    seconds(10.5).await;
+    assert_eq!(tasks(), idle + 1, "there was");
+    seconds(10.5).await;
+    assert_eq!(tasks(), idle, "nothing happened since");
+    calls_to_the_end(&mesh, &entry, 1).await;
+    assert_eq!(tasks(), idle + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_call_in_flight_does_after_the_ejection_changes_nothing() {
+    let mesh = Mesh::new();
+    let entry = watched(&[1, 2]);
+    mesh.prepare(&entry).await;
+    mesh.network.answer(1, Answer::Streams);
+    let streaming = [mesh.call(&entry).await.unwrap(), mesh.call(&entry).await.unwrap()];
+    mesh.network.answer(1, Answer::Fails(SendErrorKind::Reset(2)));
+    assert_eq!(calls_to_the_end(&mesh, &entry, 20).await, 10);
+    seconds(10.0).await;
+    assert_eq!(calls_to_the_end(&mesh, &entry, 20).await, 0);
+    let at_the_ejected = streaming.iter().filter(|response| endpoint(response) == 1).count();
+    assert_eq!(at_the_ejected, 1, "its call goes on");
+    assert_eq!(mesh.network.open(1)[0].in_flight(), 1);
+    drop(streaming);
+    assert_eq!(mesh.network.open(1)[0].in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_are_lost_again_and_again_eject_an_endpoint_unless_it_is_the_last() {
+    for (endpoints, failed) in [(&[1, 2][..], 5), (&[1], 20)] {
+        let mesh = Mesh::with(BalanceOptions::new().backoff(Duration::from_millis(1), Duration::from_millis(1)));
+        let entry = cluster(endpoints);
+        mesh.prepare(&entry).await;
+        mesh.network.answer(1, Answer::Fails(SendErrorKind::ConnectionLost));
+        let mut seen = 0;
+        for _ in 0..20 {
+            seen += calls_to_the_end(&mesh, &entry, endpoints.len()).await;
+            mesh.network.cut(1);
+            seconds(0.1).await;
+        }
+        assert_eq!(seen, failed, "of {} endpoints", endpoints.len());
+    }
+}

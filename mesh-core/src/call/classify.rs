@@ -1,0 +1,33 @@
+//! What a response says of its endpoint: mesh-core knows HTTP, the adapter its own protocol.
+
+use std::fmt;
+
+use http::{HeaderMap, StatusCode};
+
+use crate::connect::Outcome;
+
+/// Tells good responses from bad ones, for outlier detection. An adapter has one; without one, the HTTP status decides.
+pub trait Classify: fmt::Debug + Send + Sync {
+    /// The outcome of a response that has ended, by its status and its trailers; the headers stand for trailers where the
+    /// response was nothing but a head.
+    fn outcome(&self, status: StatusCode, trailers: Option<&HeaderMap>) -> Outcome;
+}
+
+/// What an adapter knows of the protocol that its calls speak, for every layer that asks.
+pub trait Protocol: super::RetryProtocol + Classify {}
+
+impl<P: super::RetryProtocol + Classify> Protocol for P {}
+
+/// By the HTTP status alone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HttpStatus;
+
+impl Classify for HttpStatus {
+    fn outcome(&self, status: StatusCode, _trailers: Option<&HeaderMap>) -> Outcome {
+        match status.as_u16() {
+            502..=504 => Outcome::GatewayError,
+            500..=599 => Outcome::ServerError,
+            _ => Outcome::Success,
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What gRPC's responses say of the endpoint: the `grpc-status`, taken as the HTTP status that Envoy takes it as.
+
+use http::{HeaderMap, HeaderName, StatusCode};
+use mesh_core::Classify;
+use mesh_core::connect::Outcome;
+use tonic::Code;
+
+use crate::retry::Grpc;
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+impl Classify for Grpc {
+    fn outcome(&self, status: StatusCode, trailers: Option<&HeaderMap>) -> Outcome {
+        match trailers.and_then(|trailers| trailers.get(GRPC_STATUS)) {
+            Some(code) => of_code(Code::from_bytes(code.as_bytes())),
+            None => of_http(status),
+        }
+    }
+}
+
+fn of_code(code: Code) -> Outcome {
+    match code {
+        Code::Ok => Outcome::Success,
+        Code::Unavailable | Code::DeadlineExceeded => Outcome::GatewayError,
+        Code::Unknown | Code::Internal | Code::DataLoss | Code::Unimplemented => Outcome::ServerError,
+        Code::Cancelled
+        | Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unauthenticated => Outcome::Failure,
+    }
+}
+
+/// What is not gRPC's is never a success.
+fn of_http(status: StatusCode) -> Outcome {
+    match status.as_u16() {
+        502..=504 => Outcome::GatewayError,
+        400..=499 => Outcome::Failure,
+        _ => Outcome::ServerError,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_response_is_what_envoy_takes_its_grpc_status_for() {
+        use Outcome::{Failure, GatewayError, ServerError, Success};
+        let by_code = [
+            Success,
+            Failure,
+            ServerError,
+            Failure,
+            GatewayError,
+            Failure,
+            Failure,
+            Failure,
+            Failure,
+            Failure,
+            Failure,
+            Failure,
+            ServerError,
+            ServerError,
+            GatewayError,
+            ServerError,
+            Failure,
+        ];
+        for (code, expected) in by_code.into_iter().enumerate() {
+            let trailers = HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from(code))]);
+            assert_eq!(Grpc.outcome(StatusCode::OK, Some(&trailers)), expected, "{code}");
+        }
+        let nonsense = HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("x"))]);
+        assert_eq!(Grpc.outcome(StatusCode::OK, Some(&nonsense)), ServerError);
+    }
+
+    #[test]
+    fn a_response_without_a_grpc_status_failed_by_its_http_status() {
+        for (status, expected) in [
+            (200, Outcome::ServerError),
+            (404, Outcome::Failure),
+            (500, Outcome::ServerError),
+            (503, Outcome::GatewayError),
+        ] {
+            let status = StatusCode::from_u16(status).expect("a status");
+            assert_eq!(Grpc.outcome(status, None), expected, "{status}");
+            assert_eq!(Grpc.outcome(status, Some(&HeaderMap::new())), expected, "{status}");
+        }
+    }
+}
