@@ -13,6 +13,7 @@ use tonic::{Code, Status};
 
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, quick_mesh};
+use crate::support::network::BlackHole;
 
 /// `greeter` at the backend, by this cluster.
 async fn client_of(cluster: ClusterBuilder, backend: &Backend) -> (ControlPlane, Mesh, Client) {
@@ -167,6 +168,80 @@ async fn until_a_call_is(client: &Client, refused: Option<&str>) {
         }
     };
     tokio::time::timeout(Duration::from_secs(5), reached).await.expect("the limit comes into force");
+}
+
+/// The limits of one cluster, and of each of its endpoints.
+fn limited(cluster_limits: Thresholds, endpoint_limits: Thresholds) -> ClusterBuilder {
+    let breakers = CircuitBreakers { thresholds: vec![cluster_limits], per_host_thresholds: vec![endpoint_limits] };
+    cluster("greeter").modify(|cluster| cluster.circuit_breakers = Some(breakers))
+}
+
+fn connections(limit: u32) -> Thresholds {
+    Thresholds { max_connections: Some(limit), ..Default::default() }
+}
+
+/// A backend that takes one call at a time of each connection.
+async fn one_at_a_time(name: &str) -> Backend {
+    Backend::start_with(name, "127.0.0.1:0", |server| server.max_concurrent_streams(1)).await
+}
+
+#[tokio::test]
+async fn an_endpoint_gets_as_many_connections_as_the_cluster_says() {
+    let backend = one_at_a_time("a").await;
+    let limits = limited(Thresholds::default(), connections(3));
+    let (_control_plane, mesh, client) = client_of(limits, &backend).await;
+    let mut calls = held(&client, &backend, 3).await;
+    assert_eq!(backend.connections(), 3);
+    let more = client.clone();
+    calls.push(tokio::spawn(async move { more.hello().await }));
+    while status_of(&mesh).in_flight < 4 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(backend.in_flight(), 3, "the fourth waits");
+    backend.release();
+    answered(calls, "a").await;
+    assert_eq!(backend.connections(), 3);
+}
+
+#[tokio::test]
+async fn the_connections_of_a_cluster_are_bounded_together() {
+    let backend = one_at_a_time("a").await;
+    let (control_plane, mesh, client) = client_of(limited(connections(2), connections(10)), &backend).await;
+    let other = one_at_a_time("b").await;
+    control_plane.put(endpoints("greeter").endpoint(backend.address()).endpoint(other.address()));
+    client.hello_until("b").await;
+    other.hold();
+    backend.hold();
+    let start = |_| {
+        let client = client.clone();
+        tokio::spawn(async move { client.hello().await })
+    };
+    let calls: Vec<Started> = (0..5).map(start).collect();
+    while status_of(&mesh).in_flight < 5 {
+        tokio::task::yield_now().await;
+    }
+    backend.wait_for_in_flight(1).await;
+    other.wait_for_in_flight(1).await;
+    backend.release();
+    other.release();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!((backend.connections(), other.connections()), (1, 1), "each has one, and there is no third");
+}
+
+#[tokio::test]
+async fn no_more_calls_wait_than_the_cluster_says() {
+    let hole = BlackHole::new();
+    let limits = limited(Thresholds { max_pending_requests: Some(2), ..Default::default() }, Thresholds::default());
+    let control_plane = ControlPlane::new();
+    control_plane.set(Resources::service("greeter", [hole.address()]).with(limits));
+    let mesh = quick_mesh(&control_plane).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    let calls = (0..3).map(|_| Box::pin(client.hello()));
+    let (first, _, others) = futures_util::future::select_all(calls).await;
+    assert_says(&first.unwrap_err(), &["2 calls already wait for cluster `greeter`"]);
+    assert_eq!(others.len(), 2);
 }
 
 #[tokio::test]

@@ -300,7 +300,11 @@ impl<C: Connect> Active<C> {
 
     /// One more connection to an endpoint whose slots are all taken.
     pub(crate) fn expand(&self, address: &Address) {
-        if let Some(subchannel) = self.subchannels.get(address) {
+        let open = || self.subchannels.values().map(|subchannel| subchannel.open()).sum::<usize>();
+        let in_all = self.environment.limits.lock().in_all;
+        if let Some(subchannel) = self.subchannels.get(address)
+            && (in_all == usize::MAX || open() < in_all)
+        {
             subchannel.expand();
         }
     }

@@ -24,7 +24,7 @@ use super::picker::{Blocked, Picked, Picker};
 use super::policy::PickRequest;
 use super::status::{EndpointReport, statuses};
 use super::summary::Summary;
-use crate::connect::{Connect, ConnectivityState, Criteria, Environment, Observer, SlotQueue, Streak};
+use crate::connect::{Connect, ConnectivityState, Criteria, Environment, Limits, Observer, SlotQueue, Streak};
 use crate::error::Error;
 use crate::resource::endpoints::Address;
 use crate::snapshot::{ClusterConfig, ClusterKey};
@@ -46,6 +46,8 @@ pub(crate) struct Balancer<C: Connect> {
     pub(crate) queue: Arc<SlotQueue>,
     /// Calls that wait, for whatever.
     pub(crate) pending: AtomicU32,
+    /// How many of them there may be.
+    pub(crate) max_pending: AtomicU32,
     /// The picker was replaced.
     pub(crate) changed: Notify,
     me: Weak<Self>,
@@ -82,6 +84,7 @@ struct State<C: Connect> {
 
 impl<C: Connect> Balancer<C> {
     pub(crate) fn new(key: ClusterKey, config: ClusterConfig, registry: &Arc<Registry<C>>) -> Arc<Self> {
+        let max_pending = registry.max_pending(&config);
         let state = State {
             config,
             connectivity: ConnectivityState::Idle,
@@ -104,6 +107,7 @@ impl<C: Connect> Balancer<C> {
             used: AtomicBool::new(false),
             queue: Arc::default(),
             pending: AtomicU32::new(0),
+            max_pending: AtomicU32::new(max_pending),
             changed: Notify::new(),
             me: me.clone(),
             connectivity_now: Mutex::new(ConnectivityState::Idle),
@@ -135,8 +139,11 @@ impl<C: Connect> Balancer<C> {
             return;
         }
         state.config = config.clone();
+        if let Some(registry) = self.registry.upgrade() {
+            self.max_pending.store(registry.max_pending(config), Ordering::Relaxed);
+        }
         if let (Some(active), Some(registry)) = (&mut state.active, self.registry.upgrade()) {
-            *active.environment.connect_timeout.lock() = registry.connect_timeout(config);
+            *active.environment.limits.lock() = registry.limits(config);
             active.update(config.clone());
             self.rebuild(&mut state);
             self.arm_sweep(&mut state);
@@ -160,21 +167,20 @@ impl<C: Connect> Balancer<C> {
         if state.active.is_none() {
             // Fails after the shutdown. Asked under the lock: a shutdown that comes later finds the cluster active.
             let handle = registry.runtime()?;
-            let environment = self.environment(&registry, registry.connect_timeout(&state.config), handle);
+            let environment = self.environment(&registry, registry.limits(&state.config), handle);
             state.active = Some(Box::new(Active::new(state.config.clone(), environment, &registry.options)));
             self.rebuild(&mut state);
         }
         Ok(())
     }
 
-    fn environment(&self, registry: &Registry<C>, connect_timeout: Duration, handle: Handle) -> Arc<Environment<C>> {
+    fn environment(&self, registry: &Registry<C>, limits: Limits, handle: Handle) -> Arc<Environment<C>> {
         let observer: Weak<dyn Observer> = self.me.clone();
         Arc::new(Environment {
             connector: registry.connector.clone(),
             cluster: self.key.name.clone(),
             backoff: registry.options.backoff,
-            max_connections: registry.options.max_connections,
-            connect_timeout: Mutex::new(connect_timeout),
+            limits: Mutex::new(limits),
             handle,
             queue: self.queue.clone(),
             criteria: Arc::new(Criteria::new(observer.clone())),

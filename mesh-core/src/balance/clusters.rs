@@ -18,8 +18,9 @@ use super::options::BalanceOptions;
 use super::outlier::{Method, Unenforced};
 use super::picker::Picker;
 use super::status::EndpointReport;
-use crate::connect::{Connect, ConnectivityState};
+use crate::connect::{Connect, ConnectivityState, Limits};
 use crate::error::{Error, ErrorKind};
+use crate::resource::circuit_breakers::CircuitBreakers;
 use crate::snapshot::{ClusterConfig, ClusterEntry, ClusterKey};
 
 /// The running state of all clusters that use one connector; clones share it.
@@ -243,8 +244,19 @@ impl<C: Connect> Registry<C> {
         }
     }
 
-    pub(crate) fn connect_timeout(&self, config: &ClusterConfig) -> Duration {
-        config.cluster.connect_timeout.unwrap_or(self.options.connect_timeout)
+    /// Those of the cluster's configuration, and of the options what it leaves open.
+    pub(crate) fn limits(&self, config: &ClusterConfig) -> Limits {
+        let CircuitBreakers { max_connections, max_connections_per_endpoint, .. } = config.cluster.circuit_breakers;
+        Limits {
+            connect_timeout: config.cluster.connect_timeout.unwrap_or(self.options.connect_timeout),
+            per_endpoint: max_connections_per_endpoint.unwrap_or(self.options.max_connections),
+            in_all: max_connections.map_or(usize::MAX, |connections| connections as usize),
+        }
+    }
+
+    /// Calls of the cluster that may wait.
+    pub(crate) fn max_pending(&self, config: &ClusterConfig) -> u32 {
+        config.cluster.circuit_breakers.max_pending_requests.unwrap_or(self.options.max_pending)
     }
 
     /// Where to run tasks.

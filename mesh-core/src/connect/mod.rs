@@ -32,7 +32,7 @@ pub use outcomes::Outcome;
 
 pub(crate) use outcomes::{Criteria, Ended, Streak};
 pub(crate) use stats::{EndpointStats, InFlight, SlotQueue};
-pub(crate) use subchannel::{Connections, Environment, Observer, Subchannel, SubchannelStatus};
+pub(crate) use subchannel::{Connections, Environment, Limits, Observer, Subchannel, SubchannelStatus};
 
 use crate::error::BoxError;
 use crate::resource::endpoints::Address;

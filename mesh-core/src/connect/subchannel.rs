@@ -36,13 +36,23 @@ pub(crate) struct Environment<C> {
     pub(crate) connector: Arc<C>,
     pub(crate) cluster: Arc<str>,
     pub(crate) backoff: BackoffConfig,
-    pub(crate) max_connections: usize,
-    /// Bounds an attempt; the cluster's configuration may change it.
-    pub(crate) connect_timeout: Mutex<Duration>,
+    /// The cluster's configuration may change them.
+    pub(crate) limits: Mutex<Limits>,
     pub(crate) handle: Handle,
     pub(crate) queue: Arc<SlotQueue>,
     pub(crate) observer: Weak<dyn Observer>,
     pub(crate) criteria: Arc<Criteria>,
+}
+
+/// What bounds the connections of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// How long one attempt to connect may take.
+    pub(crate) connect_timeout: Duration,
+    /// Connections to one endpoint, at least 1 (A105).
+    pub(crate) per_endpoint: usize,
+    /// Connections to all endpoints together; one to each there may be all the same.
+    pub(crate) in_all: usize,
 }
 
 /// The open connections of one endpoint: one, unless its slots ran out and more are allowed (A105).
@@ -176,6 +186,12 @@ impl<C: Connect> Subchannel<C> {
         }
     }
 
+    /// Its connections, and the one that is being made beside them.
+    pub(crate) fn open(&self) -> usize {
+        let state = self.state.lock();
+        state.connections.len() + usize::from(matches!(state.expansion, Expansion::UnderWay))
+    }
+
     /// Opens one more connection, if all are full and more are allowed.
     pub(crate) fn expand(self: &Arc<Self>) {
         let mut state = self.state.lock();
@@ -184,7 +200,7 @@ impl<C: Connect> Subchannel<C> {
             Expansion::UnderWay => false,
             Expansion::Failed(then, delay) => then.elapsed() >= delay,
         };
-        let room = (1..self.environment.max_connections).contains(&state.connections.len());
+        let room = (1..self.environment.limits.lock().per_endpoint).contains(&state.connections.len());
         if allowed && room && !state.closed {
             state.expansion = Expansion::UnderWay;
             self.environment.handle.spawn(expand(self.clone()));
@@ -212,7 +228,7 @@ impl<C: Connect> Subchannel<C> {
 
     /// One bounded attempt. Boxed, so that a connected endpoint does not keep the memory of its handshake.
     async fn connect(&self) -> Result<(C::Connection, Address), BoxError> {
-        let limit = *self.environment.connect_timeout.lock();
+        let limit = self.environment.limits.lock().connect_timeout;
         let reached_at = self.state.lock().reached_at.clone();
         let connector = &*self.environment.connector;
         let attempt = Box::pin(async {

@@ -672,8 +672,8 @@ messages! {
 
     "CircuitBreakers.Thresholds" cluster::circuit_breakers::Thresholds {
         priority: Act("HIGH is listed as ignored"),
-        max_connections: Ignore,
-        max_pending_requests: Ignore,
+        max_connections: Act("as in Envoy: of more than one to an endpoint; per endpoint 1 to 10 (A105)"),
+        max_pending_requests: Act("as in Envoy, if set: calls that wait for an endpoint or a stream"),
         max_requests: Act("1024 if unset; 0 lets no call pass (A32)"),
         max_retries: Act("no limit if unset: the mesh's own budget holds anyway"),
         retry_budget: Act("in place of `max_retries`; a share of the calls that have a retry policy"),
