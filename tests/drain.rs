@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use mesh_core::Mesh;
 use mesh_core::balance::BalanceOptions;
-use mesh_core::testing::{ControlPlane, Resources};
+use mesh_core::testing::{ControlPlane, Resources, endpoint, endpoints};
 use mesh_examples::helloworld::HelloRequest;
 use mesh_examples::helloworld::greeter_client::GreeterClient;
 use mesh_tonic::MeshChannel;
+use mesh_xds_proto::envoy::config::core::v3::HealthStatus;
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
 use crate::support::backend::Backend;
+use crate::support::client::quick_mesh;
 
 type Client = GreeterClient<MeshChannel>;
 
@@ -217,4 +219,74 @@ async fn an_endpoint_that_is_killed_costs_only_the_calls_that_it_had() {
     for _ in 0..50 {
         assert_eq!(call(&mut client).await.unwrap(), "stays");
     }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_draining_finishes_its_calls_and_gets_no_others() {
+    let (stays, leaves) = (Backend::start("stays").await, Backend::start("leaves").await);
+    let control_plane = ControlPlane::new();
+    control_plane.set(Resources::service("greeter", [stays.address(), leaves.address()]));
+    let mesh = quick_mesh(&control_plane).await;
+    let client = crate::support::client::Client::new(&mesh, "xds:///greeter");
+    client.hello_until("leaves").await;
+    client.hello_until("stays").await;
+    leaves.hold();
+    let held = tokio::spawn({
+        let client = client.clone();
+        async move { while client.hello().await.unwrap() != "leaves" {} }
+    });
+    leaves.wait_for_in_flight(1).await;
+    let drain = |health| {
+        let leaving = endpoint(leaves.address()).health(health);
+        control_plane.put(endpoints("greeter").endpoint(stays.address()).endpoint(leaving));
+    };
+    drain(HealthStatus::Draining);
+    // Calls go by the newer configuration when one in turn that would be held is not.
+    let in_force = async {
+        while leaves.in_flight() > 1 || !says_draining(&client, &leaves).await {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), in_force).await.expect("the endpoint is draining");
+    let before = leaves.calls();
+    for _ in 0..20 {
+        assert_eq!(client.hello().await.unwrap(), "stays");
+    }
+    assert_eq!((leaves.calls() - before, leaves.connections()), (0, 1));
+    leaves.release();
+    held.await.unwrap();
+    assert_eq!(leaves.connections(), 1, "it is there for when the endpoint takes calls again");
+    drain(HealthStatus::Healthy);
+    client.hello_until("leaves").await;
+    assert_eq!(leaves.connections(), 1);
+    drain(HealthStatus::Unhealthy);
+    leaves.wait_for_connections(0).await;
+}
+
+/// Whether two calls in turn go elsewhere.
+async fn says_draining(client: &crate::support::client::Client, leaves: &Backend) -> bool {
+    let before = leaves.calls();
+    for _ in 0..2 {
+        let _ = tokio::time::timeout(Duration::from_millis(20), client.hello()).await;
+    }
+    leaves.calls() == before
+}
+
+#[tokio::test]
+async fn endpoints_of_no_other_health_than_healthy_or_unknown_are_connected() {
+    let good = Backend::start("good").await;
+    let control_plane = ControlPlane::new();
+    let mut others = Vec::new();
+    for health in [HealthStatus::Unhealthy, HealthStatus::Draining, HealthStatus::Timeout, HealthStatus::Degraded] {
+        others.push((Backend::start("other").await, health));
+    }
+    let all = others.iter().map(|(backend, health)| endpoint(backend.address()).health(*health));
+    control_plane
+        .set(Resources::service("greeter", all.chain([endpoint(good.address()).health(HealthStatus::Healthy)])));
+    let mesh = quick_mesh(&control_plane).await;
+    let client = crate::support::client::Client::new(&mesh, "xds:///greeter");
+    for _ in 0..20 {
+        assert_eq!(client.hello().await.unwrap(), "good");
+    }
+    assert!(others.iter().all(|(backend, _)| backend.connections() == 0));
 }

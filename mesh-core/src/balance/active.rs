@@ -3,6 +3,7 @@
 mod ejections;
 
 use std::borrow::Cow;
+use std::cell::LazyCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -210,10 +211,18 @@ impl<C: Connect> Active<C> {
         subchannel
     }
 
-    /// Lets go of the subchannels that were not stamped since.
+    /// Lets go of the subchannels that were not stamped since. What is draining takes no calls, and keeps its connections
+    /// and the calls it has, until it is gone or takes calls again.
     fn release(&mut self, before: u64) {
-        self.subchannels.retain(|_, subchannel| {
-            let used = subchannel.stamp.load(Ordering::Relaxed) > before;
+        let endpoints = self.config.endpoints.clone();
+        let draining = LazyCell::new(|| {
+            let endpoints = endpoints.priorities.iter().flat_map(|priority| &priority.localities);
+            let endpoints = endpoints.flat_map(|locality| &locality.endpoints);
+            let draining = endpoints.filter(|endpoint| endpoint.health == Health::Draining);
+            draining.map(|endpoint| &endpoint.address).collect::<HashSet<_>>()
+        });
+        self.subchannels.retain(|address, subchannel| {
+            let used = subchannel.stamp.load(Ordering::Relaxed) > before || draining.contains(address);
             if !used {
                 subchannel.drain();
             }

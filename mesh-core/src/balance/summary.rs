@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::status::EndpointReport;
 use crate::connect::ConnectivityState;
+use crate::resource::endpoints::Health;
 
 /// Endpoints that a text names; of the others it has the number.
 const NAMED: usize = 3;
@@ -93,6 +94,9 @@ fn counted(endpoints: &[EndpointReport]) -> String {
 }
 
 fn condition(endpoint: &EndpointReport) -> &'static str {
+    if endpoint.health == Health::Draining {
+        return "draining";
+    }
     if endpoint.ejected.is_some() {
         return "ejected";
     }

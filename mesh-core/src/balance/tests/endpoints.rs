@@ -127,7 +127,7 @@ async fn unhealthy_endpoints_get_no_calls_and_no_connection() {
     assert_eq!([2, 3].map(|number| mesh.network.attempts(number)), [0, 0]);
     let entry = entry_with(EndpointPolicy::RoundRobin, vec![vec![(1, &[2, 3])]], health);
     let text = mesh.call(&entry).await.unwrap_err().to_string();
-    assert_eq!(text, "cluster `greeter` has no ready endpoint: 2 unhealthy for the control plane");
+    assert_eq!(text, "cluster `greeter` has no ready endpoint: 1 unhealthy for the control plane, 1 draining");
 }
 
 #[tokio::test(start_paused = true)]

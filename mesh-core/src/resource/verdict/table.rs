@@ -891,7 +891,7 @@ messages! {
     }
 
     "LbEndpoint" endpoint::LbEndpoint {
-        health_status: Act("UNKNOWN and HEALTHY take calls (A27); in `Profile::Envoy` DEGRADED after them"),
+        health_status: Act("UNKNOWN and HEALTHY take calls (A27), DRAINING keeps those it has; in `Profile::Envoy` DEGRADED after them"),
         metadata: Act("`hash_key` of `envoy.lb` (A76); all else is ignored"),
         load_balancing_weight: Act("by policies that weigh endpoints, such as RING_HASH; 0 is refused"),
     }
