@@ -2,8 +2,8 @@
 //! that the control plane asks to drop (A27, `drop_overloads`), and how many may be in flight (A32, `max_requests`).
 //!
 //! A call needs the cluster that [`Route`](crate::route::Route) gave it, and fails without one. An attempt that is not
-//! admitted fails with [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded) and is not repeated; one that is counts
-//! until its response's body has ended.
+//! admitted fails with [`ErrorKind::Overloaded`] and is not repeated; one that is counts until its response's body has
+//! ended.
 
 mod admission;
 mod body;
