@@ -308,16 +308,16 @@ async fn a_filter_that_nobody_knows_is_refused_unless_it_is_optional() {
 async fn fields_that_nothing_acts_on_are_listed_with_their_resource() {
     let backend = Backend::start("a").await;
     let control_plane = serving(&backend);
-    let rewriting = route().cluster("greeter").modify(|route| {
+    let hurried = route().cluster("greeter").modify(|route| {
         let Some(Action::Route(action)) = &mut route.action else { panic!("a route that forwards") };
-        action.prefix_rewrite = "/other".to_owned();
+        action.priority = 1;
     });
-    control_plane.put(route_config("greeter").routes([rewriting]));
+    control_plane.put(route_config("greeter").routes([hurried]));
     let mesh = quick_mesh(&control_plane).await;
     assert_eq!(mesh.ignored_fields(), []);
     assert_eq!(Client::new(&mesh, "xds:///greeter").hello().await.unwrap(), "a");
     let ignored = mesh.ignored_fields();
-    let field = ignored.iter().find(|field| field.path == "virtual_hosts.routes.route.prefix_rewrite").unwrap();
+    let field = ignored.iter().find(|field| field.path == "virtual_hosts.routes.route.priority").unwrap();
     assert_eq!((field.resource_type, field.count), ("RouteConfiguration", 1));
     assert_eq!(field.names, ["greeter".into()]);
 }

@@ -15,8 +15,7 @@ use pin_project::pin_project;
 use tower_layer::{Identity, Layer};
 use tower_service::Service;
 
-use crate::retry::Grpc;
-use crate::{Error, ResponseBody, deadline};
+use crate::{Error, Grpc, ResponseBody, deadline};
 
 const USER_AGENT: &str = concat!("grpc-rust-mesh/", env!("CARGO_PKG_VERSION"));
 
@@ -130,8 +129,9 @@ where
     }
 }
 
-/// The body of a call's response, with its target and its deadline.
-pub(crate) type CallBody<R> = mesh_core::discover::ResponseBody<mesh_core::timeout::ResponseBody<R>>;
+/// The body of a call's response, with its target and its deadline, or of the mesh's own answer.
+pub(crate) type CallBody<R> =
+    mesh_core::discover::ResponseBody<mesh_core::timeout::ResponseBody<mesh_core::filter::ResponseBody<R>>>;
 
 /// Starts the call that the layers below go on with.
 fn prepare<B>(request: &mut Request<B>, user_agent: &HeaderValue) {

@@ -5,7 +5,7 @@ use mesh_core::Classify;
 use mesh_core::connect::Outcome;
 use tonic::Code;
 
-use crate::retry::Grpc;
+use crate::grpc::Grpc;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 

@@ -7,7 +7,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use mesh_core::deadline::{DeadlineLayer, InboundProtocol};
 use tonic::{Code, Status};
 
-use crate::retry::{Grpc, PUSHBACK, failed};
+use crate::Grpc;
+use crate::retry::{PUSHBACK, failed};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const MOST_DIGITS: u128 = 99_999_999;

@@ -15,18 +15,21 @@
 //! default), and its codec's to refuse: a larger one ends in tonic's `OUT_OF_RANGE`, where other implementations of gRPC
 //! say `RESOURCE_EXHAUSTED`.
 //!
-//! Only what mentions gRPC is here: the deadline's header, the status that an error becomes, what retries read and write.
+//! Only what mentions gRPC is here: the deadline's header, the status that an error becomes, what retries read and write,
+//! the form of the mesh's own answers.
 //! Everything else is [`mesh_core`].
 
+mod answer;
 mod body;
 mod channel;
 mod classify;
 mod deadline;
+mod grpc;
 mod retry;
 mod status;
 
 pub use body::ResponseBody;
 pub use channel::{MeshChannel, MeshChannelBuilder, ResponseFuture};
 pub use deadline::server_context;
-pub use retry::Grpc;
+pub use grpc::Grpc;
 pub use status::Error;

@@ -6,21 +6,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use mesh_core::retry::{Pushback, RetryCode, RetryProtocol};
 use tonic::Code;
 
+use crate::Grpc;
 use crate::status::code_of;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(crate) const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
-
-/// gRPC, for the [`RetryLayer`](mesh_core::retry::RetryLayer) and the [`DeadlineLayer`](mesh_core::deadline::DeadlineLayer)
-/// of stacks of one's own.
-///
-/// ```
-/// let layer = mesh_core::retry::RetryLayer::new().protocol(&mesh_tonic::Grpc);
-/// # let _ = layer;
-/// ```
-#[derive(Clone, Copy, Debug)]
-pub struct Grpc;
 
 impl RetryProtocol for Grpc {
     fn is_repeatable(&self, _: &Method) -> bool {

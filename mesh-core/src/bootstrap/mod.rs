@@ -89,6 +89,8 @@ pub(crate) struct ServerFeatures {
     pub(crate) fail_on_data_errors: bool,
     /// The server reports missing resources itself, so that silence means that it is slow.
     pub(crate) resource_timer_is_transient_error: bool,
+    /// The server may rewrite the authority of calls (A81).
+    pub(crate) trusted: bool,
 }
 
 /// Who we are to the control plane.
@@ -168,6 +170,11 @@ impl Bootstrap {
 
     pub(crate) fn server(&self) -> &ServerConfig {
         &self.inner.server
+    }
+
+    /// Whether the control plane may rewrite the authority of calls (A81).
+    pub(crate) fn trusts_control_plane(&self) -> bool {
+        self.inner.server.features.trusted
     }
 
     pub(crate) fn node(&self) -> &NodeConfig {

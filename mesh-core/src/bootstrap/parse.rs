@@ -120,6 +120,7 @@ fn server_features(fields: &mut Fields, ignored: &mut Vec<String>) -> Result<Ser
             "ignore_resource_deletion" => {}
             "fail_on_data_errors" => features.fail_on_data_errors = true,
             "resource_timer_is_transient_error" => features.resource_timer_is_transient_error = true,
+            "trusted_xds_server" => features.trusted = true,
             other => ignored.push(format!("{path}: server feature `{other}` is not acted on")),
         }
     }

@@ -307,7 +307,6 @@ fn what_nothing_acts_on_is_listed() {
         bootstrap.ignored(),
         [
             "xds_servers[0].channel_creds[0].x: unknown field",
-            "xds_servers[0].server_features[4]: server feature `trusted_xds_server` is not acted on",
             "xds_servers[0].server_features[5]: server feature `warp` is not acted on",
             "xds_servers[0].call_creds: credentials per call (A97) are not acted on",
             "xds_servers[0].priority: unknown field",
@@ -318,7 +317,7 @@ fn what_nothing_acts_on_is_listed() {
             "allowed_grpc_services: unknown field",
         ]
     );
-    let features = ServerFeatures { fail_on_data_errors: true, resource_timer_is_transient_error: true };
+    let features = ServerFeatures { fail_on_data_errors: true, resource_timer_is_transient_error: true, trusted: true };
     assert_eq!(bootstrap.server().features, features);
 }
 

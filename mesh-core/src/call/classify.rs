@@ -13,11 +13,6 @@ pub trait Classify: fmt::Debug + Send + Sync {
     fn outcome(&self, status: StatusCode, trailers: Option<&HeaderMap>) -> Outcome;
 }
 
-/// What an adapter knows of the protocol that its calls speak, for every layer that asks.
-pub trait Protocol: super::RetryProtocol + Classify {}
-
-impl<P: super::RetryProtocol + Classify> Protocol for P {}
-
 /// By the HTTP status alone.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HttpStatus;

@@ -11,12 +11,12 @@ mod protocol;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use classify::Classify;
 pub(crate) use classify::HttpStatus;
-pub use classify::{Classify, Protocol};
 pub use future::ResponseFuture;
 use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
-pub use protocol::{Pushback, RetryCode, RetryProtocol};
+pub use protocol::{AnswerProtocol, Protocol, Pushback, RetryCode, RetryProtocol};
 use tokio::time::Instant;
 
 use crate::context::Context;
@@ -79,7 +79,8 @@ impl CallOptions {
     }
 }
 
-/// What became of a call: in the extensions of every response.
+/// What became of a call: in the extensions of every response that an endpoint gave. An answer of the mesh's own, such
+/// as an injected fault, has none.
 #[derive(Clone, Debug)]
 pub struct CallInfo {
     cluster: Arc<str>,
@@ -119,12 +120,16 @@ pub struct Call {
     pub(crate) context: Context,
     /// The deadline is that of the call that is being served.
     pub(crate) inherited: bool,
+    /// The application gave the call its `:authority`, which no control plane changes (A81).
+    pub(crate) has_own_authority: bool,
     /// When the call first waited, for its configuration or for an endpoint: all its waits together are bounded.
     pub(crate) waiting_since: Option<Instant>,
     /// The configuration of this call, from its first to its last attempt (A74).
     pub(crate) snapshot: Option<Arc<Snapshot>>,
     /// Index of the route in the snapshot's table.
     pub(crate) route: Option<usize>,
+    /// Which of the clusters that the route names was chosen.
+    pub(crate) choice: usize,
     /// Where the route sends the call.
     pub(crate) cluster: Option<Arc<ClusterEntry>>,
     /// The hash of the request (A42), by which some policies choose the endpoint; every attempt has the same.
@@ -238,6 +243,8 @@ pub(crate) enum Stage {
     /// Not handed to an endpoint yet.
     #[default]
     Waiting,
+    /// Held back by an injected fault.
+    Delayed,
     /// Sent to this endpoint, no response head yet.
     Sent(Address),
     /// The response head is there, its body is not complete.

@@ -3,9 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
+use super::Classify;
 use crate::error::Error;
+use crate::resource::answer::Answer;
 
 /// What retries must know of the protocol that the calls speak. An adapter has one; without one, only the conditions of
 /// a retry policy that speak of HTTP are met, and only for methods that HTTP calls idempotent.
@@ -26,6 +29,18 @@ pub trait RetryProtocol: fmt::Debug + Send + Sync {
     /// The header that tells the server how many attempts there were before this one.
     fn tell_attempts(&self, previous: u32) -> (HeaderName, HeaderValue);
 }
+
+/// The form that an answer of the mesh's own takes in the protocol that the calls speak. An adapter has one; without
+/// one, it is a response of HTTP with the answer's status.
+pub trait AnswerProtocol: fmt::Debug + Send + Sync {
+    /// The answer as a response.
+    fn respond(&self, answer: Answer) -> Response<Bytes>;
+}
+
+/// All that the layers must know of a protocol.
+pub trait Protocol: RetryProtocol + AnswerProtocol + Classify {}
+
+impl<P: RetryProtocol + AnswerProtocol + Classify> Protocol for P {}
 
 /// The codes that a retry policy can name (A44).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -97,6 +97,7 @@ fn refused(refusal: Refusal<'_>, cluster: &str) -> Error {
 }
 
 fn no_cluster() -> Error {
-    Error::new(ErrorKind::Setup, "send a call that has no cluster")
-        .with_next_step("put a DiscoverLayer and a RouteLayer in front of the ClusterLayer")
+    Error::new(ErrorKind::Setup, "send a call that has no cluster").with_next_step(
+        "put a DiscoverLayer and a RouteLayer in front of the ClusterLayer, and for routes that answer calls a FilterLayer",
+    )
 }

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::call;
 use crate::connect::ConnectivityState;
 use crate::error::{Error, ErrorKind};
 use crate::snapshot::{PrepareClusters, Snapshot};
@@ -165,6 +166,7 @@ impl Target {
     /// Gives a request without an authority the target's.
     pub(crate) fn address<B>(&self, request: &mut Request<B>) {
         if request.uri().authority().is_some() {
+            call::of(request.extensions_mut()).has_own_authority = true;
             return;
         }
         let mut parts = std::mem::take(request.uri_mut()).into_parts();

@@ -18,6 +18,8 @@ use crate::connect::{Http2Connector, Http2Options};
 #[cfg(feature = "dns")]
 use crate::discover::Names;
 use crate::error::{Error, ErrorKind};
+#[cfg(feature = "filter")]
+use crate::filter::FilterLayer;
 use crate::profile::Profile;
 #[cfg(feature = "retry")]
 use crate::resource::retry_policy::RetryPolicy;
@@ -230,6 +232,8 @@ impl MeshBuilder {
             cancel,
             xds,
             clusters,
+            #[cfg(feature = "filter")]
+            filter: FilterLayer::new(),
             #[cfg(feature = "retry")]
             retry: self.retry,
             #[cfg(feature = "cluster")]

@@ -20,6 +20,8 @@ use crate::cluster::ClusterLayer;
 use crate::connect::Http2Connector;
 use crate::discover::{self, ControlPlaneFacts, Facts, Scheme, Source, Target, TargetUri};
 use crate::error::{Error, ErrorKind};
+#[cfg(feature = "filter")]
+use crate::filter::FilterLayer;
 use crate::profile::Profile;
 #[cfg(feature = "retry")]
 use crate::retry::RetryLayer;
@@ -60,6 +62,8 @@ struct Inner {
     clusters: Clusters<Http2Connector>,
     #[cfg(feature = "dns")]
     names: discover::Names,
+    #[cfg(feature = "filter")]
+    filter: FilterLayer,
     #[cfg(feature = "retry")]
     retry: RetryLayer,
     #[cfg(feature = "cluster")]
@@ -165,7 +169,8 @@ impl Mesh {
             status: Box::new(move || status.status().to_string()),
         };
         let (target, source) = self.new_target(uri, Some(facts));
-        let dependencies = Dependencies::new(xds.control_plane(), listener, uri.authority.as_str().into());
+        let dependencies = Dependencies::new(xds.control_plane(), listener, uri.authority.as_str().into())
+            .trusting(self.inner.bootstrap.as_ref().is_some_and(Bootstrap::trusts_control_plane));
         let clusters: Arc<dyn PrepareClusters> = Arc::new(self.inner.clusters.clone());
         let subscriptions = discover::Subscriptions {
             resources: xds.subscriber(),
@@ -199,10 +204,12 @@ impl Mesh {
 
     /// The layers of a call to `target`, in the recommended order, with `attempt_layer` around each attempt. Adapters
     /// build their channels on it. `tell_deadline` is what [`TimeoutLayer::tell_peer`] takes, `protocol` what
-    /// [`RetryLayer::protocol`] takes; each does nothing while the feature of its layer is off.
+    /// [`RetryLayer::protocol`] and [`FilterLayer::protocol`] take; each does nothing while the feature of its layer is
+    /// off.
     ///
     /// [`TimeoutLayer::tell_peer`]: crate::timeout::TimeoutLayer::tell_peer
     /// [`RetryLayer::protocol`]: crate::retry::RetryLayer::protocol
+    /// [`FilterLayer::protocol`]: crate::filter::FilterLayer::protocol
     pub fn client_stack<L: Layer<Attempt>>(
         &self,
         target: &Target,
@@ -216,6 +223,9 @@ impl Mesh {
             tell_deadline,
             #[cfg(feature = "timeout")]
             profile: self.inner.profile,
+            #[cfg(feature = "filter")]
+            filter: protocol
+                .map_or_else(|| self.inner.filter.clone(), |known| self.inner.filter.clone().protocol(known)),
             #[cfg(feature = "retry")]
             retry: protocol.map_or_else(|| self.inner.retry.clone(), |known| self.inner.retry.clone().protocol(known)),
             #[cfg(feature = "cluster")]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::filter::HttpFilters;
 use super::route_config::RouteConfiguration;
 
 /// A validated API listener.
@@ -11,6 +12,7 @@ pub(crate) struct Listener {
     pub(crate) routes: RouteSource,
     /// The longest a call may take on routes that do not say it themselves; zero: no limit (A31).
     pub(crate) max_stream_duration: Option<Duration>,
+    pub(crate) filters: Arc<HttpFilters>,
 }
 
 /// Where the routes of a listener come from.

@@ -3,17 +3,22 @@
 //! The types stand here, without protobuf: a listener's routes, a cluster, its endpoints, and how requests are matched.
 //! [`decode`] makes them from bytes; [`verdict`] says what becomes of every field of every message that it opens.
 
+pub(crate) mod answer;
 pub(crate) mod circuit_breakers;
 pub(crate) mod cluster;
 mod decode;
 pub(crate) mod domain;
 pub(crate) mod endpoints;
+pub(crate) mod filter;
 pub(crate) mod hash_policy;
+pub(crate) mod level;
 pub(crate) mod listener;
 pub(crate) mod matcher;
 pub(crate) mod outlier_detection;
 pub(crate) mod retry_policy;
+pub(crate) mod rewrite;
 pub(crate) mod route;
+pub(crate) mod route_answer;
 pub(crate) mod route_config;
 pub(crate) mod verdict;
 

@@ -4,8 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
+use http::uri::Authority;
+
 use super::hash_policy::HashPolicy;
+use super::level::Level;
 use super::retry_policy::RetryPolicy;
+use super::rewrite::PathRewrite;
+use super::route_answer::RouteAnswer;
 use crate::profile::Profile;
 
 /// One route of a virtual host.
@@ -14,12 +20,25 @@ pub(crate) struct Route {
     /// The route's name, or else what it matches: `prefix /`.
     pub(crate) name: Arc<str>,
     pub(crate) action: RouteAction,
+    pub(crate) level: Level,
+    /// What requests get in place of their path.
+    pub(crate) path: Option<Arc<PathRewrite>>,
+    /// What requests get in place of their authority, if the control plane may say so.
+    pub(crate) host: Option<Authority>,
+}
+
+impl Route {
+    pub(crate) fn new(name: impl Into<Arc<str>>, action: RouteAction) -> Self {
+        Self { name: name.into(), action, level: Level::default(), path: None, host: None }
+    }
 }
 
 /// What becomes of a call that the route matches.
 #[derive(Clone, Debug)]
 pub(crate) enum RouteAction {
     Forward(Forward),
+    /// The call is answered and sent nowhere.
+    Answer(Arc<RouteAnswer>),
     /// Nothing acts on this action, so the call fails, as it does in gRPC: the field's name, such as `redirect`.
     Unsupported(&'static str),
 }
@@ -28,6 +47,8 @@ pub(crate) enum RouteAction {
 #[derive(Clone, Debug)]
 pub(crate) struct Forward {
     clusters: Vec<ClusterWeight>,
+    /// The header of the request that names the cluster; then there are no clusters here.
+    cluster_header: Option<HeaderName>,
     total_weight: u32,
     /// For each cluster its weight and those before it together; empty if there is one cluster only.
     upto: Vec<u32>,
@@ -37,11 +58,20 @@ pub(crate) struct Forward {
 }
 
 /// One cluster and its share of the calls.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct ClusterWeight {
     pub(crate) name: Arc<str>,
     /// Of the total; 0 takes no calls.
     pub(crate) weight: u32,
+    pub(crate) level: Level,
+    /// As the route's, and before it.
+    pub(crate) host: Option<Authority>,
+}
+
+impl ClusterWeight {
+    pub(crate) fn new(name: impl Into<Arc<str>>, weight: u32) -> Self {
+        Self { name: name.into(), weight, level: Level::default(), host: None }
+    }
 }
 
 /// Weights that cannot be shared by: their sum is 0, or above `u32::MAX`.
@@ -51,9 +81,10 @@ pub(crate) struct BadWeights;
 impl Forward {
     /// All calls go to one cluster.
     pub(crate) fn to(cluster: impl Into<Arc<str>>) -> Self {
-        let clusters = vec![ClusterWeight { name: cluster.into(), weight: 1 }];
+        let clusters = vec![ClusterWeight::new(cluster, 1)];
         Self {
             clusters,
+            cluster_header: None,
             total_weight: 1,
             upto: Vec::new(),
             deadline: RouteDeadline::default(),
@@ -73,7 +104,15 @@ impl Forward {
         if total_weight == 0 {
             return Err(BadWeights);
         }
-        Ok(Self { clusters, total_weight, upto, deadline: RouteDeadline::default(), retry: None, hash: Vec::new() })
+        Ok(Self {
+            clusters,
+            cluster_header: None,
+            total_weight,
+            upto,
+            deadline: RouteDeadline::default(),
+            retry: None,
+            hash: Vec::new(),
+        })
     }
 
     pub(crate) fn with_deadline(mut self, deadline: RouteDeadline) -> Self {
@@ -90,6 +129,15 @@ impl Forward {
     pub(crate) fn with_hash(mut self, hash: Vec<HashPolicy>) -> Self {
         self.hash = hash;
         self
+    }
+
+    /// Each call goes to the cluster that this header of its request names.
+    pub(crate) fn by_header(name: HeaderName) -> Self {
+        Self { clusters: Vec::new(), cluster_header: Some(name), ..Self::to("") }
+    }
+
+    pub(crate) fn cluster_header(&self) -> Option<&HeaderName> {
+        self.cluster_header.as_ref()
     }
 
     /// Every cluster of the route, those of weight 0 too, in the configured order.
@@ -158,7 +206,7 @@ mod tests {
     use super::*;
 
     fn weighted(weights: &[u32]) -> Result<Forward, BadWeights> {
-        let weight = |&weight| ClusterWeight { name: "c".into(), weight };
+        let weight = |&weight| ClusterWeight::new("c", weight);
         Forward::weighted(weights.iter().map(weight).collect())
     }
 

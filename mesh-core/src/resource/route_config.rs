@@ -5,6 +5,7 @@ use std::sync::Arc;
 #[cfg(test)]
 use super::domain::BadDomain;
 use super::domain::DomainIndex;
+use super::level::{Level, WholeConfiguration};
 use super::matcher::index::RouteIndex;
 use super::matcher::{RequestHead, RouteMatch};
 use super::route::Route;
@@ -15,6 +16,8 @@ pub(crate) struct RouteConfiguration {
     /// Empty for routes that a listener brings without a name.
     pub(crate) name: Arc<str>,
     pub(crate) virtual_hosts: Vec<Arc<VirtualHost>>,
+    /// What holds for all of its virtual hosts.
+    pub(crate) whole: Arc<WholeConfiguration>,
     domains: DomainIndex,
 }
 
@@ -24,6 +27,8 @@ pub(crate) struct VirtualHost {
     pub(crate) name: Arc<str>,
     /// In the configured order; the first that matches wins.
     pub(crate) routes: Vec<Route>,
+    /// What holds for all of its routes.
+    pub(crate) level: Level,
     matches: Vec<RouteMatch>,
     index: RouteIndex,
     /// The first route takes every path: most tables are this one route.
@@ -40,7 +45,7 @@ impl RouteConfiguration {
     where
         D: IntoIterator<Item = &'a str>,
     {
-        let mut config = Self { name: name.into(), virtual_hosts: Vec::new(), domains: DomainIndex::default() };
+        let mut config = Self::with_domains(name, Vec::new(), DomainIndex::default());
         for (host, (domains, virtual_host)) in virtual_hosts.into_iter().enumerate() {
             domains.into_iter().try_for_each(|domain| config.domains.add(domain, host))?;
             config.virtual_hosts.push(virtual_host);
@@ -54,7 +59,12 @@ impl RouteConfiguration {
         virtual_hosts: Vec<Arc<VirtualHost>>,
         domains: DomainIndex,
     ) -> Self {
-        Self { name: name.into(), virtual_hosts, domains }
+        Self { name: name.into(), virtual_hosts, whole: Arc::default(), domains }
+    }
+
+    pub(crate) fn with_whole(mut self, whole: WholeConfiguration) -> Self {
+        self.whole = Arc::new(whole);
+        self
     }
 
     /// The virtual host for a data plane authority: the most specific domain wins, case does not matter, a port does.
@@ -69,7 +79,13 @@ impl VirtualHost {
         let (matches, routes): (Vec<_>, _) = table.into_iter().unzip();
         let index = RouteIndex::new(matches.iter());
         let starts_with_default = matches.first().is_some_and(RouteMatch::is_default);
-        Self { name: name.into(), routes, matches, index, starts_with_default }
+        let level = Level::default();
+        Self { name: name.into(), routes, level, matches, index, starts_with_default }
+    }
+
+    pub(crate) fn with_level(mut self, level: Level) -> Self {
+        self.level = level;
+        self
     }
 
     /// The index in `routes` of the first route that the request matches. `random` gives a number below a million; it

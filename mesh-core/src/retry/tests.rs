@@ -114,7 +114,7 @@ struct Bench {
 impl Bench {
     fn new(policy: RetryPolicy) -> Self {
         let forward = Forward::to("c").with_retry(Some(Arc::new(policy)));
-        let route = Route { name: "r".into(), action: RouteAction::Forward(forward) };
+        let route = Route::new("r", RouteAction::Forward(forward));
         let host = Arc::new(VirtualHost::new("h", vec![(RouteMatch::prefix(""), route)]));
         let key = ClusterKey { source: "s".into(), name: "c".into() };
         let unused = Problem { message: "unused".into(), resource: "c".into(), next_step: "" };

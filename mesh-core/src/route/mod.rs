@@ -7,7 +7,7 @@ mod layer;
 
 use std::task::{Context, Poll};
 
-use http::Request;
+use http::{HeaderMap, HeaderName, Request};
 pub use layer::RouteLayer;
 use tower_service::Service;
 
@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind};
 use crate::resource::hash_policy::{RequestHash, xxh64};
 use crate::resource::matcher::RequestHead;
 use crate::resource::route::RouteAction;
-use crate::snapshot::{ClusterEntry, Snapshot};
+use crate::snapshot::{ClusterEntry, RouteTable, Snapshot};
 
 /// Chooses the route and the cluster of each call.
 #[derive(Clone, Debug)]
@@ -56,29 +56,48 @@ where
 fn route<B>(request: &mut Request<B>) -> Result<(), Error> {
     let snapshot = call::of(request.extensions_mut()).snapshot.take().ok_or_else(no_snapshot)?;
     let choice = choose(&snapshot, request);
-    let cluster = choice.as_ref().ok().and_then(|(_, cluster)| snapshot.clusters.get(*cluster));
-    if let (Ok((route, _)), Some(cluster)) = (&choice, cluster)
+    let cluster = choice.as_ref().ok().and_then(|choice| snapshot.clusters.get(choice.cluster?));
+    if let (Ok(choice), Some(cluster)) = (&choice, cluster)
         && cluster.is_hashing
     {
-        hash(&snapshot, *route, cluster, request);
+        hash(&snapshot, choice.route, cluster, request);
     }
     let call = call::of(request.extensions_mut());
-    call.route = choice.as_ref().ok().map(|(route, _)| *route);
+    if let Ok(choice) = &choice {
+        call.route = Some(choice.route);
+        call.choice = choice.choice;
+    }
     call.cluster = cluster.cloned();
     call.snapshot = Some(snapshot);
     choice.map(drop)
 }
 
-/// The index of the route in the table, and of the cluster in the snapshot.
-fn choose<B>(snapshot: &Snapshot, request: &Request<B>) -> Result<(usize, usize), Error> {
+/// Where a call goes.
+#[derive(Clone, Copy)]
+struct Choice {
+    /// Index of the route in the table.
+    route: usize,
+    /// Index of the cluster among those that the route names.
+    choice: usize,
+    /// Index of the cluster in the snapshot; `None`: the route answers calls itself.
+    cluster: Option<usize>,
+}
+
+fn choose<B>(snapshot: &Snapshot, request: &Request<B>) -> Result<Choice, Error> {
     let table = snapshot.routing.as_ref().map_err(|problem| problem.to_error())?;
     let head = head(request);
     let route = table.virtual_host.route(&head, || fastrand::u32(..1_000_000)).ok_or_else(|| table.no_route(&head))?;
     match &table.virtual_host.routes[route].action {
         RouteAction::Forward(forward) => {
+            if let Some(header) = forward.cluster_header() {
+                let cluster = named_cluster(table, route, header, request.headers())?;
+                return Ok(Choice { route, choice: 0, cluster: Some(cluster) });
+            }
             let choice = forward.pick_cluster(|| fastrand::u64(..));
-            Ok((route, table.cluster_index(route, choice)))
+            Ok(Choice { route, choice, cluster: Some(table.cluster_index(route, choice)) })
         }
+        RouteAction::Answer(_) if cfg!(feature = "filter") => Ok(Choice { route, choice: 0, cluster: None }),
+        RouteAction::Answer(answer) => Err(table.unsupported(route, answer.name())),
         RouteAction::Unsupported(action) => Err(table.unsupported(route, action)),
     }
 }
@@ -112,6 +131,13 @@ fn hash<B>(snapshot: &Snapshot, route: usize, cluster: &ClusterEntry, request: &
     };
     let call = call::of(request.extensions_mut());
     (call.hash, call.set_cookie) = (hash.hash, hash.set_cookie);
+}
+
+/// The place of the cluster that a header of the call names.
+fn named_cluster(table: &RouteTable, route: usize, header: &HeaderName, headers: &HeaderMap) -> Result<usize, Error> {
+    let name = headers.get(header).and_then(|value| value.to_str().ok());
+    let place = name.and_then(|name| table.clusters().get_index_of(name));
+    place.ok_or_else(|| table.unknown_cluster(route, header.as_str(), name))
 }
 
 fn no_snapshot() -> Error {

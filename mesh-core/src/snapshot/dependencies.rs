@@ -39,6 +39,8 @@ pub(crate) struct Dependencies {
     source: Arc<str>,
     listener: Arc<str>,
     authority: Arc<str>,
+    /// Whether the control plane may rewrite the authority of calls (A81).
+    trusted: bool,
     /// The table that the newest listener and routes ask for.
     wanted: Wanted,
     /// Why a newer listener or route configuration is not in use (A88's ambient error).
@@ -104,6 +106,7 @@ impl Dependencies {
             source,
             listener,
             authority,
+            trusted: false,
             wanted,
             ambient: None,
             held: BTreeMap::new(),
@@ -116,6 +119,12 @@ impl Dependencies {
             watch_changed: false,
             users_changed: false,
         }
+    }
+
+    /// Lets the control plane rewrite the authority of calls (A81).
+    pub(crate) fn trusting(mut self, trusted: bool) -> Self {
+        self.trusted = trusted;
+        self
     }
 
     /// The names to watch now.
@@ -225,7 +234,7 @@ impl Dependencies {
                 }
             }
         };
-        match RouteTable::new(&listener, &configuration, &self.authority) {
+        match RouteTable::new(&listener, &configuration, &self.authority, self.trusted) {
             Ok(table) => Wanted::Table(Arc::new(table)),
             Err(problem) => Wanted::Unroutable(problem),
         }

@@ -23,7 +23,7 @@ const LOCAL_POLICY: EndpointPolicy = EndpointPolicy::LeastRequest { choices: 2 }
 /// The snapshot of a target that is a list of addresses: every call goes to any of them.
 pub(crate) fn of_addresses(target: &Arc<str>, addresses: impl IntoIterator<Item = Address>) -> Snapshot {
     let cluster = ClusterBuilder::new(target.clone()).addresses(addresses);
-    let route = Route { name: "any".into(), action: RouteAction::Forward(Forward::to(target.clone())) };
+    let route = Route::new("any", RouteAction::Forward(Forward::to(target.clone())));
     join(target.clone(), target, vec![(RouteMatch::prefix(""), route)], vec![cluster])
 }
 
@@ -216,7 +216,7 @@ impl RouteBuilder {
 
     /// Sends a share of the calls to a cluster: `weight` of the sum of all weights of the route.
     pub fn weighted(mut self, name: impl Into<Arc<str>>, weight: u32) -> Self {
-        self.clusters.push(ClusterWeight { name: name.into(), weight });
+        self.clusters.push(ClusterWeight::new(name, weight));
         self
     }
 
@@ -236,6 +236,6 @@ impl RouteBuilder {
         let deadline = RouteDeadline::new(self.max_stream_duration);
         let forward = Forward::weighted(self.clusters)?.with_deadline(deadline).with_retry(self.retry);
         let action = RouteAction::Forward(forward);
-        Ok((RouteMatch::new(self.path), Route { name: self.name.into(), action }))
+        Ok((RouteMatch::new(self.path), Route::new(self.name, action)))
     }
 }

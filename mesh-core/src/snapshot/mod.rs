@@ -3,6 +3,7 @@
 //! A call takes one `Arc<Snapshot>` and keeps it to the end, so it never sees half of an update. `dependencies` finds
 //! out what to watch and when a snapshot is complete; `fixed` makes one by hand, without a control plane.
 
+mod chain;
 pub(crate) mod cluster;
 pub(crate) mod dependencies;
 pub(crate) mod fixed;
@@ -10,6 +11,7 @@ mod table;
 
 use std::sync::Arc;
 
+pub(crate) use chain::{Chain, ChainFilter, RouteSteps};
 pub(crate) use cluster::{ClusterConfig, ClusterEntry, ClusterKey, CurrentLeaf, PrepareClusters};
 pub(crate) use table::{Problem, RouteTable};
 

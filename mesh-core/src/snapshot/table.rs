@@ -7,8 +7,11 @@ use std::time::Duration;
 use indexmap::IndexSet;
 use smallvec::SmallVec;
 
+use super::chain::{Chain, Chains};
 use crate::error::{Error, ErrorKind};
 use crate::profile::Profile;
+use crate::resource::filter::HttpFilters;
+use crate::resource::level::WholeConfiguration;
 use crate::resource::listener::Listener;
 use crate::resource::matcher::RequestHead;
 use crate::resource::retry_policy::RetryPolicy;
@@ -52,6 +55,9 @@ pub(crate) struct RouteTable {
     pub(crate) virtual_host: Arc<VirtualHost>,
     /// What the listener allows a call at most (A31).
     listener_max: Option<Duration>,
+    /// The listener's filters, and what the route configuration says of all its virtual hosts.
+    filters: (Arc<HttpFilters>, Arc<WholeConfiguration>),
+    chains: Chains,
     /// Per route, the places in the snapshot of the clusters its action names, in the action's order.
     places: Vec<SmallVec<[usize; 2]>>,
     /// Every cluster that a route names, once.
@@ -62,13 +68,17 @@ pub(crate) struct RouteTable {
 
 impl RouteTable {
     /// The table of `authority`, or why the route configuration has none for it.
-    pub(crate) fn new(listener: &Listener, routes: &RouteConfiguration, authority: &str) -> Result<Self, Problem> {
+    /// The control plane may rewrite the authority of calls if it is `trusted` (A81).
+    pub(crate) fn new(
+        listener: &Listener,
+        routes: &RouteConfiguration,
+        authority: &str,
+        trusted: bool,
+    ) -> Result<Self, Problem> {
         let virtual_host = routes.virtual_host(authority).ok_or_else(|| no_virtual_host(routes, authority))?;
-        Ok(Self::of_virtual_host(
-            format!("RouteConfiguration `{}`", routes.name),
-            virtual_host.clone(),
-            listener.max_stream_duration,
-        ))
+        let resource = format!("RouteConfiguration `{}`", routes.name);
+        let table = Self::of_virtual_host(resource, virtual_host.clone(), listener.max_stream_duration);
+        Ok(table.with_filters(listener.filters.clone(), routes.whole.clone(), trusted))
     }
 
     /// The table of a virtual host; `resource` says where it is from.
@@ -82,11 +92,19 @@ impl RouteTable {
             places: Vec::with_capacity(virtual_host.routes.len()),
             virtual_host,
             listener_max,
+            filters: Default::default(),
+            chains: Chains::default(),
             clusters: IndexSet::new(),
             weighted: Vec::new(),
         };
         table.resolve_clusters();
         table
+    }
+
+    fn with_filters(mut self, filters: Arc<HttpFilters>, whole: Arc<WholeConfiguration>, trusted: bool) -> Self {
+        self.chains = Chains::new(&filters, &whole, &self.virtual_host, trusted);
+        self.filters = (filters, whole);
+        self
     }
 
     fn resolve_clusters(&mut self) {
@@ -110,7 +128,10 @@ impl RouteTable {
 
     /// Whether the two are made of the same values.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.virtual_host, &other.virtual_host) && self.listener_max == other.listener_max
+        Arc::ptr_eq(&self.virtual_host, &other.virtual_host)
+            && self.listener_max == other.listener_max
+            && Arc::ptr_eq(&self.filters.0, &other.filters.0)
+            && Arc::ptr_eq(&self.filters.1, &other.filters.1)
     }
 
     /// The names of the clusters, in the order of their places.
@@ -128,11 +149,16 @@ impl RouteTable {
         self.places[route][choice]
     }
 
+    /// The filters of a call that took `route` and the cluster that its action names as its `choice`th.
+    pub(crate) fn chain(&self, route: usize, choice: usize) -> Option<&Arc<Chain>> {
+        self.chains.get(route, choice)
+    }
+
     /// How long a call on `route` may take, from now, given what the application allows (A31).
     pub(crate) fn deadline(&self, route: usize, application: Option<Duration>, profile: Profile) -> Option<Duration> {
         match &self.virtual_host.routes[route].action {
             RouteAction::Forward(forward) => forward.deadline().limit(application, self.listener_max, profile),
-            RouteAction::Unsupported(_) => application,
+            RouteAction::Answer(_) | RouteAction::Unsupported(_) => application,
         }
     }
 
@@ -140,7 +166,7 @@ impl RouteTable {
     pub(crate) fn retry(&self, route: usize) -> Option<&Arc<RetryPolicy>> {
         match &self.virtual_host.routes[route].action {
             RouteAction::Forward(forward) => forward.retry(),
-            RouteAction::Unsupported(_) => None,
+            RouteAction::Answer(_) | RouteAction::Unsupported(_) => None,
         }
     }
 
@@ -154,6 +180,23 @@ impl RouteTable {
         let (path, host) = (head.path, &self.virtual_host.name);
         let message = format!("no route of virtual host `{host}` matches path `{path}` and the call's headers");
         self.configuration_error(message, "add a route that matches, or a default route with prefix `/`")
+    }
+
+    /// A route that takes the cluster from a header, which names none of the target's; `None`: the header is not there.
+    pub(crate) fn unknown_cluster(&self, route: usize, header: &str, cluster: Option<&str>) -> Error {
+        let name = &self.virtual_host.routes[route].name;
+        let message = match cluster {
+            Some(cluster) => {
+                format!("header `{header}` names the cluster `{cluster}`, which no route of the target names")
+            }
+            None => {
+                format!("route `{name}` takes the cluster from the header `{header}`, which the call does not have")
+            }
+        };
+        let next_step = "name a cluster in the header that another route of the virtual host sends calls to";
+        let mut error = self.configuration_error(message, next_step);
+        error.context_mut().route = Some(name.clone());
+        error
     }
 
     /// A route whose action is not to forward.

@@ -5,8 +5,8 @@
 //! | 1 | [`Discover`] | every later layer reads the snapshot that it takes |
 //! | 2 | telemetry (to come) | a span and a duration cover all that the mesh does with the call |
 //! | 3 | [`Route`] | once per call: every attempt stays in the same cluster (A31) |
-//! | 4 | filters: fault, … (to come) | the listener's filters see the call after its route is known, before its deadline is spent on attempts |
-//! | 5 | [`Timeout`] | the deadline covers all attempts and the waits between them |
+//! | 4 | [`Timeout`] | the deadline covers all attempts, the waits between them, and what filters delay |
+//! | 5 | [`Filter`] | the listener's filters see the call once its route is known, whatever its attempts |
 //! | 6 | [`Retry`] | what lies below is one attempt |
 //! | 7 | the application's attempt layers | see each attempt as it leaves |
 //! | 8 | [`Cluster`] | an attempt that is not admitted must not take an endpoint's place |
@@ -20,6 +20,8 @@ use crate::call::EncodeDeadline;
 use crate::cluster::{Cluster, ClusterLayer};
 use crate::connect::Http2Connector;
 use crate::discover::{Discover, Target};
+#[cfg(feature = "filter")]
+use crate::filter::{Filter, FilterLayer};
 #[cfg(feature = "timeout")]
 use crate::profile::Profile;
 #[cfg(feature = "retry")]
@@ -29,7 +31,7 @@ use crate::route::Route;
 use crate::timeout::{Timeout, TimeoutLayer};
 
 /// The whole of the client's layers around an attempt.
-pub type ClientStack<A = Attempt> = Discover<Route<Deadline<Attempts<A>>>>;
+pub type ClientStack<A = Attempt> = Discover<Route<Deadline<Filters<Attempts<A>>>>>;
 
 /// What an attempt passes through.
 pub type Attempt = Admission<Balance<Http2Connector>>;
@@ -40,6 +42,13 @@ pub type Deadline<S> = Timeout<S>;
 /// The deadline's layer, when its feature is on.
 #[cfg(not(feature = "timeout"))]
 pub type Deadline<S> = S;
+
+/// The layer of the filters, when its feature is on.
+#[cfg(feature = "filter")]
+pub type Filters<S> = Filter<S>;
+/// The layer of the filters, when its feature is on.
+#[cfg(not(feature = "filter"))]
+pub type Filters<S> = S;
 
 /// The layer of the attempts, when its feature is on.
 #[cfg(feature = "retry")]
@@ -64,6 +73,8 @@ pub(crate) struct ClientStackBuilder {
     pub(crate) tell_deadline: Option<EncodeDeadline>,
     #[cfg(feature = "timeout")]
     pub(crate) profile: Profile,
+    #[cfg(feature = "filter")]
+    pub(crate) filter: FilterLayer,
     #[cfg(feature = "retry")]
     pub(crate) retry: RetryLayer,
     #[cfg(feature = "cluster")]
@@ -79,15 +90,17 @@ impl ClientStackBuilder {
         let attempt = attempt_layer.layer(attempt);
         #[cfg(feature = "retry")]
         let attempt = self.retry.layer(attempt);
+        #[cfg(feature = "filter")]
+        let call = self.filter.layer(attempt);
+        #[cfg(not(feature = "filter"))]
+        let call = attempt;
         #[cfg(feature = "timeout")]
         let call = match self.tell_deadline {
             Some(encode) => TimeoutLayer::new().tell_peer(encode),
             None => TimeoutLayer::new(),
         }
         .profile(self.profile)
-        .layer(attempt);
-        #[cfg(not(feature = "timeout"))]
-        let call = attempt;
+        .layer(call);
         Discover::new(Route::new(call), self.target)
     }
 }

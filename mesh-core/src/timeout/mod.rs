@@ -162,6 +162,7 @@ impl Timer {
         };
         match self.0.progress.stage() {
             Stage::Waiting => exceeded("before an endpoint could take the call").with_next_step(WAITED),
+            Stage::Delayed => exceeded("while a fault of the configuration delayed the call"),
             Stage::Sent(endpoint) => at(exceeded("while waiting for the response"), &endpoint),
             Stage::Responding(endpoint) => at(exceeded("while reading the response"), &endpoint),
         }

@@ -1,39 +1,48 @@
 //! The HTTP filters of a listener, and what routes override of them (A39).
 //!
-//! The router ends the list. Fault injection and session affinity are known and listed, because they change nothing
-//! that a call relies on; any other filter may guard it, and is refused unless its sender calls it optional.
+//! The router ends the list. Session affinity is known and listed, because it changes nothing that a call relies on; any
+//! filter that is not known may guard it, and is refused unless its sender calls it optional.
+//!
+//! A new filter is a case in [`kind`] and one in [`unwrapped`].
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
-use mesh_xds_proto::envoy::config::route::v3::FilterConfig;
+use mesh_xds_proto::envoy::config::route::v3::FilterConfig as Wrapper;
 use mesh_xds_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
+use mesh_xds_proto::envoy::extensions::filters::http::header_mutation::v3::{HeaderMutation, HeaderMutationPerRoute};
 use mesh_xds_proto::envoy::extensions::filters::http::router::v3::Router;
 use mesh_xds_proto::envoy::extensions::filters::http::stateful_session::v3::{
     StatefulSession, StatefulSessionPerRoute,
 };
-use mesh_xds_proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
+use mesh_xds_proto::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
 use mesh_xds_proto::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType;
 use prost::{Message, Name};
 use prost_types::Any;
 
+use super::fault::fault;
+use super::header_mutation::mutations;
 use super::place::{At, quoted};
 use super::value::Extension;
+use crate::resource::filter::{FilterConfig, HeaderMutationConfig, HttpFilter, HttpFilters, Override, Overrides};
 use crate::resource::verdict::Fields;
 
 /// What a filter is to the list.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// Ends the list.
     Terminal,
-    Other,
+    Filter(FilterConfig),
+    /// Known, and nothing acts on it.
+    Inert,
     /// Not there, as far as the list is concerned.
     Skipped,
 }
 
-/// Checks `http_filters` of the message at `at`.
-pub(super) fn check_filters(filters: &[HttpFilter], at: &At<'_>) {
+/// Reads `http_filters` of the message at `at`.
+pub(super) fn http_filters(filters: &[proto::HttpFilter], at: &At<'_>) -> HttpFilters {
     let mut names = HashSet::new();
-    let mut last = None;
+    let mut list = HttpFilters::default();
+    let mut ended = None;
     let errors = at.report().error_count();
     for (index, filter) in filters.iter().enumerate() {
         let at = &at.item("http_filters", index);
@@ -44,19 +53,23 @@ pub(super) fn check_filters(filters: &[HttpFilter], at: &At<'_>) {
             at.field("name").error(format!("{} stands twice in the list", quoted(&filter.name)));
         }
         let kind = kind(filter, at);
-        if kind == Kind::Skipped {
+        if matches!(kind, Kind::Skipped) {
             continue;
         }
-        if last.replace(kind) == Some(Kind::Terminal) {
+        if ended.replace(matches!(kind, Kind::Terminal)) == Some(true) {
             at.error("stands behind the router, which must be the last filter");
         }
+        if let Kind::Filter(config) = kind {
+            list.0.push(HttpFilter { name: filter.name.as_str().into(), disabled: filter.disabled, config });
+        }
     }
-    if last != Some(Kind::Terminal) && at.report().error_count() == errors {
+    if ended != Some(true) && at.report().error_count() == errors {
         at.field("http_filters").error("the last filter must be the router");
     }
+    list
 }
 
-fn kind(filter: &HttpFilter, at: &At<'_>) -> Kind {
+fn kind(filter: &proto::HttpFilter, at: &At<'_>) -> Kind {
     let config = match &filter.config_type {
         Some(ConfigType::TypedConfig(config)) => Some(config),
         Some(ConfigType::ConfigDiscovery(_)) => {
@@ -65,64 +78,82 @@ fn kind(filter: &HttpFilter, at: &At<'_>) -> Kind {
         }
         None => None,
     };
-    let place = at.field("typed_config");
-    let Some(extension) = Extension::open(config, &place) else {
+    let place = &at.field("typed_config");
+    let Some(extension) = Extension::open(config, place) else {
         return Kind::Skipped;
     };
     if extension.is::<Router>() {
-        judge::<Router>(&extension, &place);
+        judge::<Router>(&extension, place);
         Kind::Terminal
     } else if extension.is::<HttpFault>() {
-        judge::<HttpFault>(&extension, &place);
-        Kind::Other
+        extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(faults(&message, place)))
+    } else if extension.is::<HeaderMutation>() {
+        extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(header_changes(&message, place)))
     } else if extension.is::<StatefulSession>() {
-        judge::<StatefulSession>(&extension, &place);
-        Kind::Other
+        judge::<StatefulSession>(&extension, place);
+        Kind::Inert
     } else {
         unsupported(&extension.type_name, filter.is_optional, &at.key("typed_config", &extension.type_name));
         Kind::Skipped
     }
 }
 
-/// Checks `typed_per_filter_config` of the message at `at`. Overrides of filters that the listener does not have are
+/// Reads `typed_per_filter_config` of the message at `at`. Overrides of filters that the listener does not have are
 /// checked all the same (A39).
-pub(super) fn check_overrides(overrides: &BTreeMap<String, Any>, at: &At<'_>) {
-    for (name, config) in overrides {
+pub(super) fn overrides(configs: &BTreeMap<String, Any>, at: &At<'_>) -> Overrides {
+    let read = configs.iter().filter_map(|(name, config)| {
         let at = &at.key("typed_per_filter_config", name);
         if name.is_empty() {
             at.error("has no filter's name");
         }
-        if let Some(extension) = Extension::open(Some(config), at) {
-            check_override(&extension, at);
-        }
-    }
+        let extension = Extension::open(Some(config), at)?;
+        Some((name.as_str().into(), one_override(&extension, at)?))
+    });
+    read.collect()
 }
 
-fn check_override(extension: &Extension<'_>, at: &At<'_>) {
-    if !extension.is::<FilterConfig>() {
-        return check_unwrapped(extension, false, at);
+fn one_override(extension: &Extension<'_>, at: &At<'_>) -> Option<Override> {
+    if !extension.is::<Wrapper>() {
+        return unwrapped(extension, false, at).map(Override::Config);
     }
-    let Some(wrapper) = extension.unpack::<FilterConfig>(at) else {
-        return;
-    };
+    let wrapper = extension.unpack::<Wrapper>(at)?;
     wrapper.judge(at);
     if wrapper.config.is_none() && wrapper.disabled {
-        return;
+        return Some(Override::Disabled);
     }
     let at = &at.field("config");
-    if let Some(inner) = Extension::open(wrapper.config.as_ref(), at) {
-        check_unwrapped(&inner, wrapper.is_optional, at);
-    }
+    let inner = Extension::open(wrapper.config.as_ref(), at)?;
+    let config = unwrapped(&inner, wrapper.is_optional, at);
+    if wrapper.disabled { Some(Override::Disabled) } else { config.map(Override::Config) }
 }
 
-fn check_unwrapped(extension: &Extension<'_>, is_optional: bool, at: &At<'_>) {
+fn unwrapped(extension: &Extension<'_>, is_optional: bool, at: &At<'_>) -> Option<FilterConfig> {
     if extension.is::<HttpFault>() {
-        judge::<HttpFault>(extension, at);
-    } else if extension.is::<StatefulSessionPerRoute>() {
+        return Some(faults(&extension.unpack(at)?, at));
+    }
+    if extension.is::<HeaderMutationPerRoute>() {
+        let message: HeaderMutationPerRoute = extension.unpack(at)?;
+        message.judge(at);
+        let changes = Arc::new(mutations(message.mutations.as_ref(), at));
+        return Some(FilterConfig::HeaderMutation(HeaderMutationConfig { changes, most_specific_wins: false }));
+    }
+    if extension.is::<StatefulSessionPerRoute>() {
         judge::<StatefulSessionPerRoute>(extension, at);
     } else {
         unsupported(&extension.type_name, is_optional, at);
     }
+    None
+}
+
+fn faults(message: &HttpFault, at: &At<'_>) -> FilterConfig {
+    FilterConfig::Fault(Arc::new(fault(message, at)))
+}
+
+fn header_changes(message: &HeaderMutation, at: &At<'_>) -> FilterConfig {
+    message.judge(at);
+    let changes = Arc::new(mutations(message.mutations.as_ref(), at));
+    let most_specific_wins = message.most_specific_header_mutations_wins;
+    FilterConfig::HeaderMutation(HeaderMutationConfig { changes, most_specific_wins })
 }
 
 fn judge<M: Message + Default + Name + Fields>(extension: &Extension<'_>, at: &At<'_>) {

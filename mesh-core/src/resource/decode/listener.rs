@@ -1,13 +1,12 @@
 //! `Listener` and the `HttpConnectionManager` in it (A27, A31, A39).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use hcm::http_connection_manager::RouteSpecifier;
 use mesh_xds_proto::envoy::config::listener::v3 as proto;
 use mesh_xds_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 
-use super::http_filter::check_filters;
+use super::http_filter::http_filters;
 use super::place::{At, quoted};
 use super::route_config::route_configuration;
 use super::value::{Extension, duration, from_control_plane};
@@ -31,19 +30,18 @@ pub(super) fn listener(message: proto::Listener, at: &At<'_>) -> Option<Listener
         at.error(format!("{} is not an HttpConnectionManager", quoted(&extension.type_name)));
         return None;
     }
-    let (routes, max_stream_duration) = connection_manager(extension.unpack(at)?, at);
-    Some(Listener { routes: routes?, max_stream_duration })
+    connection_manager(extension.unpack(at)?, at)
 }
 
-fn connection_manager(message: hcm::HttpConnectionManager, at: &At<'_>) -> (Option<RouteSource>, Option<Duration>) {
+fn connection_manager(message: hcm::HttpConnectionManager, at: &At<'_>) -> Option<Listener> {
     message.judge(at);
-    check_filters(&message.http_filters, at);
-    let max = message.common_http_protocol_options.and_then(|options| {
+    let filters = Arc::new(http_filters(&message.http_filters, at));
+    let max_stream_duration = message.common_http_protocol_options.and_then(|options| {
         let at = &at.field("common_http_protocol_options");
         options.judge(at);
         duration(options.max_stream_duration, &at.field("max_stream_duration"))
     });
-    (route_source(message.route_specifier, at), max)
+    Some(Listener { routes: route_source(message.route_specifier, at)?, max_stream_duration, filters })
 }
 
 fn route_source(specifier: Option<RouteSpecifier>, at: &At<'_>) -> Option<RouteSource> {

@@ -3,14 +3,19 @@
 
 use std::sync::Arc;
 
+use http::HeaderName;
 use mesh_xds_proto::envoy::config::route::v3 as proto;
 use mesh_xds_proto::envoy::config::route::v3::route_action::{ClusterSpecifier, MaxStreamDuration};
+use mesh_xds_proto::envoy::config::route::v3::weighted_cluster::cluster_weight::HostRewriteSpecifier;
 
 use super::hash_policy::hash_policies;
-use super::http_filter::check_overrides;
-use super::place::At;
+use super::header_mutation::Lists;
+use super::http_filter::overrides;
+use super::place::{At, quoted};
 use super::retry_policy::{hedged, hedges, retry_policy};
+use super::rewrite::authority;
 use super::value::duration;
+use crate::resource::level::Level;
 use crate::resource::retry_policy::RetryPolicy;
 use crate::resource::route::{BadWeights, ClusterWeight, Forward, RouteAction, RouteDeadline};
 use crate::resource::verdict::Fields;
@@ -36,7 +41,7 @@ pub(super) fn forward(message: proto::RouteAction, host: &HostRetry, at: &At<'_>
             Forward::to(at.required("cluster", name)?)
         }
         Some(ClusterSpecifier::WeightedClusters(clusters)) => weighted(clusters, &at.field("weighted_clusters"))?,
-        Some(ClusterSpecifier::ClusterHeader(_)) => return Some(RouteAction::Unsupported("cluster_header")),
+        Some(ClusterSpecifier::ClusterHeader(name)) => by_header(&name, &at.field("cluster_header"))?,
         Some(ClusterSpecifier::ClusterSpecifierPlugin(_) | ClusterSpecifier::InlineClusterSpecifierPlugin(_)) => {
             return Some(RouteAction::Unsupported("cluster_specifier_plugin"));
         }
@@ -83,8 +88,23 @@ fn weighted(message: proto::WeightedCluster, at: &At<'_>) -> Option<Forward> {
 
 fn cluster_weight(message: proto::weighted_cluster::ClusterWeight, at: &At<'_>) -> Option<ClusterWeight> {
     message.judge(at);
-    check_overrides(&message.typed_per_filter_config, at);
+    let lists = Lists {
+        request_add: &message.request_headers_to_add,
+        request_remove: &message.request_headers_to_remove,
+        response_add: &message.response_headers_to_add,
+        response_remove: &message.response_headers_to_remove,
+    };
+    let level = Level { overrides: overrides(&message.typed_per_filter_config, at), headers: lists.read(at) };
+    let host = message
+        .host_rewrite_specifier
+        .and_then(|HostRewriteSpecifier::HostRewriteLiteral(host)| authority(&host, &at.field("host_rewrite_literal")));
     let name = at.required("name", Some(message.name).filter(|name| !name.is_empty()));
     let weight = at.required("weight", message.weight);
-    Some(ClusterWeight { name: name?.into(), weight: weight? })
+    Some(ClusterWeight { level, host, ..ClusterWeight::new(name?, weight?) })
+}
+
+fn by_header(name: &str, at: &At<'_>) -> Option<Forward> {
+    let name = HeaderName::from_bytes(name.as_bytes())
+        .map_err(|_| at.error(format!("{} is not the name of a header", quoted(name))));
+    name.ok().map(Forward::by_header)
 }

@@ -5,14 +5,19 @@ use std::sync::Arc;
 use mesh_xds_proto::envoy::config::route::v3 as proto;
 use mesh_xds_proto::envoy::config::route::v3::route::Action;
 
-use super::http_filter::check_overrides;
+use super::header_mutation::Lists;
+use super::http_filter::overrides;
 use super::place::{At, cut, quoted};
 use super::retry_policy::{hedges, retry_policy};
+use super::rewrite::{direct_response, host_rewrite, path_rewrite, redirect};
 use super::route_action::{HostRetry, forward};
 use super::route_match::route_match;
 use crate::resource::domain::{BadDomain, DomainIndex};
+use crate::resource::level::{Level, WholeConfiguration};
 use crate::resource::matcher::RouteMatch;
+use crate::resource::rewrite::Matched;
 use crate::resource::route::{Route, RouteAction};
+use crate::resource::route_answer::RouteAnswer;
 use crate::resource::route_config::{RouteConfiguration, VirtualHost};
 use crate::resource::verdict::Fields;
 
@@ -25,7 +30,16 @@ pub(super) fn route_configuration(message: proto::RouteConfiguration, at: &At<'_
         add_domains(&host.domains, index, &mut domains, at);
         virtual_hosts.push(Arc::new(virtual_host(host, at)));
     }
-    Some(RouteConfiguration::with_domains(message.name, virtual_hosts, domains))
+    let lists = Lists {
+        request_add: &message.request_headers_to_add,
+        request_remove: &message.request_headers_to_remove,
+        response_add: &message.response_headers_to_add,
+        response_remove: &message.response_headers_to_remove,
+    };
+    let level = Level { overrides: overrides(&message.typed_per_filter_config, at), headers: lists.read(at) };
+    let most_specific_headers_win = message.most_specific_header_mutations_wins;
+    let whole = WholeConfiguration { level, most_specific_headers_win };
+    Some(RouteConfiguration::with_domains(message.name, virtual_hosts, domains).with_whole(whole))
 }
 
 fn add_domains(patterns: &[String], host: usize, domains: &mut DomainIndex, at: &At<'_>) {
@@ -42,25 +56,45 @@ fn add_domains(patterns: &[String], host: usize, domains: &mut DomainIndex, at: 
 
 fn virtual_host(message: proto::VirtualHost, at: &At<'_>) -> VirtualHost {
     message.judge(at);
-    check_overrides(&message.typed_per_filter_config, at);
+    let lists = Lists {
+        request_add: &message.request_headers_to_add,
+        request_remove: &message.request_headers_to_remove,
+        response_add: &message.response_headers_to_add,
+        response_remove: &message.response_headers_to_remove,
+    };
+    let level = Level { overrides: overrides(&message.typed_per_filter_config, at), headers: lists.read(at) };
     let retry = HostRetry {
         policy: message.retry_policy.and_then(|policy| retry_policy(&policy, &at.field("retry_policy"))),
         hedges: message.hedge_policy.is_some_and(|policy| hedges(&policy, &at.field("hedge_policy"))),
     };
     let routes = message.routes.into_iter().enumerate();
     let table = routes.filter_map(|(index, message)| route(message, &retry, &at.item("routes", index))).collect();
-    VirtualHost::new(message.name, table)
+    VirtualHost::new(message.name, table).with_level(level)
 }
 
 fn route(message: proto::Route, retry: &HostRetry, at: &At<'_>) -> Option<(RouteMatch, Route)> {
     message.judge(at);
-    check_overrides(&message.typed_per_filter_config, at);
+    let lists = Lists {
+        request_add: &message.request_headers_to_add,
+        request_remove: &message.request_headers_to_remove,
+        response_add: &message.response_headers_to_add,
+        response_remove: &message.response_headers_to_remove,
+    };
+    let level = Level { overrides: overrides(&message.typed_per_filter_config, at), headers: lists.read(at) };
     let condition = at.required("match", message.r#match);
     let condition = condition.and_then(|condition| route_match(&condition, &at.field("match")));
+    let matched = condition.as_ref().map_or(Matched::Whole, |condition| condition.path().into());
+    let (path, host) = match &message.action {
+        Some(Action::Route(action)) => {
+            let at = &at.field("route");
+            (path_rewrite(action, matched, at).map(Arc::new), host_rewrite(action, at))
+        }
+        _ => (None, None),
+    };
     let action = match message.action {
         Some(Action::Route(action)) => forward(action, retry, &at.field("route")),
-        Some(Action::Redirect(_)) => Some(RouteAction::Unsupported("redirect")),
-        Some(Action::DirectResponse(_)) => Some(RouteAction::Unsupported("direct_response")),
+        Some(Action::Redirect(action)) => answer(redirect(&action, matched, &at.field("redirect"))),
+        Some(Action::DirectResponse(action)) => answer(direct_response(&action, &at.field("direct_response"))),
         Some(Action::FilterAction(_)) => Some(RouteAction::Unsupported("filter_action")),
         Some(Action::NonForwardingAction(_)) => Some(RouteAction::Unsupported("non_forwarding_action")),
         // Not set, or a kind that a later version of xDS added: calls fail, the resource is accepted (A28).
@@ -68,8 +102,12 @@ fn route(message: proto::Route, retry: &HostRetry, at: &At<'_>) -> Option<(Route
     };
     let (condition, action) = (condition?, action?);
     let name = match message.name.as_str() {
-        "" => cut(&condition.to_string()).into(),
-        name => name.into(),
+        "" => cut(&condition.to_string()).to_owned(),
+        name => name.to_owned(),
     };
-    Some((condition, Route { name, action }))
+    Some((condition, Route { level, path, host, ..Route::new(name, action) }))
+}
+
+fn answer(answer: Option<RouteAnswer>) -> Option<RouteAction> {
+    answer.map(|answer| RouteAction::Answer(Arc::new(answer)))
 }

@@ -92,7 +92,7 @@ fn number(&Int64Range { start, end }: &Int64Range, at: &At<'_>) -> Option<Condit
     Some(Condition::Number(start..end))
 }
 
-fn string_match(message: &StringMatcher, at: &At<'_>) -> Option<TextMatch> {
+pub(super) fn string_match(message: &StringMatcher, at: &At<'_>) -> Option<TextMatch> {
     message.judge(at);
     let ignore_case = message.ignore_case;
     match &message.match_pattern {

@@ -11,6 +11,7 @@ use prost::{Message, Name};
 use prost_types::Any;
 
 use super::place::At;
+use crate::resource::filter::fault::Share;
 use crate::resource::verdict::Fields;
 
 /// 10,000 years, the greatest `google.protobuf.Duration`.
@@ -32,18 +33,24 @@ pub(crate) fn duration(value: Option<prost_types::Duration>, at: &At<'_>) -> Opt
 
 /// Parts of a million, capped at all of them.
 pub(crate) fn per_million(percent: &FractionalPercent, at: &At<'_>) -> Option<u32> {
+    let Share { numerator, denominator } = share(percent, at)?;
+    Some(numerator.saturating_mul(1_000_000 / denominator).min(1_000_000))
+}
+
+/// A share whose numerator a call may lower.
+pub(crate) fn share(percent: &FractionalPercent, at: &At<'_>) -> Option<Share> {
     percent.judge(at);
     let FractionalPercent { numerator, denominator } = *percent;
-    let factor = match DenominatorType::try_from(denominator) {
-        Ok(DenominatorType::Hundred) => 10_000,
-        Ok(DenominatorType::TenThousand) => 100,
-        Ok(DenominatorType::Million) => 1,
+    let denominator = match DenominatorType::try_from(denominator) {
+        Ok(DenominatorType::Hundred) => 100,
+        Ok(DenominatorType::TenThousand) => 10_000,
+        Ok(DenominatorType::Million) => 1_000_000,
         Err(_) => {
             at.field("denominator").error(format!("{denominator} is no known denominator"));
             return None;
         }
     };
-    Some(numerator.saturating_mul(factor).min(1_000_000))
+    Some(Share { numerator, denominator })
 }
 
 /// A percentage, rounded to a whole one.

@@ -4,11 +4,13 @@
 //! acted on. What would leave a call less protected than the control plane asked is refused, never ignored.
 
 use mesh_xds_proto::envoy::config::cluster::v3 as cluster;
+use mesh_xds_proto::envoy::config::common::mutation_rules::v3 as mutation_rules;
 use mesh_xds_proto::envoy::config::core::v3 as core;
 use mesh_xds_proto::envoy::config::endpoint::v3 as endpoint;
 use mesh_xds_proto::envoy::config::listener::v3 as listener;
 use mesh_xds_proto::envoy::config::route::v3 as route;
 use mesh_xds_proto::envoy::extensions::clusters;
+use mesh_xds_proto::envoy::extensions::filters::common::fault::v3 as fault;
 use mesh_xds_proto::envoy::extensions::filters::http as filters;
 use mesh_xds_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies as policies;
@@ -95,7 +97,8 @@ const RING_SIZE: &str = "at most 8,388,608, more is refused; rings have at most 
 const NO_MEANING: &str = "has no meaning in gRPC";
 /// Such a field is not listed where that profile is set.
 pub(crate) const IN_ENVOYS_PROFILE: &str = "acted on in `Profile::Envoy` alone: it has no meaning in gRPC";
-const FAULTS: &str = "fault injection is not supported yet";
+const NOT_LOCAL: &str = "files and the environment are not read for a control plane";
+const NO_RUNTIME: &str = "there is no runtime";
 const SESSIONS: &str = "session affinity is not supported yet";
 
 messages! {
@@ -231,7 +234,7 @@ messages! {
     "HttpFilter" hcm::HttpFilter {
         name: Act("not empty, and each once"),
         is_optional: Act,
-        disabled: Ignore,
+        disabled: Act("except where an override configures it"),
     }
     one config_type: hcm::http_filter::ConfigType {
         TypedConfig "typed_config": Act,
@@ -252,22 +255,40 @@ messages! {
     }
 
     "HTTPFault" filters::fault::v3::HttpFault {
-        delay: Ignore(FAULTS),
-        abort: Ignore(FAULTS),
-        upstream_cluster: Ignore(FAULTS),
-        headers: Ignore(FAULTS),
-        downstream_nodes: Ignore(FAULTS),
-        max_active_faults: Ignore(FAULTS),
-        response_rate_limit: Ignore(FAULTS),
-        delay_percent_runtime: Ignore(FAULTS),
-        abort_percent_runtime: Ignore(FAULTS),
-        delay_duration_runtime: Ignore(FAULTS),
-        abort_http_status_runtime: Ignore(FAULTS),
-        max_active_faults_runtime: Ignore(FAULTS),
-        response_rate_limit_percent_runtime: Ignore(FAULTS),
-        abort_grpc_status_runtime: Ignore(FAULTS),
-        disable_downstream_cluster_stats: Ignore(FAULTS),
-        filter_metadata: Ignore(FAULTS),
+        delay: Act("A33"),
+        abort: Act("A33; behind the delay"),
+        upstream_cluster: Act("as in Envoy"),
+        headers: Act("as in Envoy"),
+        downstream_nodes: Ignore,
+        max_active_faults: Act("counted over all filters of a mesh (A33)"),
+        response_rate_limit: Ignore,
+        delay_percent_runtime: Ignore(NO_RUNTIME),
+        abort_percent_runtime: Ignore(NO_RUNTIME),
+        delay_duration_runtime: Ignore(NO_RUNTIME),
+        abort_http_status_runtime: Ignore(NO_RUNTIME),
+        max_active_faults_runtime: Ignore(NO_RUNTIME),
+        response_rate_limit_percent_runtime: Ignore(NO_RUNTIME),
+        abort_grpc_status_runtime: Ignore(NO_RUNTIME),
+        disable_downstream_cluster_stats: Ignore,
+        filter_metadata: Ignore,
+    }
+
+    "FaultDelay" fault::FaultDelay {
+        percentage: Act("none is 0 %"),
+    }
+    one fault_delay_secifier: fault::fault_delay::FaultDelaySecifier {
+        FixedDelay "fixed_delay": Act,
+        HeaderDelay "header_delay": Act("the headers lower the percentage at most"),
+    }
+
+    "FaultAbort" filters::fault::v3::FaultAbort {
+        percentage: Act("none is 0 %"),
+        response_body: Ignore,
+    }
+    one error_type: filters::fault::v3::fault_abort::ErrorType {
+        HttpStatus "http_status": Act("200 to 599; 200 is UNKNOWN to gRPC"),
+        GrpcStatus "grpc_status": Act("0 to 16"),
+        HeaderAbort "header_abort": Act("the headers lower the percentage at most"),
     }
 
     "StatefulSession" filters::stateful_session::v3::StatefulSession {
@@ -301,11 +322,11 @@ messages! {
         virtual_hosts: Act,
         vhds: Ignore,
         internal_only_headers: Ignore,
-        response_headers_to_add: Ignore,
-        response_headers_to_remove: Ignore,
-        request_headers_to_add: Ignore,
-        request_headers_to_remove: Ignore,
-        most_specific_header_mutations_wins: Ignore,
+        response_headers_to_add: Act("as in Envoy"),
+        response_headers_to_remove: Act("as in Envoy"),
+        request_headers_to_add: Act("as in Envoy"),
+        request_headers_to_remove: Act("as in Envoy"),
+        most_specific_header_mutations_wins: Act("as in Envoy"),
         validate_clusters: Ignore("a route may name a cluster that comes later") if is_true,
         max_direct_response_body_size_bytes: Ignore,
         cluster_specifier_plugins: Ignore,
@@ -313,7 +334,7 @@ messages! {
         ignore_port_in_host_matching: Ignore(NO_MEANING),
         vhost_header: Ignore,
         ignore_path_parameters_in_path_matching: Ignore,
-        typed_per_filter_config: Ignore(NO_MEANING),
+        typed_per_filter_config: Act("as in Envoy; the virtual host's goes before it"),
         metadata: Ignore,
         route_specifiers: Ignore,
     }
@@ -326,12 +347,12 @@ messages! {
         require_tls: Ignore,
         virtual_clusters: Ignore,
         rate_limits: Ignore,
-        request_headers_to_add: Ignore,
-        request_headers_to_remove: Ignore,
-        response_headers_to_add: Ignore,
-        response_headers_to_remove: Ignore,
+        request_headers_to_add: Act("as in Envoy"),
+        request_headers_to_remove: Act("as in Envoy"),
+        response_headers_to_add: Act("as in Envoy"),
+        response_headers_to_remove: Act("as in Envoy"),
         cors: Ignore,
-        typed_per_filter_config: Act("checked; what is not supported is refused unless it is optional"),
+        typed_per_filter_config: Act("A39; what is not supported is refused unless it is optional"),
         include_request_attempt_count: Ignore,
         include_attempt_count_in_response: Ignore,
         retry_policy: Act("for routes that have none (A44)"),
@@ -350,11 +371,11 @@ messages! {
         r#match: Act("required"),
         metadata: Ignore,
         decorator: Ignore,
-        typed_per_filter_config: Act("checked; what is not supported is refused unless it is optional"),
-        request_headers_to_add: Ignore,
-        request_headers_to_remove: Ignore,
-        response_headers_to_add: Ignore,
-        response_headers_to_remove: Ignore,
+        typed_per_filter_config: Act("A39; what is not supported is refused unless it is optional"),
+        request_headers_to_add: Act("as in Envoy"),
+        request_headers_to_remove: Act("as in Envoy"),
+        response_headers_to_add: Act("as in Envoy"),
+        response_headers_to_remove: Act("as in Envoy"),
         tracing: Ignore,
         per_request_buffer_limit_bytes: Ignore,
         stat_prefix: Ignore,
@@ -363,8 +384,8 @@ messages! {
     }
     one action: route::route::Action {
         Route "route": Act,
-        Redirect "redirect": CallFails,
-        DirectResponse "direct_response": CallFails,
+        Redirect "redirect": Act("as in Envoy"),
+        DirectResponse "direct_response": Act("as in Envoy"),
         FilterAction "filter_action": CallFails,
         NonForwardingAction "non_forwarding_action": CallFails,
     }
@@ -437,8 +458,8 @@ messages! {
     "RouteAction" route::RouteAction {
         cluster_not_found_response_code: Ignore,
         metadata_match: Ignore,
-        prefix_rewrite: Ignore,
-        regex_rewrite: Ignore,
+        prefix_rewrite: Act("as in Envoy"),
+        regex_rewrite: Act("as in Envoy"),
         path_rewrite_policy: Ignore,
         path_rewrite: Ignore,
         append_x_forwarded_host: Ignore,
@@ -465,13 +486,13 @@ messages! {
     }
     one cluster_specifier: route::route_action::ClusterSpecifier {
         Cluster "cluster": Act,
-        ClusterHeader "cluster_header": CallFails,
+        ClusterHeader "cluster_header": Act("as in Envoy; the clusters that the virtual host's routes name"),
         WeightedClusters "weighted_clusters": Act,
         ClusterSpecifierPlugin "cluster_specifier_plugin": CallFails,
         InlineClusterSpecifierPlugin "inline_cluster_specifier_plugin": CallFails,
     }
     one host_rewrite_specifier: route::route_action::HostRewriteSpecifier {
-        HostRewriteLiteral "host_rewrite_literal": Ignore,
+        HostRewriteLiteral "host_rewrite_literal": Act("from a `trusted_xds_server`, unless the application set the authority (A81)"),
         AutoHostRewrite "auto_host_rewrite": Ignore,
         HostRewriteHeader "host_rewrite_header": Ignore,
         HostRewritePathRegex "host_rewrite_path_regex": Ignore,
@@ -575,30 +596,104 @@ messages! {
         key: Act("`io.grpc.channel_id`; others are ignored (A42)"),
     }
 
-    "RegexMatchAndSubstitute" matcher::RegexMatchAndSubstitute {
-        pattern: Act("required"),
-        substitution: Act,
-    }
-
     "ClusterWeight" route::weighted_cluster::ClusterWeight {
         name: Act("required"),
         cluster_header: Ignore,
         weight: Act("required"),
         metadata_match: Ignore,
-        request_headers_to_add: Ignore,
-        request_headers_to_remove: Ignore,
-        response_headers_to_add: Ignore,
-        response_headers_to_remove: Ignore,
-        typed_per_filter_config: Act("checked; what is not supported is refused unless it is optional"),
+        request_headers_to_add: Act("as in Envoy"),
+        request_headers_to_remove: Act("as in Envoy"),
+        response_headers_to_add: Act("as in Envoy"),
+        response_headers_to_remove: Act("as in Envoy"),
+        typed_per_filter_config: Act("A39; what is not supported is refused unless it is optional"),
     }
     one host_rewrite_specifier: route::weighted_cluster::cluster_weight::HostRewriteSpecifier {
-        HostRewriteLiteral "host_rewrite_literal": Ignore,
+        HostRewriteLiteral "host_rewrite_literal": Act("from a `trusted_xds_server`, unless the application set the authority (A81)"),
     }
 
     "FilterConfig" route::FilterConfig {
         config: Act,
         is_optional: Act,
-        disabled: Ignore,
+        disabled: Act,
+    }
+
+    "RedirectAction" route::RedirectAction {
+        host_redirect: Act,
+        port_redirect: Act("0 to 65535"),
+        response_code: Act,
+        strip_query: Act,
+    }
+    one scheme_rewrite_specifier: route::redirect_action::SchemeRewriteSpecifier {
+        HttpsRedirect "https_redirect": Act,
+        SchemeRedirect "scheme_redirect": Act,
+    }
+    one path_rewrite_specifier: route::redirect_action::PathRewriteSpecifier {
+        PathRedirect "path_redirect": Act,
+        PrefixRewrite "prefix_rewrite": Act,
+        RegexRewrite "regex_rewrite": Act,
+        PathRewrite "path_rewrite": Ignore,
+    }
+
+    "DirectResponseAction" route::DirectResponseAction {
+        status: Act("200 to 599"),
+        body: Act("to gRPC, the message of the status"),
+        body_format: Ignore,
+    }
+
+    "DataSource" core::DataSource {
+        watched_directory: Ignore(NOT_LOCAL),
+    }
+    one specifier: core::data_source::Specifier {
+        Filename "filename": Ignore(NOT_LOCAL),
+        InlineBytes "inline_bytes": Act,
+        InlineString "inline_string": Act,
+        EnvironmentVariable "environment_variable": Ignore(NOT_LOCAL),
+    }
+
+    "RegexMatchAndSubstitute" matcher::RegexMatchAndSubstitute {
+        pattern: Act("required"),
+        substitution: Act,
+    }
+
+    "HeaderValueOption" core::HeaderValueOption {
+        header: Act("required"),
+        append: Act("if `append_action` is not set"),
+        append_action: Act,
+        keep_empty_value: Act,
+    }
+
+    "HeaderValue" core::HeaderValue {
+        key: Act("`:…` and `host` are refused; `grpc-*`, `content-type` and `te` stay as they are"),
+        value: Act("with REQ, RESP, UPSTREAM_CLUSTER, ROUTE_NAME, PROTOCOL and RESPONSE_CODE; a header with another substitution is not added"),
+        raw_value: Act,
+    }
+
+    "HeaderMutation" filters::header_mutation::v3::HeaderMutation {
+        mutations: Act,
+        most_specific_header_mutations_wins: Act,
+    }
+
+    "HeaderMutationPerRoute" filters::header_mutation::v3::HeaderMutationPerRoute {
+        mutations: Act("of each level, as in Envoy"),
+    }
+
+    "Mutations" filters::header_mutation::v3::Mutations {
+        request_mutations: Act,
+        query_parameter_mutations: Ignore(NO_MEANING),
+        response_mutations: Act,
+        response_trailers_mutations: Ignore,
+        request_trailers_mutations: Ignore,
+    }
+
+    "mutation_rules.v3.HeaderMutation" mutation_rules::HeaderMutation {}
+    one action: mutation_rules::header_mutation::Action {
+        Remove "remove": Act,
+        Append "append": Act,
+        RemoveOnMatch "remove_on_match": Act,
+    }
+
+    "RemoveOnMatch" mutation_rules::header_mutation::RemoveOnMatch {
+        key_matcher: Act("required"),
     }
 
     "Cluster" cluster::Cluster {

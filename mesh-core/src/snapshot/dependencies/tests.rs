@@ -66,7 +66,11 @@ impl Target {
     }
 
     fn listener(&mut self) -> bool {
-        let listener = Listener { routes: RouteSource::Named("routes".into()), max_stream_duration: None };
+        let listener = Listener {
+            routes: RouteSource::Named("routes".into()),
+            max_stream_duration: None,
+            filters: Default::default(),
+        };
         self.put(&LISTENER, "svc", Arc::new(listener))
     }
 
@@ -75,9 +79,9 @@ impl Target {
     }
 
     fn routes_of(&mut self, domain: &str, clusters: &[&str]) -> bool {
-        let weights = clusters.iter().map(|name| ClusterWeight { name: (*name).into(), weight: 1 }).collect();
+        let weights = clusters.iter().map(|name| ClusterWeight::new(*name, 1)).collect();
         let action = RouteAction::Forward(Forward::weighted(weights).expect("weights"));
-        let route = Route { name: "any".into(), action };
+        let route = Route::new("any", action);
         let host = Arc::new(VirtualHost::new("host", vec![(RouteMatch::prefix(""), route)]));
         let routes = RouteConfiguration::new("routes", [([domain], host)]).expect("a domain");
         self.put(&ROUTE_CONFIGURATION, "routes", Arc::new(routes))
@@ -322,7 +326,8 @@ fn a_cluster_that_asks_eds_for_another_name_leaves_the_old_one() {
 #[test]
 fn clusters_are_kept_while_routes_are_pending() {
     let mut target = Target::serving(&["a"]);
-    let listener = Listener { routes: RouteSource::Named("other".into()), max_stream_duration: None };
+    let listener =
+        Listener { routes: RouteSource::Named("other".into()), max_stream_duration: None, filters: Default::default() };
     target.put(&LISTENER, "svc", Arc::new(listener));
     assert_eq!(target.waiting_for.as_deref(), Some("RouteConfiguration `other`"));
     assert_eq!(target.watched(|watched| &watched.clusters), ["a"]);

@@ -47,8 +47,10 @@ enum Outcome {
     Nack,
     NoHost,
     NoRoute,
-    /// The route has an action that nothing acts on.
+    /// The route has an action that nothing acts on, or that the call lacks something for.
     BadAction,
+    /// By the route itself.
+    Answered,
     /// The call waits for a cluster that was never sent.
     Waits,
     NoEndpoint,
@@ -100,8 +102,10 @@ fn outcome(fixture: &Fixture) -> Outcome {
     let Some(route) = host.route(&head, || 0) else {
         return NoRoute;
     };
-    let RouteAction::Forward(forward) = &host.routes[route].action else {
-        return BadAction;
+    let forward = match &host.routes[route].action {
+        RouteAction::Forward(forward) if forward.cluster_header().is_none() => forward,
+        RouteAction::Forward(_) | RouteAction::Unsupported(_) => return BadAction,
+        RouteAction::Answer(_) => return Answered,
     };
     if &*forward.clusters()[forward.pick_cluster(|| 0)].name != "c1" {
         return Waits;
@@ -326,8 +330,9 @@ fn virtual_hosts_and_matches() {
 fn route_actions() {
     const FAILS: &str =
         "gRPC skips the route and goes on to the next; here the call that the route was meant for fails";
+    const ENVOYS: &str = "gRPC fails the call; Envoy's meaning tells the caller more";
     check(&[
-        differs("`cluster_header` action", NoRoute, BadAction, FAILS, |f| {
+        differs("`cluster_header` action, without the header", NoRoute, BadAction, FAILS, |f| {
             f.forwards_to(ClusterSpecifier::ClusterHeader("x".into()));
         }),
         differs("no cluster specifier, or a new kind", NoRoute, BadAction, FAILS, |f| {
@@ -346,9 +351,12 @@ fn route_actions() {
             }
         }),
         same("weights sum > u32 max", Nack, |f| f.weighted(&[("c1", Some(u32::MAX)), ("c2", Some(1))])),
-        same("`redirect` action", BadAction, |f| f.route().action = Some(Action::Redirect(Default::default()))),
-        same("`direct_response` 403", BadAction, |f| {
-            f.route().action = Some(Action::DirectResponse(Default::default()));
+        differs("`redirect` action", BadAction, Answered, ENVOYS, |f| {
+            f.route().action = Some(Action::Redirect(Default::default()));
+        }),
+        differs("`direct_response` 403", BadAction, Answered, ENVOYS, |f| {
+            let action = route::DirectResponseAction { status: 403, ..Default::default() };
+            f.route().action = Some(Action::DirectResponse(action));
         }),
         same("`non_forwarding_action` on a client", BadAction, |f| {
             f.route().action = Some(Action::NonForwardingAction(Default::default()));
@@ -417,7 +425,11 @@ fn route_actions() {
             let fault = HttpFault { delay: Some(delay), ..Default::default() };
             f.route().typed_per_filter_config = overrides("fault", any(&fault));
         }),
-        same("`request_headers_to_add`", Served, |f| f.route().request_headers_to_add.push(Default::default())),
+        same("`request_headers_to_add`", Served, |f| {
+            let header = core::HeaderValue { key: "x-a".into(), value: "1".into(), ..Default::default() };
+            let added = core::HeaderValueOption { header: Some(header), ..Default::default() };
+            f.route().request_headers_to_add.push(added);
+        }),
         same("route to a cluster the server never sends", Waits, |f| {
             f.forwards_to(ClusterSpecifier::Cluster("c2".into()));
         }),

@@ -121,19 +121,11 @@ fn a_virtual_service_routes_as_written() {
     }
     for (path, expected) in [("/redir", "redirect"), ("/direct", "direct_response")] {
         let route = take(path, &[]).expect("a route");
-        assert!(matches!(route.action, RouteAction::Unsupported(action) if action == expected), "{path}");
+        assert!(matches!(&route.action, RouteAction::Answer(answer) if answer.name() == expected), "{path}");
     }
     let ignored = paths(decoded.ignored.clone());
-    for expected in [
-        "virtual_hosts.routes.redirect",
-        "virtual_hosts.routes.route.request_mirror_policies",
-        "virtual_hosts.routes.route.prefix_rewrite",
-        "virtual_hosts.routes.request_headers_to_add",
-        "virtual_hosts.routes.typed_per_filter_config[envoy.filters.http.fault].abort",
-        "virtual_hosts.routes.typed_per_filter_config[envoy.filters.http.fault].delay",
-    ] {
-        assert!(ignored.iter().any(|path| path == expected), "{expected} in {ignored:?}");
-    }
+    let mirrors = "virtual_hosts.routes.route.request_mirror_policies";
+    assert!(ignored.iter().any(|path| path == mirrors), "{ignored:?}");
 }
 
 #[test]

@@ -6,6 +6,8 @@ use std::sync::LazyLock;
 use mesh_xds_proto::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType};
 use mesh_xds_proto::envoy::config::route::v3 as route;
 use mesh_xds_proto::envoy::config::route::v3::route_action::ClusterSpecifier;
+use mesh_xds_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
+use mesh_xds_proto::envoy::extensions::filters::http::header_mutation::v3::HeaderMutation;
 use mesh_xds_proto::envoy::r#type::matcher::v3::StringMatcher;
 use prost::{Message, Name};
 use prost_reflect::{
@@ -146,6 +148,26 @@ fn place(full_name: &str, sample: &[u8], f: &mut Fixture) {
         "extensions.filters.http.fault.v3.HTTPFault"
         | "extensions.filters.http.stateful_session.v3.StatefulSession" => {
             f.manager.http_filters.insert(0, filter_of("x", packed));
+        }
+        "config.route.v3.RedirectAction" => {
+            let action = route::RedirectAction::decode(sample).expect("a sample");
+            f.route().action = Some(route::route::Action::Redirect(action));
+        }
+        "config.route.v3.DirectResponseAction" => {
+            let action = route::DirectResponseAction::decode(sample).expect("a sample");
+            f.route().action = Some(route::route::Action::DirectResponse(action));
+        }
+        "config.core.v3.DataSource" => {
+            let action = route::DirectResponseAction::decode(&*nested(2, sample)).expect("a sample");
+            f.route().action = Some(route::route::Action::DirectResponse(action));
+        }
+        "extensions.filters.http.header_mutation.v3.Mutations" => {
+            let filter = Any { type_url: HeaderMutation::type_url(), value: nested(1, sample) };
+            f.manager.http_filters.insert(0, filter_of("x", filter));
+        }
+        "extensions.filters.http.fault.v3.FaultAbort" => {
+            let fault = Any { type_url: HttpFault::type_url(), value: nested(2, sample) };
+            f.manager.http_filters.insert(0, filter_of("x", fault));
         }
         "extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute" | "config.route.v3.FilterConfig" => {
             f.route().typed_per_filter_config = overrides("x", packed);

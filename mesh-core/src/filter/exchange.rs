@@ -1,0 +1,182 @@
+//! One call on its way through a chain of filters, and its response on the way back.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Extensions, Response};
+
+use super::fault::{self, ActiveFault};
+use crate::call::{AnswerProtocol, Call};
+use crate::resource::answer::Answer;
+use crate::resource::filter::FilterConfig;
+use crate::resource::filter::header_mutation::Change;
+use crate::resource::filter::template::{Facts, Message};
+use crate::resource::matcher::RequestHead;
+use crate::resource::rewrite::rewrite_authority;
+use crate::snapshot::{Chain, ChainFilter, ClusterEntry, RouteSteps};
+
+/// What the filters count, for as long as their layer lives.
+#[derive(Debug, Default)]
+pub(super) struct Running {
+    pub(super) active_faults: AtomicU32,
+}
+
+/// A call and the filters that it passes.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    chain: Arc<Chain>,
+    running: Arc<Running>,
+    protocol: Option<&'static dyn AnswerProtocol>,
+    cluster: Option<Arc<ClusterEntry>>,
+    route: Option<Arc<str>>,
+}
+
+/// What becomes of a call after some of its filters.
+#[derive(Debug)]
+pub(super) enum Next {
+    Forward,
+    Pause(Pause),
+    Answer(Response<Bytes>),
+}
+
+/// A filter holds the call back.
+#[derive(Debug)]
+pub(super) struct Pause {
+    pub(super) delay: Duration,
+    /// How the call ends behind the pause; `None`: it goes on.
+    then: Option<Answer>,
+    /// The filter after the one that pauses.
+    next: usize,
+    _active: ActiveFault,
+}
+
+/// What one filter does with a call.
+pub(super) enum Step {
+    Continue,
+    Answer(Answer),
+    Pause { delay: Duration, then: Option<Answer>, active: ActiveFault },
+}
+
+impl Exchange {
+    /// `extensions` are the request's, with its call.
+    pub(super) fn new(
+        chain: Arc<Chain>,
+        running: Arc<Running>,
+        protocol: Option<&'static dyn AnswerProtocol>,
+        extensions: &Extensions,
+    ) -> Self {
+        let call = extensions.get::<Call>();
+        let cluster = call.and_then(|call| call.cluster.clone());
+        let route = call.and_then(|call| call.snapshot.as_ref()?.route_name(call.route?));
+        Self { chain, running, protocol, cluster, route }
+    }
+
+    /// Passes the request through the filters from the `from`th on, and at last through what its route does.
+    pub(super) fn request(&self, head: &mut Parts, from: usize) -> Next {
+        for (index, filter) in self.chain.filters.iter().enumerate().skip(from) {
+            match self.pass(filter, head) {
+                Step::Continue => {}
+                Step::Answer(answer) => return Next::Answer(self.respond(answer)),
+                Step::Pause { delay, then, active } => {
+                    return Next::Pause(Pause { delay, then, next: index + 1, _active: active });
+                }
+            }
+        }
+        self.leave(head)
+    }
+
+    /// Goes on behind a pause.
+    pub(super) fn resume(&self, pause: Pause, head: &mut Parts) -> Next {
+        match pause.then {
+            Some(answer) => Next::Answer(self.respond(answer)),
+            None => self.request(head, pause.next),
+        }
+    }
+
+    fn pass(&self, filter: &ChainFilter, head: &mut Parts) -> Step {
+        match &filter.config {
+            FilterConfig::Fault(fault) => fault::inject(fault, &self.running, self.cluster_name(), head),
+            FilterConfig::HeaderMutation(config) => {
+                self.change_request(&config.changes.request, head);
+                Step::Continue
+            }
+        }
+    }
+
+    /// What the route does to the request.
+    fn leave(&self, head: &mut Parts) -> Next {
+        let RouteSteps { headers, host, path, answer } = &self.chain.route;
+        headers.iter().for_each(|changes| self.change_request(&changes.request, head));
+        if let Some(answer) = answer {
+            return Next::Answer(self.respond(answer.answer(&head.uri)));
+        }
+        if let Some(host) = host.as_ref().filter(|_| !has_own_authority(head)) {
+            rewrite_authority(&mut head.uri, host);
+        }
+        if let Some(path) = path {
+            path.apply(&mut head.uri);
+        }
+        Next::Forward
+    }
+
+    /// The response as it is behind the route and the filters, which it passes the other way round.
+    pub(super) fn changed<R>(&self, mut response: Response<R>) -> Response<R> {
+        for changes in &self.chain.route.headers {
+            self.change_response(&changes.response, &mut response);
+        }
+        for filter in self.chain.filters.iter().rev() {
+            match &filter.config {
+                FilterConfig::HeaderMutation(config) => self.change_response(&config.changes.response, &mut response),
+                FilterConfig::Fault(_) => {}
+            }
+        }
+        response
+    }
+
+    fn change_request(&self, changes: &[Change], head: &mut Parts) {
+        for change in changes {
+            let value = change.value(&self.facts(Message::Request(seen(head))));
+            change.apply(value, &mut head.headers);
+        }
+    }
+
+    fn change_response<R>(&self, changes: &[Change], response: &mut Response<R>) {
+        for change in changes {
+            let value = change.value(&self.facts(Message::Response(response.status(), response.headers())));
+            change.apply(value, response.headers_mut());
+        }
+    }
+
+    fn facts<'a>(&'a self, message: Message<'a>) -> Facts<'a> {
+        Facts { cluster: self.cluster_name(), route: self.route.as_deref(), message }
+    }
+
+    fn cluster_name(&self) -> Option<&str> {
+        self.cluster.as_ref().map(|cluster| &*cluster.key.name)
+    }
+
+    fn respond(&self, answer: Answer) -> Response<Bytes> {
+        match self.protocol {
+            Some(protocol) => protocol.respond(answer),
+            None => answer.into_http(),
+        }
+    }
+}
+
+/// What matchers see of a request.
+pub(super) fn seen(head: &Parts) -> RequestHead<'_> {
+    RequestHead {
+        path: head.uri.path(),
+        method: &head.method,
+        authority: head.uri.authority().map_or("", |authority| authority.as_str()),
+        headers: &head.headers,
+    }
+}
+
+/// The application's own authority goes before any that a control plane has for the call (A81).
+fn has_own_authority(head: &Parts) -> bool {
+    head.extensions.get::<Call>().is_some_and(|call| call.has_own_authority)
+}

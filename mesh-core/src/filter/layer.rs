@@ -1,0 +1,128 @@
+use std::sync::Arc;
+
+use tower_layer::Layer;
+
+use super::exchange::Running;
+use super::{Fault, Filter, HeaderMutation};
+use crate::call::AnswerProtocol;
+use crate::resource::filter::{FilterConfig, HeaderMutationConfig};
+use crate::snapshot::{Chain, ChainFilter};
+
+/// Makes [`Filter`] services that do as the configuration of each call says; all of them count together.
+///
+/// ```
+/// use tower_layer::Layer;
+/// let layer = mesh_core::filter::FilterLayer::new();
+/// # let _ = layer.layer(());
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct FilterLayer {
+    running: Arc<Running>,
+    protocol: Option<&'static dyn AnswerProtocol>,
+}
+
+impl FilterLayer {
+    /// For calls of whose protocol nothing is known but HTTP.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What the calls speak, and so what an answer of a filter looks like; gRPC's is the adapter's.
+    pub fn protocol(mut self, protocol: &'static dyn AnswerProtocol) -> Self {
+        self.protocol = Some(protocol);
+        self
+    }
+}
+
+impl<S> Layer<S> for FilterLayer {
+    type Service = Filter<S>;
+
+    fn layer(&self, inner: S) -> Filter<S> {
+        Filter { inner, fixed: None, running: self.running.clone(), protocol: self.protocol }
+    }
+}
+
+/// Injects faults into all calls (A33), whatever they are configured to.
+///
+/// ```
+/// use std::time::Duration;
+/// use bytes::Bytes;
+/// use http::{Request, Response, StatusCode};
+/// use mesh_core::filter::{Fault, FaultLayer};
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let all = 1_000_000;
+/// let fault = Fault::new().delay(Duration::from_millis(5), all).abort_with_http_status(StatusCode::SERVICE_UNAVAILABLE, all);
+/// let service = ServiceBuilder::new().layer(FaultLayer::new(fault)).service(service_fn(|_: Request<()>| async {
+///     Ok::<_, std::convert::Infallible>(Response::new(http_body_util::Full::new(Bytes::new())))
+/// }));
+/// let response = service.oneshot(Request::new(())).await.unwrap();
+/// assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct FaultLayer {
+    chain: Arc<Chain>,
+    filters: FilterLayer,
+}
+
+impl FaultLayer {
+    /// A layer that injects these faults; its services count active faults together.
+    pub fn new(fault: Fault) -> Self {
+        let filter = ChainFilter { config: FilterConfig::Fault(Arc::new(fault)) };
+        Self { chain: Arc::new(Chain::of(vec![filter])), filters: FilterLayer::new() }
+    }
+
+    /// What the calls speak, and so what an aborted call is answered with; gRPC's is the adapter's.
+    pub fn protocol(mut self, protocol: &'static dyn AnswerProtocol) -> Self {
+        self.filters = self.filters.protocol(protocol);
+        self
+    }
+}
+
+impl<S> Layer<S> for FaultLayer {
+    type Service = Filter<S>;
+
+    fn layer(&self, inner: S) -> Filter<S> {
+        Filter { fixed: Some(self.chain.clone()), ..self.filters.layer(inner) }
+    }
+}
+
+/// Changes the headers of all calls.
+///
+/// ```
+/// use http::{HeaderName, HeaderValue, Request, Response};
+/// use mesh_core::filter::{HeaderMutation, HeaderMutationLayer};
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let (tenant, blue) = (HeaderName::from_static("x-tenant"), HeaderValue::from_static("blue"));
+/// let layer = HeaderMutationLayer::new(HeaderMutation::new().set_in_request(tenant, blue));
+/// let service = ServiceBuilder::new().layer(layer).service(service_fn(|request: Request<()>| async move {
+///     assert_eq!(request.headers()["x-tenant"], "blue");
+///     Ok::<_, std::convert::Infallible>(Response::new(()))
+/// }));
+/// service.oneshot(Request::new(())).await.unwrap();
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct HeaderMutationLayer {
+    chain: Arc<Chain>,
+}
+
+impl HeaderMutationLayer {
+    /// A layer that makes these changes.
+    pub fn new(changes: HeaderMutation) -> Self {
+        let config = HeaderMutationConfig { changes: Arc::new(changes), most_specific_wins: false };
+        Self { chain: Arc::new(Chain::of(vec![ChainFilter { config: FilterConfig::HeaderMutation(config) }])) }
+    }
+}
+
+impl<S> Layer<S> for HeaderMutationLayer {
+    type Service = Filter<S>;
+
+    fn layer(&self, inner: S) -> Filter<S> {
+        Filter { fixed: Some(self.chain.clone()), ..FilterLayer::new().layer(inner) }
+    }
+}

@@ -1,0 +1,95 @@
+//! The HTTP filters of the listener, as the call's route and cluster override them (A39).
+//!
+//! ```text
+//! call ─ any filter in force here? ─ no ─▸ the inner service, and nothing else
+//!          └ yes: each filter in its order ─┬─ goes on, with the head as the filter changed it
+//!                                           ├─ pause, then goes on or answers
+//!                                           └─ answers itself: nothing is sent
+//! ```
+//!
+//! Which filters are in force is resolved when the route table is built; a call looks it up. What filters count outlives
+//! updates of their configuration. A call is filtered once, whatever its attempts; what a filter answers is not retried.
+//!
+//! | filter | what it does |
+//! |---|---|
+//! | [`Fault`] | delays and aborts calls (A33) |
+//! | [`HeaderMutation`] | changes headers of requests and responses (Envoy) |
+//! | the route itself, last | changes headers, path and authority, redirects, answers directly (Envoy) |
+//!
+//! A new filter is a configuration in `resource/filter/` with its decoder, and a case in `exchange.rs`.
+//!
+//! Without a [`Call`] that a route was chosen for, [`FilterLayer`] does nothing; [`FaultLayer`] and
+//! [`HeaderMutationLayer`] have a configuration of their own and work around any service.
+
+mod body;
+mod exchange;
+mod fault;
+mod future;
+mod layer;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+pub use body::ResponseBody;
+pub use future::ResponseFuture;
+use http::{Request, Response};
+pub use layer::{FaultLayer, FilterLayer, HeaderMutationLayer};
+use tower_service::Service;
+
+use self::exchange::{Exchange, Next, Running};
+pub use crate::call::AnswerProtocol;
+use crate::call::Call;
+pub use crate::resource::answer::{Answer, AnswerStatus};
+pub use crate::resource::filter::fault::Fault;
+pub use crate::resource::filter::header_mutation::HeaderMutation;
+use crate::snapshot::Chain;
+
+/// Passes each call through the filters that are in force for it.
+#[derive(Clone, Debug)]
+pub struct Filter<S> {
+    inner: S,
+    /// The same filters for all calls, of a layer that works alone.
+    fixed: Option<Arc<Chain>>,
+    running: Arc<Running>,
+    protocol: Option<&'static dyn AnswerProtocol>,
+}
+
+impl<S, B, R> Service<Request<B>> for Filter<S>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone,
+{
+    type Response = Response<ResponseBody<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let Some(chain) = self.fixed.as_ref().or_else(|| chain_of(&request)) else {
+            return ResponseFuture::forward(self.inner.call(request), None);
+        };
+        let exchange = Exchange::new(chain.clone(), self.running.clone(), self.protocol, request.extensions());
+        let (mut head, body) = request.into_parts();
+        match exchange.request(&mut head, 0) {
+            Next::Forward => ResponseFuture::forward(self.inner.call(Request::from_parts(head, body)), Some(exchange)),
+            Next::Answer(answer) => ResponseFuture::answer(exchange.changed(answer)),
+            Next::Pause(pause) => {
+                // What is ready now makes the call when the pause is over.
+                let clone = self.inner.clone();
+                let ready = std::mem::replace(&mut self.inner, clone);
+                ResponseFuture::pause(exchange, pause, ready, head, body)
+            }
+        }
+    }
+}
+
+/// The filters of the call's route and cluster, if there are any.
+fn chain_of<B>(request: &Request<B>) -> Option<&Arc<Chain>> {
+    let call = request.extensions().get::<Call>()?;
+    let table = call.snapshot.as_ref()?.routing.as_ref().ok()?;
+    table.chain(call.route?, call.choice)
+}

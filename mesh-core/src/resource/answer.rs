@@ -1,0 +1,79 @@
+//! What a call is answered with that goes to no endpoint: an injected fault, a limit, a redirect.
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+/// An answer that the mesh gives itself, before it takes the form of the call's protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    status: AnswerStatus,
+    body: Bytes,
+    headers: HeaderMap,
+}
+
+/// How a call ends that the mesh answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AnswerStatus {
+    /// With a status of HTTP.
+    Http(StatusCode),
+    /// With a status code of gRPC, 0 to 16.
+    Grpc(u8),
+}
+
+impl Answer {
+    pub(crate) fn new(status: AnswerStatus, body: impl Into<Bytes>) -> Self {
+        Self { status, body: body.into(), headers: HeaderMap::new() }
+    }
+
+    pub(crate) fn with_headers(mut self, headers: HeaderMap) -> Self {
+        self.headers = headers;
+        self
+    }
+
+    /// How the call ends.
+    pub fn status(&self) -> AnswerStatus {
+        self.status
+    }
+
+    /// Text for people, or the body that a route has for its answer.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// Headers beside those that the protocol has for the status.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// The answer as a response of HTTP.
+    pub(crate) fn into_http(self) -> http::Response<Bytes> {
+        let mut response = http::Response::new(self.body);
+        *response.status_mut() = match self.status {
+            AnswerStatus::Http(status) => status,
+            AnswerStatus::Grpc(code) => http_status(code),
+        };
+        *response.headers_mut() = self.headers;
+        response
+    }
+}
+
+/// What a code of gRPC is to a caller that does not speak gRPC, as in Envoy.
+fn http_status(code: u8) -> StatusCode {
+    const CLIENT_CLOSED_REQUEST: u16 = 499;
+    let status = match code {
+        0 => 200,
+        1 => CLIENT_CLOSED_REQUEST,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
+    };
+    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}

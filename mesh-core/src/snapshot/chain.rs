@@ -1,0 +1,138 @@
+//! The filters that a call passes, and what its route does to it: resolved for each route and each of its clusters when
+//! the table is built.
+
+use std::sync::Arc;
+
+use http::uri::Authority;
+use smallvec::SmallVec;
+
+use crate::resource::filter::header_mutation::HeaderMutation;
+use crate::resource::filter::{FilterConfig, HttpFilters, Overrides};
+use crate::resource::level::{Level, WholeConfiguration};
+use crate::resource::rewrite::PathRewrite;
+use crate::resource::route::{ClusterWeight, Route, RouteAction};
+use crate::resource::route_answer::RouteAnswer;
+use crate::resource::route_config::VirtualHost;
+
+/// What the calls of a route pass.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    /// The listener's filters in their order. Those that do nothing to these calls are left out.
+    pub(crate) filters: Vec<ChainFilter>,
+    /// What the route itself does, behind all filters.
+    pub(crate) route: RouteSteps,
+}
+
+/// A filter in force.
+#[derive(Debug)]
+pub(crate) struct ChainFilter {
+    pub(crate) config: FilterConfig,
+}
+
+/// What a route does to its calls, in this order.
+#[derive(Debug, Default)]
+pub(crate) struct RouteSteps {
+    /// Of its levels, in the order in which they are made.
+    pub(crate) headers: Vec<Arc<HeaderMutation>>,
+    pub(crate) host: Option<Authority>,
+    pub(crate) path: Option<Arc<PathRewrite>>,
+    pub(crate) answer: Option<Arc<RouteAnswer>>,
+}
+
+/// The chains of a table. Most tables have none, and most others one for all routes.
+#[derive(Debug, Default)]
+pub(crate) struct Chains {
+    /// By route, and by the cluster that was chosen; empty if no call passes anything.
+    by_route: Vec<OfRoute>,
+}
+
+type OfRoute = SmallVec<[Option<Arc<Chain>>; 1]>;
+
+impl Chains {
+    /// A control plane that is not `trusted` does not rewrite authorities (A81).
+    pub(crate) fn new(filters: &HttpFilters, whole: &WholeConfiguration, host: &VirtualHost, trusted: bool) -> Self {
+        let resolver = Resolver { filters, whole, host, trusted };
+        let shared = resolver.chain(None, None);
+        let by_route: Vec<_> = host.routes.iter().map(|route| resolver.route(route, &shared)).collect();
+        let has_any = by_route.iter().flatten().any(Option::is_some);
+        Self { by_route: if has_any { by_route } else { Vec::new() } }
+    }
+
+    /// The chain of calls that took `route` and its `choice`th cluster.
+    pub(crate) fn get(&self, route: usize, choice: usize) -> Option<&Arc<Chain>> {
+        self.by_route.get(route)?.get(choice)?.as_ref()
+    }
+}
+
+struct Resolver<'a> {
+    filters: &'a HttpFilters,
+    whole: &'a WholeConfiguration,
+    host: &'a VirtualHost,
+    trusted: bool,
+}
+
+impl Resolver<'_> {
+    /// `shared` is the chain of routes that say nothing themselves.
+    fn route(&self, route: &Route, shared: &Option<Arc<Chain>>) -> OfRoute {
+        let says_something = !route.level.is_empty()
+            || route.path.is_some()
+            || route.host.is_some()
+            || matches!(route.action, RouteAction::Answer(_));
+        let of_route = if says_something { self.chain(Some(route), None) } else { shared.clone() };
+        let clusters = match &route.action {
+            RouteAction::Forward(forward) => forward.clusters(),
+            _ => &[],
+        };
+        if clusters.is_empty() {
+            return SmallVec::from_elem(of_route, 1);
+        }
+        let of_cluster = |cluster: &ClusterWeight| match cluster.level.is_empty() && cluster.host.is_none() {
+            true => of_route.clone(),
+            false => self.chain(Some(route), Some(cluster)),
+        };
+        clusters.iter().map(of_cluster).collect()
+    }
+
+    /// `None` if nothing is done.
+    fn chain(&self, route: Option<&Route>, cluster: Option<&ClusterWeight>) -> Option<Arc<Chain>> {
+        let specific = cluster.map(|cluster| &cluster.level).into_iter().chain(route.map(|route| &route.level));
+        let levels: SmallVec<[&Level; 4]> = specific.chain([&self.host.level, &self.whole.level]).collect();
+        let overrides: SmallVec<[&Overrides; 4]> = levels.iter().map(|level| &level.overrides).collect();
+        let filters = self.filters.0.iter();
+        let filters = filters.filter_map(|filter| Some(ChainFilter { config: filter.in_force(&overrides)? })).collect();
+        let mut headers: Vec<_> = levels.iter().filter_map(|level| level.headers.clone()).collect();
+        if self.whole.most_specific_headers_win {
+            headers.reverse();
+        }
+        let host = cluster.and_then(|cluster| cluster.host.as_ref()).or(route.and_then(|route| route.host.as_ref()));
+        let chain = Chain {
+            filters,
+            route: RouteSteps {
+                headers,
+                host: host.filter(|_| self.trusted).cloned(),
+                path: route.and_then(|route| route.path.clone()),
+                answer: route.and_then(answer),
+            },
+        };
+        (!chain.is_empty()).then(|| Arc::new(chain))
+    }
+}
+
+fn answer(route: &Route) -> Option<Arc<RouteAnswer>> {
+    match &route.action {
+        RouteAction::Answer(answer) => Some(answer.clone()),
+        RouteAction::Forward(_) | RouteAction::Unsupported(_) => None,
+    }
+}
+
+impl Chain {
+    /// Filters alone, for calls that no route was chosen for.
+    pub(crate) fn of(filters: Vec<ChainFilter>) -> Self {
+        Self { filters, route: RouteSteps::default() }
+    }
+
+    fn is_empty(&self) -> bool {
+        let RouteSteps { headers, host, path, answer } = &self.route;
+        self.filters.is_empty() && headers.is_empty() && host.is_none() && path.is_none() && answer.is_none()
+    }
+}
