@@ -17,6 +17,7 @@ mod faults;
 mod flips;
 mod header_mutation;
 mod hedging;
+mod in_force;
 mod outlier_detection;
 mod peers;
 mod policies;

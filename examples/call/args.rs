@@ -39,6 +39,9 @@ pub(crate) struct Args {
     /// Adds to the summary which fields the control plane set that nothing acts on.
     #[arg(long)]
     pub(crate) ignored: bool,
+    /// Adds to the summary what is in force for the calls, and whether the control plane, code or a default set it.
+    #[arg(long)]
+    pub(crate) explain: bool,
     /// How many calls to make; 0: until ctrl-c.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) count: u64,

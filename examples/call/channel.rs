@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use futures_util::TryFutureExt;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
-use mesh_core::{CallInfo, Mesh};
+use mesh_core::{CallInfo, Mesh, Target};
 use mesh_tonic::MeshChannel;
 use tower::Service;
 
@@ -50,6 +50,12 @@ impl Endpoint {
 /// its status, also when an endpoint answered with it.
 #[derive(Clone, Debug)]
 pub(crate) struct Observed<C>(C);
+
+impl Channel {
+    pub(crate) fn target(&self) -> &Target {
+        self.0.target()
+    }
+}
 
 impl<C, B, R> Service<Request<B>> for Observed<C>
 where

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use mesh_core::IgnoredField;
+use mesh_core::{IgnoredField, Setting};
 use serde::Serialize;
 use tonic::Code;
 
@@ -33,6 +33,8 @@ pub(crate) struct Report {
     reply: Option<String>,
     /// Fields that the control plane set and nothing acts on, by resource type.
     ignored: Option<BTreeMap<&'static str, Vec<String>>>,
+    /// What is in force for the calls, and who set it.
+    in_force: Option<Vec<String>>,
     #[serde(skip)]
     each: bool,
     #[serde(skip)]
@@ -65,6 +67,7 @@ impl Report {
             max_ms: None,
             reply: None,
             ignored: None,
+            in_force: None,
             each: args.each,
             last_reply: None,
             latencies: Histogram::new_with_bounds(1, HOUR, 3).expect("these bounds and this precision are possible"),
@@ -108,6 +111,11 @@ impl Report {
         }
     }
 
+    /// What holds for the calls.
+    pub(crate) fn in_force(&mut self, settings: &[Setting]) {
+        self.in_force = Some(settings.iter().map(ToString::to_string).collect());
+    }
+
     /// Whether there were calls, and all succeeded.
     pub(crate) fn is_success(&self) -> bool {
         self.calls > 0 && self.message.is_none()
@@ -149,6 +157,9 @@ impl Report {
         }
         for (resource_type, paths) in self.ignored.iter().flatten() {
             text += &format!("ignored in {resource_type}: {}\n", paths.join(", "));
+        }
+        for setting in self.in_force.iter().flatten() {
+            text += &format!("in force: {setting}\n");
         }
         text
     }

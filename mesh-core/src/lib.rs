@@ -46,6 +46,7 @@ pub mod filter;
 mod http2;
 #[cfg(all(feature = "discover", feature = "route", feature = "balance"))]
 mod mesh;
+mod origin;
 mod profile;
 mod replay;
 mod resource;
@@ -70,8 +71,9 @@ pub use error::{BoxError, Error, ErrorKind};
 #[cfg(all(feature = "discover", feature = "route", feature = "balance"))]
 pub use mesh::{
     ClusterStatus, ControlPlaneStatus, EjectionCount, EjectionStatus, EndpointStatus, IgnoredField, LeafStatus, Mesh,
-    MeshBuilder, MeshStatus, ResourceStatus, TargetStatus,
+    MeshBuilder, MeshStatus, ResourceStatus, Setting, SettingScope, TargetStatus,
 };
+pub use origin::Origin;
 pub use profile::Profile;
 pub use resource::endpoints::Address;
 pub use resource::retry_policy::RetryPolicy;

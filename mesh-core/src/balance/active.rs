@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::ejections::Ejected;
 use self::ejections::Ejections;
+pub(super) use self::ejections::outlier_policy;
 use super::options::BalanceOptions;
 use super::picker::{Group, Picker, Spread};
 use super::policy::{Candidate, Member, OwnPolicy, Plan};
@@ -83,13 +84,13 @@ impl<C: Connect> Active<C> {
             profile: options.profile,
             subchannels: HashMap::new(),
             members: Vec::new(),
-            priorities: Priorities::new(options.failover_timeout, options.retention),
+            priorities: Priorities::new(options.failover_timeout.value, options.retention),
             panics: Vec::new(),
             stamp: 0,
             salt: fastrand::u64(..),
             own: options.own_policy(&config.cluster.name).cloned(),
             may_move: false,
-            ejections: Ejections::new(options.outlier_detection),
+            ejections: Ejections::new(options.outlier_detection.value),
         };
         active.update(config);
         active

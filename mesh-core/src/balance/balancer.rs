@@ -84,7 +84,7 @@ struct State<C: Connect> {
 
 impl<C: Connect> Balancer<C> {
     pub(crate) fn new(key: ClusterKey, config: ClusterConfig, registry: &Arc<Registry<C>>) -> Arc<Self> {
-        let max_pending = registry.max_pending(&config);
+        let max_pending = registry.max_pending(&config).value;
         let state = State {
             config,
             connectivity: ConnectivityState::Idle,
@@ -140,7 +140,7 @@ impl<C: Connect> Balancer<C> {
         }
         state.config = config.clone();
         if let Some(registry) = self.registry.upgrade() {
-            self.max_pending.store(registry.max_pending(config), Ordering::Relaxed);
+            self.max_pending.store(registry.max_pending(config).value, Ordering::Relaxed);
         }
         if let (Some(active), Some(registry)) = (&mut state.active, self.registry.upgrade()) {
             *active.environment.limits.lock() = registry.limits(config);

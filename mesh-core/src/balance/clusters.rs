@@ -20,7 +20,7 @@ use super::picker::Picker;
 use super::status::EndpointReport;
 use crate::connect::{Connect, ConnectivityState, Limits};
 use crate::error::{Error, ErrorKind};
-use crate::resource::circuit_breakers::CircuitBreakers;
+use crate::origin::Sourced;
 use crate::snapshot::{ClusterConfig, ClusterEntry, ClusterKey};
 
 /// The running state of all clusters that use one connector; clones share it.
@@ -131,6 +131,14 @@ impl<C: Connect> Clusters<C> {
             Some(_) => Some(self.aggregate(entry).ok()?.connectivity()),
             None => Some(self.balancer(entry).ok()?.connectivity()),
         }
+    }
+
+    pub(crate) fn options(&self) -> &BalanceOptions {
+        &self.0.options
+    }
+
+    pub(crate) fn registry(&self) -> &Registry<C> {
+        &self.0
     }
 
     /// Resolves when no call is in flight any more, at most after `limit`.
@@ -246,17 +254,29 @@ impl<C: Connect> Registry<C> {
 
     /// Those of the cluster's configuration, and of the options what it leaves open.
     pub(crate) fn limits(&self, config: &ClusterConfig) -> Limits {
-        let CircuitBreakers { max_connections, max_connections_per_endpoint, .. } = config.cluster.circuit_breakers;
+        let max_connections = config.cluster.circuit_breakers.max_connections;
         Limits {
-            connect_timeout: config.cluster.connect_timeout.unwrap_or(self.options.connect_timeout),
-            per_endpoint: max_connections_per_endpoint.unwrap_or(self.options.max_connections),
+            connect_timeout: self.connect_timeout(config).value,
+            per_endpoint: self.connections_per_endpoint(config).value,
             in_all: max_connections.map_or(usize::MAX, |connections| connections as usize),
         }
     }
 
+    /// How long a connection of the cluster may take to be established.
+    pub(crate) fn connect_timeout(&self, config: &ClusterConfig) -> Sourced<Duration> {
+        Sourced::or(config.cluster.connect_timeout, config.cluster.origin, self.options.connect_timeout)
+    }
+
+    /// Connections to one endpoint of the cluster.
+    pub(crate) fn connections_per_endpoint(&self, config: &ClusterConfig) -> Sourced<usize> {
+        let said = config.cluster.circuit_breakers.max_connections_per_endpoint;
+        Sourced::or(said, config.cluster.origin, self.options.max_connections)
+    }
+
     /// Calls of the cluster that may wait.
-    pub(crate) fn max_pending(&self, config: &ClusterConfig) -> u32 {
-        config.cluster.circuit_breakers.max_pending_requests.unwrap_or(self.options.max_pending)
+    pub(crate) fn max_pending(&self, config: &ClusterConfig) -> Sourced<u32> {
+        let said = config.cluster.circuit_breakers.max_pending_requests;
+        Sourced::or(said, config.cluster.origin, self.options.max_pending)
     }
 
     /// Where to run tasks.
@@ -275,7 +295,7 @@ impl<C: Connect> Registry<C> {
     fn start(&self, runtime: Handle) {
         let mut known = self.runtime.lock();
         if known.is_none() {
-            let pause = self.options.idle_timeout.min(self.options.retention) / 2;
+            let pause = self.options.idle_timeout.value.min(self.options.retention) / 2;
             let pause = pause.max(Duration::from_millis(1));
             runtime.spawn(keep_house(self.me.clone(), self.shutdown.clone(), pause));
             *known = Some(runtime);
@@ -299,8 +319,8 @@ async fn keep_house<C: Connect>(registry: Weak<Registry<C>>, shutdown: Cancellat
         let now = Instant::now();
         // First: they say which of the clusters are needed though they get no calls.
         let aggregates: Vec<_> = registry.aggregates.lock().values().filter_map(Weak::upgrade).collect();
-        aggregates.iter().for_each(|aggregate| aggregate.housekeep(now, registry.options.idle_timeout));
-        clusters.iter().for_each(|cluster| cluster.housekeep(now, registry.options.idle_timeout));
+        aggregates.iter().for_each(|aggregate| aggregate.housekeep(now, registry.options.idle_timeout.value));
+        clusters.iter().for_each(|cluster| cluster.housekeep(now, registry.options.idle_timeout.value));
         registry.let_go();
     }
 }

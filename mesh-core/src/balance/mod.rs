@@ -20,6 +20,7 @@ mod body;
 mod clusters;
 mod error;
 mod future;
+mod in_force;
 mod layer;
 mod load;
 mod locality;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::policy::{OwnPolicy, PolicyFactory};
 use crate::backoff::{BackoffConfig, bounded};
+use crate::origin::Sourced;
 use crate::profile::Profile;
 
 /// How endpoints are connected, and how long calls wait for them.
@@ -17,35 +18,35 @@ use crate::profile::Profile;
 /// ```
 #[derive(Clone, Debug)]
 pub struct BalanceOptions {
-    pub(crate) connect_timeout: Duration,
+    pub(crate) connect_timeout: Sourced<Duration>,
     pub(crate) backoff: BackoffConfig,
-    pub(crate) max_connections: usize,
-    pub(crate) max_pending: u32,
-    pub(crate) max_wait: Duration,
-    pub(crate) idle_timeout: Duration,
-    pub(crate) failover_timeout: Duration,
+    pub(crate) max_connections: Sourced<usize>,
+    pub(crate) max_pending: Sourced<u32>,
+    pub(crate) max_wait: Sourced<Duration>,
+    pub(crate) idle_timeout: Sourced<Duration>,
+    pub(crate) failover_timeout: Sourced<Duration>,
     pub(crate) retention: Duration,
     policy: Option<OwnPolicy>,
     policies: HashMap<Arc<str>, OwnPolicy>,
     pub(crate) profile: Profile,
-    pub(crate) outlier_detection: bool,
+    pub(crate) outlier_detection: Sourced<bool>,
 }
 
 impl Default for BalanceOptions {
     fn default() -> Self {
         Self {
-            connect_timeout: Duration::from_secs(5),
+            connect_timeout: Sourced::by_default(Duration::from_secs(5)),
             backoff: BackoffConfig::default(),
-            max_connections: 1,
-            max_pending: 1024,
-            max_wait: Duration::from_secs(20),
-            idle_timeout: Duration::from_secs(30 * 60),
-            failover_timeout: Duration::from_secs(10),
+            max_connections: Sourced::by_default(1),
+            max_pending: Sourced::by_default(1024),
+            max_wait: Sourced::by_default(Duration::from_secs(20)),
+            idle_timeout: Sourced::by_default(Duration::from_secs(30 * 60)),
+            failover_timeout: Sourced::by_default(Duration::from_secs(10)),
             retention: Duration::from_secs(15 * 60),
             policy: None,
             policies: HashMap::new(),
             profile: Profile::default(),
-            outlier_detection: true,
+            outlier_detection: Sourced::by_default(true),
         }
     }
 }
@@ -59,7 +60,7 @@ impl BalanceOptions {
     /// How long one attempt to connect may take, where the cluster's configuration does not say. Default 5 s: within 1 s
     /// a lost SYN is not even sent again.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = bounded(timeout);
+        self.connect_timeout = Sourced::code(bounded(timeout));
         self
     }
 
@@ -73,20 +74,20 @@ impl BalanceOptions {
     /// Connections to one endpoint, at least 1: when all slots of those open are taken, one more is opened (A105).
     /// Default 1.
     pub fn max_connections(mut self, connections: usize) -> Self {
-        self.max_connections = connections.max(1);
+        self.max_connections = Sourced::code(connections.max(1));
         self
     }
 
     /// Calls of one cluster that may wait at a time; the next fails. Default 1,024.
     pub fn max_pending(mut self, calls: u32) -> Self {
-        self.max_pending = calls;
+        self.max_pending = Sourced::code(calls);
         self
     }
 
     /// How long a call without a deadline waits in all before it is sent: for its first configuration, an endpoint and a
     /// slot. Default 20 s. An attempt that a retry policy asks for may wait for an endpoint as long again.
     pub fn max_wait(mut self, wait: Duration) -> Self {
-        self.max_wait = bounded(wait);
+        self.max_wait = Sourced::code(bounded(wait));
         self
     }
 
@@ -94,14 +95,14 @@ impl BalanceOptions {
     /// calls for 10 s, then 20 s, and so on; at most 30 % of the endpoints of a priority, and never the last one. It holds
     /// for clusters whose control plane sends no `outlier_detection`. Default: yes.
     pub fn outlier_detection(mut self, on: bool) -> Self {
-        self.outlier_detection = on;
+        self.outlier_detection = Sourced::code(on);
         self
     }
 
     /// A cluster without calls for this long closes its connections; the next call opens them again. It is looked for
     /// twice in that time, so it may take half as long again. Default 30 min.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.idle_timeout = bounded(timeout);
+        self.idle_timeout = Sourced::code(bounded(timeout));
         self
     }
 
@@ -133,7 +134,7 @@ impl BalanceOptions {
     /// How long a priority may take to connect before the next one is tried (A56), and so how long calls wait for a
     /// cluster that connects. Default 10 s.
     pub fn failover_timeout(mut self, timeout: Duration) -> Self {
-        self.failover_timeout = bounded(timeout);
+        self.failover_timeout = Sourced::code(bounded(timeout));
         self
     }
 }

@@ -49,7 +49,7 @@ impl<C: Connect> Active<C> {
         let endpoints = self.config.endpoints.clone();
         let factor = endpoints.overprovisioning.unwrap_or(FACTOR);
         let by_health: Vec<Census> = endpoints.priorities.iter().map(census).collect();
-        let panics = panics(&by_health, factor, self.config.cluster.panic_threshold);
+        let panics = panics(&by_health, factor, self.config.cluster.panic_threshold.value);
         if panics != self.panics {
             self.panics = panics;
             self.regather();

@@ -49,7 +49,7 @@ pub(crate) type Wait<C> = Pin<Box<dyn Future<Output = Result<Picked<C>, Error>> 
 /// Picks, and waits as long as that makes sense.
 pub(crate) async fn wait<C: Connect>(balancer: Arc<Balancer<C>>, terms: Terms) -> Result<Picked<C>, Error> {
     let registry = balancer.registry.upgrade().ok_or_else(error::shut_down)?;
-    let (max_pending, max_wait) = (balancer.max_pending.load(Ordering::Relaxed), registry.options.max_wait);
+    let (max_pending, max_wait) = (balancer.max_pending.load(Ordering::Relaxed), registry.options.max_wait.value);
     drop(registry);
     let Some(_pending) = Pending::enter(&balancer.pending, max_pending) else {
         let full = balancer.queue.is_occupied();

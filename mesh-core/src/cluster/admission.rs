@@ -61,7 +61,7 @@ impl Admissions {
             self.with(entry, config, |admission| admission.count_drop(&drop.category));
             return Err(Refusal::Dropped(drop));
         }
-        let max_requests = config.cluster.circuit_breakers.max_requests;
+        let max_requests = config.cluster.circuit_breakers.max_requests.value;
         if max_requests == u32::MAX {
             return Ok(None);
         }
@@ -122,6 +122,7 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::origin::Sourced;
     use crate::resource::circuit_breakers::CircuitBreakers;
     use crate::resource::cluster::{Balancing, EndpointPolicy};
     use crate::resource::endpoints::Endpoints;
@@ -130,7 +131,7 @@ mod tests {
         let balancing = Balancing::new(false, EndpointPolicy::RoundRobin);
         let cluster = Cluster {
             discovery: Discovery::Eds { service_name: eds_service_name.map(Into::into) },
-            circuit_breakers: CircuitBreakers { max_requests, ..CircuitBreakers::NONE },
+            circuit_breakers: CircuitBreakers { max_requests: Sourced::xds(max_requests), ..CircuitBreakers::NONE },
             ..Cluster::plain("greeter".into(), balancing)
         };
         let drop = |&(category, per_million): &(&str, u32)| DropOverload { category: category.into(), per_million };

@@ -9,6 +9,7 @@ mod admission;
 mod body;
 mod breaker;
 mod future;
+mod in_force;
 mod layer;
 
 use std::task::{Context, Poll};

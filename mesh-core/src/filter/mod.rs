@@ -25,6 +25,7 @@ mod body;
 mod exchange;
 mod fault;
 mod future;
+mod in_force;
 mod layer;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ use std::task::{Context, Poll};
 pub use body::ResponseBody;
 pub use future::ResponseFuture;
 use http::{Request, Response};
+pub(crate) use in_force::in_force;
 pub use layer::{FaultLayer, FilterLayer, HeaderMutationLayer};
 use tower_service::Service;
 

@@ -20,6 +20,7 @@ use crate::discover::Names;
 use crate::error::{Error, ErrorKind};
 #[cfg(feature = "filter")]
 use crate::filter::FilterLayer;
+use crate::origin::Sourced;
 use crate::profile::Profile;
 #[cfg(feature = "retry")]
 use crate::resource::retry_policy::RetryPolicy;
@@ -41,6 +42,7 @@ pub struct MeshBuilder {
     in_process: Option<InProcess>,
     transport: GrpcOptions,
     snapshots: HashMap<String, Arc<Snapshot>>,
+    profile: Sourced<Profile>,
     xds: XdsOptions,
     balance: BalanceOptions,
     #[cfg(feature = "retry")]
@@ -56,6 +58,7 @@ impl Default for MeshBuilder {
             in_process: None,
             transport: GrpcOptions::default(),
             snapshots: HashMap::new(),
+            profile: Sourced::by_default(Profile::default()),
             xds: XdsOptions::default(),
             balance: BalanceOptions::default(),
             #[cfg(feature = "retry")]
@@ -106,7 +109,7 @@ impl MeshBuilder {
 
     /// Whose rules hold where gRPC and Envoy differ. Default [`Profile::Grpc`].
     pub fn profile(mut self, profile: Profile) -> Self {
-        self.xds.profile = profile;
+        self.profile = Sourced::code(profile);
         self
     }
 
@@ -213,12 +216,13 @@ impl MeshBuilder {
                     Some(connect) => Arc::new(GrpcTransport::in_process(connect, bootstrap, self.transport, &runtime)?),
                     None => Arc::new(GrpcTransport::new(bootstrap, self.transport, &runtime)?),
                 };
-                Some(XdsClient::start(bootstrap, self.xds, transport, &runtime, &cancel))
+                let options = XdsOptions { profile: self.profile.value, ..self.xds };
+                Some(XdsClient::start(bootstrap, options, transport, &runtime, &cancel))
             }
         };
-        let profile = self.xds.profile;
-        let balance = self.balance.profile(profile);
-        let (max_wait, max_pending) = (balance.max_wait, balance.max_pending);
+        let profile = self.profile;
+        let balance = self.balance.profile(profile.value);
+        let (max_wait, max_pending) = (balance.max_wait.value, balance.max_pending.value);
         let connector = Http2Connector::new(self.connections);
         let clusters = Clusters::new(connector, balance, Some(runtime.clone()), cancel.clone());
         Ok(Mesh::new(Inner {

@@ -22,6 +22,7 @@ use crate::discover::{self, ControlPlaneFacts, Facts, Scheme, Source, Target, Ta
 use crate::error::{Error, ErrorKind};
 #[cfg(feature = "filter")]
 use crate::filter::FilterLayer;
+use crate::origin::Sourced;
 use crate::profile::Profile;
 #[cfg(feature = "retry")]
 use crate::retry::RetryLayer;
@@ -32,9 +33,11 @@ use crate::xds::{StreamState, XdsClient};
 
 mod builder;
 mod clusters;
+mod in_force;
 mod status;
 
 pub use builder::MeshBuilder;
+pub use in_force::{Setting, SettingScope};
 pub use status::{
     ClusterStatus, ControlPlaneStatus, EjectionCount, EjectionStatus, EndpointStatus, IgnoredField, LeafStatus,
     MeshStatus, ResourceStatus, TargetStatus,
@@ -71,7 +74,7 @@ struct Inner {
     bootstrap: Option<Bootstrap>,
     snapshots: HashMap<String, Arc<Snapshot>>,
     targets: Mutex<HashMap<TargetKey, discover::WeakTarget>>,
-    profile: Profile,
+    profile: Sourced<Profile>,
     max_wait: Duration,
     max_pending: u32,
     drain_timeout: Duration,
@@ -222,7 +225,7 @@ impl Mesh {
             balance: protocol.map_or_else(|| self.balance(), |known| self.balance().classify(known)),
             tell_deadline,
             #[cfg(feature = "timeout")]
-            profile: self.inner.profile,
+            profile: self.inner.profile.value,
             #[cfg(feature = "filter")]
             filter: protocol
                 .map_or_else(|| self.inner.filter.clone(), |known| self.inner.filter.clone().protocol(known)),

@@ -233,7 +233,7 @@ impl Mesh {
             count: summary.count,
             names: summary.names,
         };
-        let is_envoy = self.inner.profile == Profile::Envoy;
+        let is_envoy = self.inner.profile.value == Profile::Envoy;
         let listed = |field: &IgnoredField| !(is_envoy && field.reason == IN_ENVOYS_PROFILE);
         summaries.into_iter().map(field).filter(listed).collect()
     }

@@ -3,11 +3,13 @@
 #[cfg(feature = "retry")]
 use std::time::Duration;
 
+use crate::origin::Sourced;
+
 /// The limits of one cluster.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct CircuitBreakers {
     /// Attempts from their admission to the end of their stream (A32).
-    pub(crate) max_requests: u32,
+    pub(crate) max_requests: Sourced<u32>,
     /// Calls that wait for an endpoint or a slot; `None`: as many as the mesh's options say.
     pub(crate) max_pending_requests: Option<u32>,
     /// Connections to all endpoints together. Each endpoint in use may have one all the same.
@@ -30,13 +32,13 @@ pub(crate) struct RetryBudget {
 
 impl CircuitBreakers {
     /// The limit of a cluster whose control plane sets none (A32).
-    pub(crate) const DEFAULT_MAX_REQUESTS: u32 = 1024;
+    pub(crate) const DEFAULT_MAX_REQUESTS: Sourced<u32> = Sourced::by_default(1024);
     /// More connections to one endpoint are never opened (A105).
     pub(crate) const MOST_CONNECTIONS_PER_ENDPOINT: u32 = 10;
 
     /// No limit but those of the mesh's options: for clusters that no control plane describes.
     pub(crate) const NONE: Self = Self {
-        max_requests: u32::MAX,
+        max_requests: Sourced::by_default(u32::MAX),
         max_pending_requests: None,
         max_connections: None,
         max_retries: None,

@@ -8,6 +8,7 @@ use super::circuit_breakers::CircuitBreakers;
 use super::endpoints::{Address, Endpoints};
 use super::matcher::header::HeaderSource;
 use super::outlier_detection::OutlierDetection;
+use crate::origin::{Origin, Sourced};
 
 /// A validated cluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,17 +16,21 @@ pub(crate) struct Cluster {
     pub(crate) name: Arc<str>,
     pub(crate) discovery: Discovery,
     pub(crate) balancing: Balancing,
+    /// Who chose how calls are balanced.
+    pub(crate) balanced_by: Origin,
     /// `None`: 5 s.
     pub(crate) connect_timeout: Option<Duration>,
     /// In percent; for [`Profile::Envoy`](crate::Profile) alone.
-    pub(crate) panic_threshold: u32,
+    pub(crate) panic_threshold: Sourced<u32>,
     pub(crate) outlier_detection: Option<OutlierDetection>,
     pub(crate) circuit_breakers: CircuitBreakers,
+    /// Who set what else is set here.
+    pub(crate) origin: Origin,
 }
 
 impl Cluster {
     /// Envoy's default.
-    pub(crate) const PANIC_THRESHOLD: u32 = 50;
+    pub(crate) const PANIC_THRESHOLD: Sourced<u32> = Sourced::by_default(50);
 
     /// A cluster that no control plane describes: there is nothing to say but how calls are spread.
     pub(crate) fn plain(name: Arc<str>, balancing: Balancing) -> Self {
@@ -33,10 +38,12 @@ impl Cluster {
             name,
             discovery: Discovery::EDS,
             balancing,
+            balanced_by: Origin::Default,
             connect_timeout: None,
             panic_threshold: Self::PANIC_THRESHOLD,
             outlier_detection: None,
             circuit_breakers: CircuitBreakers::NONE,
+            origin: Origin::Code,
         }
     }
 }

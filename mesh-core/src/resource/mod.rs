@@ -7,6 +7,7 @@ pub(crate) mod answer;
 pub(crate) mod circuit_breakers;
 pub(crate) mod cluster;
 mod decode;
+mod display;
 pub(crate) mod domain;
 pub(crate) mod endpoints;
 pub(crate) mod filter;

@@ -219,27 +219,34 @@ impl Conditions {
     pub(crate) const ANY_UNPROCESSED: Self =
         Self(Self::ANY_RESET.0 | Self::CONNECT_FAILURE.0 | Self::REFUSED_STREAM.0 | Self::RESET_BEFORE_REQUEST.0);
 
+    /// The words of `retry_on`.
+    const WORDS: [(&str, Self); 15] = [
+        ("cancelled", Self::CANCELLED),
+        ("deadline-exceeded", Self::DEADLINE_EXCEEDED),
+        ("internal", Self::INTERNAL),
+        ("resource-exhausted", Self::RESOURCE_EXHAUSTED),
+        ("unavailable", Self::UNAVAILABLE),
+        ("connect-failure", Self::CONNECT_FAILURE),
+        ("refused-stream", Self::REFUSED_STREAM),
+        ("reset", Self::RESET),
+        ("reset-before-request", Self::RESET_BEFORE_REQUEST),
+        ("5xx", Self::SERVER_ERROR),
+        ("gateway-error", Self::GATEWAY_ERROR),
+        ("retriable-4xx", Self::RETRIABLE_4XX),
+        ("retriable-status-codes", Self::STATUS_CODES),
+        ("retriable-headers", Self::HEADERS),
+        ("envoy-ratelimited", Self::RATE_LIMITED),
+    ];
+
     /// The condition of a word of `retry_on`.
     pub(crate) fn named(word: &str) -> Option<Self> {
-        let condition = match word.to_ascii_lowercase().as_str() {
-            "cancelled" => Self::CANCELLED,
-            "deadline-exceeded" => Self::DEADLINE_EXCEEDED,
-            "internal" => Self::INTERNAL,
-            "resource-exhausted" => Self::RESOURCE_EXHAUSTED,
-            "unavailable" => Self::UNAVAILABLE,
-            "connect-failure" => Self::CONNECT_FAILURE,
-            "refused-stream" => Self::REFUSED_STREAM,
-            "reset" => Self::RESET,
-            "reset-before-request" => Self::RESET_BEFORE_REQUEST,
-            "5xx" => Self::SERVER_ERROR,
-            "gateway-error" => Self::GATEWAY_ERROR,
-            "retriable-4xx" => Self::RETRIABLE_4XX,
-            "retriable-status-codes" => Self::STATUS_CODES,
-            "retriable-headers" => Self::HEADERS,
-            "envoy-ratelimited" => Self::RATE_LIMITED,
-            _ => return None,
-        };
-        Some(condition)
+        let known = Self::WORDS.iter().find(|(known, _)| known.eq_ignore_ascii_case(word));
+        known.map(|(_, condition)| *condition)
+    }
+
+    /// The words of this set.
+    pub(crate) fn words(self) -> impl Iterator<Item = &'static str> {
+        Self::WORDS.into_iter().filter(move |(_, condition)| self.has(*condition)).map(|(word, _)| word)
     }
 
     pub(crate) fn is_empty(self) -> bool {

@@ -195,9 +195,22 @@ impl RouteDeadline {
         listener_max: Option<Duration>,
         profile: Profile,
     ) -> Option<Duration> {
-        let max = self.max.or(listener_max).filter(|max| !max.is_zero());
-        let timeout = self.timeout.filter(|_| profile == Profile::Envoy);
-        app.into_iter().chain(max).chain(timeout).min()
+        app.into_iter().chain(self.max(listener_max)).chain(self.timeout(profile)).min()
+    }
+
+    /// What the route allows, or else the listener.
+    pub(crate) fn max(&self, listener_max: Option<Duration>) -> Option<Duration> {
+        self.max.or(listener_max).filter(|max| !max.is_zero())
+    }
+
+    /// Whether the route says itself what is allowed.
+    pub(crate) fn has_max(&self) -> bool {
+        self.max.is_some()
+    }
+
+    /// Envoy's `timeout`, where it holds.
+    pub(crate) fn timeout(&self, profile: Profile) -> Option<Duration> {
+        self.timeout.filter(|_| profile == Profile::Envoy)
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tower::retry::budget::{Budget as _, TpsBudget};
 
+use crate::origin::Sourced;
 use crate::snapshot::{ClusterEntry, ClusterKey};
 
 /// How long a call counts.
@@ -18,15 +19,19 @@ const WINDOW: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     /// So many retries for each hundred calls.
-    pub(super) percent: u32,
+    pub(super) percent: Sourced<u32>,
     /// And so many more each second.
-    pub(super) min_per_second: u32,
+    pub(super) min_per_second: Sourced<u32>,
     /// Bytes of all requests together that are held for sending them again.
-    pub(super) buffer: usize,
+    pub(super) buffer: Sourced<usize>,
 }
 
 impl Limits {
-    pub(super) const DEFAULT: Self = Self { percent: 20, min_per_second: 10, buffer: 16 << 20 };
+    pub(super) const DEFAULT: Self = Self {
+        percent: Sourced::by_default(20),
+        min_per_second: Sourced::by_default(10),
+        buffer: Sourced::by_default(16 << 20),
+    };
 }
 
 /// The budgets of all clusters, by name; clones share them.
@@ -81,7 +86,7 @@ impl Budgets {
     /// Whether so many bytes more may be held; they are, until [`release`](Self::release).
     pub(super) fn hold(&self, bytes: usize) -> bool {
         let held = self.0.held.fetch_add(bytes, Ordering::Relaxed);
-        let fits = held.saturating_add(bytes) <= self.0.limits.buffer;
+        let fits = held.saturating_add(bytes) <= self.0.limits.buffer.value;
         if !fits {
             self.release(bytes);
         }
@@ -163,11 +168,11 @@ impl Budget {
 impl Limits {
     fn tokens(self) -> TpsBudget {
         // The budget takes a share and makes whole calls of it, rounded down: half a call more than meant is that many.
-        let share = match self.percent {
+        let share = match self.percent.value {
             0 => 0.0,
             percent => 1.0 / (f32::from(u16::try_from(100_u32.div_ceil(percent)).unwrap_or(100)) + 0.5),
         };
-        TpsBudget::new(WINDOW, self.min_per_second.min(1_000_000), share)
+        TpsBudget::new(WINDOW, self.min_per_second.value.min(1_000_000), share)
     }
 }
 

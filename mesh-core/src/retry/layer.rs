@@ -5,6 +5,7 @@ use tower_layer::Layer;
 use super::budget::Limits;
 use super::plan::Terms;
 use super::{Budgets, Retry, RetryProtocol};
+use crate::origin::Sourced;
 use crate::resource::retry_policy::RetryPolicy;
 
 /// Makes [`Retry`] services, which share one budget per cluster.
@@ -40,9 +41,9 @@ use crate::resource::retry_policy::RetryPolicy;
 /// ```
 #[derive(Clone, Debug)]
 pub struct RetryLayer {
-    limits: Limits,
+    pub(super) limits: Limits,
     budgets: Budgets,
-    policy: Option<Arc<RetryPolicy>>,
+    pub(super) policy: Option<Arc<RetryPolicy>>,
     protocol: Option<&'static dyn RetryProtocol>,
 }
 
@@ -58,6 +59,7 @@ impl RetryLayer {
     /// as its last attempt did. The share is rounded down to one retry in so many calls (100, 50, 33, 25, 20 … of a
     /// hundred); zero and zero means no retries.
     pub fn budget(self, percent: u32, min_per_second: u32) -> Self {
+        let (percent, min_per_second) = (Sourced::code(percent), Sourced::code(min_per_second));
         let limits = Limits { percent, min_per_second, ..self.limits };
         Self { limits, budgets: Budgets::new(limits), ..self }
     }
@@ -65,7 +67,7 @@ impl RetryLayer {
     /// How many bytes of requests are held for sending them again, of all calls together and beside the 64 KiB of each;
     /// default 16 MiB. A request that does not fit is sent on, and not again.
     pub fn buffer_size(self, bytes: usize) -> Self {
-        let limits = Limits { buffer: bytes, ..self.limits };
+        let limits = Limits { buffer: Sourced::code(bytes), ..self.limits };
         Self { limits, budgets: Budgets::new(limits), ..self }
     }
 

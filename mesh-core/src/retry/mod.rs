@@ -27,6 +27,7 @@ mod body;
 mod budget;
 mod future;
 mod hedge;
+mod in_force;
 mod kept;
 mod layer;
 mod observer;

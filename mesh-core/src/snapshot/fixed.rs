@@ -8,6 +8,7 @@ use http::HeaderName;
 
 use super::{ClusterConfig, ClusterEntry, ClusterKey, RouteTable, Snapshot};
 use crate::error::{Error, ErrorKind};
+use crate::origin::Sourced;
 use crate::resource::cluster::{Balancing, Cluster, EndpointPolicy, RingHash};
 use crate::resource::endpoints::{Address, Endpoint, Endpoints, Locality, LocalityEndpoints, Priority};
 use crate::resource::matcher::RouteMatch;
@@ -118,7 +119,7 @@ impl SnapshotBuilder {
 #[derive(Clone, Debug)]
 pub struct ClusterBuilder {
     name: Arc<str>,
-    policy: EndpointPolicy,
+    policy: Sourced<EndpointPolicy>,
     endpoints: Vec<Endpoint>,
     connect_timeout: Option<Duration>,
 }
@@ -126,7 +127,12 @@ pub struct ClusterBuilder {
 impl ClusterBuilder {
     /// A cluster without endpoints.
     pub fn new(name: impl Into<Arc<str>>) -> Self {
-        Self { name: name.into(), policy: LOCAL_POLICY, endpoints: Vec::new(), connect_timeout: None }
+        Self {
+            name: name.into(),
+            policy: Sourced::by_default(LOCAL_POLICY),
+            endpoints: Vec::new(),
+            connect_timeout: None,
+        }
     }
 
     /// Adds an endpoint; the same address again changes nothing.
@@ -145,21 +151,21 @@ impl ClusterBuilder {
 
     /// Calls go to the endpoints in turn.
     pub fn round_robin(mut self) -> Self {
-        self.policy = EndpointPolicy::RoundRobin;
+        self.policy = Sourced::code(EndpointPolicy::RoundRobin);
         self
     }
 
     /// Calls go to an endpoint drawn at random.
     pub fn random(mut self) -> Self {
-        self.policy = EndpointPolicy::Random;
+        self.policy = Sourced::code(EndpointPolicy::Random);
         self
     }
 
     /// Calls with the same value of this header go to the same endpoint, calls without it anywhere. A key of the call's
     /// own, [`CallOptions::hash_key`](crate::CallOptions::hash_key), goes before it.
     pub fn ring_hash(mut self, header: &HeaderName) -> Self {
-        self.policy =
-            EndpointPolicy::RingHash(RingHash { header: HeaderSource::of(header.as_str()), ..RingHash::default() });
+        let config = RingHash { header: HeaderSource::of(header.as_str()), ..RingHash::default() };
+        self.policy = Sourced::code(EndpointPolicy::RingHash(config));
         self
     }
 
@@ -170,8 +176,9 @@ impl ClusterBuilder {
     }
 
     fn assemble(self) -> ClusterConfig {
-        let balancing = Balancing::new(false, self.policy);
-        let cluster = Cluster { connect_timeout: self.connect_timeout, ..Cluster::plain(self.name, balancing) };
+        let Sourced { value: policy, origin: balanced_by } = self.policy;
+        let plain = Cluster::plain(self.name, Balancing::new(false, policy));
+        let cluster = Cluster { connect_timeout: self.connect_timeout, balanced_by, ..plain };
         let locality = Arc::new(Locality::default());
         let localities = vec![LocalityEndpoints { locality, weight: 1, endpoints: self.endpoints }];
         let endpoints = Endpoints { priorities: vec![Priority { localities }], ..Endpoints::default() };

@@ -7,6 +7,7 @@ mod chain;
 pub(crate) mod cluster;
 pub(crate) mod dependencies;
 pub(crate) mod fixed;
+mod in_force;
 mod table;
 
 use std::sync::Arc;

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::chain::{Chain, Chains};
 use crate::error::{Error, ErrorKind};
+use crate::origin::Origin;
 use crate::profile::Profile;
 use crate::resource::filter::HttpFilters;
 use crate::resource::level::WholeConfiguration;
@@ -53,8 +54,10 @@ pub(crate) struct RouteTable {
     /// The route configuration the virtual host is from; for people.
     resource: Arc<str>,
     pub(crate) virtual_host: Arc<VirtualHost>,
+    /// Who made the routes.
+    pub(crate) origin: Origin,
     /// What the listener allows a call at most (A31).
-    listener_max: Option<Duration>,
+    pub(crate) listener_max: Option<Duration>,
     /// The listener's filters, and what the route configuration says of all its virtual hosts.
     filters: (Arc<HttpFilters>, Arc<WholeConfiguration>),
     chains: Chains,
@@ -78,10 +81,11 @@ impl RouteTable {
         let virtual_host = routes.virtual_host(authority).ok_or_else(|| no_virtual_host(routes, authority))?;
         let resource = format!("RouteConfiguration `{}`", routes.name);
         let table = Self::of_virtual_host(resource, virtual_host.clone(), listener.max_stream_duration);
+        let table = Self { origin: Origin::Xds, ..table };
         Ok(table.with_filters(listener.filters.clone(), routes.whole.clone(), trusted))
     }
 
-    /// The table of a virtual host; `resource` says where it is from.
+    /// The table of a virtual host made in code; `resource` says where it is from.
     pub(crate) fn of_virtual_host(
         resource: impl Into<Arc<str>>,
         virtual_host: Arc<VirtualHost>,
@@ -91,6 +95,7 @@ impl RouteTable {
             resource: resource.into(),
             places: Vec::with_capacity(virtual_host.routes.len()),
             virtual_host,
+            origin: Origin::Code,
             listener_max,
             filters: Default::default(),
             chains: Chains::default(),

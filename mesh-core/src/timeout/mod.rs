@@ -6,6 +6,7 @@
 
 mod body;
 mod future;
+mod in_force;
 mod layer;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use std::time::Duration;
 pub use body::ResponseBody;
 pub use future::ResponseFuture;
 use http::{Request, Response};
+pub(crate) use in_force::in_force;
 pub use layer::TimeoutLayer;
 use pin_project::pin_project;
 use tokio::time::{Instant, Sleep};

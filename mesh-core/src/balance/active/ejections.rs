@@ -51,13 +51,13 @@ impl Ejections {
         let (method, until) = self.detector.ejection(address, self.policy.as_ref()?)?;
         Some(Ejected { method, until })
     }
+}
 
-    /// The policy for this cluster, and whether it is the mesh's own.
-    fn policy_for(&self, cluster: &Cluster) -> (Option<OutlierDetection>, bool) {
-        match &cluster.outlier_detection {
-            None if self.local => (Some(OutlierDetection::LOCAL), true),
-            policy => (policy.clone(), false),
-        }
+/// The policy for a cluster, and whether it is the mesh's own, which is there for clusters without one if `local`.
+pub(in crate::balance) fn outlier_policy(cluster: &Cluster, local: bool) -> (Option<OutlierDetection>, bool) {
+    match &cluster.outlier_detection {
+        None if local => (Some(OutlierDetection::LOCAL), true),
+        policy => (policy.clone(), false),
     }
 }
 
@@ -65,7 +65,7 @@ impl<C: Connect> Active<C> {
     /// Takes in what a new configuration says of outlier detection. Ejections outlive it, unless the control plane
     /// has none any more.
     pub(super) fn configure_ejections(&mut self) {
-        let (policy, mild) = self.ejections.policy_for(&self.config.cluster);
+        let (policy, mild) = outlier_policy(&self.config.cluster, self.ejections.local);
         let Self { ejections, subchannels, .. } = self;
         ejections.detector.retain(|address| subchannels.contains_key(address));
         if ejections.policy == policy {

@@ -5,6 +5,7 @@ use mesh_xds_proto::envoy::config::cluster::v3::circuit_breakers::{Thresholds, t
 use mesh_xds_proto::envoy::config::core::v3::RoutingPriority;
 
 use super::place::At;
+use crate::origin::Sourced;
 use crate::resource::circuit_breakers::{CircuitBreakers, RetryBudget};
 use crate::resource::verdict::Fields;
 
@@ -42,7 +43,7 @@ fn of_default_priority<'m>(name: &'static str, all: &'m [Thresholds], at: &At<'_
 
 fn of_cluster(thresholds: &Thresholds, breakers: &mut CircuitBreakers, at: &At<'_>) {
     thresholds.judge(at);
-    breakers.max_requests = thresholds.max_requests.unwrap_or(breakers.max_requests);
+    breakers.max_requests = thresholds.max_requests.map_or(breakers.max_requests, Sourced::xds);
     breakers.max_pending_requests = thresholds.max_pending_requests;
     breakers.max_connections = thresholds.max_connections;
     breakers.max_retries = thresholds.max_retries;

@@ -13,6 +13,7 @@ use super::lb_policy::{balancing, unused_balancing};
 use super::outlier_detection::outlier_detection;
 use super::place::{At, quoted};
 use super::value::{Extension, duration, is_self, whole_percent};
+use crate::origin::{Origin, Sourced};
 use crate::resource::cluster::{Balancing, Cluster, Discovery};
 use crate::resource::verdict::Fields;
 
@@ -40,20 +41,22 @@ pub(super) fn cluster(message: proto::Cluster, at: &At<'_>) -> Option<Cluster> {
     Some(Cluster {
         discovery: discovery?,
         balancing: balancing?,
+        balanced_by: Origin::Xds,
         connect_timeout: connect_timeout.filter(|timeout| !timeout.is_zero()),
         outlier_detection,
         circuit_breakers,
         panic_threshold: panic_threshold?,
         name: message.name.into(),
+        origin: Origin::Xds,
     })
 }
 
-fn panic_threshold(message: &proto::Cluster, at: &At<'_>) -> Option<u32> {
+fn panic_threshold(message: &proto::Cluster, at: &At<'_>) -> Option<Sourced<u32>> {
     let Some(config) = &message.common_lb_config else { return Some(Cluster::PANIC_THRESHOLD) };
     let at = &at.field("common_lb_config");
     config.judge(at);
     match config.healthy_panic_threshold {
-        Some(threshold) => whole_percent(threshold.value, &at.field("healthy_panic_threshold")),
+        Some(threshold) => whole_percent(threshold.value, &at.field("healthy_panic_threshold")).map(Sourced::xds),
         None => Some(Cluster::PANIC_THRESHOLD),
     }
 }

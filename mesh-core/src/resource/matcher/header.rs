@@ -97,6 +97,17 @@ impl HeaderMatch {
 }
 
 impl HeaderSource {
+    /// As a resource names it.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Path => ":path",
+            Self::Method => ":method",
+            Self::Authority => ":authority",
+            Self::Header(name) | Self::Transport(name) => name.as_str(),
+            Self::Nowhere => "none",
+        }
+    }
+
     /// `None` if `name` can be no header's name.
     pub(crate) fn of(name: &str) -> Option<Self> {
         match name {

@@ -41,9 +41,9 @@ fn the_first_thresholds_of_priority_default_count_and_the_others_are_listed() {
         (vec![high, max_requests(3), max_requests(5)], 3),
         (vec![Thresholds::default(), max_requests(5)], 1024),
     ] {
-        assert_eq!(breakers(&with(thresholds.clone(), vec![])).max_requests, expected, "{thresholds:?}");
+        assert_eq!(breakers(&with(thresholds.clone(), vec![])).max_requests.value, expected, "{thresholds:?}");
     }
-    assert_eq!(breakers(&Fixture::default()).max_requests, 1024);
+    assert_eq!(breakers(&Fixture::default()).max_requests.value, 1024);
     let f = with(vec![high, max_requests(3), max_requests(5)], vec![]);
     let (_, ignored) = decode::<Cluster>(&CLUSTER, &f.cluster);
     assert_eq!(ignored, ["circuit_breakers.thresholds"], "a path is listed once: {ignored:?}");

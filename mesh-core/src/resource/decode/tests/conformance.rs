@@ -116,7 +116,7 @@ fn outcome(fixture: &Fixture) -> Outcome {
     if endpoints.drops.iter().any(|drop| drop.per_million == 1_000_000) {
         return Dropped;
     }
-    if cluster.circuit_breakers.max_requests == 0 {
+    if cluster.circuit_breakers.max_requests.value == 0 {
         return Breaker;
     }
     let mut localities = endpoints.priorities.iter().flat_map(|priority| &priority.localities);

@@ -261,10 +261,10 @@ fn what_envoys_profile_reads_is_checked_whatever_the_profile() {
         [(0.0, Some(0)), (49.6, Some(50)), (100.0, Some(100)), (100.1, None), (-0.6, None), (f64::NAN, None)]
     {
         f.cluster.common_lb_config.get_or_insert_default().healthy_panic_threshold = Some(Percent { value });
-        assert_eq!(f.cluster().ok().map(|cluster| cluster.panic_threshold), wanted, "{value}");
+        assert_eq!(f.cluster().ok().map(|cluster| cluster.panic_threshold.value), wanted, "{value}");
     }
     f.cluster.common_lb_config = None;
-    assert_eq!(f.cluster().expect("good").panic_threshold, 50);
+    assert_eq!(f.cluster().expect("good").panic_threshold.value, 50);
     assert_eq!(f.endpoints().expect("good").overprovisioning, None);
     f.endpoints.policy.get_or_insert_default().overprovisioning_factor = Some(0);
     assert_eq!(f.endpoints().unwrap_err(), ["policy.overprovisioning_factor: must be greater than 0"]);

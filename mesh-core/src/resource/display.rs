@@ -1,0 +1,183 @@
+//! Policies in words, for those who ask what is in force: the names are those of the fields.
+
+use std::fmt::{self, Display, Formatter};
+
+use super::cluster::{Balancing, EndpointPolicy, Maglev, RingHash, Subset};
+use super::hash_policy::{HashPolicy, HashSource};
+use super::outlier_detection::{Consecutive, FailurePercentage, OutlierDetection, SuccessRate};
+use super::retry_policy::{Hedge, RetryPolicy};
+
+impl Display for Balancing {
+    /// "wrr_locality, round_robin"
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { by_locality, policy, subset } = self;
+        if *by_locality {
+            f.write_str("wrr_locality, ")?;
+        }
+        if let Some(Subset::OfPriority(size) | Subset::OfLocality(size)) = subset {
+            write!(f, "random_subsetting (subset_size {size}), ")?;
+        }
+        policy.fmt(f)
+    }
+}
+
+impl Display for EndpointPolicy {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RoundRobin => f.write_str("round_robin"),
+            Self::LeastRequest { choices } => write!(f, "least_request (choice_count {choices})"),
+            Self::Random => f.write_str("random"),
+            Self::RingHash(RingHash { min_size, max_size, header }) => {
+                write!(f, "ring_hash (minimum_ring_size {min_size}, maximum_ring_size {max_size}")?;
+                match header {
+                    Some(header) => write!(f, ", request_hash_header {})", header.name()),
+                    None => f.write_str(")"),
+                }
+            }
+            Self::Maglev(Maglev { table_size, locality_weighted: _ }) => write!(f, "maglev (table_size {table_size})"),
+        }
+    }
+}
+
+impl Display for OutlierDetection {
+    /// "consecutive_5xx 5; interval 10s, base_ejection_time 30s, max_ejection_time 300s, max_ejection_percent 10"
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self {
+            interval,
+            base_ejection_time,
+            max_ejection_time,
+            max_ejection_percent,
+            success_rate,
+            failure_percentage,
+            consecutive_5xx,
+            consecutive_gateway_failure,
+            consecutive_local_origin_failure,
+            split_local_origin,
+        } = self;
+        let mut methods = Vec::new();
+        if let Some(SuccessRate { stdev_factor, minimum_hosts, request_volume, enforcing }) = success_rate {
+            let what = format!("{stdev_factor} (minimum_hosts {minimum_hosts}, request_volume {request_volume})");
+            methods.push(method("success_rate_stdev_factor", what, *enforcing));
+        }
+        if let Some(FailurePercentage { threshold, minimum_hosts, request_volume, enforcing }) = failure_percentage {
+            let what = format!("{threshold} (minimum_hosts {minimum_hosts}, request_volume {request_volume})");
+            methods.push(method("failure_percentage_threshold", what, *enforcing));
+        }
+        for (name, consecutive) in [
+            ("consecutive_5xx", consecutive_5xx),
+            ("consecutive_gateway_failure", consecutive_gateway_failure),
+            ("consecutive_local_origin_failure", consecutive_local_origin_failure),
+        ] {
+            if let Some(Consecutive { failures, enforcing }) = consecutive {
+                methods.push(method(name, failures.to_string(), *enforcing));
+            }
+        }
+        if *split_local_origin {
+            methods.push("split_external_local_origin_errors".to_owned());
+        }
+        write!(
+            f,
+            "{}; interval {interval:?}, base_ejection_time {base_ejection_time:?}, max_ejection_time \
+             {max_ejection_time:?}, max_ejection_percent {max_ejection_percent}",
+            methods.join(", ")
+        )
+    }
+}
+
+fn method(name: &str, what: String, enforcing: u32) -> String {
+    match enforcing {
+        100 => format!("{name} {what}"),
+        enforcing => format!("{name} {what} at {enforcing} %"),
+    }
+}
+
+impl Display for RetryPolicy {
+    /// "unavailable,reset; 3 attempts, base_interval 25ms, max_interval 250ms"
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self {
+            conditions,
+            max_attempts,
+            backoff,
+            per_try_timeout,
+            hedge,
+            status_codes,
+            headers,
+            request_headers,
+            rate_limited,
+        } = self;
+        let words: Vec<_> = conditions.words().collect();
+        write!(f, "{}; {max_attempts} attempts", words.join(","))?;
+        write!(f, ", base_interval {:?}, max_interval {:?}", backoff.initial, backoff.max)?;
+        if let Some(timeout) = per_try_timeout {
+            write!(f, ", per_try_timeout {timeout:?}")?;
+        }
+        if let Some(Hedge { delay, at_once: _ }) = hedge {
+            write!(f, ", hedged after {delay:?}")?;
+        }
+        if !status_codes.is_empty() {
+            write!(f, ", retriable_status_codes {status_codes:?}")?;
+        }
+        for (name, headers) in [("retriable_headers", headers), ("retriable_request_headers", request_headers)] {
+            if !headers.is_empty() {
+                let names: Vec<_> = headers.iter().map(|header| header.name()).collect();
+                write!(f, ", {name} {}", names.join(" "))?;
+            }
+        }
+        match rate_limited {
+            Some(limited) => write!(f, ", rate_limited_retry_back_off up to {:?}", limited.max),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Display for HashPolicy {
+    /// "header x-user, terminal"
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match &self.source {
+            HashSource::Header(header, _) => write!(f, "header {}", header.name())?,
+            HashSource::ChannelId => f.write_str("filter_state io.grpc.channel_id")?,
+            HashSource::QueryParameter(name) => write!(f, "query_parameter {name}")?,
+            HashSource::Cookie(cookie) => write!(f, "cookie {}", cookie.name)?,
+        }
+        f.write_str(if self.terminal { ", terminal" } else { "" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::resource::matcher::header::HeaderSource;
+
+    #[test]
+    fn policies_are_told_in_the_words_of_their_fields() {
+        let header = HeaderSource::of("x-user");
+        let ring = RingHash { header, ..RingHash::default() };
+        let subset = Balancing {
+            subset: Some(Subset::OfLocality(3)),
+            ..Balancing::new(true, EndpointPolicy::LeastRequest { choices: 4 })
+        };
+        for (policy, words) in [
+            (Balancing::default(), "wrr_locality, round_robin"),
+            (subset, "wrr_locality, random_subsetting (subset_size 3), least_request (choice_count 4)"),
+            (
+                Balancing::new(false, EndpointPolicy::RingHash(ring)),
+                "ring_hash (minimum_ring_size 1024, maximum_ring_size 8388608, request_hash_header x-user)",
+            ),
+            (Balancing::new(false, EndpointPolicy::Maglev(Maglev::default())), "maglev (table_size 65537)"),
+        ] {
+            assert_eq!(policy.to_string(), words);
+        }
+        assert_eq!(
+            OutlierDetection::LOCAL.to_string(),
+            "consecutive_local_origin_failure 5, split_external_local_origin_errors; interval 10s, base_ejection_time 10s, \
+             max_ejection_time 300s, max_ejection_percent 30"
+        );
+        let retry = RetryPolicy::on("reset,unavailable").expect("known words").hedge(Duration::from_millis(50));
+        assert_eq!(
+            retry.to_string(),
+            "unavailable,reset; 2 attempts, base_interval 25ms, max_interval 250ms, hedged after 50ms"
+        );
+    }
+}
