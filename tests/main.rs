@@ -20,6 +20,7 @@ mod hedging;
 mod in_force;
 mod outlier_detection;
 mod peers;
+mod pick_first;
 mod policies;
 mod retry;
 mod route_actions;

@@ -1,6 +1,7 @@
 //! The endpoints of a cluster in use: which have a subchannel, what they are taken together, and the picker they give.
 
 mod ejections;
+mod pick_first;
 
 use std::borrow::Cow;
 use std::cell::LazyCell;
@@ -15,7 +16,7 @@ use self::ejections::Ejections;
 pub(super) use self::ejections::outlier_policy;
 use super::options::BalanceOptions;
 use super::picker::{Group, Picker, Spread};
-use super::policy::{Candidate, Member, OwnPolicy, Plan};
+use super::policy::{Candidate, Member, OwnPolicy, PickFirst, Plan};
 use super::priority::{Choice, Priorities};
 use super::spill::Takes;
 use super::subset;
@@ -53,6 +54,8 @@ pub(super) struct Members<C: Connect> {
     localities: Vec<Locality<C>>,
     /// Of each group, which is a locality or all of them.
     plans: Vec<Plan>,
+    /// Of each group that is balanced by pick first.
+    firsts: Vec<PickFirst>,
 }
 
 /// The usable endpoints of one locality.
@@ -113,8 +116,8 @@ impl<C: Connect> Active<C> {
     pub(super) fn regather(&mut self) {
         let before = self.stamp;
         for part in 0..self.members.len() {
-            if let Some(old) = self.members[part].take() {
-                self.members[part] = Some(self.gather(part, Some(&old)));
+            if let Some(mut old) = self.members[part].take() {
+                self.members[part] = Some(self.gather(part, Some(&mut old)));
             }
         }
         self.release(before);
@@ -133,10 +136,19 @@ impl<C: Connect> Active<C> {
     }
 
     /// The endpoints of a part, and what their policies make of them.
-    fn gather(&mut self, part: usize, old: Option<&Members<C>>) -> Members<C> {
+    fn gather(&mut self, part: usize, mut old: Option<&mut Members<C>>) -> Members<C> {
         let (priority, takes) = self.part(part);
         let endpoints = self.config.endpoints.clone();
-        let localities = self.place(&endpoints.priorities[priority], takes, old);
+        let priority = &endpoints.priorities[priority];
+        let subset = self.subset(priority, takes);
+        let firsts = self.firsts(priority, takes, subset.as_ref(), old.as_deref_mut());
+        let old = old.as_deref();
+        let localities = if firsts.is_empty() {
+            self.place(priority, takes, subset.as_ref(), old)
+        } else {
+            let wanted = firsts.iter().flat_map(PickFirst::wanted).collect();
+            self.place(priority, takes, Some(&wanted), old)
+        };
         let Balancing { by_locality, policy, .. } = &self.config.cluster.balancing;
         let size = if *by_locality { 1 } else { localities.len().max(1) };
         let old = old.filter(|old| policy.is_hashing() && old.policy == *policy);
@@ -149,22 +161,26 @@ impl<C: Connect> Active<C> {
             kept.unwrap_or_else(|| Plan::new(policy, || candidates(group)))
         };
         let plans = localities.chunks(size).map(plan).collect();
-        Members { policy: policy.clone(), localities, plans }
+        Members { policy: policy.clone(), localities, plans, firsts }
     }
 
-    /// The subchannels of a priority. Most endpoints are where they were in `old`, but for those that came or went before
+    /// The subchannels of a priority, or of those of its endpoints that are `used`. Most endpoints are where they were in `old`, but for those that came or went before
     /// them, which spares looking them up.
-    fn place(&mut self, priority: &Priority, takes: Takes, old: Option<&Members<C>>) -> Vec<Locality<C>> {
+    fn place(
+        &mut self,
+        priority: &Priority,
+        takes: Takes,
+        used: Option<&HashSet<&Address>>,
+        old: Option<&Members<C>>,
+    ) -> Vec<Locality<C>> {
         let old: Vec<_> = old.into_iter().flat_map(Members::subchannels).collect();
         let mut at = 0;
         let mut localities = Vec::with_capacity(priority.localities.len());
-        let subset = self.subset(priority, takes);
         for locality in &priority.localities {
             self.stamp += 1;
             let mut endpoints = Vec::with_capacity(locality.endpoints.len());
-            for endpoint in takes
-                .of(locality)
-                .filter(|endpoint| subset.as_ref().is_none_or(|subset| subset.contains(&endpoint.address)))
+            for endpoint in
+                takes.of(locality).filter(|endpoint| used.is_none_or(|used| used.contains(&endpoint.address)))
             {
                 let here = |at: &usize| old.get(*at).is_some_and(|old| *old.address() == endpoint.address);
                 let subchannel = match [at, at + 1].into_iter().find(here) {
@@ -233,6 +249,7 @@ impl<C: Connect> Active<C> {
 
     /// Chooses who takes the calls, and creates what it needs for that.
     pub(crate) fn choose(&mut self, now: Instant) -> Outlook<C> {
+        self.advance(now);
         match self.profile {
             Profile::Grpc => self.choose_priority(now),
             Profile::Envoy => self.spill(now),
@@ -261,13 +278,16 @@ impl<C: Connect> Active<C> {
     }
 
     fn look(&mut self, priority: usize, now: Instant) {
-        let subchannels = self.members[priority].iter().flat_map(Members::subchannels);
-        let state = aggregate(subchannels.map(|subchannel| subchannel.state()));
+        let state = self.members[priority].as_ref().map_or(ConnectivityState::TransientFailure, Members::state);
         self.priorities.handle_state(priority, state, now);
     }
 
     fn outlook(&self, priority: usize, hope: bool) -> Outlook<C> {
-        let spread = self.members[priority].as_ref().and_then(Members::spread);
+        let members = self.members[priority].as_ref();
+        if members.is_some_and(Members::is_idle) {
+            return Outlook { picker: Picker::Idle, state: ConnectivityState::Idle };
+        }
+        let spread = members.and_then(Members::spread);
         let state = match hope {
             _ if spread.as_ref().is_some_and(Spread::is_ready) => ConnectivityState::Ready,
             true => ConnectivityState::Connecting,
@@ -278,7 +298,7 @@ impl<C: Connect> Active<C> {
 
     /// When [`choose`](Self::choose) must be asked although nothing happened.
     pub(crate) fn next_failover(&self, now: Instant) -> Option<Instant> {
-        self.priorities.next_failover(now)
+        self.priorities.next_failover(now).into_iter().chain(self.next_turn()).min()
     }
 
     /// Lets go of priorities that were not needed for long.
@@ -343,6 +363,31 @@ impl<C: Connect> Members<C> {
 
     fn subchannels(&self) -> impl Iterator<Item = &Arc<Subchannel<C>>> {
         self.placed().map(|endpoint| &endpoint.subchannel)
+    }
+
+    /// That of all its endpoints taken together.
+    pub(super) fn state(&self) -> ConnectivityState {
+        match &self.firsts[..] {
+            [] => aggregate(self.subchannels().map(|subchannel| subchannel.state())),
+            [first] => first.state(),
+            firsts => aggregate(firsts.iter().map(PickFirst::state)),
+        }
+    }
+
+    /// Whether nothing is connected until a call comes.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.firsts.is_empty() && self.firsts.iter().all(|first| first.state() == ConnectivityState::Idle)
+    }
+
+    /// Whether only some of the endpoints are ever connected.
+    pub(super) fn is_lazy(&self) -> bool {
+        !self.firsts.is_empty()
+    }
+
+    /// The machines of its groups, by what tells the groups apart.
+    fn take_firsts(&mut self, by_locality: bool) -> Vec<(Option<Arc<LocalityId>>, PickFirst)> {
+        let keys = self.localities.iter().map(|locality| by_locality.then(|| locality.id.clone()));
+        keys.zip(std::mem::take(&mut self.firsts)).collect()
     }
 
     /// The localities of each group, and what its policy made of them.

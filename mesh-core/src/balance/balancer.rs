@@ -174,6 +174,18 @@ impl<C: Connect> Balancer<C> {
         Ok(())
     }
 
+    /// Connects what is not connected because no call came.
+    pub(crate) fn exit_idle(&self) -> Result<(), Error> {
+        self.activate()?;
+        let mut state = self.state.lock();
+        if let Some(active) = &mut state.active
+            && active.exit_idle(Instant::now())
+        {
+            self.rebuild(&mut state);
+        }
+        Ok(())
+    }
+
     fn environment(&self, registry: &Registry<C>, limits: Limits, handle: Handle) -> Arc<Environment<C>> {
         let observer: Weak<dyn Observer> = self.me.clone();
         Arc::new(Environment {

@@ -10,7 +10,7 @@
 //!          ├ unsent ─ again elsewhere, without limit
 //!          └ refused ─ again elsewhere, once
 //! Aggregate ─ Balancers of its leaves: the first that can take calls (A37)
-//! Balancer ─ Active: subchannels by address ─ Priorities (A56) ─ policies: round_robin, least_request (A48), random, ring_hash (A42), maglev
+//! Balancer ─ Active: subchannels by address ─ Priorities (A56) ─ policies: round_robin, least_request (A48), random, ring_hash (A42), maglev, pick_first (A62)
 //! ```
 
 mod active;

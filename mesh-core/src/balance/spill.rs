@@ -73,6 +73,9 @@ impl<C: Connect> Active<C> {
         let part = healthy(priority);
         let count = |part: usize, takes: Takes| {
             let members = self.members.get(part)?.as_ref()?;
+            if members.is_lazy() {
+                return (members.state() == ConnectivityState::TransientFailure).then_some(0);
+            }
             let placed = members.placed().filter(|placed| takes.takes(placed.health));
             Some(placed.filter(|placed| placed.subchannel.state() != ConnectivityState::TransientFailure).count())
         };
@@ -99,9 +102,12 @@ impl<C: Connect> Active<C> {
         let mut states = Vec::new();
         for (share, members) in shares.iter().zip(&self.members) {
             if let (true, Some(members)) = (*share > 0, members) {
-                states.push(aggregate(members.placed().map(|placed| placed.subchannel.state())));
+                states.push(members.state());
                 groups.extend(scaled(*share, members.look()));
             }
+        }
+        if !states.is_empty() && states.iter().all(|state| *state == ConnectivityState::Idle) {
+            return Outlook { picker: Picker::Idle, state: ConnectivityState::Idle };
         }
         let hope = aggregate(states.into_iter()) != ConnectivityState::TransientFailure;
         let spread = Spread::new(groups);

@@ -123,7 +123,7 @@ impl<C: Connect> Waiter<'_, C> {
         (self.full, self.pinned) = (false, false);
         match self.balancer.pick(&self.terms.request()) {
             Ok(picked) => return Ok(Some(picked)),
-            Err(Blocked::Idle) => self.balancer.activate()?,
+            Err(Blocked::Idle) => self.balancer.exit_idle()?,
             Err(Blocked::Failing) if !self.terms.wait_for_ready => {
                 let balancer = self.balancer;
                 return Err(error::no_endpoint(&balancer.key.name, &balancer.summary(), Instant::now()));

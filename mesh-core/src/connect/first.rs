@@ -10,8 +10,8 @@ use super::Connect;
 use crate::error::BoxError;
 use crate::resource::endpoints::Address;
 
-/// Between the attempts at the addresses of one endpoint (RFC 8305, "Connection Attempt Delay").
-const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+/// Between the attempts at the addresses of one endpoint, and at the endpoints of a group of which one is picked (RFC 8305, "Connection Attempt Delay").
+pub(crate) const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
 /// Connects to the addresses in order (Happy Eyeballs): the next is tried when the last failed, or after 250 ms, so that
 /// one that leads nowhere does not take all the time there is. The caller bounds the time. Also says which it was.
@@ -49,7 +49,7 @@ pub(super) async fn connect_first<C: Connect>(
 }
 
 /// The address families by turns, from that of the first, so that a family that leads nowhere costs one delay.
-fn interleaved(addresses: &[Address]) -> Vec<&Address> {
+pub(crate) fn interleaved(addresses: &[Address]) -> Vec<&Address> {
     let is_v6 = |address: &&Address| matches!(address, Address::Socket(SocketAddr::V6(_)));
     let first_is_v6 = addresses.first().is_some_and(|address| is_v6(&address));
     let (first, second): (Vec<_>, Vec<_>) = addresses.iter().partition(|address| is_v6(address) == first_is_v6);

@@ -30,6 +30,7 @@ pub use error::{SendError, SendErrorKind, StreamError};
 pub use http2::{Http2Body, Http2Connection, Http2Connector, Http2Options, Http2Request, Http2Send, Http2Slot};
 pub use outcomes::Outcome;
 
+pub(crate) use first::{NEXT_ADDRESS, interleaved};
 pub(crate) use outcomes::{Criteria, Ended, Streak};
 pub(crate) use stats::{EndpointStats, InFlight, SlotQueue};
 pub(crate) use subchannel::{Connections, Environment, Limits, Observer, Subchannel, SubchannelStatus};

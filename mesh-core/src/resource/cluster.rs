@@ -162,6 +162,10 @@ pub(crate) enum EndpointPolicy {
         choices: u32,
     },
     Random,
+    /// All calls to the first that can be connected; the order may be left to chance, by weight (A62, A113).
+    PickFirst {
+        shuffle: bool,
+    },
     /// By the hash of the request (A42).
     RingHash(RingHash),
     /// By the hash of the request, with equal shares (Envoy).

@@ -27,6 +27,7 @@ impl Display for EndpointPolicy {
             Self::RoundRobin => f.write_str("round_robin"),
             Self::LeastRequest { choices } => write!(f, "least_request (choice_count {choices})"),
             Self::Random => f.write_str("random"),
+            Self::PickFirst { shuffle } => write!(f, "pick_first (shuffle_address_list {shuffle})"),
             Self::RingHash(RingHash { min_size, max_size, header }) => {
                 write!(f, "ring_hash (minimum_ring_size {min_size}, maximum_ring_size {max_size}")?;
                 match header {

@@ -161,6 +161,13 @@ impl ClusterBuilder {
         self
     }
 
+    /// All calls go to one endpoint, the first that can be connected, and only that one has a connection; when it ends, the
+    /// next call begins with the first again. With `shuffle` the order is left to chance (A62, A113).
+    pub fn pick_first(mut self, shuffle: bool) -> Self {
+        self.policy = Sourced::code(EndpointPolicy::PickFirst { shuffle });
+        self
+    }
+
     /// Calls with the same value of this header go to the same endpoint, calls without it anywhere. A key of the call's
     /// own, [`CallOptions::hash_key`](crate::CallOptions::hash_key), goes before it.
     pub fn ring_hash(mut self, header: &HeaderName) -> Self {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::Active;
 use crate::balance::outlier::{Detector, EjectionCounts, Group, Look, Method, Totals};
 use crate::connect::{Connect, ConnectivityState, EndpointStats, Streak};
-use crate::resource::cluster::Cluster;
+use crate::resource::cluster::{Cluster, EndpointPolicy};
 use crate::resource::endpoints::Address;
 use crate::resource::outlier_detection::OutlierDetection;
 
@@ -55,6 +55,10 @@ impl Ejections {
 
 /// The policy for a cluster, and whether it is the mesh's own, which is there for clusters without one if `local`.
 pub(in crate::balance) fn outlier_policy(cluster: &Cluster, local: bool) -> (Option<OutlierDetection>, bool) {
+    if matches!(cluster.balancing.policy, EndpointPolicy::PickFirst { .. }) {
+        // There is no other endpoint that calls could go to (A61).
+        return (None, false);
+    }
     match &cluster.outlier_detection {
         None if local => (Some(OutlierDetection::LOCAL), true),
         policy => (policy.clone(), false),

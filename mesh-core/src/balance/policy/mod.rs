@@ -8,6 +8,7 @@
 mod least_request;
 mod maglev;
 mod own;
+mod pick_first;
 mod random;
 mod ring_hash;
 mod round_robin;
@@ -21,6 +22,8 @@ use self::least_request::LeastRequest;
 use self::maglev::{Maglev, Table};
 pub(crate) use self::own::OwnPolicy;
 pub use self::own::PolicyFactory;
+use self::pick_first::Chosen;
+pub(crate) use self::pick_first::{PickFirst, order};
 use self::random::Random;
 use self::ring_hash::{Ring, RingHash};
 use self::round_robin::RoundRobin;
@@ -129,6 +132,7 @@ pub(crate) enum Plan {
     Random,
     RingHash(RingHashConfig, Arc<Ring>),
     Maglev(Arc<Table>),
+    PickFirst,
     Own(OwnPolicy),
 }
 
@@ -142,6 +146,7 @@ impl Plan {
             EndpointPolicy::RingHash(config) => {
                 Self::RingHash(config.clone(), Arc::new(Ring::new(config, &candidates())))
             }
+            EndpointPolicy::PickFirst { .. } => Self::PickFirst,
             EndpointPolicy::Maglev(config) => Self::Maglev(Arc::new(Table::new(config, candidates()))),
         }
     }
@@ -157,6 +162,7 @@ impl Plan {
             Self::RoundRobin => Box::new(RoundRobin::new(fastrand::usize(..))),
             Self::LeastRequest { choices } => Box::new(LeastRequest::new(*choices)),
             Self::Random => Box::new(Random),
+            Self::PickFirst => Box::new(Chosen),
             Self::Own(policy) => policy.0.start(members),
             Self::Maglev(table) => Box::new(Maglev::new(table, members)),
             Self::RingHash(config, ring) => Box::new(RingHash::new(config, ring, members)),

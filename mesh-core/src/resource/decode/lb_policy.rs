@@ -7,6 +7,7 @@ use mesh_xds_proto::envoy::config::cluster::v3::cluster::ring_hash_lb_config::Ha
 use mesh_xds_proto::envoy::config::cluster::v3::cluster::{LbConfig, LbPolicy, RingHashLbConfig};
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::least_request::v3::LeastRequest;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::maglev::v3::Maglev as MaglevMessage;
+use mesh_xds_proto::envoy::extensions::load_balancing_policies::pick_first::v3::PickFirst;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::random::v3::Random;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::random_subsetting::v3::RandomSubsetting;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::ring_hash::v3::RingHash as RingHashMessage;
@@ -229,6 +230,10 @@ fn supported(extension: &Extension<'_>, at: &At<'_>, depth: usize) -> Found {
         let config = extension.unpack::<LeastRequest>(at);
         let config = config.inspect(|config| config.judge(at));
         config.and_then(|config| least_request(config.choice_count, &at.field("choice_count"))).map(whole_priority)
+    } else if extension.is::<PickFirst>() {
+        let config = extension.unpack::<PickFirst>(at);
+        let config = config.inspect(|config| config.judge(at));
+        config.map(|config| whole_priority(EndpointPolicy::PickFirst { shuffle: config.shuffle_address_list }))
     } else if extension.is::<Random>() {
         let config = extension.unpack::<Random>(at);
         config.inspect(|config| config.judge(at)).map(|_| whole_priority(EndpointPolicy::Random))

@@ -10,13 +10,14 @@ use crate::resource::matcher::header::HeaderSource;
 
 /// Whether gRPC has a policy of this name that is supported here.
 pub(super) fn is_known(name: &str) -> bool {
-    matches!(name, "round_robin" | "least_request_experimental" | "ring_hash_experimental")
+    matches!(name, "pick_first" | "round_robin" | "least_request_experimental" | "ring_hash_experimental")
 }
 
 /// The policy of a name that [is known](is_known); `None` if its configuration is wrong.
 pub(super) fn named_policy(name: &str, config: &Struct, at: &At<'_>) -> Option<EndpointPolicy> {
     match name {
         "round_robin" => Some(EndpointPolicy::RoundRobin),
+        "pick_first" => boolean(config, "shuffleAddressList", at).map(|shuffle| EndpointPolicy::PickFirst { shuffle }),
         "least_request_experimental" => {
             let choices = number(config, "choiceCount", at)?;
             let choices = choices.map(|choices| u32::try_from(choices).unwrap_or(u32::MAX));
@@ -65,6 +66,18 @@ fn number(config: &Struct, field: &'static str, at: &At<'_>) -> Option<Option<u6
         at.field(field).error("must be a whole number from 0");
     }
     number.map(Some)
+}
+
+/// A boolean, false if it is not set; `None`: it is none, and that is reported.
+fn boolean(config: &Struct, field: &'static str, at: &At<'_>) -> Option<bool> {
+    match kind(config, field) {
+        None => Some(false),
+        Some(Kind::BoolValue(value)) => Some(*value),
+        Some(_) => {
+            at.field(field).error("must be a boolean");
+            None
+        }
+    }
 }
 
 /// What a field is; `null` is as if it were not there.

@@ -949,6 +949,10 @@ messages! {
         child_policy: Act("required"),
     }
 
+    "PickFirst" policies::pick_first::v3::PickFirst {
+        shuffle_address_list: Act("by weight (A62, A113)"),
+    }
+
     "Random" policies::random::v3::Random {
         locality_lb_config: Ignore(NO_MEANING),
     }

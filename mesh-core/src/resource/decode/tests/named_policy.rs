@@ -1,5 +1,6 @@
 //! Policies by gRPC's names, in a `TypedStruct` (A52).
 
+use mesh_xds_proto::envoy::extensions::load_balancing_policies::pick_first::v3::PickFirst;
 use mesh_xds_proto::{udpa, xds};
 use prost_types::value::Kind;
 use prost_types::{Any, Struct, Value};
@@ -40,6 +41,12 @@ fn a_policy_is_known_by_the_last_part_of_its_name() {
         (named("round_robin", &[]), EndpointPolicy::RoundRobin),
         (any(&udpa), EndpointPolicy::RoundRobin),
         (named("least_request_experimental", &[("choiceCount", three)]), EndpointPolicy::LeastRequest { choices: 3 }),
+        (named("pick_first", &[]), EndpointPolicy::PickFirst { shuffle: false }),
+        (
+            named("pick_first", &[("shuffleAddressList", Kind::BoolValue(true))]),
+            EndpointPolicy::PickFirst { shuffle: true },
+        ),
+        (any(&PickFirst { shuffle_address_list: true }), EndpointPolicy::PickFirst { shuffle: true }),
         (named("ring_hash_experimental", &[]), ring(1024, None)),
         (named("ring_hash_experimental", &fields), ring(7, Some("user"))),
     ] {
@@ -54,6 +61,7 @@ fn what_is_wrong_with_it_is_named() {
     const WHOLE: &str = "must be a whole number from 0";
     const HEADER: &str = "must be the name of a header that is not binary";
     for (name, field, value, expected) in [
+        ("pick_first", "shuffleAddressList", text("true"), "must be a boolean"),
         ("least_request_experimental", "choiceCount", Kind::NumberValue(1.0), "1 is less than 2"),
         ("least_request_experimental", "choiceCount", Kind::NumberValue(2.5), WHOLE),
         ("least_request_experimental", "choiceCount", Kind::NumberValue(f64::NAN), WHOLE),
