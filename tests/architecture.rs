@@ -77,7 +77,7 @@ fn generated_types_stay_at_the_edges() {
 
 #[test]
 fn every_layer_is_a_folder_of_the_same_shape() {
-    for layer in ["discover", "route", "timeout", "filter", "retry", "cluster", "balance", "deadline"] {
+    for layer in ["discover", "route", "timeout", "filter", "mirror", "retry", "cluster", "balance", "deadline"] {
         for file in ["mod.rs", "layer.rs"] {
             let path = Path::new(ROOT).join("mesh-core/src").join(layer).join(file);
             assert!(path.is_file(), "{} is missing", path.display());

@@ -18,6 +18,7 @@ mod flips;
 mod header_mutation;
 mod hedging;
 mod in_force;
+mod mirroring;
 mod outlier_detection;
 mod peers;
 mod pick_first;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http_body_util::Empty;
 use mesh_core::testing::{ControlPlane, Resources, RouteBuilder, listener, route, route_config};
 use mesh_core::{Bootstrap, CallInfo, Mesh};
@@ -12,7 +13,6 @@ use mesh_xds_proto::envoy::config::route::v3::redirect_action::{PathRewriteSpeci
 use mesh_xds_proto::envoy::config::route::v3::route_action::{ClusterSpecifier, HostRewriteSpecifier};
 use mesh_xds_proto::envoy::config::route::v3::{DirectResponseAction, RedirectAction, RouteAction, route as action};
 use mesh_xds_proto::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher};
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tonic::Code;
 use tonic::metadata::MetadataMap;
@@ -20,27 +20,7 @@ use tower::ServiceExt;
 
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, quick, quick_mesh};
-
-/// A server that resets every request and tells its authority and its path.
-async fn witness() -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = listener.local_addr().expect("a bound listener");
-    let (seen, requests) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        while let Ok((socket, _)) = listener.accept().await {
-            let seen = seen.clone();
-            tokio::spawn(async move {
-                let mut connection = h2::server::handshake(socket).await?;
-                while let Some(Ok((request, mut respond))) = connection.accept().await {
-                    let _ = seen.send(request.uri().to_string());
-                    respond.send_reset(h2::Reason::CANCEL);
-                }
-                Ok::<_, h2::Error>(())
-            });
-        }
-    });
-    (address, requests)
-}
+use crate::support::witness::witness;
 
 /// Changes the action of a route that forwards.
 fn forwarding(route: RouteBuilder, change: impl FnOnce(&mut RouteAction)) -> RouteBuilder {
@@ -63,10 +43,11 @@ fn serving(address: SocketAddr, routes: impl IntoIterator<Item = RouteBuilder>) 
 }
 
 /// What the witness sees of a request for this URI.
-async fn seen(channel: &MeshChannel, requests: &mut mpsc::UnboundedReceiver<String>, uri: &str) -> String {
+async fn seen(channel: &MeshChannel, requests: &mut mpsc::UnboundedReceiver<Parts>, uri: &str) -> String {
     let request = http::Request::post(uri).body(Empty::<Bytes>::new()).expect("a request");
     let failure = channel.clone().oneshot(request).await.expect_err("the witness resets it");
-    requests.try_recv().unwrap_or_else(|_| panic!("{uri} was not sent: {failure}"))
+    let head = requests.try_recv().unwrap_or_else(|_| panic!("{uri} was not sent: {failure}"));
+    head.uri.to_string()
 }
 
 #[tokio::test]

@@ -16,14 +16,14 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A call passes the layers `discover`, `route`, `timeout`, `filter`, `retry`, `cluster` and `balance` onto a connection of
+//! A call passes the layers `discover`, `route`, `timeout`, `filter`, `mirror`, `retry`, `cluster` and `balance` onto a connection of
 //! `connect`; the module `stack` puts them in order and says why. Each can be used by hand. The module `testing` is a
 //! control plane in the box, for tests. `docs/fields.md` in the repository has the verdict on every xDS field,
 //! [`verdicts`] the same as data.
 //!
 //! # Features
 //!
-//! `discover`, `route`, `timeout`, `filter`, `retry`, `cluster`, `balance` and, for servers, `deadline`, a layer each (a `Mesh` takes `discover`, `route` and
+//! `discover`, `route`, `timeout`, `filter`, `mirror`, `retry`, `cluster`, `balance` and, for servers, `deadline`, a layer each (a `Mesh` takes `discover`, `route` and
 //! `balance`); `dns` for `dns:` targets and clusters found by DNS; `tls`, with `aws-lc` or `ring`, for the control plane's credentials; `testing`.
 //! All but `ring` and `testing` are on by default.
 
@@ -46,6 +46,8 @@ pub mod filter;
 mod http2;
 #[cfg(all(feature = "discover", feature = "route", feature = "balance"))]
 mod mesh;
+#[cfg(feature = "mirror")]
+pub mod mirror;
 mod origin;
 mod profile;
 mod replay;

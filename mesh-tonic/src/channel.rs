@@ -8,8 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
 use http_body::Body;
-use mesh_core::retry::RequestBody;
-use mesh_core::stack::client::{Attempt, ClientStack};
+use mesh_core::stack::client::{Attempt, AttemptBody, ClientStack};
 use mesh_core::{Call, Mesh, Target};
 use pin_project::pin_project;
 use tower_layer::{Identity, Layer};
@@ -81,7 +80,7 @@ impl<'a, L> MeshChannelBuilder<'a, L> {
         self
     }
 
-    /// A layer around each attempt of a call, between retries and load balancing: its requests have a [`RequestBody`]. A
+    /// A layer around each attempt of a call, between retries and load balancing: its requests have an [`AttemptBody`]. A
     /// layer around the whole call goes around the channel itself.
     pub fn attempt_layer<M>(self, attempt_layer: M) -> MeshChannelBuilder<'a, M> {
         let Self { mesh, target, authority, user_agent, attempt_layer: _ } = self;
@@ -112,7 +111,8 @@ impl<'a, L> MeshChannelBuilder<'a, L> {
 
 impl<A, B, R> Service<Request<B>> for MeshChannel<A>
 where
-    A: Service<Request<RequestBody<B>>, Response = Response<R>, Error = mesh_core::Error> + Clone,
+    A: Service<Request<AttemptBody<B>>, Response = Response<R>, Error = mesh_core::Error> + Clone,
+    B: Body<Data = Bytes>,
     R: Body<Data = Bytes, Error = mesh_core::Error>,
 {
     type Response = Response<ResponseBody<CallBody<R>>>;

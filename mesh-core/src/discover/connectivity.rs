@@ -25,7 +25,7 @@ pub(super) struct Aggregate {
 }
 
 impl Aggregate {
-    /// Connects and watches the clusters that take calls of `snapshot`.
+    /// Connects the clusters that take calls of `snapshot`, or copies of them, and watches the former.
     pub(super) fn follow(&mut self, snapshot: &Snapshot, clusters: &dyn PrepareClusters) {
         self.clusters.clear();
         let Ok(table) = &snapshot.routing else {
@@ -33,7 +33,8 @@ impl Aggregate {
             return;
         };
         self.unroutable = false;
-        if table.weighted().len() > MOST_CONNECTED_EARLY {
+        let copied = table.only_mirrored();
+        if table.weighted().len() + copied.len() > MOST_CONNECTED_EARLY {
             return;
         }
         let mut seen = HashSet::new();
@@ -41,6 +42,10 @@ impl Aggregate {
             if seen.insert(entry.key.name.clone()) {
                 self.clusters.push((entry.key.name.clone(), clusters.prepare(entry)));
             }
+        }
+        // Their state is not the target's.
+        for entry in snapshot.clusters.get(copied).into_iter().flatten() {
+            clusters.prepare(entry);
         }
         self.wait_for_changes();
     }

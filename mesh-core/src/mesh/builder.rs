@@ -20,6 +20,8 @@ use crate::discover::Names;
 use crate::error::{Error, ErrorKind};
 #[cfg(feature = "filter")]
 use crate::filter::FilterLayer;
+#[cfg(feature = "mirror")]
+use crate::mirror::{MirrorLayer, Tasks};
 use crate::origin::Sourced;
 use crate::profile::Profile;
 #[cfg(feature = "retry")]
@@ -45,6 +47,8 @@ pub struct MeshBuilder {
     profile: Sourced<Profile>,
     xds: XdsOptions,
     balance: BalanceOptions,
+    #[cfg(feature = "mirror")]
+    mirror: MirrorLayer<()>,
     #[cfg(feature = "retry")]
     retry: RetryLayer,
     connections: Http2Options,
@@ -61,6 +65,8 @@ impl Default for MeshBuilder {
             profile: Sourced::by_default(Profile::default()),
             xds: XdsOptions::default(),
             balance: BalanceOptions::default(),
+            #[cfg(feature = "mirror")]
+            mirror: MirrorLayer::new(()),
             #[cfg(feature = "retry")]
             retry: RetryLayer::default(),
             connections: Http2Options::default(),
@@ -150,6 +156,14 @@ impl MeshBuilder {
         self
     }
 
+    /// How many copies of calls may be in flight to mirrors, and how many bytes of requests are held for one of them and for
+    /// all; see [`MirrorLayer::max_in_flight`] and [`MirrorLayer::buffer_size`]. Default 1,024, 1 MiB and 16 MiB.
+    #[cfg(feature = "mirror")]
+    pub fn mirroring(mut self, max_in_flight: usize, buffer_per_call: usize, buffer_in_all: usize) -> Self {
+        self.mirror = self.mirror.max_in_flight(max_in_flight).buffer_size(buffer_per_call, buffer_in_all);
+        self
+    }
+
     /// Keepalive and limits of the connections to endpoints.
     pub fn connections(mut self, options: Http2Options) -> Self {
         self.connections = options;
@@ -228,6 +242,8 @@ impl MeshBuilder {
         Ok(Mesh::new(Inner {
             #[cfg(feature = "dns")]
             names: Names::new(runtime.clone(), tasks.clone(), cancel.clone()),
+            #[cfg(feature = "mirror")]
+            mirror: self.mirror.tasks(Tasks::new(runtime.clone(), closed.clone())),
             runtime,
             tasks,
             _close_on_drop: closed.clone().drop_guard(),

@@ -105,6 +105,8 @@ impl Mesh {
         let mut all = table.in_force(route);
         #[cfg(feature = "filter")]
         all.extend(crate::filter::in_force(table, route));
+        #[cfg(feature = "mirror")]
+        all.extend(crate::mirror::in_force(table, route));
         #[cfg(feature = "timeout")]
         all.extend(crate::timeout::in_force(table, route, self.inner.profile));
         #[cfg(feature = "retry")]

@@ -22,6 +22,8 @@ use crate::discover::{self, ControlPlaneFacts, Facts, Scheme, Source, Target, Ta
 use crate::error::{Error, ErrorKind};
 #[cfg(feature = "filter")]
 use crate::filter::FilterLayer;
+#[cfg(feature = "mirror")]
+use crate::mirror::MirrorLayer;
 use crate::origin::Sourced;
 use crate::profile::Profile;
 #[cfg(feature = "retry")]
@@ -67,6 +69,8 @@ struct Inner {
     names: discover::Names,
     #[cfg(feature = "filter")]
     filter: FilterLayer,
+    #[cfg(feature = "mirror")]
+    mirror: MirrorLayer<()>,
     #[cfg(feature = "retry")]
     retry: RetryLayer,
     #[cfg(feature = "cluster")]
@@ -229,6 +233,8 @@ impl Mesh {
             #[cfg(feature = "filter")]
             filter: protocol
                 .map_or_else(|| self.inner.filter.clone(), |known| self.inner.filter.clone().protocol(known)),
+            #[cfg(feature = "mirror")]
+            mirror: self.inner.mirror.clone(),
             #[cfg(feature = "retry")]
             retry: protocol.map_or_else(|| self.inner.retry.clone(), |known| self.inner.retry.clone().protocol(known)),
             #[cfg(feature = "cluster")]

@@ -30,6 +30,9 @@ pub struct MeshStatus {
     pub ignored_bootstrap: Vec<String>,
     /// The targets in use.
     pub targets: Vec<TargetStatus>,
+    /// What became of the copies of calls that routes mirror.
+    #[cfg(feature = "mirror")]
+    pub mirroring: crate::mirror::MirrorCounts,
 }
 
 /// How it stands with the control plane.
@@ -220,6 +223,8 @@ impl Mesh {
             ignored_fields: self.ignored_fields(),
             ignored_bootstrap: self.inner.bootstrap.iter().flat_map(|bootstrap| bootstrap.ignored()).cloned().collect(),
             targets: self.targets().iter().map(|target| self.target_status(target)).collect(),
+            #[cfg(feature = "mirror")]
+            mirroring: self.inner.mirror.counts(),
         }
     }
 

@@ -15,6 +15,7 @@ pub(crate) mod hash_policy;
 pub(crate) mod level;
 pub(crate) mod listener;
 pub(crate) mod matcher;
+pub(crate) mod mirror;
 pub(crate) mod outlier_detection;
 pub(crate) mod retry_policy;
 pub(crate) mod rewrite;

@@ -9,6 +9,7 @@ use http::uri::Authority;
 
 use super::hash_policy::HashPolicy;
 use super::level::Level;
+use super::mirror::MirrorPolicy;
 use super::retry_policy::RetryPolicy;
 use super::rewrite::PathRewrite;
 use super::route_answer::RouteAnswer;
@@ -25,11 +26,13 @@ pub(crate) struct Route {
     pub(crate) path: Option<Arc<PathRewrite>>,
     /// What requests get in place of their authority, if the control plane may say so.
     pub(crate) host: Option<Authority>,
+    /// Where copies of its calls go.
+    pub(crate) mirrors: Arc<[MirrorPolicy]>,
 }
 
 impl Route {
     pub(crate) fn new(name: impl Into<Arc<str>>, action: RouteAction) -> Self {
-        Self { name: name.into(), action, level: Level::default(), path: None, host: None }
+        Self { name: name.into(), action, level: Level::default(), path: None, host: None, mirrors: Arc::default() }
     }
 }
 

@@ -136,7 +136,7 @@ fn hash<B>(snapshot: &Snapshot, route: usize, cluster: &ClusterEntry, request: &
 /// The place of the cluster that a header of the call names.
 fn named_cluster(table: &RouteTable, route: usize, header: &HeaderName, headers: &HeaderMap) -> Result<usize, Error> {
     let name = headers.get(header).and_then(|value| value.to_str().ok());
-    let place = name.and_then(|name| table.clusters().get_index_of(name));
+    let place = name.and_then(|name| table.place_of_called(name));
     place.ok_or_else(|| table.unknown_cluster(route, header.as_str(), name))
 }
 

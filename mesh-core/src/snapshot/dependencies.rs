@@ -489,10 +489,8 @@ impl Dependencies {
     /// already serves turned out to be unusable.
     fn may_switch(&self, table: &RouteTable) -> bool {
         match self.table_in_force() {
-            Some(in_force) => {
-                self.unusable(table).all(|name| in_force.clusters().contains(name) && self.has_verdict(name))
-            }
-            None => table.clusters().iter().all(|name| self.has_verdict(name)),
+            Some(in_force) => self.unusable(table).all(|name| in_force.calls(name) && self.has_verdict(name)),
+            None => table.called().all(|name| self.has_verdict(name)),
         }
     }
 
@@ -500,18 +498,32 @@ impl Dependencies {
         self.clusters.get(name).is_some_and(|state| state.entry.is_some())
     }
 
-    /// The clusters of a table that have no usable configuration.
+    /// The clusters that a table sends calls to and that have no usable configuration.
     fn unusable<'a>(&'a self, table: &'a RouteTable) -> impl Iterator<Item = &'a Arc<str>> {
-        table.clusters().iter().filter(|name| {
+        table.called().filter(|name| {
             let entry = self.clusters.get(*name).and_then(|state| state.entry.as_ref());
             entry.is_none_or(|entry| entry.config.is_err())
         })
     }
 
-    /// A table and the entries of its clusters, if each has one.
+    /// A table and the entries of its clusters, if each that calls go to has one.
     fn join(&self, table: &Arc<RouteTable>) -> Option<Snapshot> {
-        let entries = table.clusters().iter().map(|name| self.clusters.get(name)?.entry.clone());
+        let entries = table.clusters().iter().map(|name| {
+            let known = self.clusters.get(name).and_then(|state| state.entry.clone());
+            known.or_else(|| (!table.calls(name)).then(|| self.awaited(name)))
+        });
         Some(Snapshot { routing: Ok(table.clone()), clusters: entries.collect::<Option<_>>()? })
+    }
+
+    /// What stands for a cluster that copies of calls go to, as long as there is no verdict on it: no call waits for it.
+    fn awaited(&self, name: &Arc<str>) -> Arc<ClusterEntry> {
+        let resource = format!("Cluster `{name}`");
+        let problem = Problem {
+            message: format!("{resource} is not there yet").into(),
+            resource: resource.into(),
+            next_step: "wait, or check that the control plane serves it to this node",
+        };
+        Arc::new(ClusterEntry::new(self.key(name), Err(problem)))
     }
 
     /// Stops following the clusters that neither the wanted table nor the one in force leads to.

@@ -14,6 +14,7 @@ use crate::resource::endpoints::{Address, Endpoint, Endpoints, Locality, Localit
 use crate::resource::matcher::RouteMatch;
 use crate::resource::matcher::header::HeaderSource;
 use crate::resource::matcher::path::PathMatch;
+use crate::resource::mirror::{MirrorCluster, MirrorPolicy};
 use crate::resource::retry_policy::RetryPolicy;
 use crate::resource::route::{BadWeights, ClusterWeight, Forward, Route, RouteAction, RouteDeadline};
 use crate::resource::route_config::VirtualHost;
@@ -97,11 +98,8 @@ impl SnapshotBuilder {
         let known = |name: &str| self.clusters.iter().any(|cluster| *cluster.name == *name);
         let mut routes = Vec::with_capacity(self.routes.len());
         for route in self.routes {
-            if let Some(unknown) = route.clusters.iter().find(|choice| !known(&choice.name)) {
-                return Err(problem(format!(
-                    "{} names the cluster `{}`, which was not added",
-                    route.name, unknown.name
-                )));
+            if let Some(unknown) = route.names().find(|name| !known(name)) {
+                return Err(problem(format!("{} names the cluster `{unknown}`, which was not added", route.name)));
             }
             let name = route.name.clone();
             let weights = |_| problem(format!("the weights of {name} add up to nothing, or to more than {}", u32::MAX));
@@ -201,11 +199,12 @@ pub struct RouteBuilder {
     clusters: Vec<ClusterWeight>,
     max_stream_duration: Option<Duration>,
     retry: Option<Arc<RetryPolicy>>,
+    mirrors: Vec<(Arc<str>, u32)>,
 }
 
 impl RouteBuilder {
     fn new(name: String, path: PathMatch) -> Self {
-        Self { name, path, clusters: Vec::new(), max_stream_duration: None, retry: None }
+        Self { name, path, clusters: Vec::new(), max_stream_duration: None, retry: None, mirrors: Vec::new() }
     }
 
     /// A route that takes every call.
@@ -246,10 +245,24 @@ impl RouteBuilder {
         self
     }
 
+    /// Sends a copy of so many of a million calls to another cluster too, whose answers nobody sees. Default: of none. It
+    /// needs the feature `mirror`.
+    pub fn mirror(mut self, cluster: impl Into<Arc<str>>, per_million: u32) -> Self {
+        self.mirrors.push((cluster.into(), per_million));
+        self
+    }
+
+    /// Every cluster that the route names.
+    fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.clusters.iter().map(|choice| &choice.name).chain(self.mirrors.iter().map(|(name, _)| name))
+    }
+
     fn compile(self) -> Result<(RouteMatch, Route), BadWeights> {
         let deadline = RouteDeadline::new(self.max_stream_duration);
         let forward = Forward::weighted(self.clusters)?.with_deadline(deadline).with_retry(self.retry);
         let action = RouteAction::Forward(forward);
-        Ok((RouteMatch::new(self.path), Route::new(self.name, action)))
+        let mirror = |(name, share)| MirrorPolicy { share, ..MirrorPolicy::to(MirrorCluster::Named(name)) };
+        let mirrors = self.mirrors.into_iter().map(mirror).collect();
+        Ok((RouteMatch::new(self.path), Route { mirrors, ..Route::new(self.name, action) }))
     }
 }

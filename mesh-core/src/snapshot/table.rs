@@ -15,6 +15,7 @@ use crate::resource::filter::HttpFilters;
 use crate::resource::level::WholeConfiguration;
 use crate::resource::listener::Listener;
 use crate::resource::matcher::RequestHead;
+use crate::resource::mirror::{MirrorCluster, MirrorPolicy};
 use crate::resource::retry_policy::RetryPolicy;
 use crate::resource::route::RouteAction;
 use crate::resource::route_config::{RouteConfiguration, VirtualHost};
@@ -63,10 +64,14 @@ pub(crate) struct RouteTable {
     chains: Chains,
     /// Per route, the places in the snapshot of the clusters its action names, in the action's order.
     places: Vec<SmallVec<[usize; 2]>>,
-    /// Every cluster that a route names, once.
+    /// Every cluster that a route names, once: first those that calls go to, then those that only copies go to.
     clusters: IndexSet<Arc<str>>,
+    /// How many of them calls go to.
+    called: usize,
     /// Those of weight above 0, by place.
     weighted: Vec<usize>,
+    /// Whether the control plane may rewrite the authority of calls (A81).
+    pub(crate) trusted: bool,
 }
 
 impl RouteTable {
@@ -100,7 +105,9 @@ impl RouteTable {
             filters: Default::default(),
             chains: Chains::default(),
             clusters: IndexSet::new(),
+            called: 0,
             weighted: Vec::new(),
+            trusted: false,
         };
         table.resolve_clusters();
         table
@@ -109,6 +116,7 @@ impl RouteTable {
     fn with_filters(mut self, filters: Arc<HttpFilters>, whole: Arc<WholeConfiguration>, trusted: bool) -> Self {
         self.chains = Chains::new(&filters, &whole, &self.virtual_host, trusted);
         self.filters = (filters, whole);
+        self.trusted = trusted;
         self
     }
 
@@ -129,6 +137,12 @@ impl RouteTable {
         }
         self.weighted.sort_unstable();
         self.weighted.dedup();
+        self.called = self.clusters.len();
+        for mirror in virtual_host.routes.iter().flat_map(|route| route.mirrors.iter()) {
+            if let MirrorCluster::Named(name) = &mirror.cluster {
+                self.clusters.insert(name.clone());
+            }
+        }
     }
 
     /// Whether the two are made of the same values.
@@ -142,6 +156,31 @@ impl RouteTable {
     /// The names of the clusters, in the order of their places.
     pub(crate) fn clusters(&self) -> &IndexSet<Arc<str>> {
         &self.clusters
+    }
+
+    /// The names of those that calls go to, without those that only copies of calls go to.
+    pub(crate) fn called(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.clusters.iter().take(self.called)
+    }
+
+    /// Whether calls go to this cluster, and not only copies of calls.
+    pub(crate) fn calls(&self, name: &str) -> bool {
+        self.place_of_called(name).is_some()
+    }
+
+    /// The place of a cluster that calls go to.
+    pub(crate) fn place_of_called(&self, name: &str) -> Option<usize> {
+        self.clusters.get_index_of(name).filter(|place| *place < self.called)
+    }
+
+    /// The places of the clusters that only copies of calls go to.
+    pub(crate) fn only_mirrored(&self) -> std::ops::Range<usize> {
+        self.called..self.clusters.len()
+    }
+
+    /// Where copies of calls on `route` go.
+    pub(crate) fn mirrors(&self, route: usize) -> &Arc<[MirrorPolicy]> {
+        &self.virtual_host.routes[route].mirrors
     }
 
     /// The places of the clusters that take calls.

@@ -7,10 +7,11 @@
 //! | 3 | [`Route`] | once per call: every attempt stays in the same cluster (A31) |
 //! | 4 | [`Timeout`] | the deadline covers all attempts, the waits between them, and what filters delay |
 //! | 5 | [`Filter`] | the listener's filters see the call once its route is known, whatever its attempts |
-//! | 6 | [`Retry`] | what lies below is one attempt |
-//! | 7 | the application's attempt layers | see each attempt as it leaves |
-//! | 8 | [`Cluster`] | an attempt that is not admitted must not take an endpoint's place |
-//! | 9 | [`Balance`] | picks the endpoint and sends; TLS (to come) is part of its connections |
+//! | 6 | [`Mirror`] | a copy has the head as it leaves, and a call one copy, whatever its attempts |
+//! | 7 | [`Retry`] | what lies below is one attempt |
+//! | 8 | the application's attempt layers | see each attempt as it leaves |
+//! | 9 | [`Cluster`] | an attempt that is not admitted must not take an endpoint's place |
+//! | 10 | [`Balance`] | picks the endpoint and sends; TLS (to come) is part of its connections |
 
 use tower_layer::Layer;
 
@@ -22,6 +23,8 @@ use crate::connect::Http2Connector;
 use crate::discover::{Discover, Target};
 #[cfg(feature = "filter")]
 use crate::filter::{Filter, FilterLayer};
+#[cfg(feature = "mirror")]
+use crate::mirror::{Mirror, MirrorLayer};
 #[cfg(feature = "timeout")]
 use crate::profile::Profile;
 #[cfg(feature = "retry")]
@@ -31,7 +34,7 @@ use crate::route::Route;
 use crate::timeout::{Timeout, TimeoutLayer};
 
 /// The whole of the client's layers around an attempt.
-pub type ClientStack<A = Attempt> = Discover<Route<Deadline<Filters<Attempts<A>>>>>;
+pub type ClientStack<A = Attempt> = Discover<Route<Deadline<Filters<Mirrors<Attempts<A>>>>>>;
 
 /// What an attempt passes through.
 pub type Attempt = Admission<Balance<Http2Connector>>;
@@ -49,6 +52,17 @@ pub type Filters<S> = Filter<S>;
 /// The layer of the filters, when its feature is on.
 #[cfg(not(feature = "filter"))]
 pub type Filters<S> = S;
+
+/// The layer of the copies, when its feature is on.
+#[cfg(feature = "mirror")]
+pub type Mirrors<S> = Mirror<S, Attempt>;
+/// The layer of the copies, when its feature is on.
+#[cfg(not(feature = "mirror"))]
+pub type Mirrors<S> = S;
+
+/// The body of an attempt's request.
+#[cfg(all(feature = "mirror", feature = "retry"))]
+pub type AttemptBody<B> = crate::retry::RequestBody<crate::mirror::RequestBody<B>>;
 
 /// The layer of the attempts, when its feature is on.
 #[cfg(feature = "retry")]
@@ -75,6 +89,8 @@ pub(crate) struct ClientStackBuilder {
     pub(crate) profile: Profile,
     #[cfg(feature = "filter")]
     pub(crate) filter: FilterLayer,
+    #[cfg(feature = "mirror")]
+    pub(crate) mirror: MirrorLayer<()>,
     #[cfg(feature = "retry")]
     pub(crate) retry: RetryLayer,
     #[cfg(feature = "cluster")]
@@ -87,9 +103,13 @@ impl ClientStackBuilder {
         let attempt = self.cluster.layer(self.balance);
         #[cfg(not(feature = "cluster"))]
         let attempt = self.balance;
+        #[cfg(feature = "mirror")]
+        let mirror = self.mirror.by(attempt.clone());
         let attempt = attempt_layer.layer(attempt);
         #[cfg(feature = "retry")]
         let attempt = self.retry.layer(attempt);
+        #[cfg(feature = "mirror")]
+        let attempt = mirror.layer(attempt);
         #[cfg(feature = "filter")]
         let call = self.filter.layer(attempt);
         #[cfg(not(feature = "filter"))]

@@ -14,6 +14,7 @@ mod header_mutation;
 mod http_filter;
 mod lb_policy;
 mod listener;
+mod mirror;
 mod named_policy;
 mod outlier_detection;
 pub(super) mod place;

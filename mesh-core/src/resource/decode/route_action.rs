@@ -16,19 +16,22 @@ use super::retry_policy::{hedged, hedges, retry_policy};
 use super::rewrite::authority;
 use super::value::duration;
 use crate::resource::level::Level;
+use crate::resource::mirror::MirrorPolicy;
 use crate::resource::retry_policy::RetryPolicy;
 use crate::resource::route::{BadWeights, ClusterWeight, Forward, RouteAction, RouteDeadline};
 use crate::resource::verdict::Fields;
 
 /// What the virtual host says for routes that do not; the two are not merged (A44).
 #[derive(Default)]
-pub(super) struct HostRetry {
-    pub(super) policy: Option<Arc<RetryPolicy>>,
+pub(super) struct OfHost {
+    pub(super) retry: Option<Arc<RetryPolicy>>,
     /// Whether attempts run beside each other.
     pub(super) hedges: bool,
+    /// The host's own, or else the route configuration's.
+    pub(super) mirrors: Option<Arc<[MirrorPolicy]>>,
 }
 
-pub(super) fn forward(message: proto::RouteAction, host: &HostRetry, at: &At<'_>) -> Option<RouteAction> {
+pub(super) fn forward(message: proto::RouteAction, host: &OfHost, at: &At<'_>) -> Option<RouteAction> {
     message.judge(at);
     let retry = retry(&message, host, at);
     let hash = hash_policies(&message.hash_policy, at);
@@ -51,10 +54,10 @@ pub(super) fn forward(message: proto::RouteAction, host: &HostRetry, at: &At<'_>
     Some(RouteAction::Forward(forward.with_deadline(deadline).with_retry(retry).with_hash(hash)))
 }
 
-fn retry(message: &proto::RouteAction, host: &HostRetry, at: &At<'_>) -> Option<Arc<RetryPolicy>> {
+fn retry(message: &proto::RouteAction, host: &OfHost, at: &At<'_>) -> Option<Arc<RetryPolicy>> {
     let policy = match &message.retry_policy {
         Some(policy) => retry_policy(policy, &at.field("retry_policy")),
-        None => host.policy.clone(),
+        None => host.retry.clone(),
     };
     let own = message.hedge_policy.as_ref().map(|policy| hedges(policy, &at.field("hedge_policy")));
     if !own.unwrap_or(host.hedges) {

@@ -7,14 +7,16 @@ use mesh_xds_proto::envoy::config::route::v3::route::Action;
 
 use super::header_mutation::Lists;
 use super::http_filter::overrides;
+use super::mirror::mirror_policies;
 use super::place::{At, cut, quoted};
 use super::retry_policy::{hedges, retry_policy};
 use super::rewrite::{direct_response, host_rewrite, path_rewrite, redirect};
-use super::route_action::{HostRetry, forward};
+use super::route_action::{OfHost, forward};
 use super::route_match::route_match;
 use crate::resource::domain::{BadDomain, DomainIndex};
 use crate::resource::level::{Level, WholeConfiguration};
 use crate::resource::matcher::RouteMatch;
+use crate::resource::mirror::MirrorPolicy;
 use crate::resource::rewrite::Matched;
 use crate::resource::route::{Route, RouteAction};
 use crate::resource::route_answer::RouteAnswer;
@@ -23,12 +25,13 @@ use crate::resource::verdict::Fields;
 
 pub(super) fn route_configuration(message: proto::RouteConfiguration, at: &At<'_>) -> Option<RouteConfiguration> {
     message.judge(at);
+    let mirrors = mirror_policies(&message.request_mirror_policies, at);
     let mut domains = DomainIndex::default();
     let mut virtual_hosts = Vec::with_capacity(message.virtual_hosts.len());
     for (index, host) in message.virtual_hosts.into_iter().enumerate() {
         let at = &at.item("virtual_hosts", index);
         add_domains(&host.domains, index, &mut domains, at);
-        virtual_hosts.push(Arc::new(virtual_host(host, at)));
+        virtual_hosts.push(Arc::new(virtual_host(host, &mirrors, at)));
     }
     let lists = Lists {
         request_add: &message.request_headers_to_add,
@@ -54,7 +57,7 @@ fn add_domains(patterns: &[String], host: usize, domains: &mut DomainIndex, at: 
     }
 }
 
-fn virtual_host(message: proto::VirtualHost, at: &At<'_>) -> VirtualHost {
+fn virtual_host(message: proto::VirtualHost, mirrors: &Option<Arc<[MirrorPolicy]>>, at: &At<'_>) -> VirtualHost {
     message.judge(at);
     let lists = Lists {
         request_add: &message.request_headers_to_add,
@@ -63,16 +66,17 @@ fn virtual_host(message: proto::VirtualHost, at: &At<'_>) -> VirtualHost {
         response_remove: &message.response_headers_to_remove,
     };
     let level = Level { overrides: overrides(&message.typed_per_filter_config, at), headers: lists.read(at) };
-    let retry = HostRetry {
-        policy: message.retry_policy.and_then(|policy| retry_policy(&policy, &at.field("retry_policy"))),
+    let own = OfHost {
+        retry: message.retry_policy.and_then(|policy| retry_policy(&policy, &at.field("retry_policy"))),
         hedges: message.hedge_policy.is_some_and(|policy| hedges(&policy, &at.field("hedge_policy"))),
+        mirrors: mirror_policies(&message.request_mirror_policies, at).or_else(|| mirrors.clone()),
     };
     let routes = message.routes.into_iter().enumerate();
-    let table = routes.filter_map(|(index, message)| route(message, &retry, &at.item("routes", index))).collect();
+    let table = routes.filter_map(|(index, message)| route(message, &own, &at.item("routes", index))).collect();
     VirtualHost::new(message.name, table).with_level(level)
 }
 
-fn route(message: proto::Route, retry: &HostRetry, at: &At<'_>) -> Option<(RouteMatch, Route)> {
+fn route(message: proto::Route, host: &OfHost, at: &At<'_>) -> Option<(RouteMatch, Route)> {
     message.judge(at);
     let lists = Lists {
         request_add: &message.request_headers_to_add,
@@ -84,15 +88,17 @@ fn route(message: proto::Route, retry: &HostRetry, at: &At<'_>) -> Option<(Route
     let condition = at.required("match", message.r#match);
     let condition = condition.and_then(|condition| route_match(&condition, &at.field("match")));
     let matched = condition.as_ref().map_or(Matched::Whole, |condition| condition.path().into());
-    let (path, host) = match &message.action {
+    let (path, authority, mirrors) = match &message.action {
         Some(Action::Route(action)) => {
             let at = &at.field("route");
-            (path_rewrite(action, matched, at).map(Arc::new), host_rewrite(action, at))
+            let path = path_rewrite(action, matched, at).map(Arc::new);
+            let mirrors = mirror_policies(&action.request_mirror_policies, at).or_else(|| host.mirrors.clone());
+            (path, host_rewrite(action, at), mirrors.unwrap_or_default())
         }
-        _ => (None, None),
+        _ => Default::default(),
     };
     let action = match message.action {
-        Some(Action::Route(action)) => forward(action, retry, &at.field("route")),
+        Some(Action::Route(action)) => forward(action, host, &at.field("route")),
         Some(Action::Redirect(action)) => answer(redirect(&action, matched, &at.field("redirect"))),
         Some(Action::DirectResponse(action)) => answer(direct_response(&action, &at.field("direct_response"))),
         Some(Action::FilterAction(_)) => Some(RouteAction::Unsupported("filter_action")),
@@ -105,7 +111,7 @@ fn route(message: proto::Route, retry: &HostRetry, at: &At<'_>) -> Option<(Route
         "" => cut(&condition.to_string()).to_owned(),
         name => name.to_owned(),
     };
-    Some((condition, Route { level, path, host, ..Route::new(name, action) }))
+    Some((condition, Route { level, path, host: authority, mirrors, ..Route::new(name, action) }))
 }
 
 fn answer(answer: Option<RouteAnswer>) -> Option<RouteAction> {

@@ -330,7 +330,7 @@ messages! {
         validate_clusters: Ignore("a route may name a cluster that comes later") if is_true,
         max_direct_response_body_size_bytes: Ignore,
         cluster_specifier_plugins: Ignore,
-        request_mirror_policies: Ignore,
+        request_mirror_policies: Act("as in Envoy; the route's, else the virtual host's, else the route configuration's"),
         ignore_port_in_host_matching: Ignore(NO_MEANING),
         vhost_header: Ignore,
         ignore_path_parameters_in_path_matching: Ignore,
@@ -361,7 +361,7 @@ messages! {
         include_is_timeout_retry_header: Ignore,
         per_request_buffer_limit_bytes: Ignore,
         request_body_buffer_limit: Ignore,
-        request_mirror_policies: Ignore,
+        request_mirror_policies: Act("as in Envoy; the route's, else the virtual host's, else the route configuration's"),
         metadata: Ignore,
         route_specifiers: Ignore,
     }
@@ -469,7 +469,7 @@ messages! {
         early_data_policy: Ignore,
         retry_policy: Act("A44; the virtual host's is not merged into it"),
         retry_policy_typed_config: Ignore,
-        request_mirror_policies: Ignore,
+        request_mirror_policies: Act("as in Envoy; the route's, else the virtual host's, else the route configuration's"),
         priority: Ignore,
         rate_limits: Ignore,
         include_vh_rate_limits: Ignore,
@@ -497,6 +497,16 @@ messages! {
         HostRewriteHeader "host_rewrite_header": Ignore,
         HostRewritePathRegex "host_rewrite_path_regex": Ignore,
         HostRewrite "host_rewrite": Ignore,
+    }
+
+    "RequestMirrorPolicy" route::route_action::RequestMirrorPolicy {
+        cluster: Act("this or `cluster_header`; it holds no call back, whether it exists or not"),
+        cluster_header: Act("as in Envoy; the clusters that the virtual host's routes name"),
+        runtime_fraction: Act("default all calls"),
+        trace_sampled: Ignore,
+        disable_shadow_host_suffix_append: Act,
+        request_headers_mutations: Act("of the copy alone"),
+        host_rewrite_literal: Act("from a `trusted_xds_server`, unless the application set the authority (A81)"),
     }
 
     "RetryPolicy" route::RetryPolicy {

@@ -123,9 +123,8 @@ fn a_virtual_service_routes_as_written() {
         let route = take(path, &[]).expect("a route");
         assert!(matches!(&route.action, RouteAction::Answer(answer) if answer.name() == expected), "{path}");
     }
-    let ignored = paths(decoded.ignored.clone());
-    let mirrors = "virtual_hosts.routes.route.request_mirror_policies";
-    assert!(ignored.iter().any(|path| path == mirrors), "{ignored:?}");
+    let mirror = take("/other.Svc/Say", &[("x-mirror", "yes")]).map(|route| &*route.mirrors);
+    assert!(matches!(mirror, Some([mirror]) if mirror.share > 0), "{mirror:?}");
 }
 
 #[test]

@@ -198,6 +198,10 @@ fn place(full_name: &str, sample: &[u8], f: &mut Fixture) {
         "config.route.v3.RouteAction.HashPolicy" => {
             f.action().hash_policy.push(route::route_action::HashPolicy::decode(sample).expect("a sample"));
         }
+        "config.route.v3.RouteAction.RequestMirrorPolicy" => {
+            let policy = route::route_action::RequestMirrorPolicy::decode(sample).expect("a sample");
+            f.action().request_mirror_policies.push(policy);
+        }
         "config.route.v3.HedgePolicy" => merge(f.action().hedge_policy.get_or_insert_default(), sample),
         "config.route.v3.WeightedCluster" => with_weights(f, |clusters| merge(clusters, sample)),
         "config.route.v3.WeightedCluster.ClusterWeight" => {
