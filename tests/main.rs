@@ -18,6 +18,7 @@ mod flips;
 mod header_mutation;
 mod hedging;
 mod in_force;
+mod load;
 mod mirroring;
 mod outlier_detection;
 mod peers;

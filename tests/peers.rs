@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use mesh_core::Mesh;
 use mesh_core::balance::BalanceOptions;
 use mesh_core::connect::{ConnectivityState, Http2Options};
+use mesh_core::{Address, ClusterBuilder, Mesh, RouteBuilder, Snapshot};
 use mesh_examples::helloworld::HelloRequest;
 use mesh_examples::helloworld::greeter_client::GreeterClient;
 use mesh_tonic::MeshChannel;
@@ -77,7 +77,13 @@ async fn refusing() -> (FrameServer, Counter) {
 #[tokio::test]
 async fn a_refused_call_is_sent_elsewhere() {
     let ((server, refused), backend) = (refusing().await, Backend::start("good").await);
-    let (_mesh, mut client) = connect(&[server.address(), backend.address()]).await;
+    // In turn: the default policy leaves alone the one that refuses.
+    let cluster = ClusterBuilder::new("greeter").round_robin();
+    let cluster = cluster.endpoint(Address::Socket(server.address())).endpoint(Address::Socket(backend.address()));
+    let snapshot = Snapshot::builder("greeter").cluster(cluster).route(RouteBuilder::any().cluster("greeter"));
+    let mesh = Mesh::builder().balance(quick()).snapshot("xds:///greeter", snapshot.build().unwrap());
+    let mesh = mesh.build().await.unwrap();
+    let mut client = GreeterClient::new(MeshChannel::new(&mesh, "xds:///greeter").unwrap());
     while refused.get() == 0 {
         assert_eq!(call(&mut client).await.unwrap(), "good");
     }

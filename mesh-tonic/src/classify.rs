@@ -21,6 +21,7 @@ impl Classify for Grpc {
 fn of_code(code: Code) -> Outcome {
     match code {
         Code::Ok => Outcome::Success,
+        Code::ResourceExhausted => Outcome::Overloaded,
         Code::Unavailable | Code::DeadlineExceeded => Outcome::GatewayError,
         Code::Unknown | Code::Internal | Code::DataLoss | Code::Unimplemented => Outcome::ServerError,
         Code::Cancelled
@@ -28,7 +29,6 @@ fn of_code(code: Code) -> Outcome {
         | Code::NotFound
         | Code::AlreadyExists
         | Code::PermissionDenied
-        | Code::ResourceExhausted
         | Code::FailedPrecondition
         | Code::Aborted
         | Code::OutOfRange
@@ -39,6 +39,7 @@ fn of_code(code: Code) -> Outcome {
 /// What is not gRPC's is never a success.
 fn of_http(status: StatusCode) -> Outcome {
     match status.as_u16() {
+        429 => Outcome::Overloaded,
         502..=504 => Outcome::GatewayError,
         400..=499 => Outcome::Failure,
         _ => Outcome::ServerError,
@@ -53,7 +54,7 @@ mod tests {
 
     #[test]
     fn a_response_is_what_envoy_takes_its_grpc_status_for() {
-        use Outcome::{Failure, GatewayError, ServerError, Success};
+        use Outcome::{Failure, GatewayError, Overloaded, ServerError, Success};
         let by_code = [
             Success,
             Failure,
@@ -63,7 +64,7 @@ mod tests {
             Failure,
             Failure,
             Failure,
-            Failure,
+            Overloaded,
             Failure,
             Failure,
             Failure,
@@ -86,6 +87,7 @@ mod tests {
         for (status, expected) in [
             (200, Outcome::ServerError),
             (404, Outcome::Failure),
+            (429, Outcome::Overloaded),
             (500, Outcome::ServerError),
             (503, Outcome::GatewayError),
         ] {

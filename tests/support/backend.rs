@@ -19,7 +19,9 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 use tonic::{Request, Response, Status, Streaming};
+use tower::util::MapResponseLayer;
 
+use super::orca::{OpenRca, Reporting};
 use super::{Counted, Counter};
 
 /// A greeter on a port of its own. Its answers are its name; a call that is held, delayed or failed is so before it
@@ -47,6 +49,7 @@ struct State {
     seen: Mutex<Vec<SeenCall>>,
     held: watch::Sender<bool>,
     behaviour: Mutex<Behaviour>,
+    load: Reporting,
 }
 
 #[derive(Default)]
@@ -86,6 +89,7 @@ impl Backend {
             seen: Mutex::default(),
             held: watch::Sender::new(false),
             behaviour: Mutex::default(),
+            load: Reporting::new(),
         };
         let address = listener.local_addr().expect("a bound listener");
         let configure = Box::new(configure);
@@ -136,13 +140,19 @@ impl Backend {
         let (drain, drained) = oneshot::channel::<()>();
         let incoming = incoming(listener, kill.clone(), self.state.clone());
         let greeter = GreeterServer::new(Instance { state: self.state.clone() });
-        let mut server = (self.configure)(Server::builder());
-        let server = server.add_service(greeter).serve_with_incoming_shutdown(incoming, async {
-            // Only a drain ends the server this way; a dropped sender does not.
-            if drained.await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        });
+        let load = self.state.load.clone();
+        let server = (self.configure)(Server::builder());
+        let mut server = server.layer(MapResponseLayer::new({
+            let load = load.clone();
+            move |response| load.add_to(response)
+        }));
+        let server =
+            server.add_service(greeter).add_service(OpenRca(load)).serve_with_incoming_shutdown(incoming, async {
+                // Only a drain ends the server this way; a dropped sender does not.
+                if drained.await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            });
         let server = tokio::spawn(async { server.await.expect("the listener works") });
         self.running = Some(Running { kill, drain: Some(drain), server });
     }
@@ -178,6 +188,11 @@ impl Backend {
     /// Fails no more.
     pub(crate) fn succeed(&self) {
         self.set_failure(None, None);
+    }
+
+    /// What it says of its load.
+    pub(crate) fn load(&self) -> &Reporting {
+        &self.state.load
     }
 
     fn set_failure(&self, status: Option<Status>, times: Option<u32>) {

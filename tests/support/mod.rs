@@ -8,6 +8,7 @@ pub(crate) mod client;
 pub(crate) mod dns;
 pub(crate) mod frames;
 pub(crate) mod network;
+pub(crate) mod orca;
 pub(crate) mod relay;
 pub(crate) mod tier;
 pub(crate) mod witness;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// How long a test waits for an event before it fails.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A number that tests can read and wait for.
 #[derive(Clone, Debug)]

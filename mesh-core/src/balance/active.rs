@@ -8,6 +8,7 @@ use std::cell::LazyCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -24,6 +25,7 @@ use crate::connect::{Connect, Connections, ConnectivityState, Environment, Subch
 use crate::profile::Profile;
 use crate::resource::cluster::{Balancing, EndpointPolicy, Subset};
 use crate::resource::endpoints::{Address, Endpoint, Health, Locality as LocalityId, LocalityEndpoints, Priority};
+use crate::resource::weighted_round_robin::WeightedRoundRobin;
 use crate::snapshot::ClusterConfig;
 
 /// What there is only while the cluster is in use: 10,000 known clusters must stay cheap.
@@ -45,6 +47,8 @@ pub(crate) struct Active<C: Connect> {
     own: Option<OwnPolicy>,
     /// Whether there ever was an endpoint of several addresses.
     may_move: bool,
+    /// Whether endpoints were ever asked to report beside their calls.
+    may_report: bool,
     ejections: Ejections,
 }
 
@@ -93,6 +97,7 @@ impl<C: Connect> Active<C> {
             salt: fastrand::u64(..),
             own: options.own_policy(&config.cluster.name).cloned(),
             may_move: false,
+            may_report: false,
             ejections: Ejections::new(options.outlier_detection.value),
         };
         active.update(config);
@@ -115,6 +120,7 @@ impl<C: Connect> Active<C> {
     /// Takes in again which endpoints the parts have.
     pub(super) fn regather(&mut self) {
         let before = self.stamp;
+        self.environment.criteria.weigh_reports(self.reports());
         for part in 0..self.members.len() {
             if let Some(mut old) = self.members[part].take() {
                 self.members[part] = Some(self.gather(part, Some(&mut old)));
@@ -122,6 +128,16 @@ impl<C: Connect> Active<C> {
         }
         self.release(before);
         self.configure_ejections();
+    }
+
+    /// How the endpoints' reports of their load are weighed, if the policy in force asks for them.
+    fn reports(&self) -> Option<&Arc<WeightedRoundRobin>> {
+        self.config.cluster.balancing.policy.reports().filter(|_| self.own.is_none())
+    }
+
+    /// How often the policy must be told the time, if it must.
+    pub(crate) fn tick_period(&self) -> Option<Duration> {
+        self.reports().map(|config| config.weight_update_period)
     }
 
     /// The priority of a part, and which of its endpoints belong to it.
@@ -161,11 +177,17 @@ impl<C: Connect> Active<C> {
             kept.unwrap_or_else(|| Plan::new(policy, || candidates(group)))
         };
         let plans = localities.chunks(size).map(plan).collect();
+        let period = self.reports().and_then(|config| config.out_of_band());
+        self.may_report |= period.is_some();
+        if self.may_report {
+            let endpoints = localities.iter().flat_map(|locality| &locality.endpoints);
+            endpoints.for_each(|endpoint| endpoint.subchannel.report_every(period));
+        }
         Members { policy: policy.clone(), localities, plans, firsts }
     }
 
-    /// The subchannels of a priority, or of those of its endpoints that are `used`. Most endpoints are where they were in `old`, but for those that came or went before
-    /// them, which spares looking them up.
+    /// The subchannels of a priority, or of those of its endpoints that are `used`. Most endpoints are where they were in
+    /// `old`, but for those that came or went before them, which spares looking them up.
     fn place(
         &mut self,
         priority: &Priority,

@@ -24,6 +24,7 @@ use super::picker::{Blocked, Picked, Picker};
 use super::policy::PickRequest;
 use super::status::{EndpointReport, statuses};
 use super::summary::Summary;
+use super::ticker::Ticker;
 use crate::connect::{Connect, ConnectivityState, Criteria, Environment, Limits, Observer, SlotQueue, Streak};
 use crate::error::Error;
 use crate::resource::endpoints::Address;
@@ -80,6 +81,7 @@ struct State<C: Connect> {
     sweep: Option<(Instant, AbortHandle)>,
     /// What calls that fail say of the endpoints.
     summary: Option<Arc<Summary>>,
+    ticker: Option<Ticker>,
 }
 
 impl<C: Connect> Balancer<C> {
@@ -99,6 +101,7 @@ impl<C: Connect> Balancer<C> {
             failover: None,
             sweep: None,
             summary: None,
+            ticker: None,
         };
         Arc::new_cyclic(|me| Self {
             key,
@@ -212,6 +215,7 @@ impl<C: Connect> Balancer<C> {
             state.rebuilds += 1;
         }
         self.arm_failover(state, now);
+        self.arm_ticker(state);
         self.publish(state, outlook);
     }
 
@@ -255,6 +259,21 @@ impl<C: Connect> Balancer<C> {
             let timer = self.rebuild_at(&active.environment.handle, due, fired);
             state.failover = Some((due, timer));
         }
+    }
+
+    /// Only a cluster in use whose policy asks for the time has a ticker.
+    fn arm_ticker(&self, state: &mut State<C>) {
+        let Some(active) = &state.active else { return };
+        let period = active.tick_period();
+        if state.ticker.as_ref().map(Ticker::period) != period {
+            let start = |period| Ticker::start(self.me.clone(), period, &active.environment.handle);
+            state.ticker = period.map(start);
+        }
+    }
+
+    /// It is time to tell the policies the time.
+    pub(crate) fn handle_tick(&self, now: Instant) {
+        self.picker.load().handle_tick(now);
     }
 
     /// Starts a timer that notes that it `fired`, and rebuilds.
@@ -311,6 +330,7 @@ impl<C: Connect> Balancer<C> {
         for (_, timer) in state.failover.take().into_iter().chain(state.sweep.take()) {
             timer.abort();
         }
+        state.ticker = None;
         state.active = None;
     }
 

@@ -39,7 +39,7 @@ impl<D: Body<Data = Bytes, Error = StreamError>> Body for ResponseBody<D> {
         let me = self.project();
         let frame = match ready!(me.inner.poll_frame(cx)) {
             Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
-            last => last,
+            frame => frame,
         };
         let mut recorder = me.recorder.take();
         if let Some(recorder) = &mut recorder {

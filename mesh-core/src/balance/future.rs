@@ -238,7 +238,7 @@ impl<C: Connect> Attempt<C> {
 
 /// What the policy may know of the call.
 fn wanted(call: &Call) -> PickRequest<'_> {
-    PickRequest { avoid: &call.avoid, hash: call.hash }
+    PickRequest { avoid: &call.avoid, hash: call.hash, now: None }
 }
 
 fn send<C, B>(call: &Call, picked: Picked<C>, request: Outgoing<C, B>, classify: &'static dyn Classify) -> State<C, B>
@@ -249,7 +249,7 @@ where
     if let Some(progress) = &call.progress {
         progress.set(Stage::Sent(picked.in_flight.endpoint().address.clone()));
     }
-    let recorder = Recorder::new(picked.in_flight, classify, call.deadline);
+    let recorder = Recorder::new(picked.in_flight, picked.timed_from, classify, call.deadline);
     State::Sending { send: picked.slot.send(request), recorder: Some(recorder) }
 }
 

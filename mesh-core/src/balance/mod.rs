@@ -10,7 +10,8 @@
 //!          ├ unsent ─ again elsewhere, without limit
 //!          └ refused ─ again elsewhere, once
 //! Aggregate ─ Balancers of its leaves: the first that can take calls (A37)
-//! Balancer ─ Active: subchannels by address ─ Priorities (A56) ─ policies: round_robin, least_request (A48), random, ring_hash (A42), maglev, pick_first (A62)
+//! Balancer ─ Active: subchannels by address ─ Priorities (A56) ─ policies: a file each in policy/
+//!                                                                      └ ticker: schedules by weight are made anew
 //! ```
 
 mod active;
@@ -35,6 +36,7 @@ mod spill;
 mod status;
 mod subset;
 mod summary;
+mod ticker;
 mod wait;
 
 #[cfg(test)]
@@ -44,7 +46,7 @@ pub use body::ResponseBody;
 pub use future::ResponseFuture;
 pub use layer::{Balance, BalanceLayer};
 pub use options::BalanceOptions;
-pub use policy::{Choice, Member, PickRequest, Policy, PolicyFactory};
+pub use policy::{Choice, Member, PeakEwma, PickRequest, Policy, PolicyFactory};
 
 pub(crate) use active::Ejected;
 pub(crate) use clusters::Clusters;

@@ -107,7 +107,7 @@ impl BalanceOptions {
     }
 
     /// Balances every cluster by a policy of your own, whatever the control plane says; localities still share by their
-    /// weights where it says so. Default: what the control plane says.
+    /// weights where it says so. [`PeakEwma`](super::PeakEwma) is one. Default: what the control plane says.
     pub fn policy(mut self, policy: impl PolicyFactory) -> Self {
         self.policy = Some(OwnPolicy(Arc::new(policy)));
         self

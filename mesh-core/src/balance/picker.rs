@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::locality::Weights;
 use super::policy::{Choice, Member, PickRequest, Plan, Policy};
 use crate::connect::{Connect, Connection, Connections, ConnectivityState, EndpointStats, InFlight, Unavailable};
@@ -33,6 +35,7 @@ pub(crate) struct Spread<C: Connect> {
 /// Endpoints among which one policy chooses.
 pub(crate) struct Group<C: Connect> {
     policy: Box<dyn Policy>,
+    times_calls: bool,
     members: Box<[Member]>,
     /// Of each member its open connections: none unless it is READY.
     connections: Box<[Connections<C::Connection>]>,
@@ -42,6 +45,8 @@ pub(crate) struct Group<C: Connect> {
 pub(crate) struct Picked<C: Connect> {
     pub(crate) slot: Slot<C>,
     pub(crate) in_flight: InFlight,
+    /// When the call began, if the policy [times calls](Policy::times_calls).
+    pub(crate) timed_from: Option<Instant>,
 }
 
 /// The slot of a connection that `C` makes.
@@ -81,6 +86,13 @@ impl<C: Connect> Picker<C> {
             Picker::Shutdown => Err(Blocked::Shutdown),
         }
     }
+
+    /// Tells the policies the time.
+    pub(crate) fn handle_tick(&self, now: Instant) {
+        if let Picker::Choosing(spread) = self {
+            spread.handle_tick(now);
+        }
+    }
 }
 
 impl<C: Connect> Spread<C> {
@@ -94,6 +106,11 @@ impl<C: Connect> Spread<C> {
         Some(Self { weights, localities: localities.into() })
     }
 
+    /// Tells the policies the time.
+    pub(crate) fn handle_tick(&self, now: Instant) {
+        self.localities.iter().for_each(|group| group.policy.handle_tick(&group.members, now));
+    }
+
     /// Whether any endpoint is READY.
     pub(crate) fn is_ready(&self) -> bool {
         self.localities.iter().any(Group::is_ready)
@@ -101,9 +118,10 @@ impl<C: Connect> Spread<C> {
 
     fn pick(&self, request: &PickRequest<'_>) -> Result<Picked<C>, Blocked> {
         let group = self.group();
+        let request = &PickRequest { now: group.times_calls.then(Instant::now), ..*request };
         let first = group.choose(request)?;
         if request.avoid.is_empty() || group.policy.is_sticky() {
-            match group.take(first) {
+            match group.take(first, request) {
                 Ok(picked) => return Ok(picked),
                 Err(Unavailable::Full) if group.policy.is_sticky() => return Err(Blocked::Pinned(group.stats(first))),
                 Err(_) if group.policy.is_sticky() => return Err(Blocked::Stale),
@@ -130,7 +148,7 @@ impl<C: Connect> Spread<C> {
         let last_resort = (!request.avoid.is_empty()).then(all).into_iter().flatten();
         let mut full = None;
         for (group, index) in chosen.chain(all()).filter(allowed).chain(last_resort) {
-            match group.take(index) {
+            match group.take(index, request) {
                 Ok(picked) => return Ok(picked),
                 Err(Unavailable::Full) => full = full.or(Some((group, index))),
                 Err(_) => {}
@@ -144,7 +162,9 @@ impl<C: Connect> Group<C> {
     /// Of each endpoint its connections.
     pub(crate) fn new(plan: &Plan, endpoints: impl Iterator<Item = (Member, Connections<C::Connection>)>) -> Self {
         let (members, connections): (Vec<Member>, Vec<_>) = endpoints.unzip();
-        Self { policy: plan.start(&members), members: members.into(), connections: connections.into() }
+        let policy = plan.start(&members);
+        let times_calls = policy.times_calls();
+        Self { policy, times_calls, members: members.into(), connections: connections.into() }
     }
 
     pub(crate) fn is_ready(&self) -> bool {
@@ -164,11 +184,14 @@ impl<C: Connect> Group<C> {
         &self.members[index].stats.address
     }
 
-    fn take(&self, index: usize) -> Result<Picked<C>, Unavailable> {
+    fn take(&self, index: usize, request: &PickRequest<'_>) -> Result<Picked<C>, Unavailable> {
         let mut refusal = Unavailable::Closed;
         for connection in &self.connections[index] {
             match connection.try_acquire() {
-                Ok(slot) => return Ok(Picked { slot, in_flight: InFlight::new(&self.members[index].stats) }),
+                Ok(slot) => {
+                    let in_flight = InFlight::new(&self.members[index].stats);
+                    return Ok(Picked { slot, in_flight, timed_from: request.now });
+                }
                 Err(Unavailable::Full) => refusal = Unavailable::Full,
                 Err(_) => {}
             }

@@ -39,7 +39,7 @@ pub(crate) struct Terms {
 
 impl Terms {
     fn request(&self) -> PickRequest<'_> {
-        PickRequest { avoid: &self.avoid, hash: self.hash }
+        PickRequest { avoid: &self.avoid, hash: self.hash, now: None }
     }
 }
 

@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 
 use crate::connect::Outcome;
 
-/// Tells good responses from bad ones, for outlier detection. An adapter has one; without one, the HTTP status decides.
+/// Tells good responses from bad ones, for outlier detection and for balancing by load. An adapter has one; without one, the HTTP status decides.
 pub trait Classify: fmt::Debug + Send + Sync {
     /// The outcome of a response that has ended, by its status and its trailers; the headers stand for trailers where the
     /// response was nothing but a head.
@@ -20,6 +20,7 @@ pub(crate) struct HttpStatus;
 impl Classify for HttpStatus {
     fn outcome(&self, status: StatusCode, _trailers: Option<&HeaderMap>) -> Outcome {
         match status.as_u16() {
+            429 => Outcome::Overloaded,
             502..=504 => Outcome::GatewayError,
             500..=599 => Outcome::ServerError,
             _ => Outcome::Success,

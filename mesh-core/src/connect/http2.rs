@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 
 use super::complaints::Complaints;
+use super::load_reports::{self, ReportSink, ReportsEnd};
 use super::{Connect, Connection, SendError, SendErrorKind, SendRequest, StreamError, Unavailable};
 use crate::backoff::bounded;
 use crate::error::BoxError;
@@ -181,6 +182,14 @@ impl Connection for Http2Connection {
 
     fn close(&self) {
         self.connection.close("the mesh was shut down");
+    }
+
+    fn load_reports(&self, period: Duration, sink: ReportSink) -> impl Future<Output = ReportsEnd> + Send {
+        let authority = match &self.origin.address {
+            Address::Unix(_) => "localhost".to_owned(),
+            address => address.to_string(),
+        };
+        load_reports::stream(self.connection.clone(), authority, period, sink)
     }
 }
 

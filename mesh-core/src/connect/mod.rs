@@ -7,7 +7,10 @@
 //! ```text
 //! Balancer ─ Subchannel ─ drive: connect ▸ ready ▸ ended ▸ connect … (background, backoff)     subchannel.rs
 //!                │           └ Connectivity: the state machine, without I/O                     connectivity.rs
-//!                └ EndpointStats: calls in flight, kept by the guard of each call               stats.rs
+//!                ├ EndpointStats: calls in flight, kept by the guard of each call               stats.rs
+//!                │   ├ Outcomes: how they end, as far as outlier detection wants it             outcomes.rs
+//!                │   └ EndpointLoad: how long they take, which fail, what weight it has         load.rs
+//!                └ reports of the endpoint's load, if the policy asks for them (ORCA)           reports.rs, load_reports.rs
 //! ```
 
 mod complaints;
@@ -15,19 +18,24 @@ mod connectivity;
 mod error;
 mod first;
 mod http2;
+mod load;
+mod load_reports;
 mod outcomes;
+mod reports;
 mod stats;
 mod subchannel;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use std::future::Future;
+use std::future::{Future, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 pub use connectivity::ConnectivityState;
 pub use error::{SendError, SendErrorKind, StreamError};
 pub use http2::{Http2Body, Http2Connection, Http2Connector, Http2Options, Http2Request, Http2Send, Http2Slot};
+pub use load_reports::{ReportSink, ReportsEnd};
 pub use outcomes::Outcome;
 
 pub(crate) use first::{NEXT_ADDRESS, interleaved};
@@ -66,6 +74,13 @@ pub trait Connection: Clone + Send + Sync + 'static {
 
     /// Closes now; calls in flight fail.
     fn close(&self);
+
+    /// Asks the endpoint to report its load about every `period` and hands each report to `sink` (ORCA out of band, A51);
+    /// ends when no more come. Unless it is written otherwise, a connection knows of no reports.
+    fn load_reports(&self, period: Duration, sink: ReportSink) -> impl Future<Output = ReportsEnd> + Send {
+        let _ = (period, sink);
+        ready(ReportsEnd::Unsupported)
+    }
 }
 
 /// A slot that sends a request with a body `B`.

@@ -1,11 +1,14 @@
-//! How attempts end, counted per endpoint as far as the cluster's outlier detection wants it (A50).
+//! How attempts end: what one end is, and what is counted of them per endpoint, as far as the cluster's outlier detection
+//! wants it (A50). What it says of the endpoint's load is in `load.rs`.
 
-use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 
+use super::reports::Reports;
 use super::subchannel::Observer;
 use crate::resource::endpoints::Address;
 use crate::resource::outlier_detection::{Consecutive, OutlierDetection};
+use crate::resource::weighted_round_robin::WeightedRoundRobin;
 
 /// What a response says of the endpoint that sent it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +18,9 @@ pub enum Outcome {
     Success,
     /// It failed the call, and is none the worse for it: the request was wrong, or came at a wrong time.
     Failure,
+    /// It took no more calls, as it has too many: as with HTTP's 429. To outlier detection that is a [`Failure`](Self::Failure);
+    /// who balances by load keeps away.
+    Overloaded,
     /// It could not do what was asked, as with HTTP's 500.
     ServerError,
     /// Something that it needs did not answer, or it is overloaded: as with HTTP's 502, 503 and 504.
@@ -28,6 +34,8 @@ pub(crate) enum Ended {
     Reset,
     ConnectionLost,
     TimedOut,
+    /// The endpoint did nothing with the request. Outlier detection does not hold that against it.
+    Refused,
     /// No call was sent.
     NotConnected,
 }
@@ -61,6 +69,7 @@ pub(crate) struct Criteria {
     server_errors: AtomicU32,
     gateway_errors: AtomicU32,
     local_origin: AtomicU32,
+    pub(super) reports: Reports,
     observer: Weak<dyn Observer>,
 }
 
@@ -83,6 +92,7 @@ impl Criteria {
             server_errors: AtomicU32::new(0),
             gateway_errors: AtomicU32::new(0),
             local_origin: AtomicU32::new(0),
+            reports: Reports::default(),
             observer,
         }
     }
@@ -98,6 +108,11 @@ impl Criteria {
         let totals = flag(|policy| policy.needs_totals(), TOTALS | ASLEEP);
         let flags = flag(|_| true, ON) | totals | flag(|policy| policy.split_local_origin, SPLIT);
         self.flags.store(if mild { flags | MILD } else { flags }, Relaxed);
+    }
+
+    /// What the endpoints report of their load is weighed so from now on; `None`: it is not read.
+    pub(crate) fn weigh_reports(&self, config: Option<&Arc<WeightedRoundRobin>>) {
+        self.reports.weigh(config);
     }
 
     /// Nobody looks any more; the next outcome says that there is something to look at.
@@ -142,6 +157,7 @@ impl Outcomes {
                 }
                 self.forget_streaks();
             }
+            Ended::Refused => return,
             failed => self.record_failure(failed, flags, endpoint, criteria),
         }
         if flags & ASLEEP != 0 {
@@ -167,7 +183,7 @@ impl Outcomes {
                         clear(&self.gateway_errors);
                         grow(Streak::ServerErrors);
                     }
-                    Outcome::Success | Outcome::Failure => self.forget_streaks(),
+                    Outcome::Success | Outcome::Failure | Outcome::Overloaded => self.forget_streaks(),
                 }
             }
             _ if flags & MILD != 0 => {
@@ -242,8 +258,6 @@ fn clear(count: &AtomicU32) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use parking_lot::Mutex;
 
     use super::*;
@@ -292,6 +306,7 @@ mod tests {
 
     const SUCCESS: Ended = Ended::Answered(Outcome::Success);
     const FAILURE: Ended = Ended::Answered(Outcome::Failure);
+    const OVERLOADED: Ended = Ended::Answered(Outcome::Overloaded);
     const SERVER: Ended = Ended::Answered(Outcome::ServerError);
     const GATEWAY: Ended = Ended::Answered(Outcome::GatewayError);
 
@@ -314,6 +329,8 @@ mod tests {
             (twice(), vec![SERVER, SERVER], vec![ServerErrors]),
             (twice(), vec![SERVER, SUCCESS, SERVER], vec![]),
             (twice(), vec![SERVER, FAILURE, SERVER], vec![]),
+            (twice(), vec![SERVER, OVERLOADED, SERVER], vec![]),
+            (twice(), vec![SERVER, Ended::Refused, SERVER], vec![ServerErrors]),
             (twice(), vec![GATEWAY, SERVER], vec![ServerErrors]),
             (twice(), vec![GATEWAY, SERVER, GATEWAY], vec![ServerErrors]),
             (twice(), vec![GATEWAY, GATEWAY], vec![GatewayErrors, ServerErrors]),
@@ -372,7 +389,7 @@ mod tests {
         };
         let policy = OutlierDetection { success_rate: Some(success_rate), ..twice() };
         let endpoint = Endpoint::new(Some(policy), false);
-        endpoint.record(&[SUCCESS, FAILURE, Ended::TimedOut, Ended::NotConnected]);
+        endpoint.record(&[SUCCESS, FAILURE, Ended::TimedOut, Ended::NotConnected, Ended::Refused]);
         assert_eq!(endpoint.told.awake.load(Relaxed), 1);
         assert_eq!(endpoint.outcomes.take_totals(), (1, 2), "no call was made to what could not be connected");
         assert_eq!(endpoint.outcomes.take_totals(), (0, 0));

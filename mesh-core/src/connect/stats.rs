@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use http::HeaderMap;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
+use super::load::EndpointLoad;
 use super::outcomes::{Criteria, Ended, Outcomes};
+use super::reports;
 use crate::resource::endpoints::Address;
 
 /// One endpoint of one cluster, as calls see it.
@@ -17,6 +21,7 @@ pub(crate) struct EndpointStats {
     pub(crate) address: Address,
     pub(crate) cluster: Arc<str>,
     queue: Arc<SlotQueue>,
+    pub(crate) load: EndpointLoad,
     outcomes: Outcomes,
     criteria: Arc<Criteria>,
 }
@@ -29,6 +34,7 @@ impl EndpointStats {
             address,
             cluster,
             queue,
+            load: EndpointLoad::new(Instant::now()),
             outcomes: Outcomes::default(),
             criteria,
         }
@@ -64,8 +70,8 @@ impl EndpointStats {
         self.outcomes.is_ejected()
     }
 
-    pub(crate) fn set_ejected(&self, ejected: bool) {
-        self.outcomes.set_ejected(ejected);
+    pub(crate) fn eject(&self) {
+        self.outcomes.set_ejected(true);
     }
 
     /// Calls that were picked for this endpoint and have not ended; a stream counts until its end (A48).
@@ -84,9 +90,32 @@ impl EndpointStats {
     pub(super) fn take_answered(&self) -> bool {
         self.answered.swap(false, Ordering::Relaxed)
     }
+
+    /// The head or the trailers of a response, which may hold a report of the endpoint's load.
+    pub(crate) fn handle_headers(&self, headers: &HeaderMap) {
+        if self.criteria.reports.are_in_headers()
+            && let Some(report) = reports::in_headers(headers)
+        {
+            self.handle_report(&report, Instant::now());
+        }
+    }
+
+    /// A report came, by whatever way.
+    pub(super) fn handle_report(&self, report: &[u8], now: Instant) {
+        if let Some(weight) = self.criteria.reports.weight(report) {
+            self.load.handle_weight(weight, now);
+        }
+    }
+
+    /// Outlier detection lets it take calls again, as a new endpoint does.
+    pub(crate) fn restore(&self, now: Instant) {
+        self.outcomes.forget_streaks();
+        self.load.handle_ready(now);
+        self.outcomes.set_ejected(false);
+    }
 }
 
-/// Counts one call at an endpoint until it is dropped.
+/// One call at an endpoint: it counts as in flight until it is dropped.
 #[derive(Debug)]
 pub(crate) struct InFlight(Arc<EndpointStats>);
 
@@ -96,7 +125,7 @@ impl InFlight {
         Self(Arc::clone(stats))
     }
 
-    pub(crate) fn endpoint(&self) -> &Arc<EndpointStats> {
+    pub(crate) fn endpoint(&self) -> &EndpointStats {
         &self.0
     }
 }

@@ -14,7 +14,7 @@ use super::connectivity::{Connectivity, ConnectivityState, Phase};
 use super::first::connect_first;
 use super::outcomes::{Criteria, Ended, Streak};
 use super::stats::{EndpointStats, SlotQueue};
-use super::{Connect, Connection};
+use super::{Connect, Connection, load_reports};
 use crate::backoff::{Backoff, BackoffConfig};
 use crate::error::{BoxError, with_causes};
 use crate::resource::endpoints::Address;
@@ -81,7 +81,16 @@ struct State<N> {
     made: u64,
     driver: Option<AbortHandle>,
     expansion: Expansion,
+    reports: LoadReports,
     closed: bool,
+}
+
+/// The reports that the endpoint is asked for beside the calls.
+#[derive(Debug, Default)]
+struct LoadReports {
+    period: Option<Duration>,
+    /// The number of the connection on which they come, and the task that takes them.
+    stream: Option<(u64, AbortHandle)>,
 }
 
 /// Where the making of one more connection stands.
@@ -124,6 +133,7 @@ impl<C: Connect> Subchannel<C> {
                 made: 0,
                 driver: None,
                 expansion: Expansion::Allowed,
+                reports: LoadReports::default(),
                 closed: false,
             }),
         });
@@ -207,6 +217,26 @@ impl<C: Connect> Subchannel<C> {
         }
     }
 
+    /// The endpoint is asked for reports of its load about so often, beside the calls; `None`: it is not.
+    pub(crate) fn report_every(&self, period: Option<Duration>) {
+        let mut state = self.state.lock();
+        if state.reports.period != period {
+            state.reports.stop();
+            state.reports.period = period;
+            self.ask_for_reports(&mut state);
+        }
+    }
+
+    /// Has the reports come on the first connection there is, if there are to be any.
+    fn ask_for_reports(&self, state: &mut State<C::Connection>) {
+        let State { connections, reports, closed: false, .. } = state else { return };
+        if let (Some(period), None, Some((number, connection))) = (reports.period, &reports.stream, connections.first())
+        {
+            let watch = load_reports::watch(connection.clone(), period, self.stats.clone());
+            reports.stream = Some((*number, self.environment.handle.spawn(watch).abort_handle()));
+        }
+    }
+
     /// Takes no new calls; those in flight end in their own time, then the connections close.
     pub(crate) fn drain(&self) {
         self.end().iter().for_each(|(_, connection)| connection.drain());
@@ -223,6 +253,7 @@ impl<C: Connect> Subchannel<C> {
         if let Some(driver) = state.driver.take() {
             driver.abort();
         }
+        state.reports.stop();
         std::mem::take(&mut state.connections)
     }
 
@@ -251,10 +282,14 @@ impl<C: Connect> Subchannel<C> {
             connection.drain();
             return None;
         }
+        if state.connections.is_empty() {
+            self.stats.load.handle_ready(Instant::now());
+        }
         state.made += 1;
         let number = state.made;
         state.connections.push((number, connection.clone()));
         event(&mut state);
+        self.ask_for_reports(&mut state);
         drop(state);
         self.stats.connected();
         self.changed();
@@ -264,7 +299,13 @@ impl<C: Connect> Subchannel<C> {
     /// Hands out `connection` until it ends. It is not closed then: after a GOAWAY, its calls go on to their end.
     async fn keep(&self, connection: C::Connection, number: u64) -> BoxError {
         let why = connection.ended().await;
-        self.state.lock().connections.retain(|(other, _)| *other != number);
+        let mut state = self.state.lock();
+        state.connections.retain(|(other, _)| *other != number);
+        if state.reports.stream.as_ref().is_some_and(|(other, _)| *other == number) {
+            // Else the stream would keep the connection open whose calls have ended.
+            state.reports.stop();
+            self.ask_for_reports(&mut state);
+        }
         why
     }
 
@@ -277,6 +318,14 @@ impl<C: Connect> Subchannel<C> {
     fn changed(&self) {
         if let Some(observer) = self.environment.observer.upgrade() {
             observer.subchannel_changed(self.state());
+        }
+    }
+}
+
+impl LoadReports {
+    fn stop(&mut self) {
+        if let Some((_, stream)) = self.stream.take() {
+            stream.abort();
         }
     }
 }

@@ -8,6 +8,8 @@ use super::circuit_breakers::CircuitBreakers;
 use super::endpoints::{Address, Endpoints};
 use super::matcher::header::HeaderSource;
 use super::outlier_detection::OutlierDetection;
+use super::slow_start::SlowStart;
+use super::weighted_round_robin::WeightedRoundRobin;
 use crate::origin::{Origin, Sourced};
 
 /// A validated cluster.
@@ -122,7 +124,7 @@ pub(crate) enum AddressFamily {
 }
 
 /// How calls are spread over the endpoints of a priority.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Balancing {
     /// Whether localities share the calls by their weights (`wrr_locality`), or all endpoints of a priority are one set.
     pub(crate) by_locality: bool,
@@ -154,7 +156,7 @@ impl Default for Balancing {
 }
 
 /// The policy among the endpoints of a locality.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum EndpointPolicy {
     RoundRobin,
     /// Power of `choices` choices by calls in flight (A48); 2 to 10.
@@ -170,6 +172,15 @@ pub(crate) enum EndpointPolicy {
     RingHash(RingHash),
     /// By the hash of the request, with equal shares (Envoy).
     Maglev(Maglev),
+    /// By how long calls took and how many there are; no resource asks for it.
+    PeakEwma,
+    /// By what endpoints report of their load (A58).
+    WeightedRoundRobin(Arc<WeightedRoundRobin>),
+    /// Another policy, whose choices are passed over now and then while they are new.
+    SlowStart {
+        policy: Box<EndpointPolicy>,
+        slow_start: SlowStart,
+    },
 }
 
 impl EndpointPolicy {
@@ -182,6 +193,15 @@ impl EndpointPolicy {
     pub(crate) fn hash_header(&self) -> Option<&HeaderSource> {
         match self {
             Self::RingHash(config) => config.header.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// How the endpoints' reports of their load are weighed, if they are.
+    pub(crate) fn reports(&self) -> Option<&Arc<WeightedRoundRobin>> {
+        match self {
+            EndpointPolicy::WeightedRoundRobin(config) => Some(config),
+            EndpointPolicy::SlowStart { policy, .. } => policy.reports(),
             _ => None,
         }
     }

@@ -6,6 +6,7 @@ use super::cluster::{Balancing, EndpointPolicy, Maglev, RingHash, Subset};
 use super::hash_policy::{HashPolicy, HashSource};
 use super::outlier_detection::{Consecutive, FailurePercentage, OutlierDetection, SuccessRate};
 use super::retry_policy::{Hedge, RetryPolicy};
+use super::weighted_round_robin::WeightedRoundRobin;
 
 impl Display for Balancing {
     /// "wrr_locality, round_robin"
@@ -36,6 +37,31 @@ impl Display for EndpointPolicy {
                 }
             }
             Self::Maglev(Maglev { table_size, locality_weighted: _ }) => write!(f, "maglev (table_size {table_size})"),
+            Self::PeakEwma => f.write_str("peak_ewma"),
+            Self::WeightedRoundRobin(config) => config.fmt(f),
+            Self::SlowStart { policy, slow_start } => {
+                write!(f, "{policy}, slow_start_window {:?}", slow_start.window())
+            }
+        }
+    }
+}
+
+impl Display for WeightedRoundRobin {
+    /// "client_side_weighted_round_robin (blackout_period 10s, weight_expiration_period 180s, weight_update_period 1s)"
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { blackout_period, weight_expiration_period, weight_update_period, .. } = self;
+        f.write_str("client_side_weighted_round_robin (")?;
+        if let Some(period) = self.out_of_band() {
+            write!(f, "oob_reporting_period {period:?}, ")?;
+        }
+        write!(
+            f,
+            "blackout_period {blackout_period:?}, weight_expiration_period {weight_expiration_period:?}, \
+             weight_update_period {weight_update_period:?})"
+        )?;
+        match &self.slow_start {
+            Some(slow_start) => write!(f, ", slow_start_window {:?}", slow_start.window()),
+            None => Ok(()),
         }
     }
 }
@@ -146,14 +172,21 @@ impl Display for HashPolicy {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
     use crate::resource::matcher::header::HeaderSource;
+    use crate::resource::slow_start::SlowStart;
+    use crate::resource::weighted_round_robin::Reporting;
 
     #[test]
     fn policies_are_told_in_the_words_of_their_fields() {
         let header = HeaderSource::of("x-user");
+        let reporting = Reporting::OutOfBand(WeightedRoundRobin::OOB_REPORTING_PERIOD);
+        let weighted = WeightedRoundRobin { reporting, ..WeightedRoundRobin::default() };
+        let slow_start = SlowStart::new(Duration::from_secs(60), 1.0, 10.0).expect("a window");
+        let slowly = EndpointPolicy::SlowStart { policy: Box::new(EndpointPolicy::RoundRobin), slow_start };
         let ring = RingHash { header, ..RingHash::default() };
         let subset = Balancing {
             subset: Some(Subset::OfLocality(3)),
@@ -167,6 +200,13 @@ mod tests {
                 "ring_hash (minimum_ring_size 1024, maximum_ring_size 8388608, request_hash_header x-user)",
             ),
             (Balancing::new(false, EndpointPolicy::Maglev(Maglev::default())), "maglev (table_size 65537)"),
+            (Balancing::new(false, EndpointPolicy::PeakEwma), "peak_ewma"),
+            (
+                Balancing::new(true, EndpointPolicy::WeightedRoundRobin(Arc::new(weighted))),
+                "wrr_locality, client_side_weighted_round_robin (oob_reporting_period 10s, blackout_period 10s, \
+                 weight_expiration_period 180s, weight_update_period 1s)",
+            ),
+            (Balancing::new(false, slowly), "round_robin, slow_start_window 60s"),
         ] {
             assert_eq!(policy.to_string(), words);
         }

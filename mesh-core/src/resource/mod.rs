@@ -22,6 +22,8 @@ pub(crate) mod rewrite;
 pub(crate) mod route;
 pub(crate) mod route_answer;
 pub(crate) mod route_config;
+pub(crate) mod slow_start;
 pub(crate) mod verdict;
+pub(crate) mod weighted_round_robin;
 
 pub(crate) use decode::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION};

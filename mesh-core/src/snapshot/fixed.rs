@@ -19,8 +19,8 @@ use crate::resource::retry_policy::RetryPolicy;
 use crate::resource::route::{BadWeights, ClusterWeight, Forward, Route, RouteAction, RouteDeadline};
 use crate::resource::route_config::VirtualHost;
 
-/// Without a control plane nobody says which policy fits, and least request serves unequal endpoints best.
-const LOCAL_POLICY: EndpointPolicy = EndpointPolicy::LeastRequest { choices: 2 };
+/// Without a control plane nobody says which policy fits, and this one serves unequal endpoints best.
+const LOCAL_POLICY: EndpointPolicy = EndpointPolicy::PeakEwma;
 
 /// The snapshot of a target that is a list of addresses: every call goes to any of them.
 pub(crate) fn of_addresses(target: &Arc<str>, addresses: impl IntoIterator<Item = Address>) -> Snapshot {
@@ -112,8 +112,8 @@ impl SnapshotBuilder {
     }
 }
 
-/// A cluster of a snapshot made by hand. Its calls go to the endpoint with fewer calls in flight of two drawn at
-/// random, unless another policy is set.
+/// A cluster of a snapshot made by hand. Its calls go where they are expected to be answered soonest, unless another
+/// policy is set: see [`peak_ewma`](Self::peak_ewma).
 #[derive(Clone, Debug)]
 pub struct ClusterBuilder {
     name: Arc<str>,
@@ -144,6 +144,20 @@ impl ClusterBuilder {
                 self.endpoints.push(Endpoint::new(address));
             }
         }
+        self
+    }
+
+    /// Of two endpoints drawn at random, the call goes to the one that is expected to answer sooner: by how long its calls
+    /// took (a peak counts at once and is forgotten within some ten seconds), how many it has now, and how many of its
+    /// kind failed. The default.
+    pub fn peak_ewma(mut self) -> Self {
+        self.policy = Sourced::code(EndpointPolicy::PeakEwma);
+        self
+    }
+
+    /// Of two endpoints drawn at random, the call goes to the one with fewer calls in flight.
+    pub fn least_request(mut self) -> Self {
+        self.policy = Sourced::code(EndpointPolicy::LeastRequest { choices: 2 });
         self
     }
 

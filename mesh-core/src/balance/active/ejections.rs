@@ -80,7 +80,7 @@ impl<C: Connect> Active<C> {
         self.ejections.policy = policy;
         if ends {
             let returned = self.ejections.detector.clear();
-            self.restore(&returned);
+            self.restore(&returned, Instant::now());
         }
     }
 
@@ -103,7 +103,7 @@ impl<C: Connect> Active<C> {
         let look = Look { policy, now: Instant::now(), draw, counts };
         let is_ejected = ejections.detector.fail(address, streak, group, &look);
         if is_ejected {
-            failed.stats.set_ejected(true);
+            failed.stats.eject();
         }
         is_ejected
     }
@@ -141,7 +141,7 @@ impl<C: Connect> Active<C> {
             let hosts: Vec<_> = stats.iter().map(|stats| (&stats.address, totals(stats))).collect();
             *counted |= hosts.iter().any(|(_, totals)| *totals != Totals::default());
             for index in detector.sweep(&hosts, &look) {
-                stats[index].set_ejected(true);
+                stats[index].eject();
                 ejected = true;
             }
         }
@@ -150,15 +150,13 @@ impl<C: Connect> Active<C> {
         if sleeps {
             self.environment.criteria.sleep();
         }
-        self.restore(&returned);
+        self.restore(&returned, now);
         ejected || !returned.is_empty()
     }
 
-    fn restore(&self, returned: &[Address]) {
-        for subchannel in returned.iter().filter_map(|address| self.subchannels.get(address)) {
-            subchannel.stats.forget_streaks();
-            subchannel.stats.set_ejected(false);
-        }
+    fn restore(&self, returned: &[Address], now: Instant) {
+        let subchannels = returned.iter().filter_map(|address| self.subchannels.get(address));
+        subchannels.for_each(|subchannel| subchannel.stats.restore(now));
     }
 }
 

@@ -8,29 +8,40 @@
 mod least_request;
 mod maglev;
 mod own;
+mod peak_ewma;
 mod pick_first;
 mod random;
 mod ring_hash;
 mod round_robin;
+mod slow_start;
+mod static_stride;
 #[cfg(test)]
 mod testing;
+mod weighted_round_robin;
 
 use std::borrow::Cow;
 use std::sync::Arc;
+
+use tokio::time::Instant;
 
 use self::least_request::LeastRequest;
 use self::maglev::{Maglev, Table};
 pub(crate) use self::own::OwnPolicy;
 pub use self::own::PolicyFactory;
+pub use self::peak_ewma::PeakEwma;
 use self::pick_first::Chosen;
 pub(crate) use self::pick_first::{PickFirst, order};
 use self::random::Random;
 use self::ring_hash::{Ring, RingHash};
 use self::round_robin::RoundRobin;
+use self::slow_start::SlowStarting;
+use self::weighted_round_robin::WeightedRoundRobin;
 use crate::connect::ConnectivityState::{self, Connecting, Idle, Ready, Shutdown, TransientFailure};
 use crate::connect::EndpointStats;
 use crate::resource::cluster::{EndpointPolicy, RingHash as RingHashConfig};
 use crate::resource::endpoints::Address;
+use crate::resource::slow_start::SlowStart;
+use crate::resource::weighted_round_robin::WeightedRoundRobin as WeightedRoundRobinConfig;
 
 /// Chooses among the endpoints of a group: a locality, or a whole priority.
 ///
@@ -46,6 +57,16 @@ pub trait Policy: Send + Sync {
     fn is_sticky(&self) -> bool {
         false
     }
+
+    /// Whether it judges endpoints by how long their calls take: only then the clock is read for each call.
+    #[doc(hidden)]
+    fn times_calls(&self) -> bool {
+        false
+    }
+
+    /// Tells the time, as often as the mesh's own policies ask for it.
+    #[doc(hidden)]
+    fn handle_tick(&self, _members: &[Member], _now: Instant) {}
 }
 
 /// One endpoint of a group, as a policy sees it.
@@ -82,6 +103,8 @@ pub struct PickRequest<'a> {
     pub(crate) avoid: &'a [Address],
     /// The hash of the request (A42); `None`: nothing asks for one, or the request has nothing to hash.
     pub(crate) hash: Option<u64>,
+    /// When the call is made, for a policy that [times calls](Policy::times_calls).
+    pub(crate) now: Option<Instant>,
 }
 
 impl PickRequest<'_> {
@@ -134,6 +157,9 @@ pub(crate) enum Plan {
     Maglev(Arc<Table>),
     PickFirst,
     Own(OwnPolicy),
+    PeakEwma,
+    WeightedRoundRobin(Arc<WeightedRoundRobinConfig>),
+    SlowStart { plan: Box<Plan>, slow_start: SlowStart },
 }
 
 impl Plan {
@@ -148,12 +174,21 @@ impl Plan {
             }
             EndpointPolicy::PickFirst { .. } => Self::PickFirst,
             EndpointPolicy::Maglev(config) => Self::Maglev(Arc::new(Table::new(config, candidates()))),
+            EndpointPolicy::PeakEwma => Self::PeakEwma,
+            EndpointPolicy::WeightedRoundRobin(config) => Self::WeightedRoundRobin(config.clone()),
+            EndpointPolicy::SlowStart { policy, slow_start } => {
+                Self::SlowStart { plan: Box::new(Self::new(policy, candidates)), slow_start: *slow_start }
+            }
         }
     }
 
     /// Whether the policy must see every endpoint of the group, or only those that are READY.
     pub(crate) fn wants_all(&self) -> bool {
-        matches!(self, Self::RingHash(..) | Self::Maglev(_))
+        match self {
+            Self::RingHash(..) | Self::Maglev(_) => true,
+            Self::SlowStart { plan, .. } => plan.wants_all(),
+            _ => false,
+        }
     }
 
     /// The policy among these members: all of the group in the order of their indices, or the READY ones.
@@ -166,6 +201,13 @@ impl Plan {
             Self::Own(policy) => policy.0.start(members),
             Self::Maglev(table) => Box::new(Maglev::new(table, members)),
             Self::RingHash(config, ring) => Box::new(RingHash::new(config, ring, members)),
+            Self::PeakEwma => Box::new(PeakEwma),
+            Self::WeightedRoundRobin(config) => {
+                Box::new(WeightedRoundRobin::new(config.clone(), members, fastrand::u64(..), Instant::now()))
+            }
+            Self::SlowStart { plan, slow_start } => {
+                SlowStarting::around(plan.start(members), *slow_start, members, Instant::now())
+            }
         }
     }
 }

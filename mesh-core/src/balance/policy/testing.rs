@@ -21,3 +21,8 @@ pub(super) fn candidates<'a>(keys: &[(&'a str, u32)]) -> Vec<Candidate<'a>> {
 pub(super) fn members(states: &[ConnectivityState]) -> Vec<Member> {
     (1..).zip(states).map(|(number, state)| Member { stats: stats(number), weight: 1, state: *state }).collect()
 }
+
+/// So many members, all READY.
+pub(super) fn ready(count: usize) -> Vec<Member> {
+    members(&vec![ConnectivityState::Ready; count])
+}

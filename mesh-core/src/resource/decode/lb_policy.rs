@@ -1,10 +1,13 @@
 //! How a cluster is balanced: `lb_policy` (A27, A48) and `load_balancing_policy` (A52).
 
+use std::sync::Arc;
+
 use mesh_xds_proto::envoy::config::cluster::v3 as proto;
 use mesh_xds_proto::envoy::config::cluster::v3::LoadBalancingPolicy;
 use mesh_xds_proto::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
 use mesh_xds_proto::envoy::config::cluster::v3::cluster::ring_hash_lb_config::HashFunction as LegacyHashFunction;
 use mesh_xds_proto::envoy::config::cluster::v3::cluster::{LbConfig, LbPolicy, RingHashLbConfig};
+use mesh_xds_proto::envoy::extensions::load_balancing_policies::client_side_weighted_round_robin::v3::ClientSideWeightedRoundRobin;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::least_request::v3::LeastRequest;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::maglev::v3::Maglev as MaglevMessage;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::pick_first::v3::PickFirst;
@@ -17,7 +20,9 @@ use mesh_xds_proto::envoy::extensions::load_balancing_policies::wrr_locality::v3
 
 use super::named_policy::{self, named_policy};
 use super::place::{At, cut, quoted};
+use super::slow_start::started_slowly;
 use super::value::Extension;
+use super::weighted_round_robin::weighted_round_robin;
 use crate::resource::cluster::{Balancing, EndpointPolicy, Maglev, RingHash, Subset};
 use crate::resource::verdict::Fields;
 
@@ -73,14 +78,23 @@ fn judge_config(cluster: &proto::Cluster, at: &At<'_>) {
 /// The old field: localities always share by weight.
 fn by_name(cluster: &proto::Cluster, at: &At<'_>) -> Option<Balancing> {
     let policy = match LbPolicy::try_from(cluster.lb_policy) {
-        Ok(LbPolicy::RoundRobin) => EndpointPolicy::RoundRobin,
-        Ok(LbPolicy::LeastRequest) => {
-            let at = &at.field("least_request_lb_config");
-            let choices = match &cluster.lb_config {
-                Some(LbConfig::LeastRequestLbConfig(config)) => config.choice_count,
+        Ok(LbPolicy::RoundRobin) => {
+            let at = &at.field("round_robin_lb_config");
+            let slow_start = match &cluster.lb_config {
+                Some(LbConfig::RoundRobinLbConfig(config)) => config.slow_start_config.as_ref(),
                 _ => None,
             };
-            least_request(choices, &at.field("choice_count"))?
+            started_slowly(EndpointPolicy::RoundRobin, slow_start, at)
+        }
+        Ok(LbPolicy::LeastRequest) => {
+            let at = &at.field("least_request_lb_config");
+            let (choices, slow_start) = match &cluster.lb_config {
+                Some(LbConfig::LeastRequestLbConfig(config)) => {
+                    (config.choice_count, config.slow_start_config.as_ref())
+                }
+                _ => (None, None),
+            };
+            started_slowly(least_request(choices, &at.field("choice_count"))?, slow_start, at)
         }
         Ok(LbPolicy::Random) => EndpointPolicy::Random,
         Ok(LbPolicy::Maglev) => {
@@ -225,11 +239,25 @@ fn supported(extension: &Extension<'_>, at: &At<'_>, depth: usize) -> Found {
         wrr_locality(extension, at, depth)
     } else if extension.is::<RoundRobin>() {
         let config = extension.unpack::<RoundRobin>(at);
-        config.inspect(|config| config.judge(at)).map(|_| whole_priority(EndpointPolicy::RoundRobin))
+        let config = config.inspect(|config| config.judge(at));
+        let policy =
+            |config: RoundRobin| started_slowly(EndpointPolicy::RoundRobin, config.slow_start_config.as_ref(), at);
+        config.map(policy).map(whole_priority)
     } else if extension.is::<LeastRequest>() {
         let config = extension.unpack::<LeastRequest>(at);
         let config = config.inspect(|config| config.judge(at));
-        config.and_then(|config| least_request(config.choice_count, &at.field("choice_count"))).map(whole_priority)
+        let policy = |config: LeastRequest| {
+            Some(started_slowly(
+                least_request(config.choice_count, &at.field("choice_count"))?,
+                config.slow_start_config.as_ref(),
+                at,
+            ))
+        };
+        config.and_then(policy).map(whole_priority)
+    } else if extension.is::<ClientSideWeightedRoundRobin>() {
+        let config = extension.unpack::<ClientSideWeightedRoundRobin>(at);
+        let config = config.and_then(|config| weighted_round_robin(&config, at));
+        config.map(|config| whole_priority(EndpointPolicy::WeightedRoundRobin(Arc::new(config))))
     } else if extension.is::<PickFirst>() {
         let config = extension.unpack::<PickFirst>(at);
         let config = config.inspect(|config| config.judge(at));

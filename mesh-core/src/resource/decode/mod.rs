@@ -25,9 +25,11 @@ mod route_action;
 mod route_config;
 mod route_match;
 mod seen;
+mod slow_start;
 #[cfg(test)]
 mod tests;
 pub(super) mod value;
+mod weighted_round_robin;
 
 use std::any::Any;
 use std::sync::Arc;

@@ -113,7 +113,7 @@ macro_rules! is_set_unless_default {
         }
     )*};
 }
-is_set_unless_default!(bool, i32, i64, u32);
+is_set_unless_default!(bool, i32, i64, u32, f64);
 
 #[cfg(test)]
 mod tests {

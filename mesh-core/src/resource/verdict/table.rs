@@ -877,11 +877,22 @@ messages! {
     "LeastRequestLbConfig" cluster::cluster::LeastRequestLbConfig {
         choice_count: Act("2 to 10; more is 10, less is refused (A48)"),
         active_request_bias: Ignore(NO_MEANING),
-        slow_start_config: Ignore,
+        slow_start_config: Act,
     }
 
     "RoundRobinLbConfig" cluster::cluster::RoundRobinLbConfig {
-        slow_start_config: Ignore,
+        slow_start_config: Act,
+    }
+
+    "Cluster.SlowStartConfig" cluster::cluster::SlowStartConfig {
+        slow_start_window: Act("without it there is no slow start"),
+        aggression: Act("above 0"),
+        min_weight_percent: Act("0 to 100"),
+    }
+
+    "RuntimeDouble" core::RuntimeDouble {
+        default_value: Act,
+        runtime_key: Ignore("there is no runtime; the default holds (A28)"),
     }
 
     "MaglevLbConfig" cluster::cluster::MaglevLbConfig {
@@ -925,14 +936,14 @@ messages! {
     }
 
     "RoundRobin" policies::round_robin::v3::RoundRobin {
-        slow_start_config: Ignore,
+        slow_start_config: Act,
         locality_lb_config: Ignore(NO_MEANING),
     }
 
     "LeastRequest" policies::least_request::v3::LeastRequest {
         choice_count: Act("2 to 10; more is 10, less is refused (A48)"),
         active_request_bias: Ignore(NO_MEANING),
-        slow_start_config: Ignore,
+        slow_start_config: Act,
         locality_lb_config: Ignore(NO_MEANING),
         enable_full_scan: Ignore if is_true,
         selection_method: Ignore,
@@ -961,6 +972,24 @@ messages! {
 
     "PickFirst" policies::pick_first::v3::PickFirst {
         shuffle_address_list: Act("by weight (A62, A113)"),
+    }
+
+    "ClientSideWeightedRoundRobin" policies::client_side_weighted_round_robin::v3::ClientSideWeightedRoundRobin {
+        enable_oob_load_report: Act,
+        oob_reporting_period: Act("if `enable_oob_load_report`; 10 s if unset"),
+        blackout_period: Act("10 s if unset"),
+        weight_expiration_period: Act("3 min if unset"),
+        weight_update_period: Act("1 s if unset, at least 100 ms"),
+        error_utilization_penalty: Act("1 if unset; a negative one is refused"),
+        metric_names_for_computing_utilization: Act("A114; names of no metric are never reported"),
+        slow_start_config: Act("A100"),
+        oob_reporting_config: Ignore("reports come over the endpoint's own connection"),
+    }
+
+    "SlowStartConfig" policies::common::v3::SlowStartConfig {
+        slow_start_window: Act("without it there is no slow start"),
+        aggression: Act("above 0"),
+        min_weight_percent: Act("0 to 100"),
     }
 
     "Random" policies::random::v3::Random {

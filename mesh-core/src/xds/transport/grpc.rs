@@ -132,8 +132,8 @@ impl Transport for GrpcTransport {
         let inner = self.inner.clone();
         Box::pin(async move {
             let slot = inner.slot().await?;
-            let request = inner.head(method)?;
-            Ok(Box::new(GrpcStream::new(slot, request, inner.options.max_response)) as Box<dyn Stream>)
+            let uri = inner.uri(method).map_err(|error| StreamError::new(format!("INTERNAL: {error}")))?;
+            Ok(Box::new(GrpcStream::new(slot, uri, inner.options.max_response)) as Box<dyn Stream>)
         })
     }
 }
@@ -180,18 +180,17 @@ impl Inner {
         let scheme = if self.credentials.is_tls() { "https" } else { "http" };
         Uri::builder().scheme(scheme).authority(self.authority.as_str()).path_and_query(path).build()
     }
+}
 
-    fn head(&self, method: &'static str) -> Result<Request<()>, StreamError> {
-        let uri = self.uri(method).map_err(|error| StreamError::new(format!("INTERNAL: {error}")))?;
-        let mut request = Request::new(());
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = uri;
-        let headers = request.headers_mut();
-        headers.insert(TE, TRAILERS);
-        headers.insert(CONTENT_TYPE, GRPC);
-        headers.insert(USER_AGENT, AGENT);
-        Ok(request)
-    }
+fn head(uri: Uri) -> Request<()> {
+    let mut request = Request::new(());
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = uri;
+    let headers = request.headers_mut();
+    headers.insert(TE, TRAILERS);
+    headers.insert(CONTENT_TYPE, GRPC);
+    headers.insert(USER_AGENT, AGENT);
+    request
 }
 
 fn complained(connection: &Connection) -> bool {
@@ -201,8 +200,8 @@ fn complained(connection: &Connection) -> bool {
     }
 }
 
-/// One bidirectional stream.
-struct GrpcStream {
+/// One stream of messages both ways.
+pub(crate) struct GrpcStream {
     outbox: PollSender<Bytes>,
     state: StreamState,
     received: Deframer,
@@ -227,11 +226,17 @@ impl Body for Outbox {
 }
 
 impl GrpcStream {
-    fn new(slot: Slot, head: Request<()>, limit: usize) -> Self {
+    /// Starts a stream of the method that the URI's path names; messages longer than `limit` end it.
+    pub(crate) fn new(slot: Slot, uri: Uri, limit: usize) -> Self {
         let (outbox, messages) = mpsc::channel(1);
-        let request = Outgoing::from(head.map(|()| Outbox(messages)));
+        let request = Outgoing::from(head(uri).map(|()| Outbox(messages)));
         let state = StreamState::Head(Box::new(slot.send(request)));
         Self { outbox: PollSender::new(outbox), state, received: Deframer::new(limit) }
+    }
+
+    /// Sends no more: the method takes one message only.
+    pub(crate) fn finish(&mut self) {
+        self.outbox.close();
     }
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, StreamError>> {

@@ -28,6 +28,7 @@ use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsCo
 use mesh_xds_proto::envoy::r#type::matcher::v3::RegexMatcher;
 use mesh_xds_proto::envoy::r#type::v3::{FractionalPercent, Int64Range};
 use policies::client_side_weighted_round_robin::v3::ClientSideWeightedRoundRobin;
+use policies::common::v3::SlowStartConfig;
 use policies::least_request::v3::LeastRequest;
 use policies::round_robin::v3::RoundRobin;
 use policies::wrr_locality::v3::WrrLocality;
@@ -574,16 +575,19 @@ fn load_balancing_policies() {
             let policies = [any(&wrong), any(&RoundRobin::default())];
             f.cluster.load_balancing_policy = Some(balanced_by(policies));
         }),
-        differs(
-            "WrrLocality{ClientSideWeightedRoundRobin}",
-            Served,
-            Nack,
-            "weighted_round_robin is not built yet, and no policy stands behind it",
-            |f| {
-                let inner = balanced_by([any(&ClientSideWeightedRoundRobin::default())]);
-                f.cluster.load_balancing_policy = Some(balanced_by([any(&in_localities(inner))]));
-            },
-        ),
+        same("WrrLocality{ClientSideWeightedRoundRobin}", Served, |f| {
+            let inner = balanced_by([any(&ClientSideWeightedRoundRobin::default())]);
+            f.cluster.load_balancing_policy = Some(balanced_by([any(&in_localities(inner))]));
+        }),
+        same("ClientSideWeightedRoundRobin with slow start", Served, |f| {
+            let slow_start_config = Some(SlowStartConfig::default());
+            let config = ClientSideWeightedRoundRobin { slow_start_config, ..Default::default() };
+            f.cluster.load_balancing_policy = Some(balanced_by([any(&config)]));
+        }),
+        same("negative error_utilization_penalty", Nack, |f| {
+            let config = ClientSideWeightedRoundRobin { error_utilization_penalty: Some(-1.0), ..Default::default() };
+            f.cluster.load_balancing_policy = Some(balanced_by([any(&config)]));
+        }),
         same("no supported policy", Nack, |f| {
             f.cluster.load_balancing_policy = Some(balanced_by([any_of("x.Y")]));
         }),

@@ -7,6 +7,7 @@ mod errors;
 mod fixture;
 mod fuzz;
 mod istio;
+mod load;
 mod named_policy;
 mod outlier_detection;
 mod retry_policy;

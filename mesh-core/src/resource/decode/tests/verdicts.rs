@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use mesh_xds_proto::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType};
+use mesh_xds_proto::envoy::config::core::v3::RuntimeDouble;
 use mesh_xds_proto::envoy::config::route::v3 as route;
 use mesh_xds_proto::envoy::config::route::v3::route_action::ClusterSpecifier;
 use mesh_xds_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
@@ -232,6 +233,11 @@ fn place(full_name: &str, sample: &[u8], f: &mut Fixture) {
             merge(&mut f.cluster, &nested(10, &nested(1, &nested(8, sample))));
         }
         "config.cluster.v3.OutlierDetection" => merge(&mut f.cluster, &nested(19, sample)),
+        "config.core.v3.RuntimeDouble" => {
+            // A value that `aggression` may have.
+            let value = [sample, &RuntimeDouble { default_value: 1.0, ..Default::default() }.encode_to_vec()].concat();
+            merge(&mut f.cluster, &nested(56, &nested(1, &nested(2, &value))));
+        }
         policy if policy.starts_with("extensions.load_balancing_policies.") => {
             f.cluster.load_balancing_policy = Some(balanced_by([packed]));
         }
