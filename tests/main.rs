@@ -24,6 +24,7 @@ mod outlier_detection;
 mod peers;
 mod pick_first;
 mod policies;
+mod rate_limiting;
 mod retry;
 mod route_actions;
 mod routing;

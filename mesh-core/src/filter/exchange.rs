@@ -7,16 +7,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Extensions, Response};
+use tokio::time::Instant;
 
 use super::fault::{self, ActiveFault};
 use crate::call::{AnswerProtocol, Call};
 use crate::resource::answer::Answer;
 use crate::resource::filter::FilterConfig;
 use crate::resource::filter::header_mutation::Change;
+use crate::resource::filter::rate_limit::{Limited, LocalRateLimit};
 use crate::resource::filter::template::{Facts, Message};
 use crate::resource::matcher::RequestHead;
 use crate::resource::rewrite::rewrite_authority;
 use crate::snapshot::{Chain, ChainFilter, ClusterEntry, RouteSteps};
+
+/// What a refused call is told, as by Envoy.
+const RATE_LIMITED: &str = "local_rate_limited";
 
 /// What the filters count, for as long as their layer lives.
 #[derive(Debug, Default)]
@@ -57,6 +62,7 @@ pub(super) struct Pause {
 pub(super) enum Step {
     Continue,
     Answer(Answer),
+    Respond(Response<Bytes>),
     Pause { delay: Duration, then: Option<Answer>, active: ActiveFault },
 }
 
@@ -80,6 +86,7 @@ impl Exchange {
             match self.pass(filter, head) {
                 Step::Continue => {}
                 Step::Answer(answer) => return Next::Answer(self.respond(answer)),
+                Step::Respond(response) => return Next::Answer(response),
                 Step::Pause { delay, then, active } => {
                     return Next::Pause(Pause { delay, then, next: index + 1, _active: active });
                 }
@@ -102,6 +109,22 @@ impl Exchange {
             FilterConfig::HeaderMutation(config) => {
                 self.change_request(&config.changes.request, head);
                 Step::Continue
+            }
+            FilterConfig::LocalRateLimit(limit) => self.limit(limit, head),
+        }
+    }
+
+    fn limit(&self, limit: &LocalRateLimit, head: &mut Parts) -> Step {
+        match limit.decide(Instant::now(), || fastrand::u32(..1_000_000)) {
+            Limited::Passes => Step::Continue,
+            Limited::PassesWithoutToken => {
+                self.change_request(&limit.unenforced, head);
+                Step::Continue
+            }
+            Limited::Refused => {
+                let mut response = self.respond(Answer::new(limit.status, RATE_LIMITED));
+                self.change_response(&limit.refused, &mut response);
+                Step::Respond(response)
             }
         }
     }
@@ -130,7 +153,7 @@ impl Exchange {
         for filter in self.chain.filters.iter().rev() {
             match &filter.config {
                 FilterConfig::HeaderMutation(config) => self.change_response(&config.changes.response, &mut response),
-                FilterConfig::Fault(_) => {}
+                FilterConfig::Fault(_) | FilterConfig::LocalRateLimit(_) => {}
             }
         }
         response

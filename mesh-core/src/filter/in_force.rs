@@ -29,6 +29,7 @@ fn names(chain: Option<&Chain>) -> String {
     let name = |config: &FilterConfig| match config {
         FilterConfig::Fault(_) => "fault",
         FilterConfig::HeaderMutation(_) => "header_mutation",
+        FilterConfig::LocalRateLimit(_) => "local_ratelimit",
     };
     filters.map(|filter| name(&filter.config)).collect::<Vec<_>>().join(", ")
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use tower_layer::Layer;
 
 use super::exchange::Running;
-use super::{Fault, Filter, HeaderMutation};
+use super::{Fault, Filter, HeaderMutation, LocalRateLimit};
 use crate::call::AnswerProtocol;
 use crate::resource::filter::{FilterConfig, HeaderMutationConfig};
 use crate::snapshot::{Chain, ChainFilter};
@@ -124,5 +124,55 @@ impl<S> Layer<S> for HeaderMutationLayer {
 
     fn layer(&self, inner: S) -> Filter<S> {
         Filter { fixed: Some(self.chain.clone()), ..FilterLayer::new().layer(inner) }
+    }
+}
+
+/// Holds all calls to a rate.
+///
+/// ```
+/// use std::time::Duration;
+/// use bytes::Bytes;
+/// use http::{Request, Response, StatusCode};
+/// use mesh_core::filter::{LocalRateLimit, LocalRateLimitLayer};
+/// use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let limit = LocalRateLimit::new(1, 1, Duration::from_secs(60));
+/// let mut service = ServiceBuilder::new().layer(LocalRateLimitLayer::new(limit)).service(service_fn(
+///     |_: Request<()>| async {
+///         Ok::<_, std::convert::Infallible>(Response::new(http_body_util::Full::new(Bytes::new())))
+///     },
+/// ));
+/// for status in [StatusCode::OK, StatusCode::TOO_MANY_REQUESTS] {
+///     let response = service.ready().await.unwrap().call(Request::new(())).await.unwrap();
+///     assert_eq!(response.status(), status);
+/// }
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct LocalRateLimitLayer {
+    chain: Arc<Chain>,
+    filters: FilterLayer,
+}
+
+impl LocalRateLimitLayer {
+    /// A layer that holds calls to this rate; its services share the bucket.
+    pub fn new(limit: LocalRateLimit) -> Self {
+        let filter = ChainFilter { config: FilterConfig::LocalRateLimit(Arc::new(limit)) };
+        Self { chain: Arc::new(Chain::of(vec![filter])), filters: FilterLayer::new() }
+    }
+
+    /// What the calls speak, and so what a refused call is answered with; gRPC's is the adapter's.
+    pub fn protocol(mut self, protocol: &'static dyn AnswerProtocol) -> Self {
+        self.filters = self.filters.protocol(protocol);
+        self
+    }
+}
+
+impl<S> Layer<S> for LocalRateLimitLayer {
+    type Service = Filter<S>;
+
+    fn layer(&self, inner: S) -> Filter<S> {
+        Filter { fixed: Some(self.chain.clone()), ..self.filters.layer(inner) }
     }
 }

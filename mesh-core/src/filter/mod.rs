@@ -14,12 +14,13 @@
 //! |---|---|
 //! | [`Fault`] | delays and aborts calls (A33) |
 //! | [`HeaderMutation`] | changes headers of requests and responses (Envoy) |
+//! | [`LocalRateLimit`] | refuses calls beyond a rate (Envoy) |
 //! | the route itself, last | changes headers, path and authority, redirects, answers directly (Envoy) |
 //!
 //! A new filter is a configuration in `resource/filter/` with its decoder, and a case in `exchange.rs`.
 //!
-//! Without a [`Call`] that a route was chosen for, [`FilterLayer`] does nothing; [`FaultLayer`] and
-//! [`HeaderMutationLayer`] have a configuration of their own and work around any service.
+//! Without a [`Call`] that a route was chosen for, [`FilterLayer`] does nothing; [`FaultLayer`],
+//! [`HeaderMutationLayer`] and [`LocalRateLimitLayer`] have a configuration of their own and work around any service.
 
 mod body;
 mod exchange;
@@ -37,7 +38,7 @@ pub use body::ResponseBody;
 pub use future::ResponseFuture;
 use http::{Request, Response};
 pub(crate) use in_force::in_force;
-pub use layer::{FaultLayer, FilterLayer, HeaderMutationLayer};
+pub use layer::{FaultLayer, FilterLayer, HeaderMutationLayer, LocalRateLimitLayer};
 use tower_service::Service;
 
 use self::exchange::{Exchange, Next, Running};
@@ -46,6 +47,7 @@ use crate::call::Call;
 pub use crate::resource::answer::{Answer, AnswerStatus};
 pub use crate::resource::filter::fault::Fault;
 pub use crate::resource::filter::header_mutation::HeaderMutation;
+pub use crate::resource::filter::rate_limit::LocalRateLimit;
 use crate::snapshot::Chain;
 
 /// Passes each call through the filters that are in force for it.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use mesh_xds_proto::envoy::config::route::v3::FilterConfig as Wrapper;
 use mesh_xds_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use mesh_xds_proto::envoy::extensions::filters::http::header_mutation::v3::{HeaderMutation, HeaderMutationPerRoute};
+use mesh_xds_proto::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use mesh_xds_proto::envoy::extensions::filters::http::router::v3::Router;
 use mesh_xds_proto::envoy::extensions::filters::http::stateful_session::v3::{
     StatefulSession, StatefulSessionPerRoute,
@@ -23,6 +24,7 @@ use prost_types::Any;
 use super::fault::fault;
 use super::header_mutation::mutations;
 use super::place::{At, quoted};
+use super::rate_limit::local_rate_limit;
 use super::value::Extension;
 use crate::resource::filter::{FilterConfig, HeaderMutationConfig, HttpFilter, HttpFilters, Override, Overrides};
 use crate::resource::verdict::Fields;
@@ -89,6 +91,8 @@ fn kind(filter: &proto::HttpFilter, at: &At<'_>) -> Kind {
         extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(faults(&message, place)))
     } else if extension.is::<HeaderMutation>() {
         extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(header_changes(&message, place)))
+    } else if extension.is::<LocalRateLimit>() {
+        extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(rate_limit(&message, false, place)))
     } else if extension.is::<StatefulSession>() {
         judge::<StatefulSession>(&extension, place);
         Kind::Inert
@@ -137,6 +141,9 @@ fn unwrapped(extension: &Extension<'_>, is_optional: bool, at: &At<'_>) -> Optio
         let changes = Arc::new(mutations(message.mutations.as_ref(), at));
         return Some(FilterConfig::HeaderMutation(HeaderMutationConfig { changes, most_specific_wins: false }));
     }
+    if extension.is::<LocalRateLimit>() {
+        return Some(rate_limit(&extension.unpack(at)?, true, at));
+    }
     if extension.is::<StatefulSessionPerRoute>() {
         judge::<StatefulSessionPerRoute>(extension, at);
     } else {
@@ -154,6 +161,10 @@ fn header_changes(message: &HeaderMutation, at: &At<'_>) -> FilterConfig {
     let changes = Arc::new(mutations(message.mutations.as_ref(), at));
     let most_specific_wins = message.most_specific_header_mutations_wins;
     FilterConfig::HeaderMutation(HeaderMutationConfig { changes, most_specific_wins })
+}
+
+fn rate_limit(message: &LocalRateLimit, is_override: bool, at: &At<'_>) -> FilterConfig {
+    FilterConfig::LocalRateLimit(Arc::new(local_rate_limit(message, is_override, at)))
 }
 
 fn judge<M: Message + Default + Name + Fields>(extension: &Extension<'_>, at: &At<'_>) {

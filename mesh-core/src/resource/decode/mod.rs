@@ -18,6 +18,7 @@ mod mirror;
 mod named_policy;
 mod outlier_detection;
 pub(super) mod place;
+mod rate_limit;
 mod resolution;
 mod retry_policy;
 mod rewrite;

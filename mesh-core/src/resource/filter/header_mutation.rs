@@ -109,7 +109,7 @@ impl HeaderMutation {
 }
 
 impl Change {
-    fn literal(name: HeaderName, value: HeaderValue, action: AppendAction) -> Self {
+    pub(crate) fn literal(name: HeaderName, value: HeaderValue, action: AppendAction) -> Self {
         Self::Add(Addition { name, value: Template::Literal(value), action, keep_empty: true })
     }
 

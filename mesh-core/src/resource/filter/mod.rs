@@ -6,6 +6,7 @@
 
 pub(crate) mod fault;
 pub(crate) mod header_mutation;
+pub(crate) mod rate_limit;
 pub(crate) mod template;
 
 use std::collections::HashMap;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use fault::Fault;
 use header_mutation::HeaderMutation;
+use rate_limit::LocalRateLimit;
 
 /// The filters of a listener in their order, without the router that ends the list.
 #[derive(Debug, Default)]
@@ -33,6 +35,8 @@ pub(crate) struct HttpFilter {
 pub(crate) enum FilterConfig {
     Fault(Arc<Fault>),
     HeaderMutation(HeaderMutationConfig),
+    /// With its bucket: where it is in force, calls share that.
+    LocalRateLimit(Arc<LocalRateLimit>),
 }
 
 /// The filter `header_mutation`, or what a route adds to it.
@@ -115,6 +119,7 @@ impl FilterConfig {
         match self {
             Self::Fault(fault) => fault.is_idle(),
             Self::HeaderMutation(config) => config.changes.is_idle(),
+            Self::LocalRateLimit(limit) => limit.is_idle(),
         }
     }
 }

@@ -254,6 +254,37 @@ messages! {
         reject_connect_request_early_data: Ignore,
     }
 
+    "LocalRateLimit" filters::local_ratelimit::v3::LocalRateLimit {
+        stat_prefix: Act("required, as in Envoy"),
+        status: Act("below 400 it is 429; UNAVAILABLE to gRPC"),
+        token_bucket: Act("as in Envoy; a resource that changes brings a full one"),
+        filter_enabled: Act("default 0 %, as in Envoy"),
+        filter_enforced: Act("default 0 %, as in Envoy"),
+        request_headers_to_add_when_not_enforced: Act,
+        response_headers_to_add: Act("of refused calls"),
+        descriptors: Ignore("every call takes a token of `token_bucket`"),
+        stage: Ignore,
+        local_rate_limit_per_downstream_connection: Ignore("a client has no downstream connection"),
+        local_cluster_rate_limit: Ignore,
+        enable_x_ratelimit_headers: Ignore,
+        vh_rate_limits: Ignore,
+        always_consume_default_token_bucket: Ignore,
+        rate_limited_as_resource_exhausted: Act,
+        rate_limits: Ignore,
+        max_dynamic_descriptors: Ignore,
+        enable_retry_after_header: Ignore,
+    }
+
+    "TokenBucket" envoy_type::TokenBucket {
+        max_tokens: Act("above 0"),
+        tokens_per_fill: Act("default 1; they come evenly, as in Envoy"),
+        fill_interval: Act("at least 50 ms, as in Envoy"),
+    }
+
+    "HttpStatus" envoy_type::HttpStatus {
+        code: Act,
+    }
+
     "HTTPFault" filters::fault::v3::HttpFault {
         delay: Act("A33"),
         abort: Act("A33; behind the delay"),

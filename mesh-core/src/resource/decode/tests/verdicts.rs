@@ -147,6 +147,7 @@ fn place(full_name: &str, sample: &[u8], f: &mut Fixture) {
         }
         "extensions.filters.http.router.v3.Router" => f.manager.http_filters[0] = filter_of("router", packed),
         "extensions.filters.http.fault.v3.HTTPFault"
+        | "extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
         | "extensions.filters.http.stateful_session.v3.StatefulSession" => {
             f.manager.http_filters.insert(0, filter_of("x", packed));
         }

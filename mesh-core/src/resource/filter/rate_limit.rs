@@ -1,0 +1,221 @@
+//! A rate that calls are held to by the client itself (Envoy's `local_ratelimit`).
+
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use tokio::time::Instant;
+
+use super::header_mutation::{AppendAction, Change};
+use crate::resource::answer::AnswerStatus;
+
+const MILLION: u32 = 1_000_000;
+/// Envoy's least time between fills.
+pub(crate) const LEAST_INTERVAL: Duration = Duration::from_millis(50);
+const RESOURCE_EXHAUSTED: AnswerStatus = AnswerStatus::Grpc(8);
+
+/// A rate that calls are held to: each takes a token from a bucket, and a call that finds none is refused at once.
+///
+/// ```
+/// use std::time::Duration;
+/// use mesh_core::filter::LocalRateLimit;
+///
+/// // A hundred calls a second, and at most ten at once.
+/// let limit = LocalRateLimit::new(10, 100, Duration::from_secs(1));
+/// # let _ = limit;
+/// ```
+#[derive(Debug)]
+pub struct LocalRateLimit {
+    bucket: Option<TokenBucket>,
+    /// Of a million calls, those that take a token.
+    enabled: u32,
+    /// Of a million of those that find none, the refused.
+    enforced: u32,
+    pub(crate) status: AnswerStatus,
+    /// What is changed in the request of a call that is let pass without a token.
+    pub(crate) unenforced: Vec<Change>,
+    /// What is changed in the response that a refused call gets.
+    pub(crate) refused: Vec<Change>,
+}
+
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limited {
+    Passes,
+    /// It found no token, and the limit is not enforced for it.
+    PassesWithoutToken,
+    Refused,
+}
+
+impl LocalRateLimit {
+    /// The bucket starts with `max_tokens`, and gets `tokens_per_fill` in each interval (of 50 ms at least), evenly. A refused
+    /// call is answered with status 429, which gRPC's callers see as UNAVAILABLE.
+    pub fn new(max_tokens: u32, tokens_per_fill: u32, fill_interval: Duration) -> Self {
+        let bucket = Some(TokenBucket::new(max_tokens, tokens_per_fill, fill_interval));
+        Self { bucket, ..Self::idle() }.shares(MILLION, MILLION)
+    }
+
+    /// Limits nothing.
+    pub(crate) fn idle() -> Self {
+        Self {
+            bucket: None,
+            enabled: 0,
+            enforced: 0,
+            status: AnswerStatus::Http(StatusCode::TOO_MANY_REQUESTS),
+            unenforced: Vec::new(),
+            refused: Vec::new(),
+        }
+    }
+
+    pub(crate) fn with_bucket(mut self, bucket: Option<TokenBucket>) -> Self {
+        self.bucket = bucket;
+        self
+    }
+
+    /// Of a million calls so many take a token, and so many of a million of those that find none are refused. Default: all.
+    pub fn shares(mut self, enabled: u32, enforced: u32) -> Self {
+        (self.enabled, self.enforced) = (enabled, enforced);
+        self
+    }
+
+    /// Refused calls are answered with this status. Default 429.
+    pub fn status(mut self, status: StatusCode) -> Self {
+        self.status = AnswerStatus::Http(status);
+        self
+    }
+
+    /// Refused calls are answered with gRPC's RESOURCE_EXHAUSTED, which is status 429 to who does not speak gRPC.
+    pub fn as_resource_exhausted(mut self) -> Self {
+        self.status = RESOURCE_EXHAUSTED;
+        self
+    }
+
+    /// Gives the answers of refused calls this header, in place of any that has its name.
+    pub fn header_of_refused(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.refused.push(Change::literal(name, value, AppendAction::OverwriteOrAdd));
+        self
+    }
+
+    /// Whether no call is limited.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.bucket.is_none() || self.enabled == 0
+    }
+
+    /// `random` gives a number below a million, each time another one.
+    pub(crate) fn decide(&self, now: Instant, mut random: impl FnMut() -> u32) -> Limited {
+        let Some(bucket) = self.bucket.as_ref().filter(|_| takes(self.enabled, &mut random)) else {
+            return Limited::Passes;
+        };
+        match bucket.take(now) {
+            true => Limited::Passes,
+            false if takes(self.enforced, &mut random) => Limited::Refused,
+            false => Limited::PassesWithoutToken,
+        }
+    }
+}
+
+fn takes(share: u32, random: &mut impl FnMut() -> u32) -> bool {
+    share >= MILLION || share > 0 && random() < share
+}
+
+/// Tokens that come at a constant rate, up to a most; calls that share it share no lock.
+#[derive(Debug)]
+pub(crate) struct TokenBucket {
+    max: f64,
+    per_second: f64,
+    /// The first time that it is asked.
+    start: OnceLock<Instant>,
+    /// When it was empty, in seconds from the start, as bits: all that came since is in it.
+    empty_at: AtomicU64,
+}
+
+impl TokenBucket {
+    /// A full one.
+    pub(crate) fn new(max_tokens: u32, tokens_per_fill: u32, fill_interval: Duration) -> Self {
+        let (max, interval) = (f64::from(max_tokens), fill_interval.max(LEAST_INTERVAL));
+        let per_second = f64::from(tokens_per_fill.max(1)) / interval.as_secs_f64();
+        let empty_at = AtomicU64::new((-max / per_second).to_bits());
+        Self { max, per_second, start: OnceLock::new(), empty_at }
+    }
+
+    /// Whether there was a token.
+    fn take(&self, now: Instant) -> bool {
+        /// What sums of fractions are short of a whole token.
+        const ROUNDING: f64 = 1e-6;
+        let now = now.saturating_duration_since(*self.start.get_or_init(|| now)).as_secs_f64();
+        let took = self.empty_at.fetch_update(Relaxed, Relaxed, |bits| {
+            let empty_at = f64::from_bits(bits).max(now - self.max / self.per_second);
+            let tokens = (now - empty_at) * self.per_second;
+            (tokens + ROUNDING >= 1.0).then(|| (empty_at + 1.0 / self.per_second).to_bits())
+        });
+        took.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_bucket_starts_full_and_fills_evenly_to_its_most() {
+        let (bucket, start) = (TokenBucket::new(5, 10, SECOND), Instant::now());
+        let taken = |millis: u64| (0..9).take_while(|_| bucket.take(start + Duration::from_millis(millis))).count();
+        let counts = [0, 0, 99, 100, 150, 200, 450, 10_000, 10_050, 10_100].map(taken);
+        assert_eq!(counts, [5, 0, 0, 1, 0, 1, 2, 5, 0, 1]);
+    }
+
+    #[test]
+    fn every_size_of_bucket_gives_what_it_has() {
+        for (max, per_fill, interval) in [
+            (1, 1, SECOND),
+            (1, u32::MAX, LEAST_INTERVAL),
+            (7, 3, Duration::from_millis(70)),
+            (1_000, 1, Duration::from_secs(315_576_000_000)),
+        ] {
+            let (bucket, start) = (TokenBucket::new(max, per_fill, interval), Instant::now());
+            let taken = (0..=max).filter(|_| bucket.take(start)).count();
+            assert_eq!(taken, max as usize, "{max} tokens, {per_fill} in {interval:?}");
+        }
+        assert!(!TokenBucket::new(0, 1, SECOND).take(Instant::now()));
+    }
+
+    #[test]
+    fn over_a_long_time_the_rate_is_kept() {
+        let (bucket, start) = (TokenBucket::new(10, 30, SECOND), Instant::now());
+        let asked = (0..600_000_u64).map(|tick| start + Duration::from_millis(tick));
+        let taken = asked.filter(|now| bucket.take(*now)).count();
+        assert!((18_009..=18_010).contains(&taken), "{taken} in 600 s");
+    }
+
+    #[test]
+    fn threads_take_no_token_twice() {
+        let (bucket, start) = (TokenBucket::new(1_000, 1, Duration::from_secs(1_000)), Instant::now());
+        let taken: usize = std::thread::scope(|scope| {
+            let thread = || scope.spawn(|| (0..2_000).filter(|_| bucket.take(start)).count());
+            [thread(), thread(), thread()].map(|thread| thread.join().expect("no panic")).iter().sum()
+        });
+        assert_eq!(taken, 1_000);
+    }
+
+    #[test]
+    fn shares_say_who_takes_a_token_and_who_is_refused() {
+        let now = Instant::now();
+        for (enabled, enforced, random, expected) in [
+            (MILLION, MILLION, 999_999, Limited::Refused),
+            (MILLION, 0, 0, Limited::PassesWithoutToken),
+            (MILLION, 500_000, 499_999, Limited::Refused),
+            (MILLION, 500_000, 500_000, Limited::PassesWithoutToken),
+            (0, MILLION, 0, Limited::Passes),
+            (500_000, MILLION, 500_000, Limited::Passes),
+            (500_000, MILLION, 499_999, Limited::Refused),
+        ] {
+            let limit = LocalRateLimit::new(0, 1, SECOND).shares(enabled, enforced);
+            assert_eq!(limit.decide(now, || random), expected, "{enabled} {enforced} {random}");
+        }
+        assert!(LocalRateLimit::idle().is_idle() && LocalRateLimit::new(1, 1, SECOND).shares(0, MILLION).is_idle());
+    }
+}

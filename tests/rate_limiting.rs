@@ -1,0 +1,194 @@
+//! A rate that a client holds its own calls to (`envoy.filters.http.local_ratelimit`).
+
+use std::time::Duration;
+
+use mesh_core::Mesh;
+use mesh_core::testing::{ControlPlane, Resources, RouteBuilder, listener, route, route_config};
+use mesh_xds_proto::envoy::config::core::v3::{HeaderValue, HeaderValueOption, RuntimeFractionalPercent};
+use mesh_xds_proto::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
+use mesh_xds_proto::envoy::r#type::v3::{FractionalPercent, HttpStatus, TokenBucket};
+use tonic::Code;
+
+use crate::support::backend::Backend;
+use crate::support::client::{Client, assert_says, quick_mesh};
+
+fn percent(numerator: u32) -> Option<RuntimeFractionalPercent> {
+    let default_value = Some(FractionalPercent { numerator, denominator: 0 });
+    Some(RuntimeFractionalPercent { default_value, ..Default::default() })
+}
+
+fn bucket(max_tokens: u32, fill_interval: Duration) -> Option<TokenBucket> {
+    let fill_interval = Some(fill_interval.try_into().expect("a duration"));
+    Some(TokenBucket { max_tokens, tokens_per_fill: None, fill_interval })
+}
+
+/// So many calls, and then one an hour.
+fn limit(max_tokens: u32) -> LocalRateLimit {
+    LocalRateLimit {
+        stat_prefix: "limit".to_owned(),
+        token_bucket: bucket(max_tokens, Duration::from_secs(3_600)),
+        filter_enabled: percent(100),
+        filter_enforced: percent(100),
+        ..Default::default()
+    }
+}
+
+fn header(key: &str, value: &str) -> HeaderValueOption {
+    let header = HeaderValue { key: key.to_owned(), value: value.to_owned(), ..Default::default() };
+    HeaderValueOption { header: Some(header), ..Default::default() }
+}
+
+struct Greeter {
+    backend: Backend,
+    control_plane: ControlPlane,
+    mesh: Mesh,
+    client: Client,
+}
+
+impl Greeter {
+    async fn start(limit: &LocalRateLimit, route: RouteBuilder) -> Self {
+        let backend = Backend::start("a").await;
+        let control_plane = ControlPlane::new();
+        let service = Resources::service("greeter", [backend.address()]).with(route_config("greeter").routes([route]));
+        control_plane.set(service.with(listener("greeter").filter("limit", limit)));
+        let mesh = quick_mesh(&control_plane).await;
+        let client = Client::new(&mesh, "xds:///greeter");
+        Self { backend, control_plane, mesh, client }
+    }
+
+    async fn limited(limit: &LocalRateLimit) -> Self {
+        Self::start(limit, route().cluster("greeter")).await
+    }
+
+    /// How many of so many calls are answered.
+    async fn answered(&self, calls: u32) -> u32 {
+        let mut answered = 0;
+        for _ in 0..calls {
+            answered += u32::from(self.client.hello().await.is_ok());
+        }
+        answered
+    }
+}
+
+#[tokio::test]
+async fn calls_beyond_the_rate_fail_at_once_and_are_neither_sent_nor_retried() {
+    let greeter = Greeter::start(&limit(3), route().cluster("greeter").retry_on("unavailable", 3)).await;
+    assert_eq!(greeter.answered(10).await, 3);
+    let status = greeter.client.hello().await.expect_err("there is no token");
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "local_rate_limited"));
+    assert_eq!(greeter.backend.calls(), 3);
+}
+
+#[tokio::test]
+async fn tokens_come_back_with_time() {
+    let quick = LocalRateLimit { token_bucket: bucket(1, Duration::from_millis(50)), ..limit(1) };
+    let greeter = Greeter::limited(&quick).await;
+    greeter.client.hello().await.expect("the first token");
+    let refilled = async { while greeter.client.hello().await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(10), refilled).await.expect("another one");
+}
+
+#[tokio::test]
+async fn channels_to_a_target_share_its_tokens() {
+    let greeter = Greeter::limited(&limit(4)).await;
+    let other = Client::new(&greeter.mesh, "xds:///greeter");
+    assert_eq!(greeter.answered(2).await, 2);
+    let mut answered = 0;
+    for _ in 0..5 {
+        answered += u32::from(other.hello().await.is_ok());
+    }
+    assert_eq!(answered, 2);
+}
+
+#[tokio::test]
+async fn a_refused_call_has_the_status_and_the_headers_that_are_configured() {
+    for (limit, code) in [
+        (LocalRateLimit { status: Some(HttpStatus { code: 403 }), ..limit(1) }, Code::PermissionDenied),
+        (LocalRateLimit { status: Some(HttpStatus { code: 200 }), ..limit(1) }, Code::Unavailable),
+        (LocalRateLimit { rate_limited_as_resource_exhausted: true, ..limit(1) }, Code::ResourceExhausted),
+    ] {
+        let limit = LocalRateLimit { response_headers_to_add: vec![header("x-limited", "true")], ..limit };
+        let greeter = Greeter::limited(&limit).await;
+        greeter.client.hello().await.expect("the only token");
+        let status = greeter.client.hello().await.expect_err("there is no token");
+        assert_eq!(status.code(), code);
+        assert_eq!(status.metadata().get("x-limited").expect("a header"), "true");
+    }
+}
+
+#[tokio::test]
+async fn a_limit_that_is_not_enforced_marks_the_calls_that_it_would_refuse() {
+    let marked = vec![header("x-over-limit", "yes")];
+    let limit =
+        LocalRateLimit { filter_enforced: percent(0), request_headers_to_add_when_not_enforced: marked, ..limit(2) };
+    let greeter = Greeter::limited(&limit).await;
+    assert_eq!(greeter.answered(4).await, 4);
+    let marks =
+        greeter.backend.seen().iter().map(|call| call.metadata.contains_key("x-over-limit")).collect::<Vec<_>>();
+    assert_eq!(marks, [false, false, true, true]);
+}
+
+#[tokio::test]
+async fn without_a_word_on_its_shares_a_limit_limits_nothing() {
+    let silent = LocalRateLimit { filter_enabled: None, ..limit(1) };
+    assert_eq!(Greeter::limited(&silent).await.answered(5).await, 5);
+    let half = LocalRateLimit { filter_enabled: percent(50), ..limit(1) };
+    let answered = Greeter::limited(&half).await.answered(400).await;
+    // 200 expected, and the one token; 4 standard deviations are 40.
+    assert!((160..=242).contains(&answered), "{answered} of 400");
+}
+
+#[tokio::test]
+async fn routes_have_limits_of_their_own_and_leave_the_listeners_alone() {
+    let backend = Backend::start("a").await;
+    let control_plane = ControlPlane::new();
+    let strict = route().header("x-tier", "free").cluster("greeter").filter_config("limit", &limit(1));
+    let routes = route_config("greeter").routes([strict, route().cluster("greeter")]);
+    let open = LocalRateLimit { stat_prefix: "limit".to_owned(), ..Default::default() };
+    let service = Resources::service("greeter", [backend.address()]).with(routes);
+    control_plane.set(service.with(listener("greeter").filter("limit", &open)));
+    let mesh = quick_mesh(&control_plane).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    let free = || {
+        let mut metadata = tonic::metadata::MetadataMap::new();
+        metadata.insert("x-tier", "free".parse().expect("a value"));
+        client.hello_with(metadata)
+    };
+    free().await.expect("the only token");
+    let refused = free().await.expect_err("there is no other");
+    assert_says(&refused, &["local_rate_limited"]);
+    for _ in 0..5 {
+        client.hello().await.expect("another route, without a limit");
+    }
+}
+
+#[tokio::test]
+async fn a_bad_limit_is_rejected_by_field_and_the_last_good_one_serves() {
+    let greeter = Greeter::limited(&limit(100)).await;
+    greeter.client.hello().await.expect("a token");
+    let with = |token_bucket| LocalRateLimit { token_bucket, ..limit(1) };
+    let second = Duration::from_secs(1);
+    let no_tokens = bucket(1, second).map(|bucket| TokenBucket { tokens_per_fill: Some(0), ..bucket });
+    let no_interval = bucket(1, second).map(|bucket| TokenBucket { fill_interval: None, ..bucket });
+    for (bad, says) in [
+        (LocalRateLimit { stat_prefix: String::new(), ..limit(1) }, "typed_config.stat_prefix: must be set"),
+        (with(bucket(0, second)), "typed_config.token_bucket.max_tokens: must be above 0"),
+        (with(no_tokens), "typed_config.token_bucket.tokens_per_fill: must be above 0"),
+        (with(no_interval), "typed_config.token_bucket.fill_interval: must be set"),
+        (with(bucket(1, Duration::from_millis(49))), "typed_config.token_bucket.fill_interval: must be at least 50 ms"),
+        (
+            LocalRateLimit { status: Some(HttpStatus { code: 99 }), ..limit(1) },
+            "typed_config.status.code: 99 is not a status of HTTP from 100 to 599",
+        ),
+    ] {
+        greeter.control_plane.put(listener("greeter").filter("limit", &bad));
+        let nack = greeter.control_plane.next_nack().await.error.expect("a NACK says why").1;
+        assert!(nack.contains(says), "{nack}");
+        greeter.client.hello().await.expect("the last good limit");
+    }
+    let without = LocalRateLimit { token_bucket: None, ..limit(1) };
+    let routes = route_config("greeter").routes([route().cluster("greeter").filter_config("limit", &without)]);
+    greeter.control_plane.put(routes);
+    let nack = greeter.control_plane.next_nack().await.error.expect("a NACK says why").1;
+    assert!(nack.contains("[limit].token_bucket: must be set where the filter is overridden"), "{nack}");
+}
