@@ -28,6 +28,7 @@ mod rate_limiting;
 mod retry;
 mod route_actions;
 mod routing;
+mod sessions;
 mod streaming;
 mod support;
 mod targets;

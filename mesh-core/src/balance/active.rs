@@ -2,6 +2,7 @@
 
 mod ejections;
 mod pick_first;
+mod sessions;
 
 use std::borrow::Cow;
 use std::cell::LazyCell;
@@ -50,6 +51,10 @@ pub(crate) struct Active<C: Connect> {
     /// Whether endpoints were ever asked to report beside their calls.
     may_report: bool,
     ejections: Ejections,
+    /// The priority whose endpoints take the calls.
+    in_use: Option<usize>,
+    /// Endpoints that are connected for sessions alone.
+    for_sessions: HashSet<Address>,
 }
 
 /// The usable endpoints of one part.
@@ -99,6 +104,8 @@ impl<C: Connect> Active<C> {
             may_move: false,
             may_report: false,
             ejections: Ejections::new(options.outlier_detection.value),
+            in_use: None,
+            for_sessions: HashSet::new(),
         };
         active.update(config);
         active
@@ -260,8 +267,12 @@ impl<C: Connect> Active<C> {
             let draining = endpoints.filter(|endpoint| endpoint.health == Health::Draining);
             draining.map(|endpoint| &endpoint.address).collect::<HashSet<_>>()
         });
-        self.subchannels.retain(|address, subchannel| {
-            let used = subchannel.stamp.load(Ordering::Relaxed) > before || draining.contains(address);
+        self.keep_for_sessions();
+        let Self { subchannels, for_sessions, .. } = self;
+        subchannels.retain(|address, subchannel| {
+            let used = subchannel.stamp.load(Ordering::Relaxed) > before
+                || for_sessions.contains(address)
+                || draining.contains(address);
             if !used {
                 subchannel.drain();
             }
@@ -288,7 +299,10 @@ impl<C: Connect> Active<C> {
                     self.create(priority, now);
                     self.look(priority, now);
                 }
-                Choice::Use { priority, hope } => return self.outlook(priority, hope),
+                Choice::Use { priority, hope } => {
+                    self.in_use = Some(priority);
+                    return self.outlook(priority, hope);
+                }
                 Choice::None => return Outlook { picker: Picker::Failing, state: ConnectivityState::TransientFailure },
             }
         }
@@ -325,6 +339,9 @@ impl<C: Connect> Active<C> {
 
     /// Lets go of priorities that were not needed for long.
     pub(crate) fn expire(&mut self, now: Instant) {
+        if self.expire_sessions() {
+            self.regather();
+        }
         if !self.priorities.expire(now) {
             return;
         }

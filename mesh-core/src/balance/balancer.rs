@@ -22,6 +22,7 @@ use super::clusters::Registry;
 use super::outlier::EjectionCounts;
 use super::picker::{Blocked, Picked, Picker};
 use super::policy::PickRequest;
+use super::sessions::{SessionEndpoints, Sessions};
 use super::status::{EndpointReport, statuses};
 use super::summary::Summary;
 use super::ticker::Ticker;
@@ -57,6 +58,7 @@ pub(crate) struct Balancer<C: Connect> {
     connectivity: OnceLock<watch::Sender<ConnectivityState>>,
     /// Made when the first endpoint is an outlier.
     ejections: OnceLock<Box<EjectionCounts>>,
+    sessions: OnceLock<Sessions<C>>,
     state: Mutex<State<C>>,
 }
 
@@ -116,6 +118,7 @@ impl<C: Connect> Balancer<C> {
             connectivity_now: Mutex::new(ConnectivityState::Idle),
             connectivity: OnceLock::new(),
             ejections: OnceLock::new(),
+            sessions: OnceLock::new(),
             state: Mutex::new(state),
         })
     }
@@ -130,7 +133,37 @@ impl<C: Connect> Balancer<C> {
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::Relaxed);
         }
+        if let Some(session) = request.session
+            && let Some(outcome) = self.pick_session(session)
+        {
+            return outcome;
+        }
         self.picker.load().pick(request)
+    }
+
+    /// Whether the policy is to know how long calls take.
+    pub(super) fn times_calls(&self) -> bool {
+        self.picker.load().times_calls()
+    }
+
+    /// The endpoints that may have sessions.
+    pub(super) fn sessions(&self) -> &Sessions<C> {
+        if let Some(known) = self.sessions.get() {
+            return known;
+        }
+        // Under the lock, so that no change falls in between.
+        let state = self.state.lock();
+        self.sessions.get_or_init(|| ArcSwap::from_pointee(state.session_endpoints()))
+    }
+
+    /// Connects an endpoint that has a session. `false`: it may have none.
+    pub(super) fn connect_for_session(&self, address: &Address) -> bool {
+        let mut state = self.state.lock();
+        let connects = state.active.as_mut().is_some_and(|active| active.connect_for_session(address));
+        if connects {
+            self.rebuild(&mut state);
+        }
+        connects
     }
 
     /// Takes in a new configuration; only what changed is touched.
@@ -234,6 +267,9 @@ impl<C: Connect> Balancer<C> {
             tell();
         }
         self.picker.store(Arc::new(outlook.picker));
+        if let Some(sessions) = self.sessions.get() {
+            sessions.store(Arc::new(state.session_endpoints()));
+        }
         if !fails {
             tell();
         }
@@ -325,13 +361,15 @@ impl<C: Connect> Balancer<C> {
     }
 
     fn deactivate(&self, state: &mut MutexGuard<'_, State<C>>, picker: Picker<C>, connectivity: ConnectivityState) {
+        // First, so that no call of a session looks for its endpoint there.
+        let active = state.active.take();
         self.publish(state, Outlook { picker, state: connectivity });
         state.quiet_since = None;
         for (_, timer) in state.failover.take().into_iter().chain(state.sweep.take()) {
             timer.abort();
         }
         state.ticker = None;
-        state.active = None;
+        drop(active);
     }
 
     /// One more connection to an endpoint whose slots are all taken, if that is allowed.
@@ -385,6 +423,10 @@ impl<C: Connect> Balancer<C> {
 }
 
 impl<C: Connect> State<C> {
+    fn session_endpoints(&self) -> SessionEndpoints<C> {
+        self.active.as_ref().map_or_else(SessionEndpoints::new, |active| active.session_endpoints())
+    }
+
     fn statuses(&self) -> Vec<EndpointReport> {
         statuses(&self.config.endpoints, |address| self.active.as_ref()?.status(address))
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::summary::Summary;
+use crate::call::Session;
 use crate::connect::{InFlight, SendErrorKind, StreamError};
 use crate::error::{Error, ErrorKind};
 
@@ -33,6 +34,18 @@ pub(crate) fn too_many_waiting(cluster: &Arc<str>, limit: u32, full: bool, endpo
 pub(crate) fn no_endpoint(cluster: &Arc<str>, endpoints: &Summary, now: Instant) -> Error {
     let error = Error::new(ErrorKind::NoEndpoint, endpoints.describe(cluster, now));
     at(cluster, error.with_next_step(next_step(false, endpoints)))
+}
+
+/// The endpoint that has the call's session cannot take the call.
+pub(crate) fn no_session(cluster: &Arc<str>, session: Option<&Session>) -> Error {
+    let addresses: Vec<String> =
+        session.iter().flat_map(|session| &session.addresses).map(ToString::to_string).collect();
+    let message = format!(
+        "the call's session is at {}, which is no endpoint of cluster `{cluster}` that can be reached and may have sessions",
+        addresses.join(", ")
+    );
+    let next_step = "begin a new session, or let the filter `stateful_session` go elsewhere by `strict: false`";
+    at(cluster, Error::new(ErrorKind::NoEndpoint, message).with_next_step(next_step))
 }
 
 /// There was hope, but not for long enough.

@@ -166,6 +166,7 @@ impl<C: Connect> Attempt<C> {
             unsent: self.unsent,
             avoid: call.avoid.clone(),
             hash: call.hash,
+            session: call.session.clone(),
             wait_for_ready: call::waits_for_ready(&self.extensions),
         };
         State::Waiting { request: Some(request), wait: source.wait(terms) }
@@ -238,7 +239,7 @@ impl<C: Connect> Attempt<C> {
 
 /// What the policy may know of the call.
 fn wanted(call: &Call) -> PickRequest<'_> {
-    PickRequest { avoid: &call.avoid, hash: call.hash, now: None }
+    PickRequest { avoid: &call.avoid, hash: call.hash, session: call.session.as_deref(), now: None }
 }
 
 fn send<C, B>(call: &Call, picked: Picked<C>, request: Outgoing<C, B>, classify: &'static dyn Classify) -> State<C, B>

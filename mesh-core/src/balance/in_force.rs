@@ -21,6 +21,10 @@ impl<C: Connect> Clusters<C> {
         if self.options().profile == Profile::Envoy {
             all.extend(spill(config));
         }
+        let statuses = config.cluster.override_host_status;
+        if statuses.origin != Origin::Default {
+            all.push(Held::new("common_lb_config.override_host_status", statuses.value, statuses.origin));
+        }
         all.extend(self.connections(config));
         all
     }

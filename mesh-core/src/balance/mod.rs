@@ -6,6 +6,7 @@
 //! ```text
 //! call ─ Balance ─ Call's ClusterEntry ▸ attachment ▸ Balancer ▸ Picker.pick: locality ▸ policy ▸ endpoint ▸ slot
 //!          │                                             └ published anew when an endpoint's state changes
+//!          ├ a session's endpoint goes before the policy (A55)
 //!          ├ none ready or no slot ─ wait: while there is hope, within deadline and max_wait, max_pending of them
 //!          ├ unsent ─ again elsewhere, without limit
 //!          └ refused ─ again elsewhere, once
@@ -31,6 +32,7 @@ mod picker;
 mod policy;
 mod priority;
 mod recorder;
+mod sessions;
 mod source;
 mod spill;
 mod status;

@@ -62,6 +62,8 @@ pub(crate) enum Blocked {
     Full(Arc<EndpointStats>),
     /// Every slot is taken of the one endpoint that takes this call.
     Pinned(Arc<EndpointStats>),
+    /// The endpoint that has the call's session cannot take it, and no other may.
+    NoSession,
     /// The connections ended a moment ago; a picker without them is on its way.
     Stale,
 }
@@ -92,6 +94,11 @@ impl<C: Connect> Picker<C> {
         if let Picker::Choosing(spread) = self {
             spread.handle_tick(now);
         }
+    }
+
+    /// Whether a policy is to know how long calls take.
+    pub(crate) fn times_calls(&self) -> bool {
+        matches!(self, Picker::Choosing(spread) if spread.localities.iter().any(|group| group.times_calls))
     }
 }
 
@@ -185,21 +192,25 @@ impl<C: Connect> Group<C> {
     }
 
     fn take(&self, index: usize, request: &PickRequest<'_>) -> Result<Picked<C>, Unavailable> {
-        let mut refusal = Unavailable::Closed;
-        for connection in &self.connections[index] {
-            match connection.try_acquire() {
-                Ok(slot) => {
-                    let in_flight = InFlight::new(&self.members[index].stats);
-                    return Ok(Picked { slot, in_flight, timed_from: request.now });
-                }
-                Err(Unavailable::Full) => refusal = Unavailable::Full,
-                Err(_) => {}
-            }
-        }
-        Err(refusal)
+        let slot = take::<C>(&self.connections[index])?;
+        let in_flight = InFlight::new(&self.members[index].stats);
+        Ok(Picked { slot, in_flight, timed_from: request.now })
     }
 
     fn stats(&self, index: usize) -> Arc<EndpointStats> {
         self.members[index].stats.clone()
     }
+}
+
+/// A slot of one of an endpoint's connections.
+pub(super) fn take<C: Connect>(connections: &Connections<C::Connection>) -> Result<Slot<C>, Unavailable> {
+    let mut refusal = Unavailable::Closed;
+    for connection in connections {
+        match connection.try_acquire() {
+            Ok(slot) => return Ok(slot),
+            Err(Unavailable::Full) => refusal = Unavailable::Full,
+            Err(_) => {}
+        }
+    }
+    Err(refusal)
 }

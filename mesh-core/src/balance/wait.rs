@@ -11,6 +11,7 @@ use super::balancer::Balancer;
 use super::error;
 use super::picker::{Blocked, Picked};
 use super::policy::PickRequest;
+use crate::call::Session;
 use crate::connect::Connect;
 use crate::error::{Error, ErrorKind};
 use crate::resource::endpoints::Address;
@@ -35,11 +36,12 @@ pub(crate) struct Terms {
     /// As in [`PickRequest`].
     pub(crate) avoid: Vec<Address>,
     pub(crate) hash: Option<u64>,
+    pub(crate) session: Option<Arc<Session>>,
 }
 
 impl Terms {
     fn request(&self) -> PickRequest<'_> {
-        PickRequest { avoid: &self.avoid, hash: self.hash, now: None }
+        PickRequest { avoid: &self.avoid, hash: self.hash, session: self.session.as_deref(), now: None }
     }
 }
 
@@ -127,6 +129,9 @@ impl<C: Connect> Waiter<'_, C> {
             Err(Blocked::Failing) if !self.terms.wait_for_ready => {
                 let balancer = self.balancer;
                 return Err(error::no_endpoint(&balancer.key.name, &balancer.summary(), Instant::now()));
+            }
+            Err(Blocked::NoSession) => {
+                return Err(error::no_session(&self.balancer.key.name, self.terms.session.as_deref()));
             }
             Err(Blocked::Shutdown) => return Err(error::shut_down()),
             Err(Blocked::Full(endpoint)) => {

@@ -134,6 +134,8 @@ pub struct Call {
     pub(crate) cluster: Option<Arc<ClusterEntry>>,
     /// The hash of the request (A42), by which some policies choose the endpoint; every attempt has the same.
     pub(crate) hash: Option<u64>,
+    /// Where the call's session is (A55).
+    pub(crate) session: Option<Arc<Session>>,
     /// Tells the channel's calls from those of others (A42).
     pub(crate) channel: u64,
     /// A cookie that the response sets, so that later calls have it to hash.
@@ -146,6 +148,15 @@ pub struct Call {
     pub(crate) tell_deadline: Option<EncodeDeadline>,
     /// Where the call stands, for the message of a deadline that passes; only kept when there is a deadline.
     pub(crate) progress: Option<Arc<Progress>>,
+}
+
+/// Where the session of a call is.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// Those of one endpoint.
+    pub(crate) addresses: Vec<Address>,
+    /// Whether the call fails rather than go elsewhere.
+    pub(crate) strict: bool,
 }
 
 impl Call {

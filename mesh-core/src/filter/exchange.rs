@@ -10,6 +10,7 @@ use http::{Extensions, Response};
 use tokio::time::Instant;
 
 use super::fault::{self, ActiveFault};
+use super::session::{self, Visit};
 use crate::call::{AnswerProtocol, Call};
 use crate::resource::answer::Answer;
 use crate::resource::filter::FilterConfig;
@@ -37,6 +38,8 @@ pub(super) struct Exchange {
     protocol: Option<&'static dyn AnswerProtocol>,
     cluster: Option<Arc<ClusterEntry>>,
     route: Option<Arc<str>>,
+    /// What the filters for sessions found.
+    visits: Vec<Visit>,
 }
 
 /// What becomes of a call after some of its filters.
@@ -77,13 +80,14 @@ impl Exchange {
         let call = extensions.get::<Call>();
         let cluster = call.and_then(|call| call.cluster.clone());
         let route = call.and_then(|call| call.snapshot.as_ref()?.route_name(call.route?));
-        Self { chain, running, protocol, cluster, route }
+        Self { chain, running, protocol, cluster, route, visits: Vec::new() }
     }
 
     /// Passes the request through the filters from the `from`th on, and at last through what its route does.
-    pub(super) fn request(&self, head: &mut Parts, from: usize) -> Next {
-        for (index, filter) in self.chain.filters.iter().enumerate().skip(from) {
-            match self.pass(filter, head) {
+    pub(super) fn request(&mut self, head: &mut Parts, from: usize) -> Next {
+        let chain = self.chain.clone();
+        for (index, filter) in chain.filters.iter().enumerate().skip(from) {
+            match self.pass(filter, index, head) {
                 Step::Continue => {}
                 Step::Answer(answer) => return Next::Answer(self.respond(answer)),
                 Step::Respond(response) => return Next::Answer(response),
@@ -96,14 +100,14 @@ impl Exchange {
     }
 
     /// Goes on behind a pause.
-    pub(super) fn resume(&self, pause: Pause, head: &mut Parts) -> Next {
+    pub(super) fn resume(&mut self, pause: Pause, head: &mut Parts) -> Next {
         match pause.then {
             Some(answer) => Next::Answer(self.respond(answer)),
             None => self.request(head, pause.next),
         }
     }
 
-    fn pass(&self, filter: &ChainFilter, head: &mut Parts) -> Step {
+    fn pass(&mut self, filter: &ChainFilter, index: usize, head: &mut Parts) -> Step {
         match &filter.config {
             FilterConfig::Fault(fault) => fault::inject(fault, &self.running, self.cluster_name(), head),
             FilterConfig::HeaderMutation(config) => {
@@ -111,6 +115,12 @@ impl Exchange {
                 Step::Continue
             }
             FilterConfig::LocalRateLimit(limit) => self.limit(limit, head),
+            FilterConfig::StatefulSession(session) => {
+                self.visits.extend(session::join(session, index, head));
+                // It may be another one of the route's.
+                self.cluster = head.extensions.get::<Call>().and_then(|call| call.cluster.clone());
+                Step::Continue
+            }
         }
     }
 
@@ -150,9 +160,15 @@ impl Exchange {
         for changes in &self.chain.route.headers {
             self.change_response(&changes.response, &mut response);
         }
-        for filter in self.chain.filters.iter().rev() {
+        for (index, filter) in self.chain.filters.iter().enumerate().rev() {
             match &filter.config {
                 FilterConfig::HeaderMutation(config) => self.change_response(&config.changes.response, &mut response),
+                FilterConfig::StatefulSession(config) => {
+                    let visit = self.visits.iter().find(|visit| visit.filter == index);
+                    if let Some((visit, cluster)) = visit.zip(self.cluster_name()) {
+                        session::tell(config, visit, cluster, &mut response);
+                    }
+                }
                 FilterConfig::Fault(_) | FilterConfig::LocalRateLimit(_) => {}
             }
         }

@@ -80,7 +80,7 @@ where
     }
 
     fn resume(held: Held<S, B>) -> Self {
-        let Held { exchange, pause, mut service, mut head, body } = held;
+        let Held { mut exchange, pause, mut service, mut head, body } = held;
         match exchange.resume(pause, &mut head) {
             Next::Forward => {
                 went_on(&mut head);

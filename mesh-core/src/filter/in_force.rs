@@ -30,6 +30,7 @@ fn names(chain: Option<&Chain>) -> String {
         FilterConfig::Fault(_) => "fault",
         FilterConfig::HeaderMutation(_) => "header_mutation",
         FilterConfig::LocalRateLimit(_) => "local_ratelimit",
+        FilterConfig::StatefulSession(_) => "stateful_session",
     };
     filters.map(|filter| name(&filter.config)).collect::<Vec<_>>().join(", ")
 }

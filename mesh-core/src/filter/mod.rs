@@ -15,6 +15,7 @@
 //! | [`Fault`] | delays and aborts calls (A33) |
 //! | [`HeaderMutation`] | changes headers of requests and responses (Envoy) |
 //! | [`LocalRateLimit`] | refuses calls beyond a rate (Envoy) |
+//! | `stateful_session` | sends the calls of a session to its endpoint, and tells it in a cookie (A55, A60) |
 //! | the route itself, last | changes headers, path and authority, redirects, answers directly (Envoy) |
 //!
 //! A new filter is a configuration in `resource/filter/` with its decoder, and a case in `exchange.rs`.
@@ -28,6 +29,7 @@ mod fault;
 mod future;
 mod in_force;
 mod layer;
+mod session;
 #[cfg(test)]
 mod tests;
 
@@ -76,7 +78,7 @@ where
         let Some(chain) = self.fixed.as_ref().or_else(|| chain_of(&request)) else {
             return ResponseFuture::forward(self.inner.call(request), None);
         };
-        let exchange = Exchange::new(chain.clone(), self.running.clone(), self.protocol, request.extensions());
+        let mut exchange = Exchange::new(chain.clone(), self.running.clone(), self.protocol, request.extensions());
         let (mut head, body) = request.into_parts();
         match exchange.request(&mut head, 0) {
             Next::Forward => ResponseFuture::forward(self.inner.call(Request::from_parts(head, body)), Some(exchange)),

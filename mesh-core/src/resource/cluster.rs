@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::circuit_breakers::CircuitBreakers;
-use super::endpoints::{Address, Endpoints};
+use super::endpoints::{Address, Endpoints, Health};
 use super::matcher::header::HeaderSource;
 use super::outlier_detection::OutlierDetection;
 use super::slow_start::SlowStart;
@@ -25,6 +25,8 @@ pub(crate) struct Cluster {
     /// In percent; for [`Profile::Envoy`](crate::Profile) alone.
     pub(crate) panic_threshold: Sourced<u32>,
     pub(crate) outlier_detection: Option<OutlierDetection>,
+    /// Of which health an endpoint may have sessions (A55).
+    pub(crate) override_host_status: Sourced<HealthSet>,
     pub(crate) circuit_breakers: CircuitBreakers,
     /// Who set what else is set here.
     pub(crate) origin: Origin,
@@ -44,8 +46,32 @@ impl Cluster {
             connect_timeout: None,
             panic_threshold: Self::PANIC_THRESHOLD,
             outlier_detection: None,
+            override_host_status: HealthSet::DEFAULT,
             circuit_breakers: CircuitBreakers::NONE,
             origin: Origin::Code,
+        }
+    }
+}
+
+/// Some of the healths that an endpoint with sessions can have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HealthSet {
+    pub(crate) unknown: bool,
+    pub(crate) healthy: bool,
+    pub(crate) draining: bool,
+}
+
+impl HealthSet {
+    /// That of A55.
+    pub(crate) const DEFAULT: Sourced<Self> =
+        Sourced::by_default(Self { unknown: true, healthy: true, draining: false });
+
+    pub(crate) fn has(self, health: Health) -> bool {
+        match health {
+            Health::Unknown => self.unknown,
+            Health::Healthy => self.healthy,
+            Health::Draining => self.draining,
+            Health::Unhealthy | Health::Timeout | Health::Degraded => false,
         }
     }
 }

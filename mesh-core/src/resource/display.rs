@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::cluster::{Balancing, EndpointPolicy, Maglev, RingHash, Subset};
+use super::cluster::{Balancing, EndpointPolicy, HealthSet, Maglev, RingHash, Subset};
 use super::hash_policy::{HashPolicy, HashSource};
 use super::outlier_detection::{Consecutive, FailurePercentage, OutlierDetection, SuccessRate};
 use super::retry_policy::{Hedge, RetryPolicy};
@@ -63,6 +63,17 @@ impl Display for WeightedRoundRobin {
             Some(slow_start) => write!(f, ", slow_start_window {:?}", slow_start.window()),
             None => Ok(()),
         }
+    }
+}
+
+impl Display for HealthSet {
+    /// "HEALTHY, DRAINING"
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { unknown, healthy, draining } = *self;
+        let all = [("UNKNOWN", unknown), ("HEALTHY", healthy), ("DRAINING", draining)];
+        let names: Vec<_> = all.into_iter().filter(|(_, is_in)| *is_in).map(|(name, _)| name).collect();
+        f.write_str(if names.is_empty() { "none" } else { "" })?;
+        f.write_str(&names.join(", "))
     }
 }
 

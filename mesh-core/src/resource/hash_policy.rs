@@ -3,12 +3,12 @@
 //! XXH64 with seed 0, as gRPC C-core's and Envoy's: a call through any of them has the same hash.
 
 use std::borrow::Cow;
-use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, header};
+use http::HeaderValue;
 use regex::bytes::{Captures, Regex, Replacer};
 use twox_hash::XxHash64;
 
+use super::cookie::Cookie;
 use super::matcher::RequestHead;
 use super::matcher::header::HeaderSource;
 
@@ -35,17 +35,6 @@ pub(crate) enum HashSource {
     /// A parameter of the query, as it is sent.
     QueryParameter(Box<str>),
     Cookie(Cookie),
-}
-
-/// A cookie, and how to make one for calls that have none.
-#[derive(Clone, Debug)]
-pub(crate) struct Cookie {
-    pub(crate) name: Box<str>,
-    /// `None`: none is made. Zero: one without an end.
-    pub(crate) ttl: Option<Duration>,
-    pub(crate) path: Box<str>,
-    /// Names and values that are added as they are.
-    pub(crate) attributes: Vec<(Box<str>, Box<str>)>,
 }
 
 /// What is put in place of what a pattern matches: text, or a group of the match.
@@ -91,7 +80,7 @@ impl RequestHash {
                 HashSource::QueryParameter(name) => parameter(query, name).map(|value| xxh64(value.as_bytes())),
                 HashSource::Cookie(cookie) => cookie.find(head.headers).map(xxh64).or_else(|| {
                     let value = cookie.ttl.map(|_| format!("{:016x}", random()))?;
-                    found.set_cookie = cookie.set(&value);
+                    found.set_cookie = cookie.set(&format!("\"{value}\"")).map(Box::new);
                     Some(xxh64(value.as_bytes()))
                 }),
             };
@@ -110,36 +99,6 @@ impl RequestHash {
 fn parameter<'q>(query: Option<&'q str>, name: &str) -> Option<&'q str> {
     let mut pairs = query?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
-}
-
-impl Cookie {
-    fn find<'h>(&self, headers: &'h HeaderMap) -> Option<&'h [u8]> {
-        let pairs =
-            headers.get_all(header::COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
-        let mut named = pairs.filter_map(|pair| {
-            let pair = pair.trim_ascii();
-            let value = pair.strip_prefix(self.name.as_bytes())?.strip_prefix(b"=")?;
-            Some(value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value))
-        });
-        named.next()
-    }
-
-    /// The value of `Set-Cookie`; `None` if what was configured cannot stand in a header.
-    fn set(&self, value: &str) -> Option<Box<HeaderValue>> {
-        let mut text = format!("{}=\"{value}\"", self.name);
-        if let Some(ttl) = self.ttl.filter(|ttl| !ttl.is_zero()) {
-            text += &format!("; Max-Age={}", ttl.as_secs());
-        }
-        if !self.path.is_empty() {
-            text += &format!("; Path={}", self.path);
-        }
-        for (name, value) in &self.attributes {
-            let equals = if value.is_empty() { "" } else { "=" };
-            text += &format!("; {name}{equals}{value}");
-        }
-        text += "; HttpOnly";
-        HeaderValue::try_from(text).ok().map(Box::new)
-    }
 }
 
 impl Rewrite {
@@ -190,6 +149,10 @@ impl Replacer for &Rewrite {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use http::HeaderMap;
+
     use super::*;
     use crate::resource::matcher::pattern::{Budget, searching};
 

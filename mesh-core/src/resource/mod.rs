@@ -6,6 +6,7 @@
 pub(crate) mod answer;
 pub(crate) mod circuit_breakers;
 pub(crate) mod cluster;
+pub(crate) mod cookie;
 mod decode;
 mod display;
 pub(crate) mod domain;

@@ -36,6 +36,7 @@ use self::ring_hash::{Ring, RingHash};
 use self::round_robin::RoundRobin;
 use self::slow_start::SlowStarting;
 use self::weighted_round_robin::WeightedRoundRobin;
+use crate::call::Session;
 use crate::connect::ConnectivityState::{self, Connecting, Idle, Ready, Shutdown, TransientFailure};
 use crate::connect::EndpointStats;
 use crate::resource::cluster::{EndpointPolicy, RingHash as RingHashConfig};
@@ -105,6 +106,8 @@ pub struct PickRequest<'a> {
     pub(crate) hash: Option<u64>,
     /// When the call is made, for a policy that [times calls](Policy::times_calls).
     pub(crate) now: Option<Instant>,
+    /// The endpoint that has the call's session goes before what a policy chooses.
+    pub(crate) session: Option<&'a Session>,
 }
 
 impl PickRequest<'_> {

@@ -199,7 +199,7 @@ mod tests {
         let mut avoid = Vec::new();
         let mut picked = Vec::new();
         for _ in 0..4 {
-            let request = PickRequest { avoid: &avoid, hash: Some(7), now: None };
+            let request = PickRequest { avoid: &avoid, hash: Some(7), session: None, now: None };
             let Choice::Endpoint(index) = policy.pick(&members, &request) else { panic!("all are READY") };
             picked.push(index);
             avoid.push(members[index].stats.address.clone());

@@ -3,8 +3,8 @@
 use mesh_xds_proto::envoy::config::cluster::v3 as proto;
 use mesh_xds_proto::envoy::config::cluster::v3::cluster::TransportSocketMatch;
 use mesh_xds_proto::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
-use mesh_xds_proto::envoy::config::core::v3::TransportSocket;
 use mesh_xds_proto::envoy::config::core::v3::transport_socket::ConfigType;
+use mesh_xds_proto::envoy::config::core::v3::{HealthStatus, TransportSocket};
 use mesh_xds_proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 
 use super::circuit_breakers::circuit_breakers;
@@ -14,7 +14,7 @@ use super::outlier_detection::outlier_detection;
 use super::place::{At, quoted};
 use super::value::{Extension, duration, is_self, whole_percent};
 use crate::origin::{Origin, Sourced};
-use crate::resource::cluster::{Balancing, Cluster, Discovery};
+use crate::resource::cluster::{Balancing, Cluster, Discovery, HealthSet};
 use crate::resource::verdict::Fields;
 
 pub(super) fn cluster(message: proto::Cluster, at: &At<'_>) -> Option<Cluster> {
@@ -30,6 +30,7 @@ pub(super) fn cluster(message: proto::Cluster, at: &At<'_>) -> Option<Cluster> {
         _ => balancing(&message, at),
     };
     let panic_threshold = panic_threshold(&message, at);
+    let override_host_status = override_host_status(&message, at);
     check_sockets(&message, at);
     if let Some(server) = &message.lrs_server {
         is_self(server, &at.field("lrs_server"));
@@ -46,6 +47,7 @@ pub(super) fn cluster(message: proto::Cluster, at: &At<'_>) -> Option<Cluster> {
         outlier_detection,
         circuit_breakers,
         panic_threshold: panic_threshold?,
+        override_host_status,
         name: message.name.into(),
         origin: Origin::Xds,
     })
@@ -59,6 +61,25 @@ fn panic_threshold(message: &proto::Cluster, at: &At<'_>) -> Option<Sourced<u32>
         Some(threshold) => whole_percent(threshold.value, &at.field("healthy_panic_threshold")).map(Sourced::xds),
         None => Some(Cluster::PANIC_THRESHOLD),
     }
+}
+
+/// Of which health endpoints may have sessions (A55).
+fn override_host_status(message: &proto::Cluster, at: &At<'_>) -> Sourced<HealthSet> {
+    let config = message.common_lb_config.as_ref();
+    let Some(set) = config.and_then(|config| config.override_host_status.as_ref()) else { return HealthSet::DEFAULT };
+    let at = &at.field("common_lb_config");
+    let at = &at.field("override_host_status");
+    set.judge(at);
+    let mut statuses = HealthSet::default();
+    for (index, status) in set.statuses.iter().enumerate() {
+        match HealthStatus::try_from(*status) {
+            Ok(HealthStatus::Unknown) => statuses.unknown = true,
+            Ok(HealthStatus::Healthy) => statuses.healthy = true,
+            Ok(HealthStatus::Draining) => statuses.draining = true,
+            _ => at.item("statuses", index).ignored("only UNKNOWN, HEALTHY and DRAINING count (A55)"),
+        }
+    }
+    Sourced::xds(statuses)
 }
 
 /// Whether localities share the calls by weight, where gRPC does not say so: Envoy wants to be told.

@@ -6,7 +6,8 @@ use mesh_xds_proto::envoy::config::route::v3::route_action::hash_policy::PolicyS
 
 use super::place::At;
 use super::value::duration;
-use crate::resource::hash_policy::{Cookie, HashPolicy, HashSource, Rewrite};
+use crate::resource::cookie::Cookie;
+use crate::resource::hash_policy::{HashPolicy, HashSource, Rewrite};
 use crate::resource::matcher::header::HeaderSource;
 use crate::resource::matcher::pattern::searching;
 use crate::resource::verdict::Fields;

@@ -1,7 +1,7 @@
 //! The HTTP filters of a listener, and what routes override of them (A39).
 //!
-//! The router ends the list. Session affinity is known and listed, because it changes nothing that a call relies on; any
-//! filter that is not known may guard it, and is refused unless its sender calls it optional.
+//! The router ends the list. A filter that is not known may guard something, and is refused unless its sender calls it
+//! optional.
 //!
 //! A new filter is a case in [`kind`] and one in [`unwrapped`].
 
@@ -25,6 +25,7 @@ use super::fault::fault;
 use super::header_mutation::mutations;
 use super::place::{At, quoted};
 use super::rate_limit::local_rate_limit;
+use super::stateful_session::{per_route, stateful_session};
 use super::value::Extension;
 use crate::resource::filter::{FilterConfig, HeaderMutationConfig, HttpFilter, HttpFilters, Override, Overrides};
 use crate::resource::verdict::Fields;
@@ -34,8 +35,6 @@ enum Kind {
     /// Ends the list.
     Terminal,
     Filter(FilterConfig),
-    /// Known, and nothing acts on it.
-    Inert,
     /// Not there, as far as the list is concerned.
     Skipped,
 }
@@ -94,8 +93,7 @@ fn kind(filter: &proto::HttpFilter, at: &At<'_>) -> Kind {
     } else if extension.is::<LocalRateLimit>() {
         extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(rate_limit(&message, false, place)))
     } else if extension.is::<StatefulSession>() {
-        judge::<StatefulSession>(&extension, place);
-        Kind::Inert
+        extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(sessions(&message, place)))
     } else {
         unsupported(&extension.type_name, filter.is_optional, &at.key("typed_config", &extension.type_name));
         Kind::Skipped
@@ -118,7 +116,7 @@ pub(super) fn overrides(configs: &BTreeMap<String, Any>, at: &At<'_>) -> Overrid
 
 fn one_override(extension: &Extension<'_>, at: &At<'_>) -> Option<Override> {
     if !extension.is::<Wrapper>() {
-        return unwrapped(extension, false, at).map(Override::Config);
+        return unwrapped(extension, false, at);
     }
     let wrapper = extension.unpack::<Wrapper>(at)?;
     wrapper.judge(at);
@@ -128,32 +126,38 @@ fn one_override(extension: &Extension<'_>, at: &At<'_>) -> Option<Override> {
     let at = &at.field("config");
     let inner = Extension::open(wrapper.config.as_ref(), at)?;
     let config = unwrapped(&inner, wrapper.is_optional, at);
-    if wrapper.disabled { Some(Override::Disabled) } else { config.map(Override::Config) }
+    if wrapper.disabled { Some(Override::Disabled) } else { config }
 }
 
-fn unwrapped(extension: &Extension<'_>, is_optional: bool, at: &At<'_>) -> Option<FilterConfig> {
+fn unwrapped(extension: &Extension<'_>, is_optional: bool, at: &At<'_>) -> Option<Override> {
     if extension.is::<HttpFault>() {
-        return Some(faults(&extension.unpack(at)?, at));
+        return Some(Override::Config(faults(&extension.unpack(at)?, at)));
     }
     if extension.is::<HeaderMutationPerRoute>() {
         let message: HeaderMutationPerRoute = extension.unpack(at)?;
         message.judge(at);
         let changes = Arc::new(mutations(message.mutations.as_ref(), at));
-        return Some(FilterConfig::HeaderMutation(HeaderMutationConfig { changes, most_specific_wins: false }));
+        let config = HeaderMutationConfig { changes, most_specific_wins: false };
+        return Some(Override::Config(FilterConfig::HeaderMutation(config)));
     }
     if extension.is::<LocalRateLimit>() {
-        return Some(rate_limit(&extension.unpack(at)?, true, at));
+        return Some(Override::Config(rate_limit(&extension.unpack(at)?, true, at)));
     }
     if extension.is::<StatefulSessionPerRoute>() {
-        judge::<StatefulSessionPerRoute>(extension, at);
-    } else {
-        unsupported(&extension.type_name, is_optional, at);
+        let session = per_route(&extension.unpack(at)?, at);
+        let config = |session| Override::Config(FilterConfig::StatefulSession(Arc::new(session)));
+        return Some(session.map_or(Override::Disabled, config));
     }
+    unsupported(&extension.type_name, is_optional, at);
     None
 }
 
 fn faults(message: &HttpFault, at: &At<'_>) -> FilterConfig {
     FilterConfig::Fault(Arc::new(fault(message, at)))
+}
+
+fn sessions(message: &StatefulSession, at: &At<'_>) -> FilterConfig {
+    FilterConfig::StatefulSession(Arc::new(stateful_session(message, at)))
 }
 
 fn header_changes(message: &HeaderMutation, at: &At<'_>) -> FilterConfig {

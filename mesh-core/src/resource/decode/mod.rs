@@ -27,6 +27,7 @@ mod route_config;
 mod route_match;
 mod seen;
 mod slow_start;
+mod stateful_session;
 #[cfg(test)]
 mod tests;
 pub(super) mod value;

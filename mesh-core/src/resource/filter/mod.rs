@@ -7,6 +7,7 @@
 pub(crate) mod fault;
 pub(crate) mod header_mutation;
 pub(crate) mod rate_limit;
+pub(crate) mod stateful_session;
 pub(crate) mod template;
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use fault::Fault;
 use header_mutation::HeaderMutation;
 use rate_limit::LocalRateLimit;
+use stateful_session::StatefulSession;
 
 /// The filters of a listener in their order, without the router that ends the list.
 #[derive(Debug, Default)]
@@ -37,6 +39,7 @@ pub(crate) enum FilterConfig {
     HeaderMutation(HeaderMutationConfig),
     /// With its bucket: where it is in force, calls share that.
     LocalRateLimit(Arc<LocalRateLimit>),
+    StatefulSession(Arc<StatefulSession>),
 }
 
 /// The filter `header_mutation`, or what a route adds to it.
@@ -120,6 +123,7 @@ impl FilterConfig {
             Self::Fault(fault) => fault.is_idle(),
             Self::HeaderMutation(config) => config.changes.is_idle(),
             Self::LocalRateLimit(limit) => limit.is_idle(),
+            Self::StatefulSession(session) => session.cookie.is_none(),
         }
     }
 }

@@ -13,7 +13,9 @@ use mesh_xds_proto::envoy::extensions::clusters;
 use mesh_xds_proto::envoy::extensions::filters::common::fault::v3 as fault;
 use mesh_xds_proto::envoy::extensions::filters::http as filters;
 use mesh_xds_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+use mesh_xds_proto::envoy::extensions::http::stateful_session as sessions;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies as policies;
+use mesh_xds_proto::envoy::r#type::http::v3 as http_type;
 use mesh_xds_proto::envoy::r#type::matcher::v3 as matcher;
 use mesh_xds_proto::envoy::r#type::v3 as envoy_type;
 use prost::Name;
@@ -99,7 +101,6 @@ const NO_MEANING: &str = "has no meaning in gRPC";
 pub(crate) const IN_ENVOYS_PROFILE: &str = "acted on in `Profile::Envoy` alone: it has no meaning in gRPC";
 const NOT_LOCAL: &str = "files and the environment are not read for a control plane";
 const NO_RUNTIME: &str = "there is no runtime";
-const SESSIONS: &str = "session affinity is not supported yet";
 
 messages! {
     "Listener" listener::Listener {
@@ -323,16 +324,32 @@ messages! {
     }
 
     "StatefulSession" filters::stateful_session::v3::StatefulSession {
-        session_state: Ignore(SESSIONS),
-        strict: Ignore(SESSIONS),
-        stat_prefix: Ignore(SESSIONS),
-        status_on_strict_destination_not_found: Ignore(SESSIONS),
+        session_state: Act("a `CookieBasedSessionState`; others are refused (A55)"),
+        strict: Act("as in Envoy: the call fails rather than go elsewhere"),
+        stat_prefix: Ignore(NO_MEANING),
+        status_on_strict_destination_not_found: Ignore("it is UNAVAILABLE"),
+    }
+
+    "CookieBasedSessionState" sessions::cookie::v3::CookieBasedSessionState {
+        cookie: Act("required"),
+    }
+
+    "Cookie" http_type::Cookie {
+        name: Act("required"),
+        ttl: Act("told, not enforced"),
+        path: Act("by RFC 6265; without one all paths"),
+        attributes: Act,
+    }
+
+    "CookieAttribute" http_type::CookieAttribute {
+        name: Act,
+        value: Act,
     }
 
     "StatefulSessionPerRoute" filters::stateful_session::v3::StatefulSessionPerRoute {}
     one r#override: filters::stateful_session::v3::stateful_session_per_route::Override {
-        Disabled "disabled": Ignore(SESSIONS),
-        StatefulSession "stateful_session": Ignore(SESSIONS),
+        Disabled "disabled": Act,
+        StatefulSession "stateful_session": Act,
     }
 
     "ConfigSource" core::ConfigSource {
@@ -863,11 +880,15 @@ messages! {
         ignore_new_hosts_until_first_hc: Ignore,
         close_connections_on_host_set_change: Ignore,
         consistent_hashing_lb_config: Ignore,
-        override_host_status: Ignore,
+        override_host_status: Act("UNKNOWN and HEALTHY if unset (A55)"),
     }
     one locality_config_specifier: cluster::cluster::common_lb_config::LocalityConfigSpecifier {
         ZoneAwareLbConfig "zone_aware_lb_config": Ignore,
         LocalityWeightedLbConfig "locality_weighted_lb_config": Act("EDS clusters weigh localities anyway (A27)"),
+    }
+
+    "HealthStatusSet" core::HealthStatusSet {
+        statuses: Act("UNKNOWN, HEALTHY and DRAINING; others are ignored"),
     }
 
     "CustomClusterType" cluster::cluster::CustomClusterType {

@@ -9,6 +9,7 @@ use super::fixture::paths;
 use super::verdicts::POOL;
 use crate::resource::cluster::{Cluster, EndpointPolicy};
 use crate::resource::endpoints::Endpoints;
+use crate::resource::filter::FilterConfig;
 use crate::resource::listener::{Listener, RouteSource};
 use crate::resource::matcher::RequestHead;
 use crate::resource::route::RouteAction;
@@ -156,6 +157,9 @@ fn failover_and_sessions_are_accepted() {
         assert!(endpoints.priorities.iter().all(|priority| !priority.localities.is_empty()));
     }
     let decoded = decode(&recorded!("persistent-session")[0]);
-    value::<Listener>(&decoded);
-    assert_eq!(paths(decoded.ignored.clone()), ["api_listener.api_listener.http_filters.typed_config.session_state"]);
+    let filters = &value::<Listener>(&decoded).filters.0;
+    let has_session =
+        |config: &FilterConfig| matches!(config, FilterConfig::StatefulSession(session) if session.cookie.is_some());
+    assert!(filters.iter().any(|filter| has_session(&filter.config)), "{filters:?}");
+    assert!(decoded.ignored.is_empty(), "{:?}", paths(decoded.ignored.clone()));
 }

@@ -12,5 +12,6 @@ mod named_policy;
 mod outlier_detection;
 mod retry_policy;
 mod routing;
+mod sessions;
 mod subsetting;
 mod verdicts;
