@@ -59,6 +59,7 @@ pub mod route;
 mod snapshot;
 #[cfg(all(feature = "discover", feature = "route", feature = "balance"))]
 pub mod stack;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[cfg(feature = "timeout")]

@@ -1,7 +1,8 @@
 //! A counter with a limit: how many attempts are in flight to a cluster (A32).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Counts the attempts in flight to one cluster; the limit comes with each, as configurations change.
 #[derive(Debug, Default)]

@@ -1,7 +1,6 @@
 //! How attempts end: what one end is, and what is counted of them per endpoint, as far as the cluster's outlier detection
 //! wants it (A50). What it says of the endpoint's load is in `load.rs`.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 use super::reports::Reports;
@@ -9,6 +8,7 @@ use super::subchannel::Observer;
 use crate::resource::endpoints::Address;
 use crate::resource::outlier_detection::{Consecutive, OutlierDetection};
 use crate::resource::weighted_round_robin::WeightedRoundRobin;
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 
 /// What a response says of the endpoint that sent it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,6 +10,7 @@
 
 mod body;
 mod connectivity;
+mod current;
 #[cfg(feature = "dns")]
 mod dns;
 mod fixed;

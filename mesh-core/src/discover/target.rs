@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Uri};
 use parking_lot::Mutex;
@@ -13,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::current::Current;
 use crate::call;
 use crate::connect::ConnectivityState;
 use crate::error::{Error, ErrorKind};
@@ -69,9 +69,7 @@ pub(crate) struct ControlPlaneFacts {
 
 struct Shared {
     facts: Facts,
-    snapshot: ArcSwapOption<Snapshot>,
-    /// Told of every snapshot; the value counts them.
-    published: watch::Sender<u64>,
+    snapshot: Current<Snapshot>,
     connectivity: watch::Sender<ConnectivityState>,
     waiting_for: Mutex<Option<String>>,
     pending: AtomicU32,
@@ -85,8 +83,7 @@ impl Target {
         let dropped = mesh.child_token();
         let shared = Arc::new(Shared {
             facts,
-            snapshot: ArcSwapOption::empty(),
-            published: watch::Sender::new(0),
+            snapshot: Current::empty(),
             connectivity: watch::Sender::new(ConnectivityState::Idle),
             waiting_for: Mutex::new(None),
             pending: AtomicU32::new(0),
@@ -155,7 +152,7 @@ impl Target {
 
     /// The snapshot in force.
     pub(crate) fn snapshot(&self) -> Option<Arc<Snapshot>> {
-        self.shared.snapshot.load_full()
+        self.shared.snapshot.load()
     }
 
     /// What the target waits for, or which newer configuration is held back.
@@ -198,15 +195,7 @@ impl Target {
     }
 
     async fn next_snapshot(&self, routable: bool) -> Arc<Snapshot> {
-        let mut published = self.shared.published.subscribe();
-        loop {
-            published.mark_unchanged();
-            match self.snapshot() {
-                Some(snapshot) if snapshot.routing.is_ok() || !routable => return snapshot,
-                // The sender is in `self`, so it cannot be gone.
-                _ => drop(published.changed().await),
-            }
-        }
+        self.shared.snapshot.wait_for(|snapshot| snapshot.routing.is_ok() || !routable).await
     }
 
     fn take_place(&self) -> Result<Place, Error> {
@@ -276,8 +265,7 @@ impl Source {
     /// Puts a snapshot in force; `false` when nobody uses the target any more.
     pub(crate) fn publish(&self, snapshot: Arc<Snapshot>) -> bool {
         let Some(shared) = self.shared.upgrade() else { return false };
-        shared.snapshot.store(Some(snapshot));
-        shared.published.send_modify(|published| *published += 1);
+        shared.snapshot.publish(snapshot);
         true
     }
 
@@ -298,7 +286,7 @@ impl Source {
     /// Takes the snapshot out of force, because the mesh ends.
     pub(crate) fn close(&self) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.snapshot.store(None);
+            shared.snapshot.clear();
             shared.connectivity.send_replace(ConnectivityState::Shutdown);
         }
     }

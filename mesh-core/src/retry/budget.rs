@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tower::retry::budget::{Budget as _, TpsBudget};
 
+use super::under_way::{Held, UnderWay};
 use crate::origin::Sourced;
 use crate::snapshot::{ClusterEntry, ClusterKey};
 
@@ -41,7 +41,7 @@ pub(crate) struct Budgets(Arc<Registry>);
 #[derive(Debug)]
 struct Registry {
     limits: Limits,
-    held: AtomicUsize,
+    held: Held,
     clusters: Mutex<HashMap<ClusterKey, Arc<Budget>>>,
     /// Of calls that no layer chose a cluster for.
     others: Arc<Budget>,
@@ -52,9 +52,7 @@ pub(super) struct Budget {
     me: Weak<Self>,
     owner: Weak<Registry>,
     tokens: TpsBudget,
-    /// Calls that have a policy, and retries, under way now.
-    calls: AtomicU32,
-    retries: AtomicU32,
+    under_way: UnderWay,
 }
 
 /// A call under way, which counts in its cluster's budget.
@@ -69,7 +67,7 @@ impl Budgets {
     pub(super) fn new(limits: Limits) -> Self {
         Self(Arc::new_cyclic(|registry| Registry {
             limits,
-            held: AtomicUsize::new(0),
+            held: Held::default(),
             clusters: Mutex::default(),
             others: Budget::new(registry.clone(), limits),
         }))
@@ -85,23 +83,18 @@ impl Budgets {
 
     /// Whether so many bytes more may be held; they are, until [`release`](Self::release).
     pub(super) fn hold(&self, bytes: usize) -> bool {
-        let held = self.0.held.fetch_add(bytes, Ordering::Relaxed);
-        let fits = held.saturating_add(bytes) <= self.0.limits.buffer.value;
-        if !fits {
-            self.release(bytes);
-        }
-        fits
+        self.0.held.hold(bytes, self.0.limits.buffer.value)
     }
 
     pub(super) fn release(&self, bytes: usize) {
         if bytes > 0 {
-            self.0.held.fetch_sub(bytes, Ordering::Relaxed);
+            self.0.held.release(bytes);
         }
     }
 
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
-        self.0.held.load(Ordering::Relaxed)
+        self.0.held.bytes()
     }
 }
 
@@ -109,36 +102,34 @@ impl Account {
     /// The call earns a part of a retry.
     pub(super) fn open(budget: Arc<Budget>) -> Self {
         budget.tokens.deposit();
-        budget.calls.fetch_add(1, Ordering::Relaxed);
+        budget.under_way.begin_call();
         Self { budget, retries: 0 }
     }
 
     /// Whether one more retry is allowed; it is paid for, and under way. `most`: how many may be, of so many calls.
     pub(super) fn withdraw(&mut self, most: impl FnOnce(u32) -> u32) -> bool {
-        let Budget { tokens, calls, retries, .. } = &*self.budget;
-        let most = most(calls.load(Ordering::Relaxed));
-        let room = |under_way| (under_way < most).then_some(under_way + 1);
-        if retries.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
+        let Budget { tokens, under_way, .. } = &*self.budget;
+        if !under_way.begin_retry(most) {
             return false;
         }
         let is_paid = tokens.withdraw();
         match is_paid {
             true => self.retries += 1,
-            false => _ = retries.fetch_sub(1, Ordering::Relaxed),
+            false => under_way.end_retries(1),
         }
         is_paid
     }
 
     /// The retries so far are over.
     pub(super) fn end_retries(&mut self) {
-        self.budget.retries.fetch_sub(std::mem::take(&mut self.retries), Ordering::Relaxed);
+        self.budget.under_way.end_retries(std::mem::take(&mut self.retries));
     }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
         self.end_retries();
-        self.budget.calls.fetch_sub(1, Ordering::Relaxed);
+        self.budget.under_way.end_call();
     }
 }
 
@@ -160,8 +151,8 @@ impl Registry {
 
 impl Budget {
     fn new(owner: Weak<Registry>, limits: Limits) -> Arc<Self> {
-        let (calls, retries) = (AtomicU32::new(0), AtomicU32::new(0));
-        Arc::new_cyclic(|me| Self { me: me.clone(), owner, tokens: limits.tokens(), calls, retries })
+        let under_way = UnderWay::default();
+        Arc::new_cyclic(|me| Self { me: me.clone(), owner, tokens: limits.tokens(), under_way })
     }
 }
 
