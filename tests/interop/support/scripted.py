@@ -114,6 +114,8 @@ class _Peer(asyncio.Protocol):
                 headers = dict(event.headers)
                 self.rows[event.stream_id] = int(headers["x-row"])
                 self.scripted.taken[headers["x-side"], int(headers["x-row"])] += 1
+            elif isinstance(event, h2.events.DataReceived):
+                self.http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             elif isinstance(event, h2.events.StreamEnded):
                 self.scripted.answers[self.rows[event.stream_id]](self, event.stream_id)
         self.flush()

@@ -12,9 +12,10 @@ def c_core_echo(programs, address="127.0.0.1:0"):
     return programs.serve("echo-c-core", [PYTHON, C_CORE / "echo_server.py", address])
 
 
-def go_echo(programs, host="127.0.0.1", env=None, port=0):
-    """grpc-go's server; it drains on SIGTERM."""
-    return programs.serve("echo-go", [peer("echo-server"), "-listen", f"{host}:{port}"], env)
+def go_echo(programs, host="127.0.0.1", env=None, port=0, counts=None):
+    """grpc-go's server; it drains on SIGTERM. It counts calls by their numbers in the file `counts`, if there is one."""
+    counting = ["-counts", counts] if counts else []
+    return programs.serve("echo-go", [peer("echo-server"), "-listen", f"{host}:{port}", *counting], env)
 
 
 def calls_taken(server):
