@@ -100,6 +100,24 @@ fn down() -> Status {
     Status::unavailable("not now")
 }
 
+/// Each row is counted by itself: what becomes of one changes nothing for the others, as in Envoy.
+#[tokio::test]
+async fn a_row_of_gateway_failures_that_ejects_nobody_leaves_that_of_server_errors_alone() {
+    for gateway in [2, 5] {
+        let [a, bad] = backends(["a", "bad"]).await;
+        let detection = OutlierDetection {
+            consecutive_gateway_failure: Some(gateway),
+            enforcing_consecutive_gateway_failure: Some(0),
+            ..consecutive(5)
+        };
+        let (_control_plane, mesh, client) = client_of(detection, &[&a, &bad]).await;
+        let before = bad.calls();
+        bad.fail(down());
+        assert_eq!(until_one_is_ejected(&mesh, &client).await.1, "consecutive_5xx");
+        assert_eq!(bad.calls() - before, 5, "with a limit of {gateway}");
+    }
+}
+
 #[tokio::test]
 async fn an_endpoint_that_always_fails_is_ejected_and_returns() {
     let [a, b, bad] = backends(["a", "b", "bad"]).await;

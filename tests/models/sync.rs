@@ -25,6 +25,7 @@ impl<T> ArcSwapOption<T> {
 
 /// As tokio's channel of the latest value, of numbers that only grow.
 pub(crate) mod watch {
+    use std::convert::Infallible;
     use std::future::poll_fn;
     use std::marker::PhantomData;
     use std::sync::Arc;
@@ -72,7 +73,7 @@ pub(crate) mod watch {
             self.seen = self.state.lock().expect("no model panics under it").version;
         }
 
-        pub(crate) async fn changed(&mut self) {
+        pub(crate) async fn changed(&mut self) -> Result<(), Infallible> {
             poll_fn(|context| {
                 let mut state = self.state.lock().expect("no model panics under it");
                 if state.version == self.seen {
@@ -83,6 +84,7 @@ pub(crate) mod watch {
                 Poll::Ready(())
             })
             .await;
+            Ok(())
         }
     }
 }

@@ -235,6 +235,11 @@ impl Outcomes {
         clear(&self.local_origin);
     }
 
+    /// One of the rows is over.
+    pub(super) fn forget_streak(&self, streak: Streak) {
+        clear(self.streak(streak));
+    }
+
     /// Successes and failures since this was last asked.
     pub(super) fn take_totals(&self) -> (u32, u32) {
         (self.successes.swap(0, Relaxed), self.failures.swap(0, Relaxed))

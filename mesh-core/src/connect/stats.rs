@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::load::EndpointLoad;
-use super::outcomes::{Criteria, Ended, Outcomes};
+use super::outcomes::{Criteria, Ended, Outcomes, Streak};
 use super::reports;
 use crate::resource::endpoints::Address;
 
@@ -55,9 +55,9 @@ impl EndpointStats {
         self.outcomes.take_totals()
     }
 
-    /// Whatever failed in a row, the row is over.
-    pub(crate) fn forget_streaks(&self) {
-        self.outcomes.forget_streaks();
+    /// What failed in a row in this way, the row is over.
+    pub(crate) fn forget_streak(&self, streak: Streak) {
+        self.outcomes.forget_streak(streak);
     }
 
     /// One more connection was made.

@@ -89,7 +89,7 @@ impl<C: Connect> Active<C> {
         let Self { ejections, members, subchannels, .. } = self;
         let (Some(policy), Some(failed)) = (&ejections.policy, subchannels.get(address)) else { return false };
         // From here on the row is a new one, whatever becomes of this one.
-        failed.stats.forget_streaks();
+        failed.stats.forget_streak(streak);
         let of_priority =
             || members.iter().flatten().find(|members| members.subchannels().any(|one| one.address() == address));
         let Some(priority) = of_priority() else { return false };
