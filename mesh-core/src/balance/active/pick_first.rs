@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Active, Members};
+use super::Active;
+use super::members::Members;
 use crate::balance::policy::{PickFirst, order};
 use crate::balance::spill::Takes;
 use crate::connect::{Connect, ConnectivityState, Subchannel};

@@ -1,0 +1,151 @@
+//! Which endpoints a part has: those of its priority that are usable and wanted, each with its subchannel.
+
+use std::cell::LazyCell;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Active;
+use super::members::{Locality, Members, Placed, candidates, is_same};
+use crate::balance::policy::{PickFirst, Plan};
+use crate::balance::spill::Takes;
+use crate::balance::subset;
+use crate::connect::{Connect, Subchannel};
+use crate::profile::Profile;
+use crate::resource::cluster::{Balancing, Subset};
+use crate::resource::endpoints::{Address, Endpoint, Health, LocalityEndpoints, Priority};
+
+impl<C: Connect> Active<C> {
+    /// The priority of a part, and which of its endpoints belong to it.
+    fn part(&self, part: usize) -> (usize, Takes) {
+        let panics = |priority: usize| self.panics.get(priority).is_some_and(|panics| *panics);
+        match (self.profile, part % 2) {
+            (Profile::Grpc, _) => (part, Takes::Healthy),
+            (Profile::Envoy, 0) if panics(part / 2) => (part / 2, Takes::All),
+            (Profile::Envoy, 0) => (part / 2, Takes::Healthy),
+            (Profile::Envoy, _) => (part / 2, Takes::Degraded),
+        }
+    }
+
+    /// The endpoints of a part, and what their policies make of them.
+    pub(super) fn gather(&mut self, part: usize, mut old: Option<&mut Members<C>>) -> Members<C> {
+        let (priority, takes) = self.part(part);
+        let endpoints = self.config.endpoints.clone();
+        let priority = &endpoints.priorities[priority];
+        let subset = self.subset(priority, takes);
+        let firsts = self.firsts(priority, takes, subset.as_ref(), old.as_deref_mut());
+        let old = old.as_deref();
+        let localities = if firsts.is_empty() {
+            self.place(priority, takes, subset.as_ref(), old)
+        } else {
+            let wanted = firsts.iter().flat_map(PickFirst::wanted).collect();
+            self.place(priority, takes, Some(&wanted), old)
+        };
+        let Balancing { by_locality, policy, .. } = &self.config.cluster.balancing;
+        let size = if *by_locality { 1 } else { localities.len().max(1) };
+        let old = old.filter(|old| policy.is_hashing() && old.policy == *policy);
+        let plan = |group: &[Locality<C>]| {
+            if let Some(own) = &self.own {
+                return Plan::Own(own.clone());
+            }
+            let unchanged = |(other, _): &(&[Locality<C>], &Plan)| is_same(other, group);
+            let kept = old.and_then(|old| old.groups().find(unchanged)).map(|(_, plan)| plan.clone());
+            kept.unwrap_or_else(|| Plan::new(policy, || candidates(group)))
+        };
+        let plans = localities.chunks(size).map(plan).collect();
+        let period = self.reports().and_then(|config| config.out_of_band());
+        self.may_report |= period.is_some();
+        if self.may_report {
+            let endpoints = localities.iter().flat_map(|locality| &locality.endpoints);
+            endpoints.for_each(|endpoint| endpoint.subchannel.report_every(period));
+        }
+        Members { policy: policy.clone(), localities, plans, firsts }
+    }
+
+    /// The subchannels of a priority, or of those of its endpoints that are `used`. Most endpoints are where they were in
+    /// `old`, but for those that came or went before them, which spares looking them up.
+    fn place(
+        &mut self,
+        priority: &Priority,
+        takes: Takes,
+        used: Option<&HashSet<&Address>>,
+        old: Option<&Members<C>>,
+    ) -> Vec<Locality<C>> {
+        let old: Vec<_> = old.into_iter().flat_map(Members::subchannels).collect();
+        let mut at = 0;
+        let mut localities = Vec::with_capacity(priority.localities.len());
+        for locality in &priority.localities {
+            self.stamp += 1;
+            let mut endpoints = Vec::with_capacity(locality.endpoints.len());
+            for endpoint in
+                takes.of(locality).filter(|endpoint| used.is_none_or(|used| used.contains(&endpoint.address)))
+            {
+                let here = |at: &usize| old.get(*at).is_some_and(|old| *old.address() == endpoint.address);
+                let subchannel = match [at, at + 1].into_iter().find(here) {
+                    Some(found) => {
+                        at = found + 1;
+                        old[found].clone()
+                    }
+                    None => self.subchannel(endpoint),
+                };
+                self.may_move |= endpoint.reached_at.is_some();
+                if self.may_move {
+                    subchannel.move_to(&endpoint.reached_at);
+                }
+                // An endpoint listed twice counts once (A48).
+                if subchannel.stamp.swap(self.stamp, Ordering::Relaxed) != self.stamp {
+                    let hash_key = endpoint.hash_key.clone();
+                    let health = endpoint.health;
+                    endpoints.push(Placed { subchannel, health, weight: endpoint.weight, hash_key });
+                }
+            }
+            localities.push(Locality { id: locality.locality.clone(), weight: locality.weight, endpoints });
+        }
+        localities
+    }
+
+    /// The endpoints of the priority that are used; `None`: all of them.
+    fn subset<'e>(&self, priority: &'e Priority, takes: Takes) -> Option<HashSet<&'e Address>> {
+        let addresses = |locality: &'e LocalityEndpoints| takes.of(locality).map(|endpoint| &endpoint.address);
+        let localities = priority.localities.iter();
+        Some(match self.config.cluster.balancing.subset? {
+            Subset::OfPriority(size) => subset::choose(localities.flat_map(addresses), size, self.salt),
+            Subset::OfLocality(size) => {
+                localities.flat_map(|locality| subset::choose(addresses(locality), size, self.salt)).collect()
+            }
+        })
+    }
+
+    pub(super) fn subchannel(&mut self, endpoint: &Endpoint) -> Arc<Subchannel<C>> {
+        let Endpoint { address, reached_at, .. } = endpoint;
+        if let Some(subchannel) = self.subchannels.get(address) {
+            return subchannel.clone();
+        }
+        let subchannel = Subchannel::start(address.clone(), reached_at.clone(), &self.environment);
+        self.subchannels.insert(address.clone(), subchannel.clone());
+        subchannel
+    }
+
+    /// Lets go of the subchannels that were not stamped since. What is draining takes no calls, and keeps its connections
+    /// and the calls it has, until it is gone or takes calls again.
+    pub(super) fn release(&mut self, before: u64) {
+        let endpoints = self.config.endpoints.clone();
+        let draining = LazyCell::new(|| {
+            let endpoints = endpoints.priorities.iter().flat_map(|priority| &priority.localities);
+            let endpoints = endpoints.flat_map(|locality| &locality.endpoints);
+            let draining = endpoints.filter(|endpoint| endpoint.health == Health::Draining);
+            draining.map(|endpoint| &endpoint.address).collect::<HashSet<_>>()
+        });
+        self.keep_for_sessions();
+        let Self { subchannels, for_sessions, .. } = self;
+        subchannels.retain(|address, subchannel| {
+            let used = subchannel.stamp.load(Ordering::Relaxed) > before
+                || for_sessions.contains(address)
+                || draining.contains(address);
+            if !used {
+                subchannel.drain();
+            }
+            used
+        });
+    }
+}
