@@ -1,7 +1,7 @@
-//! A balancing policy of your own, in place of the one that the control plane asks for.
+//! A balancing policy of your own: in place of the one that the control plane asks for, or because it asks for it by name.
 //!
-//! Three greeters of weights 1, 2 and 4 run in this process, and an embedded control plane that says `ROUND_ROBIN`. The
-//! policy sends each call to the endpoint that is the least loaded for its weight, so the shares become 1, 2 and 4 sevenths.
+//! Three greeters of weights 1, 2 and 4 run in this process, and an embedded control plane that says `ROUND_ROBIN`, or with
+//! `--by-name` a `TypedStruct` of the type `example.LeastLoaded` (A52). The policy sends each call to the endpoint that is the least loaded for its weight, so the shares become 1, 2 and 4 sevenths.
 
 #[path = "../own-stack/greeters.rs"]
 mod greeters;
@@ -11,16 +11,20 @@ use std::collections::BTreeMap;
 use clap::Parser;
 use futures_util::future::try_join_all;
 use mesh_core::Mesh;
-use mesh_core::balance::{BalanceOptions, Choice, Member, PickRequest, Policy};
-use mesh_core::testing::{ControlPlane, Resources, endpoint};
+use mesh_core::balance::{BalanceOptions, Choice, Member, PickRequest, Policy, PolicyConfig};
+use mesh_core::testing::{ControlPlane, Resources, cluster, endpoint};
 use mesh_examples::helloworld::HelloRequest;
 use mesh_examples::helloworld::greeter_client::GreeterClient;
 use mesh_tonic::MeshChannel;
+use mesh_xds_proto::xds::r#type::v3::TypedStruct;
 use tonic::codegen::StdError;
 
 /// Calls three greeters by a balancing policy that is defined here.
 #[derive(Parser)]
 struct Args {
+    /// The control plane asks for the policy by its name.
+    #[arg(long)]
+    by_name: bool,
     /// Calls that are made at a time.
     #[arg(long, default_value_t = 70)]
     calls: usize,
@@ -48,9 +52,18 @@ async fn main() -> Result<(), StdError> {
     let control_plane = ControlPlane::new();
     control_plane.set(Resources::service("greeter", endpoints));
 
-    // `policy_of` is for one cluster, `policy` would be for all.
-    let options = BalanceOptions::new().policy_of("greeter", |_: &[Member]| Box::new(LeastLoaded) as Box<dyn Policy>);
-    let mesh = Mesh::builder().control_plane(&control_plane).balance(options).build().await?;
+    let start = |_: &[Member]| Box::new(LeastLoaded) as Box<dyn Policy>;
+    let builder = match args.by_name {
+        true => {
+            let named = TypedStruct { type_url: "type.googleapis.com/example.LeastLoaded".to_owned(), value: None };
+            control_plane.put(cluster("greeter").policy("least_loaded", &named));
+            // The struct's fields would be the policy's configuration.
+            Mesh::builder().policy("example.LeastLoaded", move |_: &PolicyConfig| Ok(start))
+        }
+        // `policy_of` is for one cluster, `policy` would be for all.
+        false => Mesh::builder().balance(BalanceOptions::new().policy_of("greeter", start)),
+    };
+    let mesh = builder.control_plane(&control_plane).build().await?;
     let greeter = GreeterClient::new(MeshChannel::new(&mesh, "xds:///greeter")?);
     all_answer(greeter.clone()).await?;
 

@@ -24,7 +24,9 @@ use super::policy::OwnPolicy;
 use super::priority::{Choice, Priorities};
 use crate::connect::{Connect, ConnectivityState, Environment, Subchannel, SubchannelStatus};
 use crate::profile::Profile;
+use crate::resource::cluster::EndpointPolicy;
 use crate::resource::endpoints::Address;
+use crate::resource::named_policy::NamedPolicy;
 use crate::resource::weighted_round_robin::WeightedRoundRobin;
 use crate::snapshot::ClusterConfig;
 
@@ -45,6 +47,8 @@ pub(crate) struct Active<C: Connect> {
     salt: u64,
     /// The application's policy, which goes before the configured one.
     own: Option<OwnPolicy>,
+    /// The application's policy that the control plane asks for by its name; it stays as long as its configuration does.
+    named: Option<NamedPolicy>,
     /// Whether there ever was an endpoint of several addresses.
     may_move: bool,
     /// Whether endpoints were ever asked to report beside their calls.
@@ -75,6 +79,7 @@ impl<C: Connect> Active<C> {
             stamp: 0,
             salt: fastrand::u64(..),
             own: options.own_policy(&config.cluster.name).cloned(),
+            named: None,
             may_move: false,
             may_report: false,
             ejections: Ejections::new(options.outlier_detection.value),
@@ -88,6 +93,13 @@ impl<C: Connect> Active<C> {
     /// Takes in a new configuration. Endpoints that stay keep their connections, wherever they moved.
     pub(crate) fn update(&mut self, config: ClusterConfig) {
         self.config = config;
+        let named = match &self.config.cluster.balancing.policy {
+            EndpointPolicy::Named(policy) => Some(policy),
+            _ => None,
+        };
+        if self.named.as_ref() != named {
+            self.named = named.cloned();
+        }
         let priorities = self.config.endpoints.priorities.len();
         let parts = match self.profile {
             Profile::Grpc => priorities,

@@ -44,6 +44,7 @@ mod wait;
 #[cfg(test)]
 mod tests;
 
+pub use crate::resource::named_policy::PolicyConfig;
 pub use body::ResponseBody;
 pub use future::ResponseFuture;
 pub use layer::{Balance, BalanceLayer};
@@ -53,4 +54,5 @@ pub use policy::{Choice, Member, PeakEwma, PickRequest, Policy, PolicyFactory};
 pub(crate) use active::Ejected;
 pub(crate) use clusters::Clusters;
 pub(crate) use outlier::{Method, Unenforced};
+pub(crate) use policy::make_policy;
 pub(crate) use status::EndpointReport;

@@ -12,23 +12,25 @@ use tokio_util::task::TaskTracker;
 
 use super::{Inner, Mesh};
 use crate::backoff::bounded;
-use crate::balance::{BalanceOptions, Clusters};
+use crate::balance::{BalanceOptions, Clusters, PolicyConfig, PolicyFactory, make_policy};
 use crate::bootstrap::Bootstrap;
 use crate::connect::{Http2Connector, Http2Options};
 #[cfg(feature = "dns")]
 use crate::discover::Names;
-use crate::error::{Error, ErrorKind};
+use crate::error::{BoxError, Error, ErrorKind};
 #[cfg(feature = "filter")]
 use crate::filter::FilterLayer;
 #[cfg(feature = "mirror")]
 use crate::mirror::{MirrorLayer, Tasks};
 use crate::origin::Sourced;
 use crate::profile::Profile;
+use crate::resource::named_policy::{MakePolicy, Policies};
 #[cfg(feature = "retry")]
 use crate::resource::retry_policy::RetryPolicy;
 #[cfg(feature = "retry")]
 use crate::retry::RetryLayer;
 use crate::snapshot::Snapshot;
+use crate::xds::resource_type::Extensions;
 use crate::xds::transport::Transport;
 use crate::xds::transport::connector::InProcess;
 use crate::xds::transport::grpc::{GrpcOptions, GrpcTransport};
@@ -47,6 +49,7 @@ pub struct MeshBuilder {
     profile: Sourced<Profile>,
     xds: XdsOptions,
     balance: BalanceOptions,
+    policies: HashMap<Arc<str>, Arc<MakePolicy>>,
     #[cfg(feature = "mirror")]
     mirror: MirrorLayer<()>,
     #[cfg(feature = "retry")]
@@ -65,6 +68,7 @@ impl Default for MeshBuilder {
             profile: Sourced::by_default(Profile::default()),
             xds: XdsOptions::default(),
             balance: BalanceOptions::default(),
+            policies: HashMap::new(),
             #[cfg(feature = "mirror")]
             mirror: MirrorLayer::new(()),
             #[cfg(feature = "retry")]
@@ -122,6 +126,39 @@ impl MeshBuilder {
     /// How endpoints are connected, and how long calls wait for them.
     pub fn balance(mut self, options: BalanceOptions) -> Self {
         self.balance = options;
+        self
+    }
+
+    /// Adds a balancing policy of your own, for clusters that ask for it by this name: in `load_balancing_policy`, by a
+    /// `TypedStruct` whose `type_url` is the name or ends in `/` and the name (A52). `make` gets the struct as the policy's
+    /// configuration; what it refuses is refused to the control plane too. What it makes lives as long as the cluster asks
+    /// for the same policy with the same configuration. A policy that is built in goes before one of the same name. Default:
+    /// such policies are passed over for the next in the cluster's list. [`BalanceOptions::policy`] balances clusters
+    /// whatever the control plane says.
+    ///
+    /// ```
+    /// use mesh_core::balance::{Choice, Member, PickRequest, Policy, PolicyConfig};
+    ///
+    /// struct Nth(usize);
+    ///
+    /// impl Policy for Nth {
+    ///     fn pick(&self, _: &[Member], _: &PickRequest<'_>) -> Choice {
+    ///         Choice::Endpoint(self.0)
+    ///     }
+    /// }
+    ///
+    /// let builder = mesh_core::Mesh::builder().policy("example.Nth", |config: &PolicyConfig| {
+    ///     let n = config.number("n")?.unwrap_or_default() as usize;
+    ///     Ok(move |_: &[Member]| Box::new(Nth(n)) as Box<dyn Policy>)
+    /// });
+    /// # let _ = builder;
+    /// ```
+    pub fn policy<F: PolicyFactory>(
+        mut self,
+        name: impl Into<Arc<str>>,
+        make: impl Fn(&PolicyConfig) -> Result<F, BoxError> + Send + Sync + 'static,
+    ) -> Self {
+        self.policies.insert(name.into(), make_policy(make));
         self
     }
 
@@ -230,7 +267,8 @@ impl MeshBuilder {
                     Some(connect) => Arc::new(GrpcTransport::in_process(connect, bootstrap, self.transport, &runtime)?),
                     None => Arc::new(GrpcTransport::new(bootstrap, self.transport, &runtime)?),
                 };
-                let options = XdsOptions { profile: self.profile.value, ..self.xds };
+                let extensions = Extensions::new(Policies::new(self.policies));
+                let options = XdsOptions { profile: self.profile.value, extensions, ..self.xds };
                 Some(XdsClient::start(bootstrap, options, transport, &runtime, &cancel))
             }
         };

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::circuit_breakers::CircuitBreakers;
 use super::endpoints::{Address, Endpoints, Health};
 use super::matcher::header::HeaderSource;
+use super::named_policy::NamedPolicy;
 use super::outlier_detection::OutlierDetection;
 use super::slow_start::SlowStart;
 use super::weighted_round_robin::WeightedRoundRobin;
@@ -194,6 +195,8 @@ pub(crate) enum EndpointPolicy {
     PickFirst {
         shuffle: bool,
     },
+    /// The application's own, which the control plane asks for by its name (A52).
+    Named(NamedPolicy),
     /// By the hash of the request (A42).
     RingHash(RingHash),
     /// By the hash of the request, with equal shares (Envoy).
@@ -212,7 +215,7 @@ pub(crate) enum EndpointPolicy {
 impl EndpointPolicy {
     /// Whether the policy goes by the hash of the request.
     pub(crate) fn is_hashing(&self) -> bool {
-        matches!(self, Self::RingHash(_) | Self::Maglev(_))
+        matches!(self, Self::RingHash(_) | Self::Maglev(_) | Self::Named(_))
     }
 
     /// The header that is hashed instead of what the route says (A76).

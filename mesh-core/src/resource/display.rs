@@ -4,6 +4,7 @@ use std::fmt::{self, Display, Formatter};
 
 use super::cluster::{Balancing, EndpointPolicy, HealthSet, Maglev, RingHash, Subset};
 use super::hash_policy::{HashPolicy, HashSource};
+use super::named_policy::NamedPolicy;
 use super::outlier_detection::{Consecutive, FailurePercentage, OutlierDetection, SuccessRate};
 use super::retry_policy::{Hedge, RetryPolicy};
 use super::weighted_round_robin::WeightedRoundRobin;
@@ -28,6 +29,7 @@ impl Display for EndpointPolicy {
             Self::RoundRobin => f.write_str("round_robin"),
             Self::LeastRequest { choices } => write!(f, "least_request (choice_count {choices})"),
             Self::Random => f.write_str("random"),
+            Self::Named(NamedPolicy { name, config, made: _ }) => write!(f, "{name} {}", config.json()),
             Self::PickFirst { shuffle } => write!(f, "pick_first (shuffle_address_list {shuffle})"),
             Self::RingHash(RingHash { min_size, max_size, header }) => {
                 write!(f, "ring_hash (minimum_ring_size {min_size}, maximum_ring_size {max_size}")?;

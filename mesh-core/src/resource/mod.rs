@@ -17,6 +17,7 @@ pub(crate) mod level;
 pub(crate) mod listener;
 pub(crate) mod matcher;
 pub(crate) mod mirror;
+pub(crate) mod named_policy;
 pub(crate) mod outlier_detection;
 pub(crate) mod retry_policy;
 pub(crate) mod rewrite;

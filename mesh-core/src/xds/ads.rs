@@ -25,14 +25,14 @@ use tokio::time::Instant;
 use self::nack::cut;
 use self::subscription::{Subscription, Subscriptions, Verdict};
 use super::message::Request;
-use super::resource_type::{IgnoredField, ResourceType};
+use super::resource_type::{Extensions, IgnoredField, ResourceType};
 use crate::backoff::{Backoff, BackoffConfig};
 
 /// Longest text of an error that is kept.
 const MAX_ERROR: usize = 1024;
 
 /// What can be set about the protocol.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct AdsOptions {
     /// How long a resource may be awaited on a live stream (A57). 15 s by default.
     pub(crate) does_not_exist_timeout: Duration,
@@ -42,6 +42,7 @@ pub(crate) struct AdsOptions {
     pub(crate) fail_on_data_errors: bool,
     /// Between streams.
     pub(crate) backoff: BackoffConfig,
+    pub(crate) extensions: Extensions,
 }
 
 /// The protocol with one control plane.
@@ -179,10 +180,10 @@ pub(crate) enum StreamState {
 impl Ads {
     pub(crate) fn new(options: AdsOptions, now: Instant) -> Self {
         Self {
-            options,
             types: Vec::new(),
             phase: Phase::Idle,
             backoff: Backoff::new(options.backoff),
+            options,
             failures: 0,
             failing_since: None,
             last_error: None,
@@ -235,11 +236,11 @@ impl Ads {
 
     /// Time passed.
     pub(crate) fn handle_wake(&mut self, now: Instant) {
-        let options = self.options;
+        let options = &self.options;
         for subscriptions in &mut self.types {
             let resource_type = subscriptions.resource_type;
             subscriptions.expire(now, |name, subscription, strangers| {
-                let kind = expire(&options, subscription, strangers);
+                let kind = expire(options, subscription, strangers);
                 self.updates.resources.push(Update { resource_type, name: name.clone(), kind });
             });
         }

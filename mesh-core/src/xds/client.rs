@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use self::driver::Driver;
 pub(crate) use self::subscriber::Subscriber;
 use super::ads::{Ads, AdsOptions, AdsStatus, StreamState};
-use super::resource_type::ResourceType;
+use super::resource_type::{Extensions, ResourceType};
 use super::store::{Counters, IgnoredSummary, ResourceReport, Store};
 use super::transport::Transport;
 use super::transport::encode::Encoder;
@@ -25,7 +25,7 @@ use crate::bootstrap::{Bootstrap, ServerFeatures};
 use crate::profile::Profile;
 
 /// What can be set about the client.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct XdsOptions {
     /// How long a resource may be awaited on a live stream. Default 15 s, or 30 s where the server has the feature
     /// `resource_timer_is_transient_error` (A57, A88).
@@ -36,6 +36,8 @@ pub(crate) struct XdsOptions {
     pub(crate) fail_on_data_errors: bool,
     /// Decides which features the control plane is told of.
     pub(crate) profile: Profile,
+    /// What the decoders know beside what is built in.
+    pub(crate) extensions: Extensions,
 }
 
 /// Knows one control plane. Clones share its stream, which ends with the last clone and the last subscriber.
@@ -83,6 +85,7 @@ impl XdsClient {
         runtime: &Handle,
         cancel: &CancellationToken,
     ) -> Self {
+        let encoder = Encoder::new(bootstrap.node(), options.profile);
         let ads = Ads::new(ads_options(bootstrap.server().features, options), Instant::now());
         let shared = Arc::new(Shared {
             server: bootstrap.server().uri.clone(),
@@ -92,7 +95,6 @@ impl XdsClient {
             interests: Notify::new(),
         });
         let cancel = cancel.child_token();
-        let encoder = Encoder::new(bootstrap.node(), options.profile);
         let driver = Driver::new(shared.clone(), transport, ads, encoder);
         runtime.spawn(cancel.clone().run_until_cancelled_owned(driver.run()));
         Self { inner: Arc::new(Inner { shared, _stop: cancel.drop_guard() }) }
@@ -176,6 +178,7 @@ fn ads_options(features: ServerFeatures, options: XdsOptions) -> AdsOptions {
         timeout_is_transient,
         fail_on_data_errors: options.fail_on_data_errors || features.fail_on_data_errors,
         backoff: options.backoff,
+        extensions: options.extensions,
     }
 }
 

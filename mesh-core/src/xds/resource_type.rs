@@ -14,7 +14,27 @@ pub(crate) struct ResourceType {
     /// Whether a response lists every resource, so that absence means deletion (LDS and CDS).
     pub(crate) absence_deletes: bool,
     /// Bytes of one resource to its validated value; pure, total.
-    pub(crate) decode: fn(&[u8]) -> Decoded,
+    pub(crate) decode: fn(&[u8], &Extensions) -> Decoded,
+}
+
+/// What the application adds to what resources can say; only the decoders know what it is.
+#[derive(Clone, Default)]
+pub(crate) struct Extensions(Option<Arc<dyn Any + Send + Sync>>);
+
+impl Extensions {
+    pub(crate) fn new<T: Any + Send + Sync>(extensions: T) -> Self {
+        Self(Some(Arc::new(extensions)))
+    }
+
+    pub(crate) fn get<T: Any>(&self) -> Option<&T> {
+        self.0.as_ref()?.downcast_ref()
+    }
+}
+
+impl fmt::Debug for Extensions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Extensions").field(&self.0.is_some()).finish()
+    }
 }
 
 /// What became of the bytes of one resource.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::Active;
 use super::members::{Locality, Members, Placed, candidates, is_same};
-use crate::balance::policy::{PickFirst, Plan};
+use crate::balance::policy::{OwnPolicy, PickFirst, Plan};
 use crate::balance::spill::Takes;
 use crate::balance::subset;
 use crate::connect::{Connect, Subchannel};
@@ -44,8 +44,9 @@ impl<C: Connect> Active<C> {
         let Balancing { by_locality, policy, .. } = &self.config.cluster.balancing;
         let size = if *by_locality { 1 } else { localities.len().max(1) };
         let old = old.filter(|old| policy.is_hashing() && old.policy == *policy);
+        let own = self.own.clone().or_else(|| self.named.as_ref().map(OwnPolicy::of));
         let plan = |group: &[Locality<C>]| {
-            if let Some(own) = &self.own {
+            if let Some(own) = &own {
                 return Plan::Own(own.clone());
             }
             let unchanged = |(other, _): &(&[Locality<C>], &Plan)| is_same(other, group);

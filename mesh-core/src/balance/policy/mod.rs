@@ -26,8 +26,8 @@ use tokio::time::Instant;
 
 use self::least_request::LeastRequest;
 use self::maglev::{Maglev, Table};
-pub(crate) use self::own::OwnPolicy;
 pub use self::own::PolicyFactory;
+pub(crate) use self::own::{OwnPolicy, make_policy};
 pub use self::peak_ewma::PeakEwma;
 use self::pick_first::Chosen;
 pub(crate) use self::pick_first::{PickFirst, order};
@@ -176,6 +176,7 @@ impl Plan {
                 Self::RingHash(config.clone(), Arc::new(Ring::new(config, &candidates())))
             }
             EndpointPolicy::PickFirst { .. } => Self::PickFirst,
+            EndpointPolicy::Named(policy) => Self::Own(OwnPolicy::of(policy)),
             EndpointPolicy::Maglev(config) => Self::Maglev(Arc::new(Table::new(config, candidates()))),
             EndpointPolicy::PeakEwma => Self::PeakEwma,
             EndpointPolicy::WeightedRoundRobin(config) => Self::WeightedRoundRobin(config.clone()),

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{Member, Policy};
+use crate::error::BoxError;
+use crate::resource::named_policy::{MakePolicy, NamedPolicy, PolicyConfig};
 
 /// Starts a [`Policy`] whenever there is news of the endpoints: one came or went, connected or was lost.
 ///
@@ -42,6 +44,23 @@ where
 /// A factory that can be shared.
 #[derive(Clone)]
 pub(crate) struct OwnPolicy(pub(crate) Arc<dyn PolicyFactory>);
+
+impl OwnPolicy {
+    /// What the control plane asks for by its name (A52).
+    pub(crate) fn of(policy: &NamedPolicy) -> Self {
+        policy.made.downcast_ref::<Self>().expect("`make_policy` makes nothing else").clone()
+    }
+}
+
+/// How a policy is made of its configuration, for the decoder.
+pub(crate) fn make_policy<F: PolicyFactory>(
+    make: impl Fn(&PolicyConfig) -> Result<F, BoxError> + Send + Sync + 'static,
+) -> Arc<MakePolicy> {
+    Arc::new(move |config| {
+        let factory: Arc<dyn PolicyFactory> = Arc::new(make(config)?);
+        Ok(Arc::new(OwnPolicy(factory)))
+    })
+}
 
 impl fmt::Debug for OwnPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -23,6 +23,7 @@ use super::place::{At, cut, quoted};
 use super::slow_start::started_slowly;
 use super::value::Extension;
 use super::weighted_round_robin::weighted_round_robin;
+use crate::error::with_causes;
 use crate::resource::cluster::{Balancing, EndpointPolicy, Maglev, RingHash, Subset};
 use crate::resource::verdict::Fields;
 
@@ -234,6 +235,10 @@ fn supported(extension: &Extension<'_>, at: &At<'_>, depth: usize) -> Found {
     {
         let at = &at.field("value");
         return Found::Policy(named_policy(&extension.type_name, &config, at).map(whole_priority));
+    }
+    if let Some(own) = at.report().policies.make(&extension.type_name, || extension.structure(at)) {
+        let own = own.map_err(|error| at.field("value").error(with_causes(&*error)));
+        return Found::Policy(own.ok().map(|own| whole_priority(EndpointPolicy::Named(own))));
     }
     Found::Policy(if extension.is::<WrrLocality>() {
         wrr_locality(extension, at, depth)

@@ -39,14 +39,14 @@ use std::sync::Arc;
 use prost::{Message, Name};
 
 use self::place::{At, Report};
-use crate::xds::resource_type::{Decoded, FieldError, ResourceType};
+use crate::xds::resource_type::{Decoded, Extensions, FieldError, ResourceType};
 
 /// Decodes to [`Listener`](super::listener::Listener).
 pub(crate) static LISTENER: ResourceType = ResourceType {
     type_url: "type.googleapis.com/envoy.config.listener.v3.Listener",
     name: "Listener",
     absence_deletes: true,
-    decode: |bytes| decode(bytes, listener::listener),
+    decode: |bytes, extensions| decode(bytes, extensions, listener::listener),
 };
 
 /// Decodes to [`RouteConfiguration`](super::route_config::RouteConfiguration).
@@ -54,7 +54,7 @@ pub(crate) static ROUTE_CONFIGURATION: ResourceType = ResourceType {
     type_url: "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
     name: "RouteConfiguration",
     absence_deletes: false,
-    decode: |bytes| decode(bytes, route_config::route_configuration),
+    decode: |bytes, extensions| decode(bytes, extensions, route_config::route_configuration),
 };
 
 /// Decodes to [`Cluster`](super::cluster::Cluster).
@@ -62,7 +62,7 @@ pub(crate) static CLUSTER: ResourceType = ResourceType {
     type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster",
     name: "Cluster",
     absence_deletes: true,
-    decode: |bytes| decode(bytes, cluster::cluster),
+    decode: |bytes, extensions| decode(bytes, extensions, cluster::cluster),
 };
 
 /// Decodes to [`Endpoints`](super::endpoints::Endpoints); a resource's name is its `cluster_name`.
@@ -70,15 +70,15 @@ pub(crate) static ENDPOINTS: ResourceType = ResourceType {
     type_url: "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
     name: "ClusterLoadAssignment",
     absence_deletes: false,
-    decode: |bytes| decode(bytes, endpoints::assignment),
+    decode: |bytes, extensions| decode(bytes, extensions, endpoints::assignment),
 };
 
-fn decode<M, T>(bytes: &[u8], validate: fn(M, &At<'_>) -> Option<T>) -> Decoded
+fn decode<M, T>(bytes: &[u8], extensions: &Extensions, validate: fn(M, &At<'_>) -> Option<T>) -> Decoded
 where
     M: Message + Default + Name,
     T: Any + Send + Sync,
 {
-    let report = Report::default();
+    let report = Report::new(extensions);
     let value = match M::decode(bytes) {
         Ok(message) => validate(message, &report.root()),
         Err(error) => {

@@ -7,7 +7,8 @@ use std::cell::{Cell, RefCell};
 use std::fmt::Write;
 
 use crate::resource::matcher::pattern::Budget;
-use crate::xds::resource_type::{FieldError, IgnoredField};
+use crate::resource::named_policy::Policies;
+use crate::xds::resource_type::{Extensions, FieldError, IgnoredField};
 
 /// Errors beyond these are counted only, and ignored fields beyond these are dropped: the sender decides how many there
 /// are, and a person reads a few.
@@ -26,6 +27,8 @@ pub(crate) struct Report {
     scratch: RefCell<String>,
     /// What the patterns of the resource may take together.
     pub(crate) patterns: Budget,
+    /// The balancing policies that the application adds.
+    pub(super) policies: Policies,
 }
 
 /// A place in a resource.
@@ -45,6 +48,11 @@ enum Step<'a> {
 }
 
 impl Report {
+    /// Of a resource that may say what is in `extensions` too.
+    pub(super) fn new(extensions: &Extensions) -> Self {
+        Self { policies: extensions.get::<Policies>().cloned().unwrap_or_default(), ..Self::default() }
+    }
+
     /// The place of the resource itself.
     pub(crate) fn root(&self) -> At<'_> {
         At { report: self, parent: None, step: Step::Resource }

@@ -218,7 +218,7 @@ fn take_value(
         let keep = keeps_value(subscription, options.fail_on_data_errors);
         return is_news.then_some(UpdateKind::Error { kind: ErrorKind::Invalid, text, keep });
     }
-    let decoded = (resource_type.decode)(bytes);
+    let decoded = (resource_type.decode)(bytes, &options.extensions);
     match decoded.value {
         Ok(value) => {
             incoming.valid += 1;

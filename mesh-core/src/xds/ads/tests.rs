@@ -25,7 +25,7 @@ thread_local! {
 }
 
 /// The name is field 1 and the value field 2; the value `bad` is invalid.
-fn decode(bytes: &[u8]) -> Decoded {
+fn decode(bytes: &[u8], _: &Extensions) -> Decoded {
     DECODED.set(DECODED.get() + 1);
     let resource = TestResource::decode_from(bytes);
     let value: Result<Arc<dyn Any + Send + Sync>, _> = match resource.value.as_str() {
@@ -94,6 +94,7 @@ fn options() -> AdsOptions {
         timeout_is_transient: false,
         fail_on_data_errors: false,
         backoff: BackoffConfig::default(),
+        extensions: Extensions::default(),
     }
 }
 

@@ -18,6 +18,7 @@ use crate::resource::cluster::{Balancing, EndpointPolicy, Maglev, RingHash};
 use crate::resource::hash_policy::HashSource;
 use crate::resource::route::RouteAction;
 use crate::resource::{ENDPOINTS, ROUTE_CONFIGURATION};
+use crate::xds::resource_type::Extensions;
 
 fn ring(min_size: u64, max_size: u64) -> Balancing {
     let policy = EndpointPolicy::RingHash(RingHash { min_size, max_size, header: None });
@@ -129,7 +130,7 @@ fn what_is_hashed_keeps_its_order_and_what_has_no_meaning_is_listed() {
     );
     let at = "virtual_hosts.routes.route.hash_policy";
     assert_eq!(
-        paths((ROUTE_CONFIGURATION.decode)(&f.routes.encode_to_vec()).ignored),
+        paths((ROUTE_CONFIGURATION.decode)(&f.routes.encode_to_vec(), &Extensions::default()).ignored),
         [format!("{at}.connection_properties"), format!("{at}.filter_state.key"), format!("{at}.cookie")]
     );
 }
@@ -160,7 +161,7 @@ fn an_endpoint_may_have_a_key_of_its_own() {
         let mut f = Fixture::default();
         f.member().metadata = metadata.encode_to_vec().into();
         let endpoints = f.endpoints().unwrap();
-        let ignored = paths((ENDPOINTS.decode)(&f.endpoints.encode_to_vec()).ignored);
+        let ignored = paths((ENDPOINTS.decode)(&f.endpoints.encode_to_vec(), &Extensions::default()).ignored);
         (endpoints.priorities[0].localities[0].endpoints[0].hash_key.clone(), ignored)
     };
     assert_eq!(with("envoy.lb", "hash_key"), (Some("shard-7".into()), vec![]));

@@ -20,6 +20,7 @@ use crate::resource::cluster::{Balancing, Discovery, EndpointPolicy};
 use crate::resource::listener::RouteSource;
 use crate::resource::route::RouteAction;
 use crate::resource::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION};
+use crate::xds::resource_type::Extensions;
 
 #[test]
 fn every_error_of_a_resource_is_named_by_its_path() {
@@ -107,7 +108,7 @@ fn broken_bytes_are_said_to_be_broken() {
         let mut bytes = Fixture::default().cluster.name.as_bytes().to_vec();
         bytes.splice(0..0, [0x0a, 2]);
         bytes.extend([0x12, 0x7f]);
-        let errors = (kind.decode)(&bytes).value.unwrap_err();
+        let errors = (kind.decode)(&bytes, &Extensions::default()).value.unwrap_err();
         assert!(errors[0].to_string().starts_with(&format!("{}: cannot be decoded: ", kind.name)), "{errors:?}");
     }
 }
@@ -121,7 +122,7 @@ fn the_four_types_decode_their_messages() {
         (&CLUSTER, f.cluster.encode_to_vec()),
         (&ENDPOINTS, f.endpoints.encode_to_vec()),
     ] {
-        let decoded = (kind.decode)(&bytes);
+        let decoded = (kind.decode)(&bytes, &Extensions::default());
         assert!(decoded.value.is_ok() && decoded.ignored.is_empty(), "{}", kind.name);
         assert!(kind.type_url.ends_with(&format!(".{}", kind.name)));
     }

@@ -18,7 +18,7 @@ use crate::resource::endpoints::Endpoints;
 use crate::resource::listener::Listener;
 use crate::resource::route_config::RouteConfiguration;
 use crate::resource::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION};
-use crate::xds::resource_type::{IgnoredField, ResourceType};
+use crate::xds::resource_type::{Extensions, IgnoredField, ResourceType};
 
 pub(super) struct Fixture {
     pub(super) listener: listener::Listener,
@@ -139,7 +139,7 @@ pub(super) fn decode_shared<T: Send + Sync + 'static>(
     kind: &ResourceType,
     message: &impl Message,
 ) -> (Result<Arc<T>, Vec<String>>, Vec<String>) {
-    let decoded = (kind.decode)(&message.encode_to_vec());
+    let decoded = (kind.decode)(&message.encode_to_vec(), &Extensions::default());
     let value = decoded.value.map(|value| value.downcast().expect("the type that the resource type stands for"));
     let value = value.map_err(|errors| errors.iter().map(ToString::to_string).collect());
     (value, paths(decoded.ignored))

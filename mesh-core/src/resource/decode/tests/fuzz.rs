@@ -12,11 +12,12 @@ use crate::resource::matcher::RequestHead;
 use crate::resource::route::RouteAction;
 use crate::resource::route_config::RouteConfiguration;
 use crate::resource::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION};
+use crate::xds::resource_type::Extensions;
 
 /// Decodes as each of the four types, and uses what comes out.
 fn total(bytes: &[u8], path: &str) {
     for kind in [&LISTENER, &ROUTE_CONFIGURATION, &CLUSTER, &ENDPOINTS] {
-        let decoded = (kind.decode)(bytes);
+        let decoded = (kind.decode)(bytes, &Extensions::default());
         match decoded.value {
             Err(errors) => assert!(!errors.is_empty() && errors.iter().all(|error| !error.path.is_empty())),
             Ok(value) => {

@@ -15,7 +15,7 @@ use crate::resource::matcher::RequestHead;
 use crate::resource::route::RouteAction;
 use crate::resource::route_config::RouteConfiguration;
 use crate::resource::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION};
-use crate::xds::resource_type::Decoded;
+use crate::xds::resource_type::{Decoded, Extensions};
 
 macro_rules! recorded {
     ($name:literal) => {
@@ -55,7 +55,7 @@ pub(super) fn everything() -> Vec<(String, Vec<u8>)> {
 fn decode((type_url, bytes): &(String, Vec<u8>)) -> Decoded {
     let kinds = [&LISTENER, &ROUTE_CONFIGURATION, &CLUSTER, &ENDPOINTS];
     let kind = kinds.iter().find(|kind| kind.type_url == type_url).expect("one of the four types");
-    (kind.decode)(bytes)
+    (kind.decode)(bytes, &Extensions::default())
 }
 
 fn value<T: Send + Sync + 'static>(decoded: &Decoded) -> &T {

@@ -13,6 +13,7 @@ use super::fixture::*;
 use crate::resource::ROUTE_CONFIGURATION;
 use crate::resource::retry_policy::{Conditions, Hedge, RetryPolicy};
 use crate::resource::route::RouteAction;
+use crate::xds::resource_type::Extensions;
 
 fn on(retry_on: &str) -> proto::RetryPolicy {
     proto::RetryPolicy { retry_on: retry_on.to_owned(), ..Default::default() }
@@ -102,7 +103,7 @@ fn a_route_hedges_by_its_own_policy_or_else_by_its_virtual_hosts() {
 fn hedging_without_a_time_to_hedge_at_is_listed() {
     let mut f = Fixture::default();
     f.action().hedge_policy = Some(proto::HedgePolicy { hedge_on_per_try_timeout: true, ..Default::default() });
-    let decoded = (ROUTE_CONFIGURATION.decode)(&prost::Message::encode_to_vec(&f.routes));
+    let decoded = (ROUTE_CONFIGURATION.decode)(&prost::Message::encode_to_vec(&f.routes), &Extensions::default());
     assert_eq!(paths(decoded.ignored), ["virtual_hosts.routes.route.hedge_policy.hedge_on_per_try_timeout"]);
 }
 
@@ -137,7 +138,7 @@ fn what_is_not_known_is_listed() {
         retry_host_predicate: vec![predicate(any(&PreviousHostsPredicate {})), predicate(any_of("x.Y"))],
         ..on("unavailable, http3-post-connect-failure,,5xx")
     });
-    let decoded = (ROUTE_CONFIGURATION.decode)(&prost::Message::encode_to_vec(&f.routes));
+    let decoded = (ROUTE_CONFIGURATION.decode)(&prost::Message::encode_to_vec(&f.routes), &Extensions::default());
     let listed = paths(decoded.ignored);
     let at = "virtual_hosts.routes.route.retry_policy";
     assert_eq!(

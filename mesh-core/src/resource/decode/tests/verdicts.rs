@@ -20,6 +20,7 @@ use super::fixture::*;
 use crate::resource::verdict::table::MESSAGES;
 use crate::resource::verdict::{FieldVerdict, Verdict};
 use crate::resource::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION};
+use crate::xds::resource_type::Extensions;
 
 pub(super) static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(mesh_xds_proto::FILE_DESCRIPTOR_SET).expect("the descriptors that are checked in")
@@ -69,10 +70,10 @@ fn check(full_name: &str, row: &FieldVerdict, sample: &[u8]) {
 /// Errors and ignored paths of all four resources.
 fn found(fixture: &Fixture) -> (Vec<(String, String)>, Vec<String>) {
     let decoded = [
-        (LISTENER.decode)(&fixture.packed().encode_to_vec()),
-        (ROUTE_CONFIGURATION.decode)(&fixture.routes.encode_to_vec()),
-        (CLUSTER.decode)(&fixture.cluster.encode_to_vec()),
-        (ENDPOINTS.decode)(&fixture.endpoints.encode_to_vec()),
+        (LISTENER.decode)(&fixture.packed().encode_to_vec(), &Extensions::default()),
+        (ROUTE_CONFIGURATION.decode)(&fixture.routes.encode_to_vec(), &Extensions::default()),
+        (CLUSTER.decode)(&fixture.cluster.encode_to_vec(), &Extensions::default()),
+        (ENDPOINTS.decode)(&fixture.endpoints.encode_to_vec(), &Extensions::default()),
     ];
     let mut errors = Vec::new();
     let mut ignored = Vec::new();
