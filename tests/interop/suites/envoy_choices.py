@@ -144,3 +144,46 @@ def test_round_robin_gives_each_its_turn(sides, backends):
     for at in backends:
         assert ours[at] == pytest.approx(1 / 6, abs=0.001)
         assert envoy[at] == pytest.approx(1 / 6, abs=0.001)
+
+
+def health(*members):
+    """Members of these states: `health((at, "UNHEALTHY"), …)`; healthy without one."""
+    return [member(at, health_status=state) if state else at for at, state in members]
+
+
+def levels(*sets, **policy):
+    """An assignment with these members in each priority."""
+    parts = [locality(f"p{number}", *health(*members), priority=number) for number, members in enumerate(sets)]
+    return assignment("one", *parts) | ({"policy": policy} if policy else {})
+
+
+def states(backends, *letters):
+    """Priorities of backends in these states: `u`nhealthy, `d`egraded, or healthy: `states(backends, "..uu", "..")`."""
+    names = {"u": "UNHEALTHY", "d": "DEGRADED", ".": None}
+    left = iter(backends)
+    return [[(next(left), names[letter]) for letter in level] for level in letters]
+
+
+THRESHOLD_0 = {"common_lb_config": {"healthy_panic_threshold": {"value": 0}}}
+# What the members of all priorities get, in percent: what Envoy gives them is compared in any case.
+LEVELS = {
+    "spill": (("..uu", ".."), {}, {}, [35, 35, 0, 0, 15, 15]),
+    "spill without overprovisioning": (("..uu", ".."), {"overprovisioning_factor": 100}, {}, [25, 25, 0, 0, 25, 25]),
+    "no spill while enough are healthy": (("...u", ".."), {}, {}, [33.3, 33.3, 33.3, 0, 0, 0]),
+    "panic": (("..uuuu",), {}, {}, [16.7] * 6),
+    "no panic at threshold 0": (("..uuuu",), {}, THRESHOLD_0, [50, 50, 0, 0, 0, 0]),
+    "no panic of one priority while another has room": ((".uuu", ".."), {}, {}, [35, 0, 0, 0, 32.5, 32.5]),
+    "panic of two priorities": ((".uuu", "uu"), {}, {}, None),
+    "degraded": ((".ddd", ".."), {}, {}, None),
+}
+
+
+@pytest.mark.parametrize("case", LEVELS)
+def test_shares_of_priorities(sides, backends, case):
+    letters, policy, common, expected = LEVELS[case]
+    parts = (cluster("one", **common), levels(*states(backends, *letters), **policy))
+    ours, envoy = sides(routes("table", route("one")), parts).shares(profile="envoy")
+    shares = [[round(100 * side.get(at, 0), 1) for at in backends] for side in (ours, envoy)]
+    assert shares[0] == pytest.approx(shares[1], abs=100 * POINT)
+    if expected:
+        assert shares[0] == pytest.approx(expected, abs=100 * POINT)

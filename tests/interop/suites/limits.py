@@ -1,10 +1,12 @@
-"""Circuit breaking: our client has as many calls in flight to a cluster as gRPC C-core's, and fails the others."""
+"""Circuit breaking and drops: our client fails as many calls of a cluster as gRPC C-core's, without sending them."""
+
+import math
 
 import pytest
 
 from support import calls, servers
 from support.wait import until
-from support.xds import cluster, service
+from support.xds import cluster, endpoints, service
 
 TARGET = "xds:///greeter"
 
@@ -78,3 +80,23 @@ def test_changed_limit_holds_for_running_traffic(programs, folder, serve_limited
     done = calls.summary(running)
     assert done.codes["UNAVAILABLE"] > 0
     assert {each["code"] for each in done.each[-100:]} == {"OK"}
+
+
+# Of the calls that the category before lets through.
+DROPS = [("thousandths", 150, "TEN_THOUSAND"), ("lottery", 20, "HUNDRED"), ("throttle", 300_000, "MILLION")]
+
+
+def test_each_category_drops_its_share(programs, serve, client):
+    number, backend = 20_000, servers.c_core_echo(programs).address
+    policy = {
+        "drop_overloads": [
+            {"category": name, "drop_percentage": {"numerator": numerator, "denominator": denominator}}
+            for name, numerator, denominator in DROPS
+        ]
+    }
+    config = serve(*service("greeter", backend), endpoints("greeter", backend) | {"policy": policy})
+    done = calls.call(programs, client, TARGET, bootstrap=config, count=number, concurrency=16, within=100)
+    share = 1 - (1 - 0.015) * (1 - 0.2) * (1 - 0.3)
+    assert set(done.codes) == {"OK", "UNAVAILABLE"}
+    assert done.codes["UNAVAILABLE"] == pytest.approx(number * share, abs=4 * math.sqrt(number * share * (1 - share)))
+    assert done.endpoints == {backend: done.codes["OK"]}
