@@ -34,7 +34,26 @@ impl Weights {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// The model goes from weight to weight and takes each off the point, until one is not used up.
+        #[test]
+        fn a_point_falls_where_a_plain_walk_finds_it(weights in prop::collection::vec(0..5_u32, 1..20), any in any::<u64>()) {
+            let total: u32 = weights.iter().sum();
+            prop_assume!(total > 0);
+            let made = Weights::new(weights.iter().copied()).expect("a weight above 0");
+            let point = any % u64::from(total);
+            let mut left = point;
+            let walk = weights.iter().position(|weight| match left.checked_sub(u64::from(*weight)) {
+                Some(rest) => { left = rest; false }
+                None => true,
+            });
+            prop_assert_eq!(Some(made.at(point)), walk);
+        }
+    }
 
     #[test]
     fn every_point_belongs_to_the_weight_it_lies_in() {

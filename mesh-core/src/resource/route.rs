@@ -219,7 +219,22 @@ impl RouteDeadline {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// The model has a place for each unit of weight.
+        #[test]
+        fn a_number_falls_on_the_cluster_that_has_its_place(weights in prop::collection::vec(0..5_u32, 2..12), random in any::<u64>()) {
+            let places: Vec<usize> =
+                weights.iter().enumerate().flat_map(|(at, weight)| vec![at; *weight as usize]).collect();
+            prop_assume!(!places.is_empty());
+            let forward = weighted(&weights).expect("a sum above 0");
+            let place = usize::try_from(random % places.len() as u64).expect("it is below a length");
+            prop_assert_eq!(forward.pick_cluster(|| random), places[place]);
+        }
+    }
 
     fn weighted(weights: &[u32]) -> Result<Forward, BadWeights> {
         let weight = |&weight| ClusterWeight::new("c", weight);

@@ -90,7 +90,23 @@ fn round(scaled: f64) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(8))]
+
+        /// The model is the definition: of so many rounds as the largest weight has units, each takes part in as many as
+        /// it has itself.
+        #[test]
+        fn in_a_whole_cycle_each_comes_up_as_often_as_it_weighs(weights in prop::collection::vec(0.1..10.0_f64, 2..4)) {
+            prop_assume!(weights.iter().any(|weight| *weight != weights[0]));
+            let schedule = StaticStride::new(&weights).expect("unequal weights");
+            let expected: Vec<usize> = schedule.weights.iter().map(|weight| usize::from(*weight)).collect();
+            prop_assert_eq!(counts(&weights, expected.iter().sum()), expected);
+        }
+    }
 
     fn counts(weights: &[f64], picks: usize) -> Vec<usize> {
         let schedule = StaticStride::new(weights).expect("unequal weights");
