@@ -29,6 +29,7 @@ mod retry;
 mod route_actions;
 mod routing;
 mod sessions;
+mod storm;
 mod streaming;
 mod support;
 mod targets;
