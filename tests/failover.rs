@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use mesh_core::balance::BalanceOptions;
 use mesh_core::connect::ConnectivityState;
-use mesh_core::testing::{ControlPlane, EndpointsBuilder, Resources, cluster, endpoint, endpoints, locality, type_url};
+use mesh_core::testing::{
+    ControlPlane, EndpointsBuilder, Resources, cluster, endpoint, endpoints, locality, route, route_config, type_url,
+};
 use mesh_core::{CallInfo, Mesh, Profile};
 use mesh_examples::helloworld::HelloRequest;
 use mesh_examples::helloworld::greeter_client::GreeterClient;
 use mesh_tonic::MeshChannel;
 use mesh_xds_proto::envoy::config::core::v3::HealthStatus;
 use mesh_xds_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use mesh_xds_proto::envoy::config::route::v3::RetryPolicy;
 use mesh_xds_proto::envoy::r#type::v3::Percent;
 use tonic::{Code, Status};
 
@@ -131,6 +134,36 @@ async fn two_of_three_dead_endpoints_cost_no_calls() {
     let mesh = mesh(&control_plane).await;
     let mut client = client_of(&mesh).await;
     assert_eq!(calls(&mut client, 200).await, BTreeMap::from([("a".into(), 200)]));
+}
+
+#[tokio::test]
+async fn a_dead_endpoint_costs_no_attempt_of_a_retry_policy() {
+    let (closed, resetting) = (ClosedPort::new(), BadServer::resetting().await);
+    let policy = || RetryPolicy { retry_on: "unavailable".into(), num_retries: Some(3), ..Default::default() };
+    for (dead, names, callers) in
+        [(closed.address(), &["a", "b"][..], 1), (closed.address(), &["a", "b"], 32), (resetting.address(), &["a"], 2)]
+    {
+        let mut backends = Vec::new();
+        for name in names {
+            backends.push(Backend::start(name).await);
+        }
+        let addresses = backends.iter().map(Backend::address).chain([dead]);
+        let routes = route_config("greeter").routes([route().retry(policy()).cluster("greeter")]);
+        let control_plane = ControlPlane::new();
+        control_plane.set(Resources::service("greeter", addresses).with(routes));
+        let mesh = mesh(&control_plane).await;
+        let client = client_of(&mesh).await;
+        let running: Vec<_> = (0..callers)
+            .map(|_| {
+                let mut client = client.clone();
+                tokio::spawn(async move { calls(&mut client, 100).await })
+            })
+            .collect();
+        for caller in running {
+            assert_eq!(caller.await.unwrap().get("failed"), None);
+        }
+        assert_eq!(backends.iter().map(Backend::calls).sum::<u64>(), 100 * callers, "an attempt for each call");
+    }
 }
 
 #[tokio::test]
