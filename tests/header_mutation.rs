@@ -114,7 +114,7 @@ async fn every_level_changes_headers_and_the_order_is_the_configurations_choice(
     };
     for (most_specific_wins, all, last, by) in [
         (false, ["cluster", "route", "host", "whole"], "whole", ["cluster", "whole"]),
-        (true, ["whole", "host", "route", "cluster"], "cluster", ["whole", "cluster"]),
+        (true, ["cluster", "whole", "host", "route"], "route", ["cluster", "whole"]),
     ] {
         let greeter = Greeter::start(listener("greeter"), levels(most_specific_wins)).await;
         let (seen, answered) = greeter.call(&[]).await;

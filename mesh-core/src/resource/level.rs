@@ -17,7 +17,7 @@ pub(crate) struct Level {
 #[derive(Debug, Default)]
 pub(crate) struct WholeConfiguration {
     pub(crate) level: Level,
-    /// Headers are changed by the least specific level first, so that the most specific one has the last word. Otherwise it
+    /// Headers are changed by the least specific level first, so that the route has the last word. Otherwise it
     /// is the other way round.
     pub(crate) most_specific_headers_win: bool,
 }

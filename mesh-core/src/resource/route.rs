@@ -67,7 +67,7 @@ pub(crate) struct ClusterWeight {
     /// Of the total; 0 takes no calls.
     pub(crate) weight: u32,
     pub(crate) level: Level,
-    /// As the route's, and before it.
+    /// As the route's, if that has none.
     pub(crate) host: Option<Authority>,
 }
 

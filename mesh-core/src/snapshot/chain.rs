@@ -102,9 +102,12 @@ impl Resolver<'_> {
         let filters = filters.filter_map(|filter| Some(ChainFilter { config: filter.in_force(&overrides)? })).collect();
         let mut headers: Vec<_> = levels.iter().filter_map(|level| level.headers.clone()).collect();
         if self.whole.most_specific_headers_win {
-            headers.reverse();
+            // In Envoy the cluster of a weighted route comes first in either order.
+            let first = cluster.and_then(|cluster| cluster.level.headers.as_ref()).map_or(0, |_| 1);
+            headers[first..].reverse();
         }
-        let host = cluster.and_then(|cluster| cluster.host.as_ref()).or(route.and_then(|route| route.host.as_ref()));
+        // In Envoy that of the route has the last word.
+        let host = route.and_then(|route| route.host.as_ref()).or(cluster.and_then(|cluster| cluster.host.as_ref()));
         let chain = Chain {
             filters,
             route: RouteSteps {

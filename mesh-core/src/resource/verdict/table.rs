@@ -666,7 +666,7 @@ messages! {
         typed_per_filter_config: Act("A39; what is not supported is refused unless it is optional"),
     }
     one host_rewrite_specifier: route::weighted_cluster::cluster_weight::HostRewriteSpecifier {
-        HostRewriteLiteral "host_rewrite_literal": Act("from a `trusted_xds_server`, unless the application set the authority (A81)"),
+        HostRewriteLiteral "host_rewrite_literal": Act("as the route's, if that has none"),
     }
 
     "FilterConfig" route::FilterConfig {
