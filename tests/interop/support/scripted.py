@@ -74,11 +74,15 @@ def silence(_peer, _stream):
 
 
 class Scripted:
-    """Serves; a request's header `x-row` says which of the answers it gets, and `x-side` for whom it is counted."""
+    """Serves; a request's header `x-row` says which of the answers it gets, and `x-side` for whom it is counted.
+
+    The last head of each side and row stays in `heads`, as a list of names and values.
+    """
 
     def __init__(self, answers, ports=1):
         self.answers = answers
         self.taken = Counter()
+        self.heads = {}
         self.loop = asyncio.new_event_loop()
         self.servers = [self.loop.run_until_complete(self._listen()) for _ in range(ports)]
         self.addresses = [f"127.0.0.1:{server.sockets[0].getsockname()[1]}" for server in self.servers]
@@ -113,7 +117,9 @@ class _Peer(asyncio.Protocol):
             if isinstance(event, h2.events.RequestReceived):
                 headers = dict(event.headers)
                 self.rows[event.stream_id] = int(headers["x-row"])
-                self.scripted.taken[headers["x-side"], int(headers["x-row"])] += 1
+                of = headers["x-side"], int(headers["x-row"])
+                self.scripted.taken[of] += 1
+                self.scripted.heads[of] = event.headers
             elif isinstance(event, h2.events.DataReceived):
                 self.http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             elif isinstance(event, h2.events.StreamEnded):
