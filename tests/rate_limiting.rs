@@ -163,6 +163,47 @@ async fn routes_have_limits_of_their_own_and_leave_the_listeners_alone() {
 }
 
 #[tokio::test]
+async fn an_update_gives_nobody_new_tokens_unless_it_changes_the_rate() {
+    let marked = |max_tokens, mark| LocalRateLimit {
+        response_headers_to_add: vec![header("x-version", mark)],
+        ..limit(max_tokens)
+    };
+    let own =
+        |mark| route().header("x-own", "1").name("own").cluster("greeter").filter_config("limit", &marked(1, mark));
+    let routes = |mark| route_config("greeter").routes([own(mark), route().cluster("greeter")]);
+    let greeter = Greeter::limited(&marked(2, "1")).await;
+    greeter.control_plane.put(routes("own 1"));
+    let refused = async |own: bool, version: &str| {
+        let mut metadata = tonic::metadata::MetadataMap::new();
+        if own {
+            metadata.insert("x-own", "1".parse().expect("a value"));
+        }
+        let mut answered = 0;
+        loop {
+            match greeter.client.hello_with(metadata.clone()).await {
+                Ok(_) => answered += 1,
+                Err(status) if status.metadata().get("x-version").is_some_and(|seen| seen == version) => {
+                    return answered;
+                }
+                // Those in force still are the ones before.
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let refused = async |own, version| {
+        tokio::time::timeout(Duration::from_secs(10), refused(own, version)).await.expect("the update is in force")
+    };
+    let first = refused(true, "own 1").await + refused(false, "1").await;
+    assert!(first <= 3, "{first}");
+    greeter.control_plane.put(listener("greeter").filter("limit", &marked(2, "2")));
+    assert_eq!(refused(false, "2").await, 0, "of the listener");
+    greeter.control_plane.put(routes("own 2"));
+    assert_eq!(refused(true, "own 2").await, 0, "of the route");
+    greeter.control_plane.put(listener("greeter").filter("limit", &marked(5, "3")));
+    assert_eq!(refused(false, "3").await, 5, "another rate begins with a full bucket");
+}
+
+#[tokio::test]
 async fn a_bad_limit_is_rejected_by_field_and_the_last_good_one_serves() {
     let greeter = Greeter::limited(&limit(100)).await;
     greeter.client.hello().await.expect("a token");

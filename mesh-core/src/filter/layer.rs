@@ -70,7 +70,7 @@ pub struct FaultLayer {
 impl FaultLayer {
     /// A layer that injects these faults; its services count active faults together.
     pub fn new(fault: Fault) -> Self {
-        let filter = ChainFilter { config: FilterConfig::Fault(Arc::new(fault)) };
+        let filter = ChainFilter::alone(FilterConfig::Fault(Arc::new(fault)));
         Self { chain: Arc::new(Chain::of(vec![filter])), filters: FilterLayer::new() }
     }
 
@@ -115,7 +115,7 @@ impl HeaderMutationLayer {
     /// A layer that makes these changes.
     pub fn new(changes: HeaderMutation) -> Self {
         let config = HeaderMutationConfig { changes: Arc::new(changes), most_specific_wins: false };
-        Self { chain: Arc::new(Chain::of(vec![ChainFilter { config: FilterConfig::HeaderMutation(config) }])) }
+        Self { chain: Arc::new(Chain::of(vec![ChainFilter::alone(FilterConfig::HeaderMutation(config))])) }
     }
 }
 
@@ -158,7 +158,7 @@ pub struct LocalRateLimitLayer {
 impl LocalRateLimitLayer {
     /// A layer that holds calls to this rate; its services share the bucket.
     pub fn new(limit: LocalRateLimit) -> Self {
-        let filter = ChainFilter { config: FilterConfig::LocalRateLimit(Arc::new(limit)) };
+        let filter = ChainFilter::alone(FilterConfig::LocalRateLimit(Arc::new(limit)));
         Self { chain: Arc::new(Chain::of(vec![filter])), filters: FilterLayer::new() }
     }
 

@@ -1,13 +1,14 @@
 //! The filters that a call passes, and what its route does to it: resolved for each route and each of its clusters when
 //! the table is built.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::uri::Authority;
 use smallvec::SmallVec;
 
 use crate::resource::filter::header_mutation::HeaderMutation;
-use crate::resource::filter::{FilterConfig, HttpFilters, Overrides};
+use crate::resource::filter::{FilterConfig, HttpFilter, HttpFilters, Overrides};
 use crate::resource::level::{Level, WholeConfiguration};
 use crate::resource::rewrite::PathRewrite;
 use crate::resource::route::{ClusterWeight, Route, RouteAction};
@@ -26,6 +27,8 @@ pub(crate) struct Chain {
 /// A filter in force.
 #[derive(Debug)]
 pub(crate) struct ChainFilter {
+    /// Its name in the listener's list.
+    pub(crate) name: Arc<str>,
     pub(crate) config: FilterConfig,
 }
 
@@ -58,6 +61,27 @@ impl Chains {
         Self { by_route: if has_any { by_route } else { Vec::new() } }
     }
 
+    /// Goes on with what the filters of other chains counted, by the names of routes and clusters; each with the virtual host
+    /// that it is of.
+    pub(crate) fn inherit(&self, host: &VirtualHost, before: &Self, host_before: &VirtualHost) {
+        if self.by_route.is_empty() || before.by_route.is_empty() {
+            return;
+        }
+        let names = host_before.routes.iter().enumerate().map(|(index, route)| (&*route.name, index));
+        let known: HashMap<&str, usize> = names.collect();
+        for (route, chains) in host.routes.iter().zip(&self.by_route) {
+            let Some(index) = known.get(&*route.name) else { continue };
+            let clusters_before = clusters(&host_before.routes[*index]);
+            for (choice, chain) in chains.iter().enumerate() {
+                let name = clusters(route).get(choice).map(|cluster| &cluster.name);
+                let same = clusters_before.iter().position(|cluster| Some(&cluster.name) == name).unwrap_or(0);
+                if let (Some(chain), Some(before)) = (chain, before.get(*index, same)) {
+                    chain.inherit(before);
+                }
+            }
+        }
+    }
+
     /// The chain of calls that took `route` and its `choice`th cluster.
     pub(crate) fn get(&self, route: usize, choice: usize) -> Option<&Arc<Chain>> {
         self.by_route.get(route)?.get(choice)?.as_ref()
@@ -79,10 +103,7 @@ impl Resolver<'_> {
             || route.host.is_some()
             || matches!(route.action, RouteAction::Answer(_));
         let of_route = if says_something { self.chain(Some(route), None) } else { shared.clone() };
-        let clusters = match &route.action {
-            RouteAction::Forward(forward) => forward.clusters(),
-            _ => &[],
-        };
+        let clusters = clusters(route);
         if clusters.is_empty() {
             return SmallVec::from_elem(of_route, 1);
         }
@@ -99,7 +120,7 @@ impl Resolver<'_> {
         let levels: SmallVec<[&Level; 4]> = specific.chain([&self.host.level, &self.whole.level]).collect();
         let overrides: SmallVec<[&Overrides; 4]> = levels.iter().map(|level| &level.overrides).collect();
         let filters = self.filters.0.iter();
-        let filters = filters.filter_map(|filter| Some(ChainFilter { config: filter.in_force(&overrides)? })).collect();
+        let filters = filters.filter_map(|filter| ChainFilter::in_force(filter, &overrides)).collect();
         let mut headers: Vec<_> = levels.iter().filter_map(|level| level.headers.clone()).collect();
         if self.whole.most_specific_headers_win {
             // In Envoy the cluster of a weighted route comes first in either order.
@@ -121,6 +142,14 @@ impl Resolver<'_> {
     }
 }
 
+/// The clusters that a route may send a call to.
+fn clusters(route: &Route) -> &[ClusterWeight] {
+    match &route.action {
+        RouteAction::Forward(forward) => forward.clusters(),
+        RouteAction::Answer(_) | RouteAction::Unsupported(_) => &[],
+    }
+}
+
 fn answer(route: &Route) -> Option<Arc<RouteAnswer>> {
     match &route.action {
         RouteAction::Answer(answer) => Some(answer.clone()),
@@ -128,7 +157,33 @@ fn answer(route: &Route) -> Option<Arc<RouteAnswer>> {
     }
 }
 
+impl ChainFilter {
+    /// A filter that a layer has for itself.
+    pub(crate) fn alone(config: FilterConfig) -> Self {
+        Self { name: Arc::from(""), config }
+    }
+
+    fn in_force(filter: &HttpFilter, overrides: &[&Overrides]) -> Option<Self> {
+        Some(Self { name: filter.name.clone(), config: filter.in_force(overrides)? })
+    }
+
+    /// Goes on with what the filter of the same name counted.
+    fn inherit(&self, before: &[Self]) {
+        let FilterConfig::LocalRateLimit(limit) = &self.config else { return };
+        for filter in before.iter().filter(|filter| filter.name == self.name) {
+            if let FilterConfig::LocalRateLimit(before) = &filter.config {
+                limit.inherit(before);
+            }
+        }
+    }
+}
+
 impl Chain {
+    /// Goes on with what the filters of the chain counted that this one takes the place of.
+    pub(crate) fn inherit(&self, before: &Self) {
+        self.filters.iter().for_each(|filter| filter.inherit(&before.filters));
+    }
+
     /// Filters alone, for calls that no route was chosen for.
     pub(crate) fn of(filters: Vec<ChainFilter>) -> Self {
         Self { filters, route: RouteSteps::default() }

@@ -235,7 +235,12 @@ impl Dependencies {
             }
         };
         match RouteTable::new(&listener, &configuration, &self.authority, self.trusted) {
-            Ok(table) => Wanted::Table(Arc::new(table)),
+            Ok(table) => {
+                if let Some(before) = self.table_in_force() {
+                    table.inherit(before);
+                }
+                Wanted::Table(Arc::new(table))
+            }
             Err(problem) => Wanted::Unroutable(problem),
         }
     }

@@ -120,6 +120,11 @@ impl RouteTable {
         self
     }
 
+    /// Goes on with what the filters of the table counted that this one takes the place of.
+    pub(crate) fn inherit(&self, before: &Self) {
+        self.chains.inherit(&self.virtual_host, &before.chains, &before.virtual_host);
+    }
+
     fn resolve_clusters(&mut self) {
         let virtual_host = self.virtual_host.clone();
         for route in &virtual_host.routes {

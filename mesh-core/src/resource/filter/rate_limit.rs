@@ -1,8 +1,8 @@
 //! A rate that calls are held to by the client itself (Envoy's `local_ratelimit`).
 
-use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode};
@@ -98,6 +98,14 @@ impl LocalRateLimit {
         self
     }
 
+    /// Goes on with the tokens of the one that it takes the place of, if they come at the same rate: an update of a
+    /// resource gives nobody new ones.
+    pub(crate) fn inherit(&self, before: &Self) {
+        if let (Some(bucket), Some(before)) = (&self.bucket, &before.bucket) {
+            bucket.inherit(before);
+        }
+    }
+
     /// Whether no call is limited.
     pub(crate) fn is_idle(&self) -> bool {
         self.bucket.is_none() || self.enabled == 0
@@ -125,8 +133,13 @@ fn takes(share: u32, random: &mut impl FnMut() -> u32) -> bool {
 pub(crate) struct TokenBucket {
     max: f64,
     per_second: f64,
-    /// The first time that it is asked.
-    start: OnceLock<Instant>,
+    level: OnceLock<Arc<Level>>,
+}
+
+#[derive(Debug)]
+struct Level {
+    /// The first time that it was asked.
+    start: Instant,
     /// When it was empty, in seconds from the start, as bits: all that came since is in it.
     empty_at: AtomicU64,
 }
@@ -136,16 +149,28 @@ impl TokenBucket {
     pub(crate) fn new(max_tokens: u32, tokens_per_fill: u32, fill_interval: Duration) -> Self {
         let (max, interval) = (f64::from(max_tokens), fill_interval.max(LEAST_INTERVAL));
         let per_second = f64::from(tokens_per_fill.max(1)) / interval.as_secs_f64();
-        let empty_at = AtomicU64::new((-max / per_second).to_bits());
-        Self { max, per_second, start: OnceLock::new(), empty_at }
+        Self { max, per_second, level: OnceLock::new() }
+    }
+
+    fn inherit(&self, before: &Self) {
+        let same =
+            self.max.to_bits() == before.max.to_bits() && self.per_second.to_bits() == before.per_second.to_bits();
+        if let Some(level) = before.level.get().filter(|_| same) {
+            self.level.get_or_init(|| level.clone());
+        }
+    }
+
+    fn full(&self, now: Instant) -> Arc<Level> {
+        Arc::new(Level { start: now, empty_at: AtomicU64::new((-self.max / self.per_second).to_bits()) })
     }
 
     /// Whether there was a token.
     fn take(&self, now: Instant) -> bool {
         /// What sums of fractions are short of a whole token.
         const ROUNDING: f64 = 1e-6;
-        let now = now.saturating_duration_since(*self.start.get_or_init(|| now)).as_secs_f64();
-        let took = self.empty_at.fetch_update(Relaxed, Relaxed, |bits| {
+        let level = self.level.get_or_init(|| self.full(now));
+        let now = now.saturating_duration_since(level.start).as_secs_f64();
+        let took = level.empty_at.fetch_update(Relaxed, Relaxed, |bits| {
             let empty_at = f64::from_bits(bits).max(now - self.max / self.per_second);
             let tokens = (now - empty_at) * self.per_second;
             (tokens + ROUNDING >= 1.0).then(|| (empty_at + 1.0 / self.per_second).to_bits())
@@ -181,6 +206,18 @@ mod tests {
             assert_eq!(taken, max as usize, "{max} tokens, {per_fill} in {interval:?}");
         }
         assert!(!TokenBucket::new(0, 1, SECOND).take(Instant::now()));
+    }
+
+    #[test]
+    fn a_bucket_goes_on_with_the_tokens_of_one_like_it() {
+        let (now, before) = (Instant::now(), TokenBucket::new(2, 1, SECOND));
+        assert!(before.take(now));
+        for (bucket, left) in [(TokenBucket::new(2, 1, SECOND), 1), (TokenBucket::new(3, 1, SECOND), 3)] {
+            bucket.inherit(&before);
+            bucket.inherit(&TokenBucket::new(2, 1, SECOND));
+            assert_eq!((0..9).filter(|_| bucket.take(now)).count(), left);
+        }
+        assert!(!before.take(now), "the one that it takes the place of may be in use still");
     }
 
     #[test]

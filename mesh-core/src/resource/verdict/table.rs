@@ -258,7 +258,7 @@ messages! {
     "LocalRateLimit" filters::local_ratelimit::v3::LocalRateLimit {
         stat_prefix: Act("required, as in Envoy"),
         status: Act("below 400 it is 429; UNAVAILABLE to gRPC"),
-        token_bucket: Act("as in Envoy; a resource that changes brings a full one"),
+        token_bucket: Act("as in Envoy, but that an update of the resource leaves the tokens as they are"),
         filter_enabled: Act("default 0 %, as in Envoy"),
         filter_enforced: Act("default 0 %, as in Envoy"),
         request_headers_to_add_when_not_enforced: Act,
