@@ -13,6 +13,8 @@ use crate::call::Call;
 #[derive(Debug)]
 pub(super) struct Bounds {
     pub(super) limits: Limits,
+    /// What the clock counts from.
+    start: Instant,
     in_flight: AtomicUsize,
     held: AtomicUsize,
     sent: AtomicU64,
@@ -37,7 +39,8 @@ pub(super) struct Limits {
 pub struct MirrorCounts {
     /// Copies that were begun.
     pub sent: u64,
-    /// Copies that were not begun, as there were too many in flight.
+    /// Copies that were not begun, as there were too many in flight, or as the mirror could not be reached in the 100 ms
+    /// before.
     pub skipped: u64,
     /// Copies that were given up, as their mirror took their requests too slowly.
     pub cut: u64,
@@ -56,12 +59,33 @@ impl Bounds {
     pub(super) fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             limits,
+            start: Instant::now(),
             in_flight: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             sent: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
             cut: AtomicU64::new(0),
         })
+    }
+
+    /// Milliseconds that only grow.
+    fn clock(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether a mirror is to be left alone, as it could not be reached a moment ago.
+    pub(super) fn rests(&self, until: &AtomicU64) -> bool {
+        let rests = until.load(Relaxed) > self.clock();
+        if rests {
+            self.skipped.fetch_add(1, Relaxed);
+        }
+        rests
+    }
+
+    /// Leaves a mirror alone for a moment: what cannot be sent costs as much as what can.
+    pub(super) fn rest(&self, until: &AtomicU64) {
+        const MOMENT: u64 = 100;
+        until.store(self.clock().saturating_add(MOMENT), Relaxed);
     }
 
     /// `None`: there are as many copies in flight as there may be.

@@ -70,8 +70,8 @@ fn seen(request: &Request<()>) -> RequestHead<'_> {
     }
 }
 
-/// Sends the copy and reads its response to the end, for nobody.
-pub(super) async fn exchange<M, R>(mut mirror: M, copy: Request<CopyBody>, deadline: Instant)
+/// Sends the copy and reads its response to the end, for nobody: whether there was one.
+pub(super) async fn exchange<M, R>(mut mirror: M, copy: Request<CopyBody>, deadline: Instant) -> bool
 where
     M: Service<Request<CopyBody>, Response = Response<R>>,
     R: Body,
@@ -82,6 +82,5 @@ where
         while let Some(Ok(_)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {}
         Some(())
     };
-    // What became of it is nobody's business.
-    let _ = tokio::time::timeout_at(deadline, exchange).await;
+    tokio::time::timeout_at(deadline, exchange).await.is_ok_and(|answered| answered.is_some())
 }

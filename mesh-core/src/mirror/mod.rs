@@ -8,7 +8,8 @@
 //!
 //! A copy never touches its call: the call waits for nothing, and what becomes of the copy is not told to it. Whatever is
 //! short is the copy's loss: beyond so many copies in flight none is begun, and one is given up once so many bytes of its
-//! request are held as its mirror takes them more slowly than the call's endpoint does. A call is mirrored once, whatever its
+//! request are held as its mirror takes them more slowly than the call's endpoint does. A mirror that cannot be reached is
+//! tried ten times a second and no more. A call is mirrored once, whatever its
 //! attempts, with its head as filters and route left it; a copy has no retries, and has ended with its call's deadline at
 //! the latest. A call that ends before its request is complete takes its copy with it.
 //!
@@ -43,7 +44,7 @@ pub use self::bounds::MirrorCounts;
 pub(crate) use self::in_force::in_force;
 use self::tee::Feed;
 use crate::call::Call;
-use crate::resource::mirror::MirrorPolicy;
+use crate::resource::mirror::{MirrorCluster, MirrorPolicy};
 
 /// Sends copies of calls elsewhere.
 #[derive(Clone, Debug)]
@@ -112,6 +113,7 @@ impl<S, M> Mirror<S, M> {
     /// to send it.
     fn send<B, R>(&self, policy: &MirrorPolicy, request: &Request<B>) -> Option<Feed>
     where
+        B: Body,
         M: Service<Request<CopyBody>, Response = Response<R>, Future: Send> + Clone + Send + 'static,
         M::Error: Send,
         R: Body + Send + 'static,
@@ -121,17 +123,27 @@ impl<S, M> Mirror<S, M> {
             Some(_) => None,
             None => Some(copy::cluster(policy, request)?),
         };
+        if self.bounds.rests(&policy.rests_until) {
+            return None;
+        }
         let (runtime, permit) = (self.tasks.runtime()?, self.bounds.admit()?);
         let copy = copy::head(policy, request, cluster);
         let deadline = self.bounds.deadline(request.extensions().get::<Call>());
         let (feed, body, watch) = tee::tee(&self.bounds);
         let exchange = copy::exchange(self.mirror.clone(), copy.map(|()| body), deadline);
         let ended = self.tasks.ended.clone();
+        // Whether a request without a body was sent cannot be seen, and a header may name another cluster the next time.
+        let tells = !request.body().is_end_stream() && matches!(policy.cluster, MirrorCluster::Named(_));
+        let (bounds, rests_until) = (self.bounds.clone(), policy.rests_until.clone());
         runtime.spawn(async move {
-            tokio::select! {
-                () = exchange => {}
-                () = watch.broken() => {}
-                () = ended.cancelled() => {}
+            let answered = tokio::select! {
+                biased;
+                answered = exchange => answered,
+                () = watch.broken() => true,
+                () = ended.cancelled() => true,
+            };
+            if tells && !answered && !watch.is_read() {
+                bounds.rest(&rests_until);
             }
             drop(permit);
         });

@@ -40,6 +40,8 @@ struct Queue {
     data: VecDeque<Held>,
     trailers: Option<HeaderMap>,
     state: State,
+    /// Whether the copy's connection asked for any of it.
+    is_read: bool,
     reader: Option<Waker>,
     watch: Option<Waker>,
 }
@@ -160,6 +162,7 @@ impl Body for CopyBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let mut queue = self.0.queue.lock();
+        queue.is_read = true;
         if let Some(held) = queue.data.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(held)))));
         }
@@ -190,8 +193,13 @@ impl Drop for CopyBody {
 }
 
 impl Watch {
+    /// Whether a connection took the copy.
+    pub(super) fn is_read(&self) -> bool {
+        self.0.queue.lock().is_read
+    }
+
     /// Resolves when what the mirror gets is not the whole request.
-    pub(super) async fn broken(self) {
+    pub(super) async fn broken(&self) {
         poll_fn(|cx| {
             let mut queue = self.0.queue.lock();
             if queue.state == State::Broken {

@@ -1,6 +1,7 @@
 //! What is sent to another cluster beside the call itself (`request_mirror_policies`, as in Envoy).
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, Uri};
@@ -20,6 +21,8 @@ pub(crate) struct MirrorPolicy {
     pub(crate) headers: Vec<Change>,
     /// What the copy gets in place of its authority, if the control plane may say so.
     pub(crate) host: Option<Authority>,
+    /// Until when no copy is sent, as the last one could not be: on the clock of who sends them.
+    pub(crate) rests_until: Arc<AtomicU64>,
 }
 
 /// Where copies go.
@@ -33,7 +36,14 @@ pub(crate) enum MirrorCluster {
 impl MirrorPolicy {
     /// All calls are sent to `cluster` too.
     pub(crate) fn to(cluster: MirrorCluster) -> Self {
-        Self { cluster, share: 1_000_000, has_suffix: true, headers: Vec::new(), host: None }
+        Self {
+            cluster,
+            share: 1_000_000,
+            has_suffix: true,
+            headers: Vec::new(),
+            host: None,
+            rests_until: Arc::default(),
+        }
     }
 
     /// Whether a call is mirrored; `random` is below a million.
