@@ -194,7 +194,7 @@ impl MeshBuilder {
     }
 
     /// How many copies of calls may be in flight to mirrors, and how many bytes of requests are held for one of them and for
-    /// all; see [`MirrorLayer::max_in_flight`] and [`MirrorLayer::buffer_size`]. Default 1,024, 1 MiB and 16 MiB.
+    /// all; see [`MirrorLayer::max_in_flight`] and [`MirrorLayer::buffer_size`]. Default 128, 1 MiB and 16 MiB.
     #[cfg(feature = "mirror")]
     pub fn mirroring(mut self, max_in_flight: usize, buffer_per_call: usize, buffer_in_all: usize) -> Self {
         self.mirror = self.mirror.max_in_flight(max_in_flight).buffer_size(buffer_per_call, buffer_in_all);

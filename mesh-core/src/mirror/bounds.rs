@@ -52,7 +52,7 @@ pub struct MirrorCounts {
 
 impl Limits {
     pub(super) const DEFAULT: Self =
-        Self { in_flight: 1_024, held: 16 << 20, held_per_call: 1 << 20, duration: Duration::from_secs(15) };
+        Self { in_flight: 128, held: 16 << 20, held_per_call: 1 << 20, duration: Duration::from_secs(15) };
 }
 
 impl Bounds {

@@ -77,6 +77,8 @@ where
     R: Body,
 {
     let exchange = async {
+        // The call's own bytes leave first.
+        tokio::task::yield_now().await;
         poll_fn(|cx| mirror.poll_ready(cx)).await.ok()?;
         let mut body = pin!(mirror.call(copy).await.ok()?.into_body());
         while let Some(Ok(_)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {}

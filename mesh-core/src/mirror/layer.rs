@@ -68,7 +68,8 @@ impl<M> MirrorLayer<M> {
         self
     }
 
-    /// How many copies may be in flight; beyond that, none is begun. Default 1,024.
+    /// How many copies may be in flight; beyond that, none is begun, so that a slow mirror takes no more
+    /// calls than it answers. Default 128.
     pub fn max_in_flight(self, copies: usize) -> Self {
         self.limit(|limits| limits.in_flight = copies)
     }
