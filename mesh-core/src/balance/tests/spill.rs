@@ -1,8 +1,10 @@
 //! Envoy's profile: spill over priorities, degraded endpoints, panic.
 
 use super::*;
-use crate::connect::testing::Reach;
+use crate::connect::SendErrorKind;
+use crate::connect::testing::{Answer, Reach};
 use crate::profile::Profile;
+use crate::resource::outlier_detection::OutlierDetection;
 
 fn mesh() -> Mesh {
     Mesh::with(BalanceOptions::new().profile(Profile::Envoy))
@@ -70,6 +72,28 @@ async fn endpoints_that_cannot_be_reached_make_calls_spill_over_until_they_can()
     assert_eq!(mesh.network.open(11).len(), 1, "kept for a while");
     seconds(25.0 * 60.0).await;
     assert_eq!(mesh.network.open(11).len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ejected_endpoints_make_calls_spill_over_until_they_return() {
+    let mesh = mesh();
+    let entry = two(unhealthy_if(|_| false));
+    let config = entry.config.as_ref().unwrap();
+    let ejecting = Some(OutlierDetection { max_ejection_percent: 100, ..OutlierDetection::LOCAL });
+    let cluster = Cluster { outlier_detection: ejecting, ..Cluster::clone(&config.cluster) };
+    let config = ClusterConfig { cluster: Arc::new(cluster), endpoints: config.endpoints.clone() };
+    let entry = Arc::new(ClusterEntry::new(entry.key.clone(), Ok(config)));
+    mesh.prepare(&entry).await;
+    (1..=5).for_each(|number| mesh.network.answer(number, Answer::Fails(SendErrorKind::Reset(2))));
+    let mut failed = 0;
+    for _ in 0..100 {
+        failed += u32::from(mesh.call(&entry).await.is_err());
+    }
+    assert_eq!(failed, 25, "five of each in a row");
+    assert_about(share(&mesh, &entry, |number| (6..=10).contains(&number)).await, 0.7);
+    (1..=5).for_each(|number| mesh.network.answer(number, Answer::Responds));
+    seconds(21.0).await;
+    assert_eq!(share(&mesh, &entry, |number| number <= 10).await, 1000);
 }
 
 #[tokio::test(start_paused = true)]
