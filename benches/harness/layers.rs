@@ -1,24 +1,27 @@
 //! Single layers of the mesh, around what answers at once: what they cost without a connection.
 
 use std::cell::Cell;
-use std::collections::HashSet;
 use std::future::{Pending, Ready, pending, ready};
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::{Body, Frame};
-use mesh_core::balance::{Balance, BalanceLayer, BalanceOptions};
+use mesh_core::balance::{Balance, BalanceLayer, BalanceOptions, Choice, Member, PickRequest, Policy};
 use mesh_core::connect::{Connect, Connection, SendError, SendRequest, StreamError, Unavailable};
 use mesh_core::discover::Discover;
 use mesh_core::route::Route;
 use mesh_core::testing::{ControlPlane, Resources, route, route_config};
-use mesh_core::{Address, BoxError, CallInfo, Mesh};
+use mesh_core::{Address, BoxError, CallOptions, ClusterBuilder, Mesh};
 use tower::{Layer, Service};
 
 use crate::Error;
@@ -31,6 +34,13 @@ pub fn call<S: Service<Request<()>>>(service: &mut S, path: &str, calls: u64) {
         *request.uri_mut() = path.clone().into();
         black_box(poll_once(service.call(request)));
     }
+}
+
+/// Makes a call of an empty request that is hashed by a key of its own.
+pub fn call_with_key<S: Service<Request<()>>>(service: &mut S, key: &CallOptions) {
+    let mut request = Request::new(());
+    request.extensions_mut().insert(*key);
+    black_box(poll_once(service.call(request)));
 }
 
 fn poll_once<F: Future>(future: F) -> Option<F::Output> {
@@ -59,47 +69,104 @@ pub async fn routed(routes: u32) -> Result<(Mesh, Discover<Route<Answer>>), Erro
     Ok((mesh, found))
 }
 
-/// The layer that picks among `endpoints` endpoints, all of which take calls.
+/// How the layer picks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Picks {
+    /// The first endpoint, whatever the others: what a policy costs is what it adds to this.
+    First,
+    /// In turn.
+    RoundRobin,
+    /// Of two the one with fewer calls in flight.
+    LeastRequest,
+    /// Of two the one that is expected to answer sooner.
+    PeakEwma,
+    /// By reports, which endpoints make [while they are to](report_load).
+    WeightedRoundRobin,
+    /// By chance.
+    Random,
+    /// By the key of the call, on a ring.
+    RingHash,
+    /// By the key of the call, from a table.
+    Maglev,
+}
+
+struct First;
+
+impl Policy for First {
+    fn pick(&self, _: &[Member], _: &PickRequest<'_>) -> Choice {
+        Choice::Endpoint(0)
+    }
+}
+
+/// The layer that picks in turn among `endpoints` endpoints, all of which take calls.
 ///
 /// # Errors
 ///
 /// Fails when a call does.
 pub async fn balanced(endpoints: u32) -> Result<Balance<Nowhere>, Error> {
+    balanced_by(Picks::RoundRobin, endpoints).await
+}
+
+/// The layer that picks so among `endpoints` endpoints, all of which take calls.
+///
+/// # Errors
+///
+/// Fails when a call does.
+pub async fn balanced_by(picks: Picks, endpoints: u32) -> Result<Balance<Nowhere>, Error> {
+    /// What is connected is taken in by then: the balancer looks at many new endpoints in pauses of its own.
+    const SETTLED: Duration = Duration::from_millis(50);
     let first = u32::from(Ipv4Addr::new(127, 1, 0, 0));
     let address = |index| Address::Socket(SocketAddr::from((Ipv4Addr::from(first + index), 9)));
-    let layer = BalanceLayer::new(BalanceOptions::default());
-    let mut balance = layer.layer(Nowhere).with_endpoints("layers", (0..endpoints).map(address));
-    loop {
-        let mut seen = HashSet::new();
-        for _ in 0..endpoints {
-            if let Some(response) = poll_once(balance.call(Request::new(()))) {
-                seen.extend(response?.extensions().get::<CallInfo>().map(|info| info.endpoint().clone()));
-            }
-        }
-        if u32::try_from(seen.len()) == Ok(endpoints) {
-            return Ok(balance);
-        }
-        // Not a busy loop: the balancer looks at many new endpoints in pauses of its own.
+    let cluster = (0..endpoints).map(address).fold(ClusterBuilder::new("layers"), ClusterBuilder::endpoint);
+    let cluster = match picks {
+        Picks::First | Picks::RoundRobin => cluster.round_robin(),
+        Picks::LeastRequest => cluster.least_request(),
+        Picks::PeakEwma => cluster.peak_ewma(),
+        Picks::WeightedRoundRobin => cluster.weighted_round_robin(),
+        Picks::Random => cluster.random(),
+        Picks::RingHash => cluster.ring_hash(&HeaderName::from_static("x-key")),
+        Picks::Maglev => cluster.maglev(),
+    };
+    let mut options = BalanceOptions::default();
+    if picks == Picks::First {
+        options = options.policy(|_: &[Member]| Box::new(First) as Box<dyn Policy>);
+    }
+    let connected = Arc::new(AtomicU32::new(0));
+    let nowhere = Nowhere { connected: connected.clone() };
+    let mut balance = BalanceLayer::new(options).layer(nowhere).with_cluster(cluster);
+    balance.call(Request::new(())).await?;
+    while connected.load(Relaxed) < endpoints {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    tokio::time::sleep(SETTLED).await;
+    Ok(balance)
 }
 
 /// Connects at once.
 #[derive(Debug)]
-#[non_exhaustive]
-pub struct Nowhere;
+pub struct Nowhere {
+    connected: Arc<AtomicU32>,
+}
 
 impl Connect for Nowhere {
     type Connection = Open;
     type Future = Ready<Result<Open, BoxError>>;
 
     fn connect(&self, _: &Address) -> Self::Future {
+        self.connected.fetch_add(1, Relaxed);
         ready(Ok(Open))
     }
 }
 
 thread_local! {
     static REFUSALS: Cell<u32> = const { Cell::new(0) };
+    static REPORTS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether responses that this thread gets report a load (ORCA), each another one.
+pub fn report_load(on: bool) {
+    REPORTS.set(on);
 }
 
 /// Has the next `count` slots refused that this thread asks an [`Open`] for.
@@ -158,8 +225,21 @@ impl SendRequest<()> for Answer {
     type Future = Ready<Result<Response<NoBody>, SendError<Request<()>>>>;
 
     fn send(self, _: Request<()>) -> Self::Future {
-        ready(Ok(Response::new(NoBody)))
+        let mut response = Response::new(NoBody);
+        if REPORTS.get() {
+            response.headers_mut().insert("endpoint-load-metrics-bin", report());
+        }
+        ready(Ok(response))
     }
+}
+
+/// An `xds.data.orca.v3.OrcaLoadReport`: 100 calls per second at some utilization of the CPU.
+fn report() -> HeaderValue {
+    const CPU: u8 = 1 << 3 | 1;
+    const CALLS_PER_SECOND: u8 = 6 << 3 | 1;
+    let utilization = 0.2 + 0.6 * fastrand::f64();
+    let message = [&[CPU][..], &utilization.to_le_bytes(), &[CALLS_PER_SECOND], &100_f64.to_le_bytes()].concat();
+    HeaderValue::try_from(STANDARD.encode(message)).expect("base64 is a header's value")
 }
 
 /// The empty body.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use http::{Request, Response};
+use http::{Extensions, Request, Response};
 use tokio_util::sync::CancellationToken;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -17,9 +17,9 @@ use super::picker::Slot;
 use crate::call::{self, Classify, HttpStatus};
 use crate::connect::{Connect, SendRequest};
 use crate::error::Error;
-use crate::resource::cluster::{Balancing, Cluster, EndpointPolicy};
-use crate::resource::endpoints::{Address, Endpoint, Endpoints, LocalityEndpoints, Priority};
-use crate::snapshot::{ClusterConfig, ClusterEntry, ClusterKey};
+use crate::resource::endpoints::Address;
+use crate::snapshot::fixed::ClusterBuilder;
+use crate::snapshot::{ClusterEntry, ClusterKey};
 
 /// Makes [`Balance`] of a connector.
 #[derive(Clone, Debug, Default)]
@@ -86,23 +86,39 @@ impl<C: Connect> Balance<C> {
 
     /// Sends calls for which no layer above chose a cluster to these endpoints in turn; `name` is the cluster's name in
     /// errors and in [`CallInfo`](crate::CallInfo). It need not be unique: only clones share their endpoints.
-    pub fn with_endpoints(mut self, name: &str, endpoints: impl IntoIterator<Item = Address>) -> Self {
-        self.default = Some(Arc::new(fixed(name.into(), endpoints)));
+    pub fn with_endpoints(self, name: &str, endpoints: impl IntoIterator<Item = Address>) -> Self {
+        self.with_cluster(endpoints.into_iter().fold(ClusterBuilder::new(name).round_robin(), ClusterBuilder::endpoint))
+    }
+
+    /// Sends calls for which no layer above chose a cluster to this one, balanced as it says.
+    ///
+    /// ```
+    /// use mesh_core::balance::{BalanceLayer, BalanceOptions};
+    /// use mesh_core::connect::{Http2Connector, Http2Options};
+    /// use mesh_core::{CallOptions, ClusterBuilder};
+    /// use tower::Layer;
+    ///
+    /// let cluster = ClusterBuilder::new("greeter").endpoint("127.0.0.1:50051".parse().unwrap()).maglev();
+    /// let connector = Http2Connector::new(Http2Options::new());
+    /// let balance = BalanceLayer::new(BalanceOptions::new()).layer(connector).with_cluster(cluster);
+    ///
+    /// let mut request = http::Request::new(());
+    /// request.extensions_mut().insert(CallOptions::new().hash_key("user-1"));
+    /// # let _ = (balance, request);
+    /// ```
+    pub fn with_cluster(mut self, cluster: ClusterBuilder) -> Self {
+        self.default = Some(Arc::new(alone(cluster)));
         self
     }
 }
 
 /// A cluster of its own, whatever others have the same name.
-fn fixed(name: Arc<str>, addresses: impl IntoIterator<Item = Address>) -> ClusterEntry {
+fn alone(cluster: ClusterBuilder) -> ClusterEntry {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let balancing = Balancing::new(false, EndpointPolicy::RoundRobin);
-    let cluster = Cluster::plain(name.clone(), balancing);
-    let endpoints = addresses.into_iter().map(Endpoint::new).collect();
-    let locality = LocalityEndpoints { locality: Arc::default(), weight: 1, endpoints };
-    let priority = Priority { localities: vec![locality] };
-    let endpoints = Endpoints { priorities: vec![priority], ..Endpoints::default() };
-    let key = ClusterKey { source: format!("code {}", NUMBER.fetch_add(1, Ordering::Relaxed)).into(), name };
-    ClusterEntry::new(key, Ok(ClusterConfig { cluster: Arc::new(cluster), endpoints: Arc::new(endpoints) }))
+    let config = cluster.assemble();
+    let source = format!("code {}", NUMBER.fetch_add(1, Ordering::Relaxed)).into();
+    let key = ClusterKey { source, name: config.cluster.name.clone() };
+    ClusterEntry::new(key, Ok(config))
 }
 
 impl<C: Connect> Clone for Balance<C> {
@@ -127,8 +143,18 @@ where
     fn call(&mut self, mut request: Request<B>) -> ResponseFuture<C, B> {
         let mut extensions = std::mem::take(request.extensions_mut());
         if let Some(default) = &self.default {
-            call::of(&mut extensions).cluster.get_or_insert_with(|| default.clone());
+            choose(&mut extensions, default);
         }
         ResponseFuture::new(&self.clusters, request.into(), extensions, self.classify)
+    }
+}
+
+/// The cluster of a call that has none, and the key of its own that it is hashed by.
+fn choose(extensions: &mut Extensions, default: &Arc<ClusterEntry>) {
+    let key = call::hash_key(extensions);
+    let call = call::of(extensions);
+    if call.cluster.is_none() {
+        call.cluster = Some(default.clone());
+        call.hash = key;
     }
 }

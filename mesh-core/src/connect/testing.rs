@@ -5,12 +5,13 @@ use std::future::pending;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::{
     Connect, Connection, ConnectivityState, Criteria, EndpointStats, Observer, SendError, SendErrorKind, SendRequest,
@@ -73,6 +74,8 @@ struct State {
 struct Endpoint {
     reach: Reach,
     answer: Answer,
+    /// How long it works on a call, and on how many at once.
+    work: Option<(Duration, Arc<Semaphore>)>,
     slots: usize,
     attempts: usize,
     calls: usize,
@@ -80,7 +83,7 @@ struct Endpoint {
 
 impl Default for Endpoint {
     fn default() -> Self {
-        Self { reach: Reach::Accepts, answer: Answer::Responds, slots: 100, attempts: 0, calls: 0 }
+        Self { reach: Reach::Accepts, answer: Answer::Responds, work: None, slots: 100, attempts: 0, calls: 0 }
     }
 }
 
@@ -99,6 +102,11 @@ impl Network {
 
     pub(crate) fn answer(&self, number: u16, answer: Answer) {
         self.endpoint(number, |endpoint| endpoint.answer = answer);
+    }
+
+    /// It works so long on each call, and on so many at once; others queue there.
+    pub(crate) fn work(&self, number: u16, time: Duration, at_once: usize) {
+        self.endpoint(number, |endpoint| endpoint.work = Some((time, Arc::new(Semaphore::new(at_once)))));
     }
 
     /// Slots of connections that are made from now on.
@@ -261,12 +269,16 @@ impl<B: Send + 'static> SendRequest<B> for MockSlot {
     type Future = Pin<Box<dyn Future<Output = Result<Response<MockBody>, SendError<Request<B>>>> + Send>>;
 
     fn send(self, request: Request<B>) -> Self::Future {
-        let answer = self.0.network.at(&self.0.address, |endpoint| {
+        let (answer, work) = self.0.network.at(&self.0.address, |endpoint| {
             endpoint.calls += 1;
-            endpoint.answer
+            (endpoint.answer, endpoint.work.clone())
         });
         Box::pin(async move {
             tokio::task::yield_now().await;
+            if let Some((time, room)) = work {
+                let _turn = room.acquire().await;
+                tokio::time::sleep(time).await;
+            }
             match answer {
                 Answer::Responds => Ok(Response::new(MockBody { slot: None })),
                 Answer::Streams => Ok(Response::new(MockBody { slot: Some(self) })),

@@ -1,5 +1,6 @@
 //! Snapshots made by hand: for targets that are addresses, for use without a control plane, and for tests.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use http::HeaderName;
 use super::{ClusterConfig, ClusterEntry, ClusterKey, RouteTable, Snapshot};
 use crate::error::{Error, ErrorKind};
 use crate::origin::Sourced;
-use crate::resource::cluster::{Balancing, Cluster, EndpointPolicy, RingHash};
+use crate::resource::cluster::{Balancing, Cluster, EndpointPolicy, Maglev, RingHash};
 use crate::resource::endpoints::{Address, Endpoint, Endpoints, Locality, LocalityEndpoints, Priority};
 use crate::resource::matcher::RouteMatch;
 use crate::resource::matcher::header::HeaderSource;
@@ -134,17 +135,13 @@ impl ClusterBuilder {
     }
 
     /// Adds an endpoint; the same address again changes nothing.
-    pub fn endpoint(self, address: Address) -> Self {
-        self.addresses([address])
+    pub fn endpoint(mut self, address: Address) -> Self {
+        self.endpoints.push(Endpoint::new(address));
+        self
     }
 
-    fn addresses(mut self, addresses: impl IntoIterator<Item = Address>) -> Self {
-        for address in addresses {
-            if !self.endpoints.iter().any(|known| known.address == address) {
-                self.endpoints.push(Endpoint::new(address));
-            }
-        }
-        self
+    fn addresses(self, addresses: impl IntoIterator<Item = Address>) -> Self {
+        addresses.into_iter().fold(self, Self::endpoint)
     }
 
     /// Of two endpoints drawn at random, the call goes to the one that is expected to answer sooner: by how long its calls
@@ -188,13 +185,29 @@ impl ClusterBuilder {
         self
     }
 
+    /// Calls with the same [`CallOptions::hash_key`](crate::CallOptions::hash_key) go to the same endpoint, those without
+    /// one anywhere; each endpoint has the same share of the keys (Envoy's maglev).
+    pub fn maglev(mut self) -> Self {
+        self.policy = Sourced::code(EndpointPolicy::Maglev(Maglev::default()));
+        self
+    }
+
+    /// Calls go to the endpoints in turn, to the less loaded more often: by what each reports of its load in the trailers
+    /// of its responses (ORCA), from 10 s after it connected on, as gRPC does by default (A58).
+    pub fn weighted_round_robin(mut self) -> Self {
+        self.policy = Sourced::code(EndpointPolicy::WeightedRoundRobin(Arc::default()));
+        self
+    }
+
     /// How long a connection may take to be established. Default: the mesh's (5 s).
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = Some(timeout);
         self
     }
 
-    fn assemble(self) -> ClusterConfig {
+    pub(crate) fn assemble(mut self) -> ClusterConfig {
+        let mut known = HashSet::with_capacity(self.endpoints.len());
+        self.endpoints.retain(|endpoint| known.insert(endpoint.address.clone()));
         let Sourced { value: policy, origin: balanced_by } = self.policy;
         let plain = Cluster::plain(self.name, Balancing::new(false, policy));
         let cluster = Cluster { connect_timeout: self.connect_timeout, balanced_by, ..plain };

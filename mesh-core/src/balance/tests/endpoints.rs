@@ -1,10 +1,13 @@
 //! Endpoints that die, hang, return, and say goodbye.
 
+use std::collections::HashSet;
+
 use super::*;
 use crate::connect::ConnectivityState;
 use crate::connect::SendErrorKind;
 use crate::connect::testing::{Answer, Reach};
 use crate::error::ErrorKind;
+use crate::snapshot::fixed::ClusterBuilder;
 
 #[tokio::test(start_paused = true)]
 async fn calls_go_round_and_say_where_they_went() {
@@ -362,4 +365,24 @@ async fn fixed_endpoints_of_the_same_name_stay_apart() {
         assert_eq!(endpoint(&second.call(Request::new(())).await.unwrap()), 2);
         settle().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fixed_cluster_is_balanced_as_it_says_by_the_calls_own_keys() {
+    let mesh = Mesh::new();
+    let cluster = (1..=4).map(address).fold(ClusterBuilder::new("fixed"), ClusterBuilder::endpoint);
+    let mut balance = Balance::of(mesh.clusters.clone()).with_cluster(cluster.maglev());
+    let mut seen = HashSet::new();
+    for key in 0..32_u8 {
+        let mut answers = HashSet::new();
+        for _ in 0..3 {
+            let mut request = Request::new(());
+            request.extensions_mut().insert(CallOptions::new().hash_key([key]));
+            answers.insert(endpoint(&balance.call(request).await.unwrap()));
+            settle().await;
+        }
+        assert_eq!(answers.len(), 1, "key {key}: {answers:?}");
+        seen.extend(answers);
+    }
+    assert_eq!(seen.len(), 4, "the keys spread");
 }

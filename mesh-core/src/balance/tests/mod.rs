@@ -7,6 +7,7 @@ mod memory;
 mod outliers;
 mod priorities;
 mod slots;
+mod speed;
 mod spill;
 mod spread;
 mod summary;
