@@ -4,6 +4,7 @@
 //! Each bench starts its servers by running its own executable again with the hidden command
 //! `serve`, so that the CPU of the client's process is the client's alone.
 
+mod armed;
 pub mod control;
 pub mod drive;
 pub mod layers;

@@ -7,13 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::ValueEnum;
 use mesh_core::Mesh;
-use mesh_core::testing::{ControlPlane, Resources, RouteBuilder, RouteConfigBuilder, route, route_config};
+use mesh_core::testing::{ControlPlane, Resources};
 use mesh_tonic::MeshChannel;
 use tonic::body::Body;
 use tonic::client::GrpcService;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::Error;
+use crate::{Error, armed};
 
 /// A way from the generated client to the servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
@@ -26,12 +26,10 @@ pub enum Path {
     Balance,
     /// The mesh with an embedded control plane, one route and round robin over all endpoints.
     Mesh,
-    /// The mesh with everything on: routes that match headers, and deadlines of the call and of the route.
+    /// The mesh with everything on: routes that match headers, deadlines of the call and of the route, a retry policy,
+    /// faults at 0 %, outlier detection, a circuit breaker.
     MeshFull,
 }
-
-/// The deadline of every call of [`Path::MeshFull`]: far off, so that what it costs is its bookkeeping.
-const DEADLINE: Duration = Duration::from_secs(20);
 
 impl Path {
     /// Every path, in the order in which they are compared.
@@ -56,14 +54,14 @@ impl Path {
             Path::Tonic => load.run(first(servers)?.connect().await?).await,
             Path::Balance => load.run(Channel::balance_list(endpoints(servers)?.into_iter())).await,
             Path::Mesh => through_mesh(service(servers), load).await,
-            Path::MeshFull => through_mesh(service(servers).with(full_routes()), load).await,
+            Path::MeshFull => through_mesh(armed::service(servers), load).await,
         }
     }
 
     /// The deadline that the application gives each call.
     #[must_use]
     pub fn deadline(self) -> Option<Duration> {
-        (self == Path::MeshFull).then_some(DEADLINE)
+        (self == Path::MeshFull).then_some(armed::DEADLINE)
     }
 }
 
@@ -86,14 +84,6 @@ async fn through_mesh<L: Load>(resources: Resources, load: L) -> Result<L::Outpu
 
 fn service(servers: &[SocketAddr]) -> Resources {
     Resources::service("echo", servers.iter().copied())
-}
-
-/// Routes of which a call's is the last: each of those before it looks at the call's headers.
-fn full_routes() -> RouteConfigBuilder {
-    let to = |route: RouteBuilder| route.cluster("echo").max_stream_duration(DEADLINE * 2);
-    let others = ["canary", "internal", "batch"].map(|tenant| to(route().header("x-tenant", tenant)));
-    let mine = route().path("/bench.Echo/Unary").header("content-type", "application/grpc");
-    route_config("echo").routes(others.into_iter().chain([to(mine), to(route())]))
 }
 
 /// Work to be done on a channel, whatever its type.
