@@ -1,6 +1,6 @@
 //! What gRPC's responses say of the endpoint: the `grpc-status`, taken as the HTTP status that Envoy takes it as.
 
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use mesh_core::Classify;
 use mesh_core::connect::Outcome;
 use tonic::Code;
@@ -11,11 +11,16 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 impl Classify for Grpc {
     fn outcome(&self, status: StatusCode, trailers: Option<&HeaderMap>) -> Outcome {
-        match trailers.and_then(|trailers| trailers.get(GRPC_STATUS)) {
+        match trailers.and_then(grpc_status) {
             Some(code) => of_code(Code::from_bytes(code.as_bytes())),
             None => of_http(status),
         }
     }
+}
+
+/// Found by looking at all: there are few, and hashing the name costs more.
+fn grpc_status(trailers: &HeaderMap) -> Option<&HeaderValue> {
+    trailers.iter().find_map(|(name, value)| (name == GRPC_STATUS).then_some(value))
 }
 
 fn of_code(code: Code) -> Outcome {
@@ -48,8 +53,6 @@ fn of_http(status: StatusCode) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]

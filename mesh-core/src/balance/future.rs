@@ -27,15 +27,14 @@ use crate::error::Error;
 ///
 /// A request that comes back unsent is sent elsewhere as often as it takes, one that an endpoint refused once, in
 /// the call's first attempt.
-#[pin_project]
 #[must_use = "futures do nothing unless polled"]
 pub struct ResponseFuture<C, B>
 where
     C: Connect,
     Slot<C>: SendRequest<B>,
 {
-    #[pin]
-    state: State<C, B>,
+    /// Boxed: every layer above moves its inner future, and this is most of it.
+    state: Pin<Box<State<C, B>>>,
     attempt: Attempt<C>,
 }
 
@@ -88,7 +87,7 @@ where
     ) -> Self {
         let mut attempt = Attempt { source: None, extensions, unsent: 0, refused: false, classify };
         let state = attempt.start(clusters, request);
-        Self { state, attempt }
+        Self { state: Box::pin(state), attempt }
     }
 }
 
@@ -262,7 +261,7 @@ where
     type Output = Result<Answer<C, B>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut me = self.project();
+        let me = self.get_mut();
         loop {
             let next = match me.state.as_mut().project() {
                 StateProjection::Sending { send, recorder } => {

@@ -34,13 +34,9 @@ pub(super) struct HeadCopy {
 }
 
 impl HeadCopy {
-    /// Still without the headers, so that they are copied to where they stay.
-    pub(super) fn without_headers(head: &Head) -> Self {
-        Self { method: head.method.clone(), uri: head.uri.clone(), headers: SmallVec::new() }
-    }
-
-    pub(super) fn copy_headers(&mut self, head: &Head) {
-        self.headers.extend(head.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+    pub(super) fn new(head: &Head) -> Self {
+        let headers = head.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        Self { method: head.method.clone(), uri: head.uri.clone(), headers }
     }
 
     pub(super) fn to_head(&self) -> Head {

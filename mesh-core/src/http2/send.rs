@@ -24,7 +24,8 @@ impl Slot {
         Send {
             response: None,
             upload: Some(Upload::new(body)),
-            head: Some(Held::Head(head)),
+            head: Some(head),
+            copy: None,
             writes: 0,
             slot: Some(self),
         }
@@ -39,36 +40,13 @@ pub(crate) struct Send<B> {
     // Before the slot: the stream ends first.
     response: Option<ResponseFuture>,
     upload: Option<Upload<B>>,
-    head: Option<Held>,
+    /// Until `h2` has it.
+    head: Option<Head>,
+    /// Since then.
+    copy: Option<HeadCopy>,
     /// Writes on the connection before the head was queued.
     writes: u64,
     slot: Option<Slot>,
-}
-
-/// The head, before and after `h2` has it.
-#[expect(clippy::large_enum_variant, reason = "a box would be an allocation per call")]
-enum Held {
-    Head(Head),
-    Copy(HeadCopy),
-}
-
-impl Held {
-    /// Leaves a copy in its place, which is made there.
-    fn copy(&mut self) -> (Head, &HeadCopy) {
-        let Self::Head(head) = self else { unreachable!("queued once") };
-        let head = std::mem::take(head);
-        *self = Self::Copy(HeadCopy::without_headers(&head));
-        let Self::Copy(copy) = self else { unreachable!("just made") };
-        copy.copy_headers(&head);
-        (head, copy)
-    }
-
-    fn into_head(self) -> Head {
-        match self {
-            Self::Head(head) => head,
-            Self::Copy(copy) => copy.to_head(),
-        }
-    }
 }
 
 const READY: &str = "not polled again after it was ready";
@@ -113,9 +91,10 @@ impl<B> Send<B> {
         let again = matches!(kind, SendErrorKind::Unsent(_) | SendErrorKind::Refused(_));
         let body = upload.filter(|_| again).map(|upload| upload.body);
         let body = body.and_then(|mut body| body.rewind().then_some(body));
-        let head = self.head.take().filter(|_| body.is_some());
+        let copy = self.copy.take();
+        let head = body.is_some().then(|| self.head.take().or_else(|| copy.map(|copy| copy.to_head()))).flatten();
         self.slot = None;
-        let request = head.zip(body).map(|(head, body)| Outgoing { head: head.into_head(), body });
+        let request = head.zip(body).map(|(head, body)| Outgoing { head, body });
         SendError { kind, replay: request.map(Box::new) }
     }
 }
@@ -129,7 +108,8 @@ where
     fn queue(&mut self, cx: &mut Context<'_>) -> Result<(), SendErrorKind> {
         let upload = self.upload.as_mut().expect(READY);
         let opening = Opening::poll(&mut upload.body, cx).map_err(SendErrorKind::RequestBody)?;
-        let (head, copy) = self.head.as_mut().expect(READY).copy();
+        let head = self.head.take().expect("queued once");
+        let copy = self.copy.insert(HeadCopy::new(&head));
         let connection = self.slot.as_ref().expect(READY).connection();
         self.writes = connection.shared.writes();
         let (response, stream) = connection.open(head, copy, opening.is_empty())?;
@@ -148,7 +128,7 @@ where
             rest.body.forget();
             slot.connection().runtime.spawn(rest)
         });
-        (self.response, self.upload, self.head) = (None, None, None);
+        (self.response, self.upload, self.copy) = (None, None, None);
         Ok(response.map(|stream| RecvBody::new(stream, rest, slot)))
     }
 }
