@@ -33,8 +33,7 @@ where
     C: Connect,
     Slot<C>: SendRequest<B>,
 {
-    /// Boxed: every layer above moves its inner future, and this is most of it.
-    state: Pin<Box<State<C, B>>>,
+    state: Boxed<C, B>,
     attempt: Attempt<C>,
 }
 
@@ -69,6 +68,19 @@ where
     },
 }
 
+/// Made where it stays: every layer above moves its inner future, and this is most of it.
+type Boxed<C, B> = Pin<Box<State<C, B>>>;
+
+impl<C, B> State<C, B>
+where
+    C: Connect,
+    Slot<C>: SendRequest<B>,
+{
+    fn failed(error: Error) -> Boxed<C, B> {
+        Box::pin(Self::Failed(Some(error)))
+    }
+}
+
 type Outgoing<C, B> = <Slot<C> as SendRequest<B>>::Outgoing;
 type Answer<C, B> = Response<ResponseBody<<Slot<C> as SendRequest<B>>::Body>>;
 type Sent<C, B> = Result<Response<<Slot<C> as SendRequest<B>>::Body>, SendError<Outgoing<C, B>>>;
@@ -87,23 +99,23 @@ where
     ) -> Self {
         let mut attempt = Attempt { source: None, extensions, unsent: 0, refused: false, classify };
         let state = attempt.start(clusters, request);
-        Self { state: Box::pin(state), attempt }
+        Self { state, attempt }
     }
 }
 
 impl<C: Connect> Attempt<C> {
-    fn start<B>(&mut self, clusters: &Clusters<C>, request: Outgoing<C, B>) -> State<C, B>
+    fn start<B>(&mut self, clusters: &Clusters<C>, request: Outgoing<C, B>) -> Boxed<C, B>
     where
         Slot<C>: SendRequest<B>,
     {
         let call = self.extensions.get::<Call>();
         let Some((call, entry)) = call.and_then(|call| Some((call, call.cluster.as_ref()?))) else {
-            return State::Failed(Some(error::no_cluster()));
+            return State::failed(error::no_cluster());
         };
         if entry.leaves.is_some() {
             return match clusters.aggregate(entry) {
                 Ok(aggregate) => self.start_at_leaf(aggregate, request),
-                Err(error) => State::Failed(Some(error)),
+                Err(error) => State::failed(error),
             };
         }
         if let Some(balancer) = clusters.attached(entry)
@@ -114,11 +126,11 @@ impl<C: Connect> Attempt<C> {
         }
         match clusters.balancer(entry) {
             Ok(balancer) => self.wait(Source::Cluster(balancer), request),
-            Err(error) => State::Failed(Some(error)),
+            Err(error) => State::failed(error),
         }
     }
 
-    fn start_at_leaf<B>(&mut self, aggregate: Arc<Aggregate<C>>, request: Outgoing<C, B>) -> State<C, B>
+    fn start_at_leaf<B>(&mut self, aggregate: Arc<Aggregate<C>>, request: Outgoing<C, B>) -> Boxed<C, B>
     where
         Slot<C>: SendRequest<B>,
     {
@@ -128,12 +140,12 @@ impl<C: Connect> Attempt<C> {
     }
 
     /// Picks once more, if possible another endpoint than those that failed.
-    fn start_again<B>(&mut self, request: Outgoing<C, B>) -> State<C, B>
+    fn start_again<B>(&mut self, request: Outgoing<C, B>) -> Boxed<C, B>
     where
         Slot<C>: SendRequest<B>,
     {
         let Some(source) = self.source.clone().or_else(|| self.attached()) else {
-            return State::Failed(Some(error::shut_down()));
+            return State::failed(error::shut_down());
         };
         let balancer = source.balancer();
         if self.unsent <= EAGER_TRIES
@@ -152,7 +164,7 @@ impl<C: Connect> Attempt<C> {
     }
 
     #[cold]
-    fn wait<B>(&mut self, source: Source<C>, request: Outgoing<C, B>) -> State<C, B>
+    fn wait<B>(&mut self, source: Source<C>, request: Outgoing<C, B>) -> Boxed<C, B>
     where
         Slot<C>: SendRequest<B>,
     {
@@ -168,16 +180,16 @@ impl<C: Connect> Attempt<C> {
             session: call.session.clone(),
             wait_for_ready: call::waits_for_ready(&self.extensions),
         };
-        State::Waiting { request: Some(request), wait: source.wait(terms) }
+        Box::pin(State::Waiting { request: Some(request), wait: source.wait(terms) })
     }
 
-    fn picked<B>(&self, picked: Picked<C>, request: Outgoing<C, B>) -> State<C, B>
+    fn picked<B>(&self, picked: Picked<C>, request: Outgoing<C, B>) -> Boxed<C, B>
     where
         Slot<C>: SendRequest<B>,
     {
         match self.extensions.get::<Call>() {
             Some(call) => send(call, picked, request, self.classify),
-            None => State::Failed(Some(error::no_cluster())),
+            None => State::failed(error::no_cluster()),
         }
     }
 
@@ -211,7 +223,7 @@ impl<C: Connect> Attempt<C> {
 
     /// Sends the request elsewhere, if that is safe and it is still there.
     #[cold]
-    fn failed<B>(&mut self, failure: SendError<Outgoing<C, B>>, mut recorder: Recorder) -> State<C, B>
+    fn failed<B>(&mut self, failure: SendError<Outgoing<C, B>>, mut recorder: Recorder) -> Boxed<C, B>
     where
         Slot<C>: SendRequest<B>,
     {
@@ -231,7 +243,7 @@ impl<C: Connect> Attempt<C> {
                 drop(recorder);
                 self.start_again(*request)
             }
-            _ => State::Failed(Some(error::stream(failure.error, Some(recorder.in_flight())))),
+            _ => State::failed(error::stream(failure.error, Some(recorder.in_flight()))),
         }
     }
 }
@@ -241,7 +253,7 @@ fn wanted(call: &Call) -> PickRequest<'_> {
     PickRequest { avoid: &call.avoid, hash: call.hash, session: call.session.as_deref(), now: None }
 }
 
-fn send<C, B>(call: &Call, picked: Picked<C>, request: Outgoing<C, B>, classify: &'static dyn Classify) -> State<C, B>
+fn send<C, B>(call: &Call, picked: Picked<C>, request: Outgoing<C, B>, classify: &'static dyn Classify) -> Boxed<C, B>
 where
     C: Connect,
     Slot<C>: SendRequest<B>,
@@ -250,7 +262,7 @@ where
         progress.set(Stage::Sent(picked.in_flight.endpoint().address.clone()));
     }
     let recorder = Recorder::new(picked.in_flight, picked.timed_from, classify, call.deadline);
-    State::Sending { send: picked.slot.send(request), recorder: Some(recorder) }
+    Box::pin(State::Sending { send: picked.slot.send(request), recorder: Some(recorder) })
 }
 
 impl<C, B> Future for ResponseFuture<C, B>
@@ -277,7 +289,7 @@ where
                     let request = request.take().expect("taken once, when the wait is over");
                     match picked {
                         Ok(picked) => me.attempt.picked(picked, request),
-                        Err(error) => State::Failed(Some(error)),
+                        Err(error) => State::failed(error),
                     }
                 }
                 StateProjection::Failed(error) => {
@@ -288,7 +300,7 @@ where
                     return Poll::Ready(Err(error));
                 }
             };
-            me.state.set(next);
+            me.state = next;
         }
     }
 }

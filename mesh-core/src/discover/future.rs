@@ -13,7 +13,7 @@ use crate::call;
 use crate::error::Error;
 use crate::snapshot::Snapshot;
 
-/// A first snapshot, or why there is none; boxed because only the first calls of a target wait for it.
+/// A first snapshot, or why there is none.
 pub(super) type Wait = Pin<Box<dyn Future<Output = Result<Arc<Snapshot>, Error>> + Send>>;
 
 /// The future of [`Discover`](super::Discover).
@@ -33,8 +33,17 @@ enum State<S, R>
 where
     S: Service<R>,
 {
-    Waiting(Wait, S, Option<R>),
+    /// Boxed: only the first calls of a target pay for it.
+    Waiting(Box<Waiting<S, R>>),
     Calling(#[pin] S::Future),
+}
+
+/// A call that came before the first snapshot.
+struct Waiting<S, R> {
+    wait: Wait,
+    /// Ready for the call.
+    service: S,
+    request: Option<R>,
 }
 
 impl<S: Service<R>, R> ResponseFuture<S, R> {
@@ -42,8 +51,9 @@ impl<S: Service<R>, R> ResponseFuture<S, R> {
         Self { target: Some(target), state: State::Calling(inner) }
     }
 
-    pub(super) fn waiting(wait: Wait, inner: S, request: R, target: Target) -> Self {
-        Self { target: Some(target), state: State::Waiting(wait, inner, Some(request)) }
+    pub(super) fn waiting(wait: Wait, service: S, request: R, target: Target) -> Self {
+        let waiting = Waiting { wait, service, request: Some(request) };
+        Self { target: Some(target), state: State::Waiting(Box::new(waiting)) }
     }
 }
 
@@ -67,11 +77,11 @@ where
                         Err(error) => Err(target.explain(error)),
                     });
                 }
-                StateProjection::Waiting(wait, inner, request) => match ready!(wait.as_mut().poll(cx)) {
+                StateProjection::Waiting(waiting) => match ready!(waiting.wait.as_mut().poll(cx)) {
                     Ok(snapshot) => {
-                        let mut request = request.take().expect(POLLED);
+                        let mut request = waiting.request.take().expect(POLLED);
                         call::of(request.extensions_mut()).snapshot = Some(snapshot);
-                        inner.call(request)
+                        waiting.service.call(request)
                     }
                     Err(error) => return Poll::Ready(Err(this.target.take().expect(POLLED).explain(error))),
                 },

@@ -41,8 +41,8 @@ impl<B: Body<Data = Bytes>> Body for RequestBody<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let mut me = self.project();
+        let Some(feeds) = me.feeds else { return me.inner.poll_frame(cx) };
         let frame = ready!(me.inner.as_mut().poll_frame(cx));
-        let Some(feeds) = me.feeds else { return Poll::Ready(frame) };
         match &frame {
             Some(Ok(frame)) => feeds.iter().for_each(|feed| feed.push(frame)),
             Some(Err(_)) => *me.feeds = None,
