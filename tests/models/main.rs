@@ -13,6 +13,9 @@ mod current;
 #[path = "../../mesh-core/src/connect/outcomes.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the models need a part of it")]
 mod outcomes;
+#[path = "../../mesh-core/src/http2/slots.rs"]
+#[allow(dead_code, reason = "the models need a part of it")]
+mod slots;
 #[path = "../../mesh-core/src/retry/under_way.rs"]
 #[allow(dead_code, reason = "the models need a part of it")]
 mod under_way;

@@ -10,6 +10,7 @@ use crate::current::Current;
 use crate::outcomes::{Criteria, Ended, Outcome, Outcomes, Streak};
 use crate::resource::endpoints::Address;
 use crate::resource::outlier_detection::{Consecutive, FailurePercentage, OutlierDetection};
+use crate::slots::{Slots, Unavailable};
 use crate::subchannel::Observer;
 use crate::under_way::{Held, UnderWay};
 
@@ -22,6 +23,7 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("failures in a row are told once, whoever counts the last", streak),
     ("a lost connection is one failure, however many calls it takes with it", lost_connection),
     ("no outcome is lost between two looks, and the first after a sleep wakes", totals),
+    ("a connection that drains gives no slot away, and ends when the last is given back", draining),
     ("who waits for a snapshot gets it, whenever it comes", first_snapshot),
     ("a call that starts after a snapshot is in force takes no older one", newer_snapshot),
 ];
@@ -214,6 +216,35 @@ fn totals() {
     endpoint.criteria.sleep();
     at_once([endpoint.records(success), endpoint.records(failure)]);
     assert_eq!(endpoint.told.awake.load(SeqCst), before + 1, "two at once wake once");
+}
+
+fn draining() {
+    let slots = Arc::new(Slots::new(1));
+    let (admitted, drained) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let call = || {
+        let (slots, admitted, drained) = (slots.clone(), admitted.clone(), drained.clone());
+        Box::new(move || {
+            let before = drained.load(SeqCst);
+            match slots.try_acquire() {
+                Ok(()) => {
+                    assert_eq!(before, 0, "the connection drained before the call came");
+                    assert!(admitted.fetch_add(1, SeqCst) < 1, "there is one slot");
+                    admitted.fetch_sub(1, SeqCst);
+                    slots.release();
+                }
+                Err(why) => assert_ne!(why, Unavailable::Closed),
+            }
+        }) as Box<dyn FnOnce() + Send>
+    };
+    let (drainer, drained) = (slots.clone(), drained.clone());
+    let drain = Box::new(move || {
+        drainer.drain();
+        drained.store(1, SeqCst);
+    });
+    at_once([call(), call(), drain]);
+    assert_eq!((slots.try_acquire(), slots.in_flight()), (Err(Unavailable::Draining), 0));
+    slots.close();
+    assert_eq!(slots.try_acquire(), Err(Unavailable::Closed));
 }
 
 fn first_snapshot() {

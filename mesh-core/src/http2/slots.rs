@@ -1,7 +1,7 @@
 //! The calls that a connection may carry at a time, counted here because `h2` queues what exceeds the peer's
 //! MAX_CONCURRENT_STREAMS without bound.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 const ONE: u64 = 1;
 const IN_FLIGHT: u64 = (1 << 32) - 1;
