@@ -6,6 +6,7 @@ Everything is kept under a name with the hash of what it was made from, so a sec
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -31,7 +32,7 @@ class Components:
         self.failed = {}
 
     def get(self, name):
-        """Path of a component: `python`, `envoy`, `stubs`, `go`, `istiod`, or a program that Debian packages."""
+        """Path of a component: `python`, `envoy`, `stubs`, `go`, `istiod`, `tests`, or a program that Debian packages."""
         if name in self.failed:
             raise Missing(self.failed[name])
         try:
@@ -74,6 +75,16 @@ class Components:
         build = ["go", "build", "-C", module, "-trimpath", "-ldflags", "-s -w"]
         make = lambda folder: [[*build, "-o", f"{folder}/", *packages]]
         return self._make(name, sources, seconds, make, {"GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "local"})
+
+    def tests(self):
+        """The program with the tests of `tests/`, in release."""
+        if not shutil.which("cargo"):
+            raise Missing("no Rust toolchain")
+        manifest = ["--manifest-path", PROJECT / "Cargo.toml"]
+        print("building the tests in release", flush=True)
+        build = ["cargo", "test", "--release", "-p", "mesh-tests", *manifest, "--no-run", "--message-format", "json"]
+        messages = [json.loads(line) for line in self._run(build, 300).splitlines()]
+        return next(found for message in messages if (found := message.get("executable")))
 
     def nft(self):
         return self._debian("nft", "nftables")
@@ -142,6 +153,7 @@ class Components:
             raise Missing(f"not done within {3 * seconds} s: {' '.join(words)}") from None
         if done.returncode:
             raise Missing(f"failed: {' '.join(words)}\n{done.stderr.decode(errors='replace')[-2000:]}")
+        return done.stdout
 
 
 def _hash(sources):

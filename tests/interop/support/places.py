@@ -23,5 +23,10 @@ def envoy():
     return os.environ["INTEROP_ENVOY"]
 
 
+def tests():
+    """The program with the tests of `tests/`."""
+    return os.environ["INTEROP_TESTS"]
+
+
 def istiod():
     return Path(os.environ["INTEROP_ISTIOD"]) / "istiod"
