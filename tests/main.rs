@@ -6,6 +6,7 @@ mod architecture;
 mod bootstrap;
 mod broken_response;
 mod circuit_breaking;
+mod cluster_header;
 mod clusters;
 mod config_update;
 mod control_plane;

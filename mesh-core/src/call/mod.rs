@@ -5,7 +5,6 @@
 //! response's extensions.
 
 mod classify;
-mod future;
 mod protocol;
 
 use std::sync::Arc;
@@ -13,7 +12,6 @@ use std::time::Duration;
 
 pub use classify::Classify;
 pub(crate) use classify::HttpStatus;
-pub use future::ResponseFuture;
 use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 pub use protocol::{AnswerProtocol, Protocol, Pushback, RetryCode, RetryProtocol};

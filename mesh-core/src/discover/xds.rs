@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::dns::NameSubscriber;
 use super::{Source, connectivity};
 use crate::resource::cluster::DnsName;
+use crate::snapshot::demand::Demand;
 use crate::snapshot::dependencies::{Dependencies, Resolved, Step, View};
 use crate::snapshot::{PrepareClusters, Snapshot};
 use crate::xds::resource_type::ResourceType;
@@ -27,6 +28,7 @@ pub(crate) async fn follow(
     clusters: Arc<dyn PrepareClusters>,
 ) {
     let mut connectivity = connectivity::Aggregate::default();
+    let demand = dependencies.demand().cloned();
     subscriptions.watch(&dependencies);
     // Another target may have brought everything already.
     let known = dependencies.everything();
@@ -42,6 +44,7 @@ pub(crate) async fn follow(
                     #[cfg(feature = "dns")]
                     News::Names(names) => dependencies.handle_resolved(&names, &subscriptions),
                 },
+                names = asked(&demand) => break dependencies.handle_demand(names, &subscriptions),
                 state = connectivity.changed() => source.connectivity(state),
             }
         };
@@ -57,17 +60,29 @@ fn take(
     clusters: &dyn PrepareClusters,
     connectivity: &mut connectivity::Aggregate,
 ) {
-    let Step { watch, publish, waiting_for } = step;
+    let Step { watch, publish, waiting_for, demanded } = step;
     if watch {
         subscriptions.watch(dependencies);
     }
     if let Some(snapshot) = publish {
         publish_snapshot(snapshot, source, clusters, connectivity);
     }
+    if let Some((demanded, demand)) = demanded.zip(dependencies.demand()) {
+        clusters.attach(&demanded);
+        demand.publish(demanded);
+    }
     if let Some(what) = &waiting_for {
         tracing::debug!(%what, "waiting");
     }
     source.waiting_for(waiting_for);
+}
+
+/// The clusters that calls name, when there are others than before.
+async fn asked(demand: &Option<Arc<Demand>>) -> Vec<Arc<str>> {
+    match demand {
+        Some(demand) => demand.asked().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Puts a snapshot in force, with the clusters it sends calls to on their way to be connected.

@@ -81,7 +81,7 @@ impl Mesh {
             settings.extend(within(&SettingScope::Route(known.name.clone()), self.of_route(table, route)));
         }
         let mut seen = HashSet::new();
-        for entry in snapshot.clusters.iter() {
+        for entry in &snapshot.all_clusters() {
             let leaves = entry.leaves.iter().flat_map(|leaves| leaves.entries.iter());
             for entry in std::iter::once(entry).chain(leaves) {
                 if seen.insert(entry.key.name.clone()) {

@@ -28,6 +28,7 @@ use crate::origin::Sourced;
 use crate::profile::Profile;
 #[cfg(feature = "retry")]
 use crate::retry::RetryLayer;
+use crate::snapshot::demand::{Demand, Limits};
 use crate::snapshot::dependencies::Dependencies;
 use crate::snapshot::{PrepareClusters, Snapshot, fixed};
 use crate::stack::client::{Attempt, ClientStack, ClientStackBuilder};
@@ -177,7 +178,8 @@ impl Mesh {
         };
         let (target, source) = self.new_target(uri, Some(facts));
         let dependencies = Dependencies::new(xds.control_plane(), listener, uri.authority.as_str().into())
-            .trusting(self.inner.bootstrap.as_ref().is_some_and(Bootstrap::trusts_control_plane));
+            .trusting(self.inner.bootstrap.as_ref().is_some_and(Bootstrap::trusts_control_plane))
+            .with_demand(Demand::new(Limits { max_wait: self.inner.max_wait, max_pending: self.inner.max_pending }));
         let clusters: Arc<dyn PrepareClusters> = Arc::new(self.inner.clusters.clone());
         let subscriptions = discover::Subscriptions {
             resources: xds.subscriber(),

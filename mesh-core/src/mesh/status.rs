@@ -109,7 +109,7 @@ pub struct TargetStatus {
     pub waiting_for: Option<String>,
     /// Why its calls cannot be routed.
     pub problem: Option<String>,
-    /// The clusters that its routes name.
+    /// The clusters that its routes name, and those that calls named in a header (`cluster_header`).
     pub clusters: Vec<ClusterStatus>,
 }
 
@@ -246,14 +246,14 @@ impl Mesh {
     fn target_status(&self, target: &Target) -> TargetStatus {
         let snapshot = target.snapshot();
         let problem = snapshot.as_ref().and_then(|snapshot| snapshot.routing.as_ref().err().map(ToString::to_string));
-        let clusters = snapshot.iter().flat_map(|snapshot| snapshot.clusters.iter());
+        let clusters = snapshot.iter().flat_map(|snapshot| snapshot.all_clusters());
         TargetStatus {
             target: target.name().to_owned(),
             authority: target.authority().to_owned(),
             connectivity: *target.connectivity().borrow(),
             waiting_for: target.waiting_for(),
             problem,
-            clusters: clusters.map(|entry| self.cluster_status(entry)).collect(),
+            clusters: clusters.map(|entry| self.cluster_status(&entry)).collect(),
         }
     }
 

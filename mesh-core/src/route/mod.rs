@@ -3,20 +3,25 @@
 //! The configuration selects once per call; every attempt of the call goes to the same cluster (A31). A call needs
 //! the snapshot that [`Discover`](crate::discover::Discover) gave it, and fails without one.
 
+mod future;
 mod layer;
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
+pub use future::ResponseFuture;
 use http::{HeaderMap, HeaderName, Request};
 pub use layer::RouteLayer;
 use tower_service::Service;
 
-pub use crate::call::ResponseFuture;
+use self::future::Wait;
+
 use crate::call::{self, Call};
 use crate::error::{Error, ErrorKind};
 use crate::resource::hash_policy::{RequestHash, xxh64};
 use crate::resource::matcher::RequestHead;
 use crate::resource::route::RouteAction;
+use crate::snapshot::demand::Demand;
 use crate::snapshot::{ClusterEntry, RouteTable, Snapshot};
 
 /// Chooses the route and the cluster of each call.
@@ -34,11 +39,11 @@ impl<S> Route<S> {
 
 impl<S, B> Service<Request<B>> for Route<S>
 where
-    S: Service<Request<B>, Error = Error>,
+    S: Service<Request<B>, Error = Error> + Clone,
 {
     type Response = S::Response;
     type Error = Error;
-    type Future = ResponseFuture<S::Future>;
+    type Future = ResponseFuture<S, B>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner.poll_ready(cx)
@@ -46,60 +51,81 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         match route(&mut request) {
-            Ok(()) => ResponseFuture::calling(self.inner.call(request)),
+            Ok(None) => ResponseFuture::calling(self.inner.call(request)),
+            Ok(Some(wait)) => {
+                // What is ready now makes the call.
+                let next = self.inner.clone();
+                let ready = std::mem::replace(&mut self.inner, next);
+                ResponseFuture::waiting(wait, ready, request)
+            }
             Err(error) => ResponseFuture::failed(error),
         }
     }
 }
 
-/// Writes route and cluster into the request's `Call`.
-fn route<B>(request: &mut Request<B>) -> Result<(), Error> {
+/// Writes route and cluster into the request's `Call`, or says how to wait for the cluster.
+fn route<B>(request: &mut Request<B>) -> Result<Option<Wait>, Error> {
     let snapshot = call::of(request.extensions_mut()).snapshot.take().ok_or_else(no_snapshot)?;
     let choice = choose(&snapshot, request);
-    let cluster = choice.as_ref().ok().and_then(|choice| snapshot.clusters.get(choice.cluster?));
-    if let (Ok(choice), Some(cluster)) = (&choice, cluster)
-        && cluster.is_hashing
-    {
-        hash(&snapshot, choice.route, cluster, request);
-    }
     let call = call::of(request.extensions_mut());
-    if let Ok(choice) = &choice {
-        call.route = Some(choice.route);
-        call.choice = choice.choice;
-    }
-    call.cluster = cluster.cloned();
     call.snapshot = Some(snapshot);
-    choice.map(drop)
+    let Choice { route, choice, destination } = choice?;
+    (call.route, call.choice) = (Some(route), choice);
+    match destination {
+        Destination::Nowhere => Ok(None),
+        Destination::Cluster(entry) => {
+            send_to(&entry, request);
+            Ok(None)
+        }
+        Destination::Awaited(demand, name) => {
+            let (since, deadline) = (call.starts_to_wait(), call.deadline);
+            Ok(Some(Box::pin(demand.wait(name, since, deadline))))
+        }
+    }
+}
+
+/// The call goes to this cluster.
+fn send_to<B>(entry: &Arc<ClusterEntry>, request: &mut Request<B>) {
+    if entry.is_hashing {
+        hash(entry, request);
+    }
+    call::of(request.extensions_mut()).cluster = Some(entry.clone());
 }
 
 /// Where a call goes.
-#[derive(Clone, Copy)]
 struct Choice {
     /// Index of the route in the table.
     route: usize,
     /// Index of the cluster among those that the route names.
     choice: usize,
-    /// Index of the cluster in the snapshot; `None`: the route answers calls itself.
-    cluster: Option<usize>,
+    destination: Destination,
+}
+
+enum Destination {
+    /// The route answers calls itself.
+    Nowhere,
+    Cluster(Arc<ClusterEntry>),
+    /// The call names a cluster that the control plane is to be asked for.
+    Awaited(Arc<Demand>, Arc<str>),
 }
 
 fn choose<B>(snapshot: &Snapshot, request: &Request<B>) -> Result<Choice, Error> {
     let table = snapshot.routing.as_ref().map_err(|problem| problem.to_error())?;
     let head = head(request);
     let route = table.virtual_host.route(&head, || fastrand::u32(..1_000_000)).ok_or_else(|| table.no_route(&head))?;
-    match &table.virtual_host.routes[route].action {
-        RouteAction::Forward(forward) => {
-            if let Some(header) = forward.cluster_header() {
-                let cluster = named_cluster(table, route, header, request.headers())?;
-                return Ok(Choice { route, choice: 0, cluster: Some(cluster) });
+    let (choice, destination) = match &table.virtual_host.routes[route].action {
+        RouteAction::Forward(forward) => match forward.cluster_header() {
+            Some(header) => (0, named_cluster(snapshot, table, route, header, request.headers())?),
+            None => {
+                let choice = forward.pick_cluster(|| fastrand::u64(..));
+                (choice, Destination::Cluster(snapshot.clusters[table.cluster_index(route, choice)].clone()))
             }
-            let choice = forward.pick_cluster(|| fastrand::u64(..));
-            Ok(Choice { route, choice, cluster: Some(table.cluster_index(route, choice)) })
-        }
-        RouteAction::Answer(_) if cfg!(feature = "filter") => Ok(Choice { route, choice: 0, cluster: None }),
-        RouteAction::Answer(answer) => Err(table.unsupported(route, answer.name())),
-        RouteAction::Unsupported(action) => Err(table.unsupported(route, action)),
-    }
+        },
+        RouteAction::Answer(_) if cfg!(feature = "filter") => (0, Destination::Nowhere),
+        RouteAction::Answer(answer) => return Err(table.unsupported(route, answer.name())),
+        RouteAction::Unsupported(action) => return Err(table.unsupported(route, action)),
+    };
+    Ok(Choice { route, choice, destination })
 }
 
 fn head<B>(request: &Request<B>) -> RequestHead<'_> {
@@ -114,10 +140,12 @@ fn head<B>(request: &Request<B>) -> RequestHead<'_> {
 
 /// Writes the hash of the request into its `Call`: of the application's key, of the header that the cluster's policy names
 /// (A76), or of what the route says (A42), in this order.
-fn hash<B>(snapshot: &Snapshot, route: usize, cluster: &ClusterEntry, request: &mut Request<B>) {
-    let (head, channel) = (head(request), request.extensions().get::<Call>().map_or(0, |call| call.channel));
+fn hash<B>(cluster: &ClusterEntry, request: &mut Request<B>) {
+    let Some(call) = request.extensions().get::<Call>() else { return };
+    let (head, channel) = (head(request), call.channel);
     let header = cluster.hash_header();
-    let action = snapshot.routing.as_ref().ok().map(|table| &table.virtual_host.routes[route].action);
+    let table = call.snapshot.as_ref().and_then(|snapshot| snapshot.routing.as_ref().ok());
+    let action = table.zip(call.route).map(|(table, route)| &table.virtual_host.routes[route].action);
     let hash = match (call::hash_key(request.extensions()), header, action) {
         (Some(hash), ..) => RequestHash { hash: Some(hash), set_cookie: None },
         (None, Some(header), _) => {
@@ -133,11 +161,25 @@ fn hash<B>(snapshot: &Snapshot, route: usize, cluster: &ClusterEntry, request: &
     (call.hash, call.set_cookie) = (hash.hash, hash.set_cookie);
 }
 
-/// The place of the cluster that a header of the call names.
-fn named_cluster(table: &RouteTable, route: usize, header: &HeaderName, headers: &HeaderMap) -> Result<usize, Error> {
-    let name = headers.get(header).and_then(|value| value.to_str().ok());
-    let place = name.and_then(|name| table.place_of_called(name));
-    place.ok_or_else(|| table.unknown_cluster(route, header.as_str(), name))
+/// The cluster that a header of the call names.
+fn named_cluster(
+    snapshot: &Snapshot,
+    table: &RouteTable,
+    route: usize,
+    header: &HeaderName,
+    headers: &HeaderMap,
+) -> Result<Destination, Error> {
+    let name = headers.get(header).and_then(|value| value.to_str().ok()).filter(|name| !name.is_empty());
+    let unknown = || table.unknown_cluster(route, header.as_str(), name);
+    let name = name.ok_or_else(unknown)?;
+    if let Some(place) = table.clusters().get_index_of(name) {
+        return Ok(Destination::Cluster(snapshot.clusters[place].clone()));
+    }
+    let demand = table.demand().ok_or_else(unknown)?;
+    match demand.find(name) {
+        Some(entry) => Ok(Destination::Cluster(entry)),
+        None => Ok(Destination::Awaited(demand.clone(), name.into())),
+    }
 }
 
 fn no_snapshot() -> Error {

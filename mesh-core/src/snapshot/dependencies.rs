@@ -23,6 +23,7 @@ use smallvec::SmallVec;
 use self::aggregate::Walk;
 use self::view::{Missing, read};
 pub(crate) use self::view::{Resolved, View, Watched};
+use super::demand::Demand;
 use super::{ClusterConfig, ClusterEntry, ClusterKey, Problem, RouteTable, Snapshot};
 use crate::resource::cluster::{Cluster, Discovery, DnsEndpoints, DnsName};
 use crate::resource::endpoints::Endpoints;
@@ -56,6 +57,11 @@ pub(crate) struct Dependencies {
     users_of_clusters: HashMap<Arc<str>, SmallVec<[Arc<str>; 1]>>,
     /// From a DNS name to the clusters whose endpoints it has.
     users_of_names: HashMap<DnsName, SmallVec<[Arc<str>; 1]>>,
+    /// Where calls ask for clusters that no route names, and those.
+    demand: Option<Arc<Demand>>,
+    demanded: IndexSet<Arc<str>>,
+    /// Whether what is known of those changed in this step.
+    demand_changed: bool,
     watched: Watched,
     /// Whether the names to watch changed in this step.
     watch_changed: bool,
@@ -95,6 +101,8 @@ pub(crate) struct Step {
     pub(crate) publish: Option<Arc<Snapshot>>,
     /// What the target waits for, or why a newer configuration is held back.
     pub(crate) waiting_for: Option<String>,
+    /// The clusters that calls named and on which there is a verdict, if anything of them changed.
+    pub(crate) demanded: Option<Vec<Arc<ClusterEntry>>>,
 }
 
 impl Dependencies {
@@ -115,6 +123,9 @@ impl Dependencies {
             users_of_endpoints: HashMap::new(),
             users_of_clusters: HashMap::new(),
             users_of_names: HashMap::new(),
+            demand: None,
+            demanded: IndexSet::new(),
+            demand_changed: false,
             watched,
             watch_changed: false,
             users_changed: false,
@@ -125,6 +136,16 @@ impl Dependencies {
     pub(crate) fn trusting(mut self, trusted: bool) -> Self {
         self.trusted = trusted;
         self
+    }
+
+    /// Calls may name clusters there.
+    pub(crate) fn with_demand(mut self, demand: Arc<Demand>) -> Self {
+        self.demand = Some(demand);
+        self
+    }
+
+    pub(crate) fn demand(&self) -> Option<&Arc<Demand>> {
+        self.demand.as_ref()
     }
 
     /// The names to watch now.
@@ -162,8 +183,27 @@ impl Dependencies {
         self.step(&touched, false, view)
     }
 
+    /// Takes in which clusters calls name that no route does.
+    pub(crate) fn handle_demand(&mut self, names: Vec<Arc<str>>, view: &impl View) -> Step {
+        (self.watch_changed, self.users_changed, self.demand_changed) = (false, false, true);
+        self.demanded = names.into_iter().collect();
+        for name in self.demanded.clone() {
+            self.follow(&name);
+            if !self.has_verdict(&name) {
+                self.refresh_cluster(&name, view);
+            }
+        }
+        self.forget_unused();
+        Step { watch: self.watch_changed, publish: None, waiting_for: self.waiting_for(), demanded: self.demanded() }
+    }
+
+    fn demanded(&self) -> Option<Vec<Arc<ClusterEntry>>> {
+        let known = |name| self.clusters.get(name)?.entry.clone();
+        self.demand_changed.then(|| self.demanded.iter().filter_map(known).collect())
+    }
+
     fn step(&mut self, touched: &IndexSet<Arc<str>>, routes_changed: bool, view: &impl View) -> Step {
-        (self.watch_changed, self.users_changed) = (routes_changed, routes_changed);
+        (self.watch_changed, self.users_changed, self.demand_changed) = (routes_changed, routes_changed, false);
         if routes_changed {
             self.read_routes(view);
             self.follow_clusters(view);
@@ -174,7 +214,8 @@ impl Dependencies {
             self.forget_unused();
         }
         let publish = if switched || entries_changed { self.in_force.clone().map(Arc::new) } else { None };
-        Step { watch: self.watch_changed, publish, waiting_for: self.waiting_for() }
+        let demanded = self.demanded();
+        Step { watch: self.watch_changed, publish, waiting_for: self.waiting_for(), demanded }
     }
 
     /// Joins the clusters anew, and then the aggregates that lead to them: whether an entry in force changed.
@@ -183,7 +224,10 @@ impl Dependencies {
         let aggregates: IndexSet<Arc<str>> = users.collect();
         let mut changed = false;
         for name in touched.difference(&aggregates).chain(&aggregates) {
-            changed |= self.refresh_cluster(name, view) && self.take_over(name);
+            if self.refresh_cluster(name, view) {
+                self.demand_changed |= self.demanded.contains(name);
+                changed |= self.take_over(name);
+            }
         }
         changed
     }
@@ -239,7 +283,7 @@ impl Dependencies {
                 if let Some(before) = self.table_in_force() {
                     table.inherit(before);
                 }
-                Wanted::Table(Arc::new(table))
+                Wanted::Table(Arc::new(table.with_demand(self.demand.clone())))
             }
             Err(problem) => Wanted::Unroutable(problem),
         }
@@ -383,9 +427,9 @@ impl Dependencies {
         joined
     }
 
-    /// Whether a route names the cluster.
+    /// Whether a route names the cluster, or a call.
     fn is_named(&self, name: &Arc<str>) -> bool {
-        self.tables().any(|table| table.clusters().contains(name))
+        self.demanded.contains(name) || self.tables().any(|table| table.clusters().contains(name))
     }
 
     /// The table in force and the one that is to come.
@@ -537,7 +581,7 @@ impl Dependencies {
         if matches!(self.wanted, Wanted::Pending(_)) {
             return;
         }
-        let named = self.tables().flat_map(|table| table.clusters());
+        let named = self.tables().flat_map(|table| table.clusters()).chain(&self.demanded);
         let is_named: IndexSet<&Arc<str>> = named.collect();
         let members = is_named.iter().filter_map(|name| self.clusters.get(*name)).flat_map(|state| &state.members);
         let used: IndexSet<&Arc<str>> = is_named.iter().copied().chain(members).collect();

@@ -5,6 +5,7 @@
 
 mod chain;
 pub(crate) mod cluster;
+pub(crate) mod demand;
 pub(crate) mod dependencies;
 pub(crate) mod fixed;
 mod in_force;
@@ -26,6 +27,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The clusters that routes name, and those that calls named.
+    pub(crate) fn all_clusters(&self) -> Vec<Arc<ClusterEntry>> {
+        let demand = self.routing.iter().filter_map(|table| table.demand());
+        self.clusters.iter().cloned().chain(demand.flat_map(|demand| demand.entries())).collect()
+    }
+
     /// The name of a route of this snapshot, for people.
     pub(crate) fn route_name(&self, route: usize) -> Option<Arc<str>> {
         self.routing.as_ref().ok()?.route_name(route)

@@ -8,6 +8,7 @@ use indexmap::IndexSet;
 use smallvec::SmallVec;
 
 use super::chain::{Chain, Chains};
+use super::demand::Demand;
 use crate::error::{Error, ErrorKind};
 use crate::origin::Origin;
 use crate::profile::Profile;
@@ -62,6 +63,8 @@ pub(crate) struct RouteTable {
     /// The listener's filters, and what the route configuration says of all its virtual hosts.
     filters: (Arc<HttpFilters>, Arc<WholeConfiguration>),
     chains: Chains,
+    /// The clusters that calls name, if a route lets them.
+    demand: Option<Arc<Demand>>,
     /// Per route, the places in the snapshot of the clusters its action names, in the action's order.
     places: Vec<SmallVec<[usize; 2]>>,
     /// Every cluster that a route names, once: first those that calls go to, then those that only copies go to.
@@ -104,6 +107,7 @@ impl RouteTable {
             listener_max,
             filters: Default::default(),
             chains: Chains::default(),
+            demand: None,
             clusters: IndexSet::new(),
             called: 0,
             weighted: Vec::new(),
@@ -123,6 +127,21 @@ impl RouteTable {
     /// Goes on with what the filters of the table counted that this one takes the place of.
     pub(crate) fn inherit(&self, before: &Self) {
         self.chains.inherit(&self.virtual_host, &before.chains, &before.virtual_host);
+    }
+
+    /// Calls may name clusters that no route does, where a route lets them name one.
+    pub(crate) fn with_demand(mut self, demand: Option<Arc<Demand>>) -> Self {
+        let header = |action: &RouteAction| match action {
+            RouteAction::Forward(forward) => forward.cluster_header().is_some(),
+            RouteAction::Answer(_) | RouteAction::Unsupported(_) => false,
+        };
+        self.demand = demand.filter(|_| self.virtual_host.routes.iter().any(|route| header(&route.action)));
+        self
+    }
+
+    /// Where clusters are asked for that no route names; `None`: there are none.
+    pub(crate) fn demand(&self) -> Option<&Arc<Demand>> {
+        self.demand.as_ref()
     }
 
     fn resolve_clusters(&mut self) {
@@ -242,7 +261,7 @@ impl RouteTable {
                 format!("route `{name}` takes the cluster from the header `{header}`, which the call does not have")
             }
         };
-        let next_step = "name a cluster in the header that another route of the virtual host sends calls to";
+        let next_step = "name a cluster in the header";
         let mut error = self.configuration_error(message, next_step);
         error.context_mut().route = Some(name.clone());
         error

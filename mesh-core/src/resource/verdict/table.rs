@@ -534,7 +534,7 @@ messages! {
     }
     one cluster_specifier: route::route_action::ClusterSpecifier {
         Cluster "cluster": Act,
-        ClusterHeader "cluster_header": Act("as in Envoy; the clusters that the virtual host's routes name"),
+        ClusterHeader "cluster_header": Act("as in Envoy; clusters that no route names are asked for, up to 100"),
         WeightedClusters "weighted_clusters": Act,
         ClusterSpecifierPlugin "cluster_specifier_plugin": CallFails,
         InlineClusterSpecifierPlugin "inline_cluster_specifier_plugin": CallFails,
