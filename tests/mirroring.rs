@@ -212,7 +212,7 @@ async fn a_copy_ends_with_its_calls_deadline() {
     mirror.hold();
     let greeter = Greeter::start(mirror.address(), mirrored([to("mirror")])).await;
     greeter.mesh.ready().await.expect("ready");
-    greeter.client.hello_within(Duration::from_millis(300)).await.expect("in time");
+    greeter.client.hello_within(Duration::from_millis(900)).await.expect("in time");
     mirror.wait_for_calls(1).await;
     assert!(mirror.seen()[0].metadata.contains_key("grpc-timeout"));
     greeter.wait_for_no_copies().await;
