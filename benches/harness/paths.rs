@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::ValueEnum;
-use mesh_core::Mesh;
+use mesh_core::balance::{BalanceOptions, PeakEwma};
 use mesh_core::testing::{ControlPlane, Resources};
+use mesh_core::{Mesh, MeshBuilder};
 use mesh_tonic::MeshChannel;
 use tonic::body::Body;
 use tonic::client::GrpcService;
@@ -27,7 +28,7 @@ pub enum Path {
     /// The mesh with an embedded control plane, one route and round robin over all endpoints.
     Mesh,
     /// The mesh with everything on: routes that match headers, deadlines of the call and of the route, a retry policy,
-    /// faults at 0 %, outlier detection, a circuit breaker.
+    /// faults at 0 %, outlier detection, a circuit breaker, peak-EWMA.
     MeshFull,
 }
 
@@ -53,8 +54,11 @@ impl Path {
         match self {
             Path::Tonic => load.run(first(servers)?.connect().await?).await,
             Path::Balance => load.run(Channel::balance_list(endpoints(servers)?.into_iter())).await,
-            Path::Mesh => through_mesh(service(servers), load).await,
-            Path::MeshFull => through_mesh(armed::service(servers), load).await,
+            Path::Mesh => through_mesh(Mesh::builder(), service(servers), load).await,
+            Path::MeshFull => {
+                let mesh = Mesh::builder().balance(BalanceOptions::new().policy(PeakEwma));
+                through_mesh(mesh, armed::service(servers), load).await
+            }
         }
     }
 
@@ -73,10 +77,10 @@ fn endpoints(servers: &[SocketAddr]) -> Result<Vec<Endpoint>, tonic::transport::
     servers.iter().map(|server| Endpoint::from_shared(format!("http://{server}"))).collect()
 }
 
-async fn through_mesh<L: Load>(resources: Resources, load: L) -> Result<L::Output, Error> {
+async fn through_mesh<L: Load>(mesh: MeshBuilder, resources: Resources, load: L) -> Result<L::Output, Error> {
     let control_plane = ControlPlane::new();
     control_plane.set(resources);
-    let mesh = Mesh::builder().control_plane(&control_plane).build().await?;
+    let mesh = mesh.control_plane(&control_plane).build().await?;
     let output = load.run(MeshChannel::new(&mesh, "xds:///echo")?).await;
     mesh.shutdown().await;
     output

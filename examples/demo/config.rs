@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use mesh_core::testing::{Resources, cluster, endpoints, listener, route, route_config};
+use mesh_core::testing::{
+    EndpointsBuilder, Resources, RouteBuilder, cluster, endpoints, listener, locality, route, route_config,
+};
 
 use crate::fleet::Version;
 
@@ -23,6 +25,8 @@ pub(crate) struct Config {
     /// Where instances of each version are.
     pub(crate) v1: Vec<SocketAddr>,
     pub(crate) v2: Vec<SocketAddr>,
+    /// Whether a call that fails is made again, and whether v2 serves for v1 when that is lost.
+    pub(crate) safety: bool,
 }
 
 impl Config {
@@ -33,13 +37,22 @@ impl Config {
             0 => route().cluster(cluster_of(Version::V1)),
             share => route().weighted([(cluster_of(Version::V1), 100 - share), (cluster_of(Version::V2), share)]),
         };
+        let retried = |route: RouteBuilder| if self.safety { route.retry_on("unavailable", 2) } else { route };
         Resources::new()
             .with(listener(SERVICE))
-            .with(route_config(SERVICE).routes([staff, everyone]))
+            .with(route_config(SERVICE).routes([staff, everyone].map(retried)))
             .with(cluster(cluster_of(Version::V1)))
-            .with(endpoints(cluster_of(Version::V1)).all(self.v1.clone()))
+            .with(self.v1_endpoints())
             .with(cluster(cluster_of(Version::V2)))
             .with(endpoints(cluster_of(Version::V2)).all(self.v2.clone()))
+    }
+
+    fn v1_endpoints(&self) -> EndpointsBuilder {
+        let first = endpoints(cluster_of(Version::V1)).all(self.v1.clone());
+        if !self.safety {
+            return first;
+        }
+        first.locality(locality("", "fallback", "").priority(1).all(self.v2.clone()))
     }
 }
 

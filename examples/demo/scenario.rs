@@ -36,7 +36,7 @@ impl Demo {
             Instance::start("c", Version::V2)?,
         ];
         let [a, b, c] = [&instances[0], &instances[1], &instances[2]].map(|instance| instance.address);
-        let config = Config { canary: 10, staff: Version::V1, v1: vec![a, b], v2: vec![c] };
+        let config = Config { canary: 10, staff: Version::V1, v1: vec![a, b], v2: vec![c], safety: false };
         let control_plane = ControlPlane::builder().listen("127.0.0.1:0").resources(config.resources()).start().await?;
 
         let built = Instant::now();
@@ -73,6 +73,8 @@ impl Demo {
         self.replacement().await?;
         self.control_plane_away().await?;
         self.rollback().await;
+        self.retries().await;
+        self.failover().await;
         Ok(())
     }
 
@@ -176,6 +178,44 @@ impl Demo {
         let late =
             late.iter().filter(|call| call.outcome.as_ref().is_ok_and(|endpoint| new.contains(endpoint))).count();
         self.story.promise(late == 0, format!("{} to v2 since", calls(late)));
+    }
+
+    async fn retries(&mut self) {
+        self.story.act("Calls that fail are made again");
+        self.story.say("Pushed: retry_on unavailable, twice at most; v2 serves for v1 should that be lost; staff → v2.");
+        self.config = Config { staff: Version::V2, safety: true, ..self.config.clone() };
+        self.push("retry policy, second priority, staff → v2", Caller::Staff, Version::V2).await;
+        // A call keeps the routes that it started with.
+        self.traffic.settle().await;
+        let killed = Instant::now();
+        let in_work = self.kill("e");
+        self.story.say(format!("e is killed, with {} in work.", calls(in_work)));
+        sleep(Duration::from_millis(1000)).await;
+        self.check_no_failure(killed - Duration::from_millis(200)).await;
+        let seen = self.traffic.since(killed - Duration::from_millis(200));
+        let again = seen.iter().filter(|call| call.attempts > 1).count();
+        let text = format!("{} made again, and answered by a", calls(again));
+        self.story.promise(again > 0 || in_work == 0, text);
+    }
+
+    async fn failover(&mut self) {
+        self.story.act("v1 is lost as a whole");
+        let killed = Instant::now();
+        let in_work = self.kill("a");
+        self.story.say(format!("a, the last of v1, is killed, with {} in work.", calls(in_work)));
+        sleep(Duration::from_millis(1000)).await;
+        self.check_no_failure(killed - Duration::from_millis(200)).await;
+        let new = self.addresses(Version::V2);
+        let since = self.traffic.since(killed);
+        let served = since.iter().filter(|call| call.outcome.as_ref().is_ok_and(|by| new.contains(by))).count();
+        let text = format!("{} since, {} served by v2, the second priority", calls(since.len()), count(served));
+        self.story.promise(served == since.len() && served > 0, text);
+    }
+
+    /// Kills an instance, and says how many calls it had in work.
+    fn kill(&mut self, name: &str) -> usize {
+        let instance = self.instances.iter_mut().find(|instance| instance.name == name);
+        instance.map_or(0, Instance::kill)
     }
 
     /// Says what came of it, while everything goes on.

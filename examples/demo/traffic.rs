@@ -34,6 +34,8 @@ pub(crate) struct Call {
     pub(crate) ended: Instant,
     /// One of those that measure how soon a push acts; they are not part of the steady traffic.
     pub(crate) is_probe: bool,
+    /// How often it was tried; 0 if it failed.
+    pub(crate) attempts: u32,
     /// The endpoint that answered, by the mesh's account, or what went wrong.
     pub(crate) outcome: Result<String, Status>,
 }
@@ -149,11 +151,10 @@ impl Client {
         let number = self.log.start();
         let started = Instant::now();
         let reply = self.greeter.say_hello(request(probe)).await;
-        let outcome = reply.map(|reply| {
-            let info = reply.extensions().get::<CallInfo>();
-            info.map(|info| info.endpoint().to_string()).unwrap_or_default()
-        });
-        let call = Call { started, ended: Instant::now(), is_probe: probe.is_some(), outcome };
+        let info = reply.map(|reply| reply.extensions().get::<CallInfo>().cloned());
+        let attempts = info.as_ref().ok().and_then(Option::as_ref).map_or(0, CallInfo::attempts);
+        let outcome = info.map(|info| info.map(|info| info.endpoint().to_string()).unwrap_or_default());
+        let call = Call { started, ended: Instant::now(), is_probe: probe.is_some(), attempts, outcome };
         self.log.end(number, call.clone());
         call
     }
