@@ -182,7 +182,8 @@ impl Demo {
 
     async fn retries(&mut self) {
         self.story.act("Calls that fail are made again");
-        self.story.say("Pushed: retry_on unavailable, twice at most; v2 serves for v1 should that be lost; staff → v2.");
+        self.story
+            .say("Pushed: retry_on unavailable, twice at most; v2 serves for v1 should that be lost; staff → v2.");
         self.config = Config { staff: Version::V2, safety: true, ..self.config.clone() };
         self.push("retry policy, second priority, staff → v2", Caller::Staff, Version::V2).await;
         // A call keeps the routes that it started with.
