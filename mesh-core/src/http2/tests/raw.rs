@@ -1,9 +1,11 @@
 //! A peer that speaks HTTP/2 byte by byte, for what a proper server would not do.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use crate::http2::{Config, Connection, handshake};
 
@@ -21,6 +23,9 @@ pub(super) const END_HEADERS: u8 = 4;
 pub(super) const OK: &[u8] = &[0x88];
 pub(super) const MAX_CONCURRENT_STREAMS: u16 = 3;
 pub(super) const INITIAL_WINDOW_SIZE: u16 = 4;
+
+/// A frame that does not come must fail its test and not hang it.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, PartialEq)]
 pub(super) struct Received {
@@ -89,6 +94,16 @@ impl Peer {
 
     /// The next frame of one of these kinds; the others are passed over.
     pub(super) async fn expect(&mut self, kinds: &[u8]) -> Received {
+        self.expect_within(PATIENCE, kinds).await
+    }
+
+    pub(super) async fn expect_within(&mut self, limit: Duration, kinds: &[u8]) -> Received {
+        let frame = timeout(limit, self.seek(kinds)).await;
+        frame.unwrap_or_else(|_| panic!("no frame of {kinds:?} within {limit:?}"))
+    }
+
+    /// As [`expect`](Self::expect), however long it takes.
+    pub(super) async fn seek(&mut self, kinds: &[u8]) -> Received {
         loop {
             let frame = self.next().await.expect("the connection goes on");
             if kinds.contains(&frame.kind) {

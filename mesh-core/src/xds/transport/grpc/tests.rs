@@ -7,7 +7,7 @@ use h2::RecvStream;
 use h2::server::SendResponse;
 use tokio::io::{DuplexStream, duplex};
 use tokio::net::TcpListener;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::super::ADS;
 use super::super::connector::Io;
@@ -385,6 +385,7 @@ async fn a_silent_connection_is_pinged_every_five_minutes() {
     tokio::select! {
         error = recv(&mut *stream) => panic!("{error:?}"),
         _ = pings.recv() => {}
+        () = sleep(Duration::from_secs(1000)) => panic!("no PING"),
     }
     let first = start.elapsed();
     assert!(first >= Duration::from_secs(300) && first <= Duration::from_secs(460), "{first:?}");
