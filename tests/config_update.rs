@@ -17,6 +17,7 @@ use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsCo
 use prost::Name;
 use tonic::Code;
 
+use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, impatient_mesh, quick_mesh};
 
@@ -64,6 +65,71 @@ async fn older_routes_serve_on_while_the_new_ones_name_a_cluster_that_never_come
     control_plane.put_all(cluster_at("ghost", &b));
     client.hello_until("b").await;
     assert_eq!(first_target(&mesh).waiting_for, None);
+}
+
+/// While the control plane serves `change`, calls succeed, and the status names what is held back; once `mended` is
+/// there too, the new backend takes the calls.
+async fn serves_on(held: &str, change: impl Fn(&Backend) -> Resources, mended: impl Fn(&Backend) -> Resources) {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let control_plane = serving(&a);
+    let mesh = impatient_mesh(&control_plane).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.recovers().await, "a");
+
+    control_plane.put_all(change(&b));
+    let is_held = async {
+        while !first_target(&mesh).waiting_for.is_some_and(|what| what.contains("in force stay") && what.contains(held))
+        {
+            assert_eq!(client.hello().await.expect("the old configuration serves"), "a");
+        }
+    };
+    tokio::time::timeout(PATIENCE, is_held).await.expect("the status says it");
+    assert_eq!(client.hello().await.expect("the old configuration serves"), "a");
+
+    control_plane.put_all(mended(&b));
+    client.hello_until("b").await;
+    assert_eq!(first_target(&mesh).waiting_for, None);
+}
+
+/// Routes of this name to a cluster at the backend.
+fn other_routes(backend: &Backend) -> Resources {
+    cluster_at("other", backend).with(route_config("other").routes([route().cluster("other")]))
+}
+
+/// Endpoints of this name at the backend.
+fn other_endpoints(backend: &Backend) -> Resources {
+    Resources::new().with(endpoints("other").endpoint(backend.address()))
+}
+
+#[tokio::test]
+async fn older_routes_serve_on_while_the_listener_names_routes_that_never_come() {
+    let change = |_: &Backend| Resources::new().with(listener("greeter").rds("other"));
+    serves_on("RouteConfiguration `other` does not exist", change, other_routes).await;
+}
+
+#[tokio::test]
+async fn older_routes_serve_on_while_the_listener_names_routes_that_are_rejected() {
+    let change = |_: &Backend| {
+        let bad = route_config("other").routes([route().regex("(").cluster("other")]);
+        Resources::new().with(bad).with(listener("greeter").rds("other"))
+    };
+    serves_on("RouteConfiguration `other` was rejected", change, other_routes).await;
+}
+
+#[tokio::test]
+async fn older_endpoints_serve_on_while_the_cluster_names_endpoints_that_never_come() {
+    let change = |_: &Backend| Resources::new().with(cluster("greeter").eds_service_name("other"));
+    serves_on("ClusterLoadAssignment `other` does not exist", change, other_endpoints).await;
+}
+
+#[tokio::test]
+async fn older_endpoints_serve_on_while_the_cluster_names_endpoints_that_are_rejected() {
+    let change = |backend: &Backend| {
+        let gap = |assignment: &mut ClusterLoadAssignment| assignment.endpoints[0].priority = 7;
+        let bad = endpoints("other").endpoint(backend.address()).modify(gap);
+        Resources::new().with(bad).with(cluster("greeter").eds_service_name("other"))
+    };
+    serves_on("ClusterLoadAssignment `other` was rejected", change, other_endpoints).await;
 }
 
 #[tokio::test]

@@ -3,8 +3,9 @@
 //! Listener ▸ route configuration ▸ clusters ▸ endpoints: each names the next. [`Dependencies`] follows the names,
 //! says which to watch, and joins what is there to a [`Snapshot`]. A new route table is switched to only when every
 //! cluster it names has a verdict; while an older table exists it serves on, and a cluster that turns out not to exist
-//! holds the switch back, so that a fault of the control plane does not stop traffic. Without an older one, the table
-//! is published with that cluster failing by name. Endpoints of clusters in use are taken over at once either way.
+//! holds the switch back, so that a fault of the control plane does not stop traffic. In the same way a listener or a
+//! cluster that changes to name routes or endpoints that cannot be had leaves in force what was, see
+//! [`Missing::Behind`]. Without an older one, the table is published with that cluster failing by name. Endpoints of clusters in use are taken over at once either way.
 //!
 //! It does no I/O: the caller brings what changed and a view of the store.
 
@@ -46,8 +47,10 @@ pub(crate) struct Dependencies {
     wanted: Wanted,
     /// Why a newer listener or route configuration is not in use (A88's ambient error).
     ambient: Option<String>,
-    /// Why newer configurations of aggregates are not in use.
+    /// Why newer configurations of clusters are not in use.
     held: BTreeMap<Arc<str>, Problem>,
+    /// The name of the route configuration in force, if the listener names one.
+    routes_in_force: Option<Arc<str>>,
     /// What was published last; its list of clusters is shared with what calls have.
     in_force: Option<Snapshot>,
     clusters: HashMap<Arc<str>, ClusterState>,
@@ -75,6 +78,8 @@ enum Wanted {
     Pending(String),
     Table(Arc<RouteTable>),
     Unroutable(Problem),
+    /// The listener names routes that cannot be had: a table in force stays.
+    Held(Problem),
 }
 
 #[derive(Debug, Default)]
@@ -118,6 +123,7 @@ impl Dependencies {
             wanted,
             ambient: None,
             held: BTreeMap::new(),
+            routes_in_force: None,
             in_force: None,
             clusters: HashMap::new(),
             users_of_endpoints: HashMap::new(),
@@ -274,7 +280,7 @@ impl Dependencies {
                 routes.insert(name.clone());
                 match read::<RouteConfiguration>(view, &ROUTE_CONFIGURATION, name) {
                     Ok(configuration) => configuration,
-                    Err(missing) => return missing.into(),
+                    Err(missing) => return missing.behind(self.routes_in_force.as_ref() == Some(name)).into(),
                 }
             }
         };
@@ -347,12 +353,31 @@ impl Dependencies {
                 self.state(name).awaits = Some(what);
                 good
             }
-            Missing::Absent(problem) if good.is_some() => {
+            Missing::Absent(problem) | Missing::Behind(problem) if good.is_some() => {
                 self.held.insert(name.clone(), problem);
                 good
             }
-            Missing::Absent(problem) => Some(ClusterEntry::new(self.key(name), Err(problem))),
+            Missing::Behind(problem) if self.config(name).is_some() => {
+                self.held.insert(name.clone(), problem);
+                None
+            }
+            Missing::Absent(problem) | Missing::Behind(problem) => {
+                Some(ClusterEntry::new(self.key(name), Err(problem)))
+            }
         }
+    }
+
+    /// The usable configuration of a cluster that is in use.
+    fn config(&self, name: &Arc<str>) -> Option<&ClusterConfig> {
+        self.clusters.get(name)?.entry.as_ref()?.config.as_ref().ok()
+    }
+
+    /// Whether the endpoints in use are those that EDS knows under this name.
+    fn uses_endpoints(&self, cluster: &Arc<str>, endpoints: &Arc<str>) -> bool {
+        self.config(cluster).is_some_and(|config| match &config.cluster.discovery {
+            Discovery::Eds { service_name } => service_name.as_ref().unwrap_or(cluster) == endpoints,
+            Discovery::Static(_) | Discovery::Dns(_) | Discovery::Aggregate(_) => false,
+        })
     }
 
     /// An aggregate in use, with what is new of its leaves.
@@ -388,9 +413,14 @@ impl Dependencies {
             self.lead_to(name, IndexSet::new());
         }
         let endpoints = match &cluster.discovery {
-            Discovery::Eds { service_name } => read(view, &ENDPOINTS, service_name.as_ref().unwrap_or(name))?,
+            Discovery::Eds { service_name } => {
+                let endpoints = service_name.as_ref().unwrap_or(name);
+                let in_use = self.uses_endpoints(name, endpoints);
+                read(view, &ENDPOINTS, endpoints).map_err(|missing| missing.behind(in_use))?
+            }
             Discovery::Static(endpoints) => endpoints.clone(),
-            Discovery::Dns(dns) => self.resolve(name, dns, view)?,
+            // Addresses in use stay when a name fails: one that fails never had any.
+            Discovery::Dns(dns) => self.resolve(name, dns, view).map_err(|missing| missing.behind(false))?,
             Discovery::Aggregate(_) => return self.join_aggregate(name, cluster, view),
         };
         Ok(Joined::Cluster(ClusterConfig { cluster, endpoints }))
@@ -515,7 +545,8 @@ impl Dependencies {
     /// Puts in force what the newest routes ask for, if that is due: whether it was.
     fn switch(&mut self, routes_changed: bool) -> bool {
         let next = match &self.wanted {
-            Wanted::Unroutable(problem) if routes_changed => {
+            Wanted::Held(_) if self.table_in_force().is_some() => None,
+            Wanted::Unroutable(problem) | Wanted::Held(problem) if routes_changed => {
                 Some(Snapshot { routing: Err(problem.clone()), clusters: Arc::new([]) })
             }
             Wanted::Table(table) if !self.is_in_force(table) && self.may_switch(table) => self.join(table),
@@ -523,6 +554,11 @@ impl Dependencies {
         };
         let switched = next.is_some();
         self.in_force = next.or(self.in_force.take());
+        if let Wanted::Table(table) = &self.wanted
+            && self.is_in_force(table)
+        {
+            self.routes_in_force = self.watched.routes.first().cloned();
+        }
         switched
     }
 
@@ -600,6 +636,7 @@ impl Dependencies {
         match &self.wanted {
             Wanted::Pending(what) => Some(what.clone()),
             Wanted::Unroutable(_) => None,
+            Wanted::Held(problem) => self.table_in_force().map(|_| format!("the routes in force stay: {problem}")),
             Wanted::Table(table) if self.is_in_force(table) => self.ambient.clone().or_else(|| self.why_held()),
             Wanted::Table(table) => self.unusable(table).next().map(|name| self.why_unusable(name)),
         }
@@ -632,6 +669,7 @@ impl From<Missing> for Wanted {
         match missing {
             Missing::Pending(what) => Wanted::Pending(what),
             Missing::Absent(problem) => Wanted::Unroutable(problem),
+            Missing::Behind(problem) => Wanted::Held(problem),
         }
     }
 }

@@ -59,7 +59,9 @@ impl Dependencies {
         self.follow(name);
         match read::<Cluster>(view, &CLUSTER, name) {
             Err(Missing::Pending(what)) => walk.awaits = walk.awaits.take().or(Some(what)),
-            Err(Missing::Absent(problem)) => walk.skipped = walk.skipped.take().or(Some(problem)),
+            Err(Missing::Absent(problem) | Missing::Behind(problem)) => {
+                walk.skipped = walk.skipped.take().or(Some(problem))
+            }
             Ok(cluster) => match &cluster.discovery {
                 Discovery::Aggregate(names) => {
                     walk.path.push(name.clone());

@@ -66,8 +66,12 @@ impl Target {
     }
 
     fn listener(&mut self) -> bool {
+        self.listener_to("routes")
+    }
+
+    fn listener_to(&mut self, routes: &str) -> bool {
         let listener = Listener {
-            routes: RouteSource::Named("routes".into()),
+            routes: RouteSource::Named(routes.into()),
             max_stream_duration: None,
             filters: Default::default(),
         };
@@ -324,11 +328,55 @@ fn a_cluster_that_asks_eds_for_another_name_leaves_the_old_one() {
 }
 
 #[test]
+fn endpoints_that_are_named_anew_and_cannot_be_had_leave_the_old_ones_in_force() {
+    let mut target = Target::serving(&["a"]);
+    target.cluster("a", Some("ghost"));
+    assert!(!target.missing(&ENDPOINTS, "ghost"));
+    assert_eq!(target.in_force(), "a");
+    let held = "the configuration in force stays: ClusterLoadAssignment `ghost` does not exist";
+    assert_eq!(target.waiting_for.as_deref(), Some(held));
+    assert!(target.endpoints("ghost"));
+    assert_eq!((target.in_force(), &target.waiting_for), ("a".into(), &None));
+    assert!(target.missing(&ENDPOINTS, "ghost"), "what is in use and is taken away is gone");
+    assert_eq!(target.in_force(), "a!");
+}
+
+#[test]
+fn a_cluster_that_is_taken_away_is_gone_even_while_its_endpoints_are_held() {
+    let mut target = Target::serving(&["a"]);
+    target.cluster("a", Some("ghost"));
+    target.missing(&ENDPOINTS, "ghost");
+    assert!(target.missing(&CLUSTER, "a"));
+    assert_eq!((target.in_force(), &target.waiting_for), ("a!".into(), &None));
+}
+
+#[test]
+fn routes_that_are_named_anew_and_cannot_be_had_leave_the_old_ones_in_force() {
+    let mut target = Target::serving(&["a"]);
+    target.listener_to("ghost");
+    assert!(!target.missing(&ROUTE_CONFIGURATION, "ghost"));
+    assert_eq!(target.in_force(), "a");
+    let held = "the routes in force stay: RouteConfiguration `ghost` does not exist";
+    assert_eq!(target.waiting_for.as_deref(), Some(held));
+    assert!(target.endpoints("a"), "endpoints of a cluster in force are taken over meanwhile");
+    target.listener();
+    assert_eq!((target.in_force(), &target.waiting_for), ("a".into(), &None));
+    assert!(target.missing(&ROUTE_CONFIGURATION, "routes"), "what is in use and is taken away is gone");
+    assert_eq!(target.in_force(), "RouteConfiguration `routes` does not exist");
+}
+
+#[test]
+fn routes_that_never_were_there_fail_by_name() {
+    let mut target = Target::new();
+    target.listener();
+    assert!(target.missing(&ROUTE_CONFIGURATION, "routes"));
+    assert_eq!(target.in_force(), "RouteConfiguration `routes` does not exist");
+}
+
+#[test]
 fn clusters_are_kept_while_routes_are_pending() {
     let mut target = Target::serving(&["a"]);
-    let listener =
-        Listener { routes: RouteSource::Named("other".into()), max_stream_duration: None, filters: Default::default() };
-    target.put(&LISTENER, "svc", Arc::new(listener));
+    target.listener_to("other");
     assert_eq!(target.waiting_for.as_deref(), Some("RouteConfiguration `other`"));
     assert_eq!(target.watched(|watched| &watched.clusters), ["a"]);
     assert!(target.endpoints("a"), "its endpoints are still taken over");

@@ -59,6 +59,20 @@ pub(super) enum Missing {
     /// There is no verdict yet; of what, in words.
     Pending(String),
     Absent(Problem),
+    /// The resource is there, and another that it names cannot be had. It never takes the place of a good one.
+    Behind(Problem),
+}
+
+impl Missing {
+    /// What it means that a resource is missing which another one names. One that is in use can only be missing because
+    /// the control plane took it away and is to be obeyed (A88's `fail_on_data_errors`); one that is not holds back
+    /// whoever names it.
+    pub(super) fn behind(self, in_use: bool) -> Self {
+        match self {
+            Missing::Absent(problem) if !in_use => Missing::Behind(problem),
+            other => other,
+        }
+    }
 }
 
 /// A resource for people: "Listener `greeter`".
