@@ -61,6 +61,12 @@ impl EndpointLoad {
         self.reported.since.clear();
     }
 
+    /// The endpoint is connected again after it was not at all: how long calls took on the connection that was lost,
+    /// as those that waited for a silent peer, says nothing of this one. What failed is remembered.
+    pub(crate) fn handle_reconnect(&self) {
+        self.latency.clear();
+    }
+
     /// For how long the endpoint has been READY; `None` if it never was.
     pub(crate) fn ready_for(&self, now: Instant) -> Option<Duration> {
         let since = self.ready_since.value()?;
@@ -231,6 +237,10 @@ impl Decaying {
         Self::unpack(self.0.load(Ordering::Relaxed)).0
     }
 
+    fn clear(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
     /// What is left of it now.
     fn decayed(&self, now: Tick) -> f32 {
         match Self::unpack(self.0.load(Ordering::Relaxed)) {
@@ -353,6 +363,17 @@ mod tests {
         assert_near(endpoint.after(DECAY).cost(0), 500.0 / std::f32::consts::E);
         let endpoint = Endpoint::new().answers(1, 500 * MS).after(80 * SECOND);
         assert!(endpoint.cost(0) < 1.0);
+    }
+
+    #[test]
+    fn an_endpoint_that_is_connected_again_is_not_taken_for_as_slow_as_its_lost_connection() {
+        let endpoint = Endpoint::new().answers(10, MS).fails(1, 20 * SECOND).fails(20, MS).after(SECOND);
+        endpoint.load.handle_reconnect();
+        assert_eq!(endpoint.cost(0), 0.0, "one call finds out");
+        assert!(endpoint.cost(1) > 1_000.0, "and no second beside it");
+        let endpoint = endpoint.answers(1, MS);
+        assert!(endpoint.cost(0) > 2.0, "it failed a moment ago: {}", endpoint.cost(0));
+        assert!(endpoint.after(30 * SECOND).answers(10, MS).cost(0) < 1.5);
     }
 
     #[test]

@@ -283,6 +283,7 @@ impl<C: Connect> Subchannel<C> {
             return None;
         }
         if state.connections.is_empty() {
+            self.stats.load.handle_reconnect();
             self.stats.load.handle_ready(Instant::now());
         }
         state.made += 1;
