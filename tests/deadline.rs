@@ -213,8 +213,9 @@ async fn a_deadline_passes_while_the_response_streams() {
     assert_eq!(status.code(), Code::DeadlineExceeded);
     let endpoint = format!("endpoint {}", backend.address());
     assert_says(&status, &["while reading the response", &endpoint]);
-    drop(replies);
+    // The stream ends with its deadline, though its reader is still there.
     backend.wait_for_in_flight(0).await;
+    drop(replies);
 }
 
 #[tokio::test]
@@ -232,8 +233,8 @@ async fn a_deadline_passes_while_a_reader_takes_an_endless_response() {
         }
     };
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
-    drop(replies);
     backend.wait_for_in_flight(0).await;
+    drop(replies);
 }
 
 #[tokio::test]

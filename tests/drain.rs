@@ -290,3 +290,35 @@ async fn endpoints_of_no_other_health_than_healthy_or_unknown_are_connected() {
     }
     assert!(others.iter().all(|(backend, _)| backend.connections() == 0));
 }
+
+#[tokio::test]
+async fn a_request_that_its_endpoint_cannot_bear_reaches_no_other() {
+    let endpoints = [Backend::start("a").await, Backend::start("b").await];
+    let control_plane = ControlPlane::new();
+    control_plane.set(Resources::service("greeter", endpoints.iter().map(Backend::address)));
+    let (_mesh, mut client) = start(&control_plane).await;
+    while endpoints.iter().any(|endpoint| endpoint.calls() == 0) {
+        call(&mut client).await.unwrap();
+    }
+    // In turn: as many at each.
+    endpoints.iter().for_each(Backend::hold);
+    let calls: Vec<_> =
+        (0..10).map(|_| client.clone()).map(|mut client| async move { call(&mut client).await }).collect();
+    let calls: Vec<_> = calls.into_iter().map(tokio::spawn).collect();
+    for endpoint in &endpoints {
+        endpoint.wait_for_in_flight(5).await;
+    }
+
+    let mut request = tonic::Request::new(HelloRequest::default());
+    for number in 0..200 {
+        let name = tonic::metadata::MetadataKey::from_bytes(format!("x-{number}").as_bytes()).unwrap();
+        request.metadata_mut().insert(name, "v".repeat(1000).parse().unwrap());
+    }
+    client.say_hello(request).await.unwrap_err();
+    endpoints.iter().for_each(Backend::release);
+    let mut served = 0;
+    for call in calls {
+        served += usize::from(call.await.unwrap().is_ok());
+    }
+    assert!(served >= 5, "{served} of 10 calls of others were served");
+}

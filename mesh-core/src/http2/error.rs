@@ -15,6 +15,8 @@ pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 pub(crate) struct Code(pub(crate) u32);
 
 impl Code {
+    /// The peer closes the connection for reasons of its own.
+    pub(crate) const NO_ERROR: Self = Self(0x0);
     /// The other side broke the protocol, in a way that has no code of its own.
     pub(crate) const PROTOCOL_ERROR: Self = Self(0x1);
     /// The peer did nothing with the stream.

@@ -154,7 +154,11 @@ fn classify(shared: &Shared, error: &h2::Error, writes: u64) -> SendErrorKind {
     }
     let why = shared.explain(error);
     if error.is_go_away() && error.is_remote() {
-        return SendErrorKind::Refused(Some(why));
+        return match Code::from(error.reason().unwrap_or(h2::Reason::INTERNAL_ERROR)) {
+            Code::NO_ERROR | Code::REFUSED_STREAM | Code::ENHANCE_YOUR_CALM => SendErrorKind::Refused(Some(why)),
+            // The peer could not bear something that was sent, which may be this request: it must not reach another peer.
+            _ => SendErrorKind::ConnectionLost(why),
+        };
     }
     if shared.writes() == writes { SendErrorKind::Unsent(why) } else { SendErrorKind::ConnectionLost(why) }
 }

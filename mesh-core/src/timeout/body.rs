@@ -1,5 +1,5 @@
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -12,14 +12,15 @@ use crate::error::Error;
 #[pin_project]
 #[derive(Debug)]
 pub struct ResponseBody<R> {
+    /// `None` once the deadline ended it: its stream is reset then, not when the reader lets go of this.
     #[pin]
-    inner: R,
+    inner: Option<R>,
     timer: Option<Timer>,
 }
 
 impl<R> ResponseBody<R> {
     pub(super) fn new(inner: R, timer: Option<Timer>) -> Self {
-        Self { inner, timer }
+        Self { inner: Some(inner), timer }
     }
 }
 
@@ -31,31 +32,34 @@ where
     type Error = Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let this = self.project();
-        if let Poll::Ready(frame) = this.inner.poll_frame(cx) {
-            return Poll::Ready(match frame {
-                // A response that always has a frame ready must end at its deadline, too.
-                Some(Ok(frame)) => match this.timer {
-                    Some(timer) if frame.is_data() && timer.has_expired() => Some(Err(timer.error())),
-                    _ => Some(Ok(frame)),
-                },
-                ended => ended.map(|failed| match this.timer.take() {
+        let mut this = self.project();
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else { return Poll::Ready(None) };
+        let expired = match inner.poll_frame(cx) {
+            // A response that always has a frame ready must end at its deadline, too.
+            Poll::Ready(Some(Ok(frame))) => match this.timer {
+                Some(timer) if frame.is_data() && timer.has_expired() => timer.error(),
+                _ => return Poll::Ready(Some(Ok(frame))),
+            },
+            Poll::Ready(ended) => {
+                return Poll::Ready(ended.map(|failed| match this.timer.take() {
                     Some(timer) => failed.map_err(|error| timer.reason(error)),
                     None => failed,
-                }),
-            });
-        }
-        match this.timer {
-            Some(timer) => timer.poll_expired(cx).map(|error| Some(Err(error))),
-            None => Poll::Pending,
-        }
+                }));
+            }
+            Poll::Pending => match this.timer {
+                Some(timer) => ready!(timer.poll_expired(cx)),
+                None => return Poll::Pending,
+            },
+        };
+        this.inner.set(None);
+        Poll::Ready(Some(Err(expired)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
