@@ -121,6 +121,24 @@ async fn the_authority_is_the_targets_path_and_never_the_endpoints() {
 }
 
 #[tokio::test]
+async fn the_user_agent_is_the_meshs_behind_the_applications() {
+    let backend = Backend::start("a").await;
+    let mesh = Mesh::builder().build().await.unwrap();
+    let target = format!("static:///{}", backend.address());
+    for application in [None, Some("shop/1.0")] {
+        let mut builder = MeshChannel::builder(&mesh, &target);
+        if let Some(application) = application {
+            builder = builder.user_agent(application);
+        }
+        GreeterClient::new(builder.build().unwrap()).say_hello(hello()).await.unwrap();
+        let seen = backend.seen().pop().expect("a call").metadata;
+        let user_agent = seen.get("user-agent").expect("a user agent").to_str().unwrap().to_owned();
+        assert!(user_agent.starts_with(application.unwrap_or("grpc-rust-mesh")), "{user_agent}");
+        assert!(user_agent.contains("grpc-rust-mesh/"), "{user_agent}");
+    }
+}
+
+#[tokio::test]
 async fn a_snapshot_made_in_code_routes_without_a_control_plane() {
     let (stable, canary) = (Backend::start("stable").await, Backend::start("canary").await);
     let endpoint = |backend: &Backend| mesh_core::Address::Socket(backend.address());

@@ -57,8 +57,8 @@ async fn with_control_plane(addresses: [SocketAddr; 2]) -> Result<(), StdError> 
         .layer(DiscoverLayer::new(mesh.target("xds:///greeter")?))
         // The cluster, once per call.
         .layer(RouteLayer::new())
-        // The deadline: the call's, or the route's if that is earlier.
-        .layer(TimeoutLayer::new())
+        // The deadline: the call's, or the route's if that is earlier; the server is told of it.
+        .layer(TimeoutLayer::new().tell_peer(mesh_tonic::encode_timeout))
         // Attempts, as the route's policy has them; what lies below is one attempt.
         .layer(RetryLayer::new().protocol(&mesh_tonic::Grpc))
         // Any layer of tower's, or your own.
@@ -82,15 +82,16 @@ async fn balancer_alone(addresses: [SocketAddr; 2]) -> Result<(), StdError> {
     let stack = ServiceBuilder::new()
         .map_err(mesh_tonic::Error::from)
         .map_request(begin_call)
-        .layer(TimeoutLayer::new())
+        .layer(TimeoutLayer::new().tell_peer(mesh_tonic::encode_timeout))
         .service(balance.with_endpoints("greeters", addresses.map(Address::Socket)));
 
     greet(GreeterClient::with_origin(stack, "http://greeters".parse()?)).await
 }
 
-/// A call with a deadline of 1 s.
+/// A call with the deadline that the application gave its request, or one of 1 s.
 fn begin_call(mut request: Request<Body>) -> Request<Body> {
-    let call = Call::new(Some(Duration::from_secs(1)));
+    let timeout = mesh_tonic::timeout(request.headers()).unwrap_or(Duration::from_secs(1));
+    let call = Call::new(Some(timeout));
     request.extensions_mut().insert(call);
     request
 }

@@ -1,5 +1,5 @@
-//! A service mesh linked into the service: discovery, routing, load balancing, retries and deadlines as tower layers, configured
-//! by an xDS control plane.
+//! A service mesh linked into the service: discovery, routing, load balancing, retries and deadlines as tower layers,
+//! configured by an xDS control plane.
 //!
 //! A `Mesh` is what a process has one of: the stream to its control plane, the connections to its endpoints. Channels are
 //! made from it by an adapter, such as `mesh_tonic::MeshChannel` for gRPC:
@@ -8,7 +8,8 @@
 //! # #[cfg(all(feature = "discover", feature = "route", feature = "balance"))]
 //! # async fn example() -> Result<(), mesh_core::Error> {
 //! let mesh = mesh_core::Mesh::builder().bootstrap_from_env()?.build().await?; // GRPC_XDS_BOOTSTRAP
-//! mesh.ready().await?;
+//! let greeter = mesh.target("xds:///greeter")?;
+//! greeter.ready().await?;
 //! for field in mesh.ignored_fields() {
 //!     println!("{} {} is set and nothing acts on it", field.resource_type, field.path);
 //! }
@@ -16,16 +17,16 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A call passes the layers `discover`, `route`, `timeout`, `filter`, `mirror`, `retry`, `cluster` and `balance` onto a connection of
-//! `connect`; the module `stack` puts them in order and says why. Each can be used by hand. The module `testing` is a
-//! control plane in the box, for tests. `docs/fields.md` in the repository has the verdict on every xDS field,
+//! A call passes the layers `discover`, `route`, `timeout`, `filter`, `mirror`, `retry`, `cluster` and `balance` onto a
+//! connection of `connect`; the module `stack` puts them in order and says why. Each can be used by hand. The module
+//! `testing` is a control plane in the box, for tests. `docs/fields.md` in the repository has the verdict on every xDS field,
 //! [`verdicts`] the same as data.
 //!
 //! # Features
 //!
-//! `discover`, `route`, `timeout`, `filter`, `mirror`, `retry`, `cluster`, `balance` and, for servers, `deadline`, a layer each (a `Mesh` takes `discover`, `route` and
-//! `balance`); `dns` for `dns:` targets and clusters found by DNS; `tls`, with `aws-lc` or `ring`, for the control plane's credentials; `testing`.
-//! All but `ring` and `testing` are on by default.
+//! `discover`, `route`, `timeout`, `filter`, `mirror`, `retry`, `cluster`, `balance` and, for servers, `deadline`, a layer
+//! each (a `Mesh` takes `discover`, `route` and `balance`); `dns` for `dns:` targets and clusters found by DNS; `tls`, with
+//! `aws-lc` or `ring`, for the control plane's credentials; `testing`. All but `ring` and `testing` are on by default.
 
 mod backoff;
 #[cfg(feature = "balance")]

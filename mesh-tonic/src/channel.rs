@@ -98,7 +98,7 @@ impl<'a, L> MeshChannelBuilder<'a, L> {
         L: Layer<Attempt>,
     {
         let target = self.mesh.target_with_authority(self.target, self.authority)?;
-        let stack = self.mesh.client_stack(&target, Some(deadline::encode), Some(&Grpc), &self.attempt_layer);
+        let stack = self.mesh.client_stack(&target, Some(deadline::encode_timeout), Some(&Grpc), &self.attempt_layer);
         let user_agent = match self.user_agent {
             Some(application) => HeaderValue::try_from(format!("{application} {USER_AGENT}")).map_err(|_| {
                 mesh_core::Error::setup(format!("use `{application}` as user agent: it is no header value"))

@@ -52,8 +52,9 @@ impl InboundProtocol for Grpc {
     }
 }
 
-/// The timeout that the application set on its request, if it is well-formed.
-pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {
+/// The time that the application gave a call: its request's `grpc-timeout`, if there is one and it is well-formed. For
+/// [`Call::new`](mesh_core::Call::new) in a stack of one's own.
+pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
     // Most calls have three headers and no timeout: looking at their names is cheaper than hashing this one.
     let (_, value) = headers.iter().find(|(name, _)| *name == GRPC_TIMEOUT)?;
     let value = value.to_str().ok()?;
@@ -73,9 +74,9 @@ pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
-/// The header for a time that remains, in the finest unit that fits; never more than what remains, but for rounding
-/// up to the 1 ns below which there is no timeout.
-pub(crate) fn encode(remaining: Duration) -> (HeaderName, HeaderValue) {
+/// `grpc-timeout` for a time that remains, in the finest unit that fits; never more than what remains, but for rounding
+/// up to the 1 ns below which there is no timeout. For `TimeoutLayer::tell_peer` in a stack of one's own.
+pub fn encode_timeout(remaining: Duration) -> (HeaderName, HeaderValue) {
     let units = [(1, b'n'), (1_000, b'u'), (1_000_000, b'm'), (1_000_000_000, b'S'), (60_000_000_000, b'M')];
     let nanos = remaining.as_nanos().max(1);
     let fits = units.into_iter().find(|(size, _)| nanos / size <= MOST_DIGITS);
@@ -118,7 +119,7 @@ mod tests {
             (Duration::MAX, "99999999H"),
         ];
         for (remaining, text) in cases {
-            assert_eq!(encode(remaining).1, text, "{remaining:?}");
+            assert_eq!(encode_timeout(remaining).1, text, "{remaining:?}");
         }
     }
 

@@ -30,6 +30,6 @@ mod status;
 
 pub use body::ResponseBody;
 pub use channel::{MeshChannel, MeshChannelBuilder, ResponseFuture};
-pub use deadline::server_context;
+pub use deadline::{encode_timeout, server_context, timeout};
 pub use grpc::Grpc;
 pub use status::Error;
