@@ -322,3 +322,49 @@ async fn a_request_that_its_endpoint_cannot_bear_reaches_no_other() {
     }
     assert!(served >= 5, "{served} of 10 calls of others were served");
 }
+
+/// A call that is held at an endpoint which the control plane has taken away meanwhile.
+async fn held_at_an_endpoint_that_left() -> (Backend, ControlPlane, Mesh, JoinHandle<Result<String, Status>>) {
+    let (old, new) = (Backend::start("old").await, Backend::start("new").await);
+    let control_plane = ControlPlane::new();
+    control_plane.set(Resources::service("greeter", [old.address()]));
+    let (mesh, mut client) = start(&control_plane).await;
+    call(&mut client).await.unwrap();
+    old.hold();
+    let mut caller = client.clone();
+    let held = tokio::spawn(async move { call(&mut caller).await });
+    old.wait_for_in_flight(1).await;
+    control_plane.set(Resources::service("greeter", [new.address()]));
+    new.wait_for_connections(1).await;
+    assert_eq!(call(&mut client).await.unwrap(), "new");
+    (old, control_plane, mesh, held)
+}
+
+#[tokio::test]
+async fn a_shutdown_waits_for_a_call_at_an_endpoint_that_left() {
+    let (old, _control_plane, mesh, held) = held_at_an_endpoint_that_left().await;
+    let shutdown = tokio::spawn(async move { mesh.shutdown().await });
+    // It would be over by now if it did not wait: a shutdown looks every few milliseconds.
+    assert!(
+        tokio::time::timeout(Duration::from_millis(100), async {
+            while !shutdown.is_finished() {
+                tokio::task::yield_now().await
+            }
+        })
+        .await
+        .is_err()
+    );
+    old.release();
+    assert_eq!(held.await.unwrap().unwrap(), "old");
+    shutdown.await.unwrap();
+    old.wait_for_connections(0).await;
+}
+
+#[tokio::test]
+async fn no_call_outlives_its_mesh_at_an_endpoint_that_left() {
+    let (old, _control_plane, mesh, held) = held_at_an_endpoint_that_left().await;
+    drop(mesh);
+    let held = tokio::time::timeout(Duration::from_secs(10), held).await.expect("the call ended with its mesh");
+    assert_eq!(held.unwrap().unwrap_err().code(), Code::Unavailable);
+    old.wait_for_connections(0).await;
+}

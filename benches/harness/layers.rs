@@ -198,6 +198,10 @@ impl Connection for Open {
 
     fn drain(&self) {}
 
+    fn is_idle(&self) -> bool {
+        true
+    }
+
     fn close(&self) {}
 }
 

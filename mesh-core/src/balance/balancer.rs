@@ -226,6 +226,7 @@ impl<C: Connect> Balancer<C> {
         let observer: Weak<dyn Observer> = self.me.clone();
         Arc::new(Environment {
             connector: registry.connector.clone(),
+            leaving: registry.leaving.clone(),
             cluster: self.key.name.clone(),
             backoff: registry.options.backoff,
             limits: Mutex::new(limits),

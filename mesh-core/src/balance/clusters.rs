@@ -18,7 +18,7 @@ use super::options::BalanceOptions;
 use super::outlier::{Method, Unenforced};
 use super::picker::Picker;
 use super::status::EndpointReport;
-use crate::connect::{Connect, ConnectivityState, Limits};
+use crate::connect::{Connect, ConnectivityState, Leaving, Limits};
 use crate::error::{Error, ErrorKind};
 use crate::origin::Sourced;
 use crate::snapshot::{ClusterConfig, ClusterEntry, ClusterKey};
@@ -39,6 +39,7 @@ pub(crate) struct Registry<C: Connect> {
     aggregates: Mutex<HashMap<ClusterKey, Weak<Aggregate<C>>>>,
     /// Clusters whose entry belongs to others, while they are in use.
     held: Mutex<Vec<Arc<Balancer<C>>>>,
+    pub(crate) leaving: Arc<Leaving<C::Connection>>,
     /// Where tasks run; found at the first use, and with it the housekeeping starts.
     runtime: Mutex<Option<Handle>>,
     me: Weak<Self>,
@@ -60,6 +61,7 @@ impl<C: Connect> Clusters<C> {
             clusters: Mutex::default(),
             aggregates: Mutex::default(),
             held: Mutex::default(),
+            leaving: Arc::default(),
             runtime: Mutex::new(None),
             me: me.clone(),
         });
@@ -146,7 +148,7 @@ impl<C: Connect> Clusters<C> {
         /// Only a shutdown waits here, and no call pays for being counted by anyone who waits.
         const LOOK_EVERY: Duration = Duration::from_millis(5);
         let deadline = Instant::now() + limit;
-        while self.0.in_flight() > 0 && Instant::now() < deadline {
+        while self.0.is_busy() && Instant::now() < deadline {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
@@ -224,9 +226,8 @@ impl<C: Connect> Registry<C> {
         balancer
     }
 
-    fn in_flight(&self) -> u32 {
-        let clusters: Vec<_> = self.clusters.lock().values().filter_map(Weak::upgrade).collect();
-        clusters.iter().map(|balancer| balancer.in_flight()).sum()
+    fn is_busy(&self) -> bool {
+        self.all().iter().any(|balancer| balancer.in_flight() > 0) || self.leaving.is_busy()
     }
 
     /// Keeps a cluster's state that its entry cannot keep.
@@ -314,7 +315,8 @@ async fn keep_house<C: Connect>(registry: Weak<Registry<C>>, shutdown: Cancellat
         let Some(registry) = registry.upgrade() else { return };
         let clusters = registry.all();
         if ended {
-            return clusters.iter().for_each(|cluster| cluster.shut_down());
+            clusters.iter().for_each(|cluster| cluster.shut_down());
+            return registry.leaving.close();
         }
         let now = Instant::now();
         // First: they say which of the clusters are needed though they get no calls.

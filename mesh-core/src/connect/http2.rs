@@ -180,6 +180,10 @@ impl Connection for Http2Connection {
         self.connection.drain();
     }
 
+    fn is_idle(&self) -> bool {
+        self.connection.in_flight() == 0
+    }
+
     fn close(&self) {
         self.connection.close("the mesh was shut down");
     }

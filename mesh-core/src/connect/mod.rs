@@ -18,6 +18,7 @@ mod connectivity;
 mod error;
 mod first;
 mod http2;
+mod leaving;
 mod load;
 mod load_reports;
 mod outcomes;
@@ -39,6 +40,7 @@ pub use load_reports::{ReportSink, ReportsEnd};
 pub use outcomes::Outcome;
 
 pub(crate) use first::{NEXT_ADDRESS, interleaved};
+pub(crate) use leaving::Leaving;
 pub(crate) use outcomes::{Criteria, Ended, Streak};
 pub(crate) use stats::{EndpointStats, InFlight, SlotQueue};
 pub(crate) use subchannel::{Connections, Environment, Limits, Observer, Subchannel, SubchannelStatus};
@@ -71,6 +73,9 @@ pub trait Connection: Clone + Send + Sync + 'static {
 
     /// Takes no new calls from now on, and closes once those in flight have ended.
     fn drain(&self);
+
+    /// Whether no call is in flight.
+    fn is_idle(&self) -> bool;
 
     /// Closes now; calls in flight fail.
     fn close(&self);

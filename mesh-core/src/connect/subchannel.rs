@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::connectivity::{Connectivity, ConnectivityState, Phase};
 use super::first::connect_first;
+use super::leaving::Leaving;
 use super::outcomes::{Criteria, Ended, Streak};
 use super::stats::{EndpointStats, SlotQueue};
 use super::{Connect, Connection, load_reports};
@@ -32,8 +33,9 @@ pub(crate) trait Observer: Send + Sync {
 }
 
 /// What the subchannels of one cluster have in common.
-pub(crate) struct Environment<C> {
+pub(crate) struct Environment<C: Connect> {
     pub(crate) connector: Arc<C>,
+    pub(crate) leaving: Arc<Leaving<C::Connection>>,
     pub(crate) cluster: Arc<str>,
     pub(crate) backoff: BackoffConfig,
     /// The cluster's configuration may change them.
@@ -239,7 +241,7 @@ impl<C: Connect> Subchannel<C> {
 
     /// Takes no new calls; those in flight end in their own time, then the connections close.
     pub(crate) fn drain(&self) {
-        self.end().iter().for_each(|(_, connection)| connection.drain());
+        self.end().into_iter().for_each(|(_, connection)| self.environment.leaving.add(connection));
     }
 
     /// Closes the connections now.
@@ -297,7 +299,7 @@ impl<C: Connect> Subchannel<C> {
         Some(number)
     }
 
-    /// Hands out `connection` until it ends. It is not closed then: after a GOAWAY, its calls go on to their end.
+    /// Hands out `connection` until it ends. After a GOAWAY, its calls go on to their end.
     async fn keep(&self, connection: C::Connection, number: u64) -> BoxError {
         let why = connection.ended().await;
         let mut state = self.state.lock();
@@ -307,6 +309,8 @@ impl<C: Connect> Subchannel<C> {
             state.reports.stop();
             self.ask_for_reports(&mut state);
         }
+        drop(state);
+        self.environment.leaving.add(connection);
         why
     }
 

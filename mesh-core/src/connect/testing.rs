@@ -248,6 +248,10 @@ impl Connection for MockConnection {
         self.end("drained");
     }
 
+    fn is_idle(&self) -> bool {
+        self.in_flight() == 0
+    }
+
     fn close(&self) {
         self.0.state.lock().closed = true;
         self.end("closed");
