@@ -13,9 +13,10 @@ use http_body::Body;
 use super::body::RecvBody;
 use super::connection::{Inner, Sender, Slot};
 use super::error::{BoxError, Code, ConnectionError, ConnectionErrorKind, SendError, SendErrorKind};
-use super::request::{Head, HeadCopy, Outgoing};
+use super::request::{Outgoing, to_h2};
 use super::shared::Shared;
 use super::upload::{Opening, Upload};
+use crate::replay::{Head, HeadCopy};
 
 impl Slot {
     /// Sends `request` on this slot's connection. Nothing happens before the future is polled.
@@ -109,7 +110,7 @@ where
         let upload = self.upload.as_mut().expect(READY);
         let opening = Opening::poll(&mut upload.body, cx).map_err(SendErrorKind::RequestBody)?;
         let head = self.head.take().expect("queued once");
-        let copy = self.copy.insert(HeadCopy::new(&head));
+        let copy = self.copy.insert(HeadCopy::new(&head.method, &head.uri, &head.headers));
         let connection = self.slot.as_ref().expect(READY).connection();
         self.writes = connection.shared.writes();
         let (response, stream) = connection.open(head, copy, opening.is_empty())?;
@@ -176,7 +177,7 @@ impl Inner {
             return Err(SendErrorKind::Unsent(self.shared.why_no_calls()));
         };
         *ended = None;
-        let opened = match live.send_request(head.into_request(), end) {
+        let opened = match live.send_request(to_h2(head), end) {
             Err(error) if !error.is_io() && !error.is_go_away() => self.open_again(live, copy, end),
             opened => opened.map_err(|error| SendErrorKind::Unsent(self.shared.explain(&error))),
         };
@@ -202,7 +203,7 @@ impl Inner {
             Poll::Ready(Err(error)) => return Err(SendErrorKind::Unsent(self.exhausted(&error))),
             Poll::Pending => *live = live.clone(),
         }
-        live.send_request(copy.to_head().into_request(), end).map_err(|error| {
+        live.send_request(to_h2(copy.to_head()), end).map_err(|error| {
             if error.is_io() || error.is_go_away() {
                 return SendErrorKind::Unsent(self.shared.explain(&error));
             }

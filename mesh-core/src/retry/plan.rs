@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
-use http::{HeaderMap, Request, Response};
+use http::{Extensions, HeaderMap, Request, Response, Version};
 use tokio::time::Instant;
 
 use super::body::{RequestBody, Shared};
@@ -14,6 +14,7 @@ use super::outcome::is_retriable;
 use crate::backoff::Backoff;
 use crate::call::{self, Call, Progress, Pushback, RetryProtocol, Stage};
 use crate::error::{Error, ErrorKind};
+use crate::replay::{Head, HeadCopy};
 use crate::resource::retry_policy::RetryPolicy;
 
 /// What does not change from call to call.
@@ -25,8 +26,13 @@ pub(super) struct Terms {
 
 /// One call that has a policy.
 pub(super) struct Plan<B> {
-    /// Of the request, with the call as it was before the first attempt.
-    head: Parts,
+    /// The request's head, until the first attempt has it.
+    first: Option<Parts>,
+    /// What later attempts are made of.
+    head: HeadCopy,
+    version: Version,
+    /// The request's, with the call as it was before the first attempt.
+    extensions: Extensions,
     body: Shared<B>,
     pub(super) policy: Arc<RetryPolicy>,
     backoff: Backoff,
@@ -70,15 +76,20 @@ impl<B> Plan<B> {
         is_hedged: bool,
         is_repeatable: bool,
     ) -> Self {
-        let (mut head, body) = request.into_parts();
-        let call = call::of(&mut head.extensions);
+        let (mut first, body) = request.into_parts();
+        let (head, version) = (HeadCopy::new(&first.method, &first.uri, &first.headers), first.version);
+        let mut extensions = std::mem::take(&mut first.extensions);
+        let call = call::of(&mut extensions);
         let progress = call.progress.get_or_insert_default().clone();
         let waited_before = call.waiting_since.map(|since| since.elapsed()).unwrap_or_default();
         let account = Account::open(terms.budgets.of(call.cluster.as_deref()));
         let (body, backoff) = (Shared::new(body, is_hedged, terms.budgets), Backoff::new(policy.backoff));
         let protocol = terms.protocol;
         Self {
+            first: Some(first),
             head,
+            version,
+            extensions,
             body,
             policy,
             backoff,
@@ -102,15 +113,15 @@ impl<B> Plan<B> {
     }
 
     fn call(&mut self) -> &mut Call {
-        call::of(&mut self.head.extensions)
+        call::of(&mut self.extensions)
     }
 
     /// The next attempt, which keeps `progress`.
     pub(super) fn request(&mut self, progress: &Arc<Progress>) -> Request<RequestBody<B>> {
         let previous = self.made;
         self.made += 1;
-        let mut head = self.head.clone();
-        let call = call::of(&mut head.extensions);
+        let (mut head, mut extensions) = (self.head(), self.extensions.clone());
+        let call = call::of(&mut extensions);
         call.attempt = self.made;
         call.progress = Some(progress.clone());
         if previous > 0 {
@@ -125,11 +136,21 @@ impl<B> Plan<B> {
                 head.headers.insert(name, value);
             }
         }
+        head.extensions = extensions;
         let body = self.body.again();
         if !self.is_hedged && !self.has_attempts() {
             self.body.commit(self.made);
         }
         Request::from_parts(head, body)
+    }
+
+    fn head(&mut self) -> Parts {
+        self.first.take().unwrap_or_else(|| {
+            let (mut parts, ()) = Request::new(()).into_parts();
+            let Head { method, uri, headers } = self.head.to_head();
+            (parts.method, parts.uri, parts.version, parts.headers) = (method, uri, self.version, headers);
+            parts
+        })
     }
 
     /// Whether the policy has the call tried again after this.
@@ -177,7 +198,7 @@ impl<B> Plan<B> {
         if !self.is_hedged {
             self.account.end_retries();
         }
-        let cluster = call::of(&mut self.head.extensions).cluster.as_deref();
+        let cluster = call::of(&mut self.extensions).cluster.as_deref();
         let config = cluster.and_then(|cluster| cluster.config.as_ref().ok());
         let most = |calls| config.map_or(u32::MAX, |config| config.cluster.circuit_breakers.most_retries(calls));
         if self.account.withdraw(most) { Ok(()) } else { Err(Final::OutOfBudget) }

@@ -8,7 +8,7 @@ use http::Request;
 use pin_project::pin_project;
 use tower_service::Service;
 
-use super::send_to;
+use super::{beside, send_to};
 use crate::error::Error;
 use crate::snapshot::ClusterEntry;
 
@@ -78,7 +78,7 @@ where
                 StateProjection::Waiting(waiting) => {
                     let entry = ready!(waiting.wait.as_mut().poll(cx))?;
                     let (mut inner, mut request) = waiting.held.take().expect(POLLED);
-                    send_to(&entry, &mut request);
+                    beside(&mut request, |request, extensions| send_to(entry, request, extensions));
                     inner.call(request)
                 }
             };

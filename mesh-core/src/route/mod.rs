@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 pub use future::ResponseFuture;
-use http::{HeaderMap, HeaderName, Request};
+use http::{Extensions, HeaderMap, HeaderName, Request};
 pub use layer::RouteLayer;
 use tower_service::Service;
 
@@ -65,31 +65,43 @@ where
 
 /// Writes route and cluster into the request's `Call`, or says how to wait for the cluster.
 fn route<B>(request: &mut Request<B>) -> Result<Option<Wait>, Error> {
-    let snapshot = call::of(request.extensions_mut()).snapshot.take().ok_or_else(no_snapshot)?;
-    let choice = choose(&snapshot, request);
-    let call = call::of(request.extensions_mut());
-    call.snapshot = Some(snapshot);
-    let Choice { route, choice, destination } = choice?;
-    (call.route, call.choice) = (Some(route), choice);
-    match destination {
-        Destination::Nowhere => Ok(None),
-        Destination::Cluster(entry) => {
-            send_to(&entry, request);
-            Ok(None)
+    beside(request, |request, extensions| {
+        let call = call::of(extensions);
+        let snapshot = call.snapshot.take().ok_or_else(no_snapshot)?;
+        let choice = choose(&snapshot, request);
+        call.snapshot = Some(snapshot);
+        let Choice { route, choice, destination } = choice?;
+        (call.route, call.choice) = (Some(route), choice);
+        match destination {
+            Destination::Nowhere => {}
+            Destination::Cluster(entry) if entry.is_hashing => send_to(entry, request, extensions),
+            Destination::Cluster(entry) => call.cluster = Some(entry),
+            Destination::Awaited(demand, name) => {
+                let (since, deadline) = (call.starts_to_wait(), call.deadline);
+                let wait: Wait = Box::pin(demand.wait(name, since, deadline));
+                return Ok(Some(wait));
+            }
         }
-        Destination::Awaited(demand, name) => {
-            let (since, deadline) = (call.starts_to_wait(), call.deadline);
-            Ok(Some(Box::pin(demand.wait(name, since, deadline))))
-        }
-    }
+        Ok(None)
+    })
+}
+
+/// The extensions beside the request, so that the call is looked up once while the head is read.
+fn beside<B, T>(request: &mut Request<B>, read: impl FnOnce(&Request<B>, &mut Extensions) -> T) -> T {
+    let mut extensions = std::mem::take(request.extensions_mut());
+    let read = read(request, &mut extensions);
+    *request.extensions_mut() = extensions;
+    read
 }
 
 /// The call goes to this cluster.
-fn send_to<B>(entry: &Arc<ClusterEntry>, request: &mut Request<B>) {
+fn send_to<B>(entry: Arc<ClusterEntry>, request: &Request<B>, extensions: &mut Extensions) {
+    let key = call::hash_key(extensions);
+    let call = call::of(extensions);
     if entry.is_hashing {
-        hash(entry, request);
+        hash(&entry, key, request, call);
     }
-    call::of(request.extensions_mut()).cluster = Some(entry.clone());
+    call.cluster = Some(entry);
 }
 
 /// Where a call goes.
@@ -140,24 +152,21 @@ fn head<B>(request: &Request<B>) -> RequestHead<'_> {
 
 /// Writes the hash of the request into its `Call`: of the application's key, of the header that the cluster's policy names
 /// (A76), or of what the route says (A42), in this order.
-fn hash<B>(cluster: &ClusterEntry, request: &mut Request<B>) {
-    let Some(call) = request.extensions().get::<Call>() else { return };
-    let (head, channel) = (head(request), call.channel);
-    let header = cluster.hash_header();
+fn hash<B>(cluster: &ClusterEntry, key: Option<u64>, request: &Request<B>, call: &mut Call) {
+    let head = head(request);
     let table = call.snapshot.as_ref().and_then(|snapshot| snapshot.routing.as_ref().ok());
     let action = table.zip(call.route).map(|(table, route)| &table.virtual_host.routes[route].action);
-    let hash = match (call::hash_key(request.extensions()), header, action) {
+    let hash = match (key, cluster.hash_header(), action) {
         (Some(hash), ..) => RequestHash { hash: Some(hash), set_cookie: None },
         (None, Some(header), _) => {
             RequestHash { hash: header.with_value(&head, |value| value.map(xxh64)), set_cookie: None }
         }
         (None, None, Some(RouteAction::Forward(forward))) => {
             let query = request.uri().query();
-            RequestHash::of(forward.hash(), &head, query, channel, || fastrand::u64(..))
+            RequestHash::of(forward.hash(), &head, query, call.channel, || fastrand::u64(..))
         }
         _ => return,
     };
-    let call = call::of(request.extensions_mut());
     (call.hash, call.set_cookie) = (hash.hash, hash.set_cookie);
 }
 

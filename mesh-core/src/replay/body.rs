@@ -1,4 +1,4 @@
-//! A request's body that can be sent again: a body can be polled once, so what it gave is held as long as it may be needed.
+//! A body whose data are held as long as they may be needed again.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
