@@ -30,6 +30,7 @@ mod retry;
 mod route_actions;
 mod routing;
 mod sessions;
+mod shutdown;
 mod storm;
 mod streaming;
 mod support;

@@ -84,6 +84,7 @@ pub(crate) fn stream(error: StreamError, call: Option<&InFlight>) -> Error {
         SendErrorKind::Unsent | SendErrorKind::Refused => (ErrorKind::Connection, false),
         SendErrorKind::Reset(code) => (ErrorKind::Reset(code), true),
         SendErrorKind::ConnectionLost => (ErrorKind::Connection, true),
+        SendErrorKind::Closed => (ErrorKind::Shutdown, true),
         SendErrorKind::BadResponse => (ErrorKind::Protocol, true),
         SendErrorKind::BadRequest => (ErrorKind::Setup, false),
         SendErrorKind::RequestBody => (ErrorKind::RequestBody, true),
@@ -111,6 +112,10 @@ fn after(failure: SendErrorKind) -> Option<&'static str> {
         SendErrorKind::ConnectionLost => Some(
             "see whether the endpoint stopped or the network failed; it may have acted on the request, so make the call \
              again only if that is safe",
+        ),
+        SendErrorKind::Closed => Some(
+            "keep the `Mesh` alive until its calls have ended, or raise `drain_timeout`; the endpoint may have acted on the \
+             request",
         ),
         SendErrorKind::BadResponse => Some("see what answers at the endpoint"),
         SendErrorKind::BadRequest => Some("correct the request"),

@@ -35,6 +35,9 @@ pub enum SendErrorKind {
     Reset(u32),
     /// The connection ended; the peer may have acted on the request.
     ConnectionLost,
+    /// The connection was closed on this side, as the mesh was shut down or its runtime is gone; the peer may have acted
+    /// on the request.
+    Closed,
     /// What the peer sent breaks the protocol, or a limit.
     BadResponse,
     /// The request cannot be expressed in the protocol; nothing was sent.
@@ -66,6 +69,7 @@ impl fmt::Display for StreamError {
             SendErrorKind::Refused => "request refused by the endpoint, unprocessed",
             SendErrorKind::Reset(_) => "stream reset by the endpoint",
             SendErrorKind::ConnectionLost => "connection lost",
+            SendErrorKind::Closed => "call cut off",
             SendErrorKind::BadResponse => "invalid response",
             SendErrorKind::BadRequest => "invalid request",
             SendErrorKind::RequestBody => "request body failed",

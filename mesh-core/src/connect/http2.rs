@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
 
 use super::complaints::Complaints;
 use super::load_reports::{self, ReportSink, ReportsEnd};
@@ -78,6 +79,12 @@ impl Http2Options {
     /// The largest list of response headers, as HTTP/2 counts it. Default 16 KiB; a longer one fails its call.
     pub fn max_header_list_size(mut self, bytes: u32) -> Self {
         self.http2.max_header_list_size = bytes;
+        self
+    }
+
+    /// Counts the connections' tasks, each until its socket is closed.
+    pub(crate) fn counted_by(mut self, tasks: &TaskTracker) -> Self {
+        self.http2.tasks = tasks.clone();
         self
     }
 }
@@ -261,7 +268,7 @@ fn failed<B>(error: http2::SendError<B>) -> SendError<Http2Request<B>> {
         From::Refused(Some(why)) => StreamError::new(SendErrorKind::Refused, why),
         From::Refused(None) => StreamError::new(SendErrorKind::Refused, refused),
         From::Reset(code) => StreamError::new(SendErrorKind::Reset(code.0), code.to_string()),
-        From::ConnectionLost(why) => StreamError::new(SendErrorKind::ConnectionLost, why),
+        From::ConnectionLost(why) => lost(why),
         From::BadResponse(why) => StreamError::new(SendErrorKind::BadResponse, why),
         From::BadRequest(why) => StreamError::new(SendErrorKind::BadRequest, why),
         From::RequestBody(why) => StreamError::new(SendErrorKind::RequestBody, why),
@@ -292,11 +299,16 @@ impl Body for Http2Body {
     }
 }
 
+fn lost(why: http2::ConnectionError) -> StreamError {
+    let kind = if why.is_closed_here() { SendErrorKind::Closed } else { SendErrorKind::ConnectionLost };
+    StreamError::new(kind, why)
+}
+
 #[cold]
 fn broken(error: http2::BodyError) -> StreamError {
     match error {
         http2::BodyError::Reset(code) => StreamError::new(SendErrorKind::Reset(code.0), code.to_string()),
-        http2::BodyError::ConnectionLost(why) => StreamError::new(SendErrorKind::ConnectionLost, why),
+        http2::BodyError::ConnectionLost(why) => lost(why),
         http2::BodyError::BadResponse(why) => StreamError::new(SendErrorKind::BadResponse, why),
         http2::BodyError::RequestBody(why) => StreamError::new(SendErrorKind::RequestBody, why),
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio_util::task::TaskTracker;
+
 /// A reader gives back what it took in steps of 16 KiB: a window must have room for several.
 pub(crate) const MIN_STREAM_WINDOW: u32 = 64 << 10;
 /// RFC 9113, section 6.9.1.
@@ -44,6 +46,8 @@ pub(crate) struct Config {
     pub(crate) handshake_timeout: Duration,
     /// PING; `None` for never.
     pub(crate) keepalive: Option<Keepalive>,
+    /// Counts the connections' tasks, each until its socket is closed.
+    pub(crate) tasks: TaskTracker,
 }
 
 impl Default for Config {
@@ -61,6 +65,7 @@ impl Default for Config {
             small_frame_budget: 64 << 20,
             handshake_timeout: Duration::from_secs(10),
             keepalive: Some(Keepalive::default()),
+            tasks: TaskTracker::new(),
         }
     }
 }

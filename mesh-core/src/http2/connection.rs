@@ -39,7 +39,7 @@ where
     let shared = Arc::new(Shared::new(config));
     let established = timeout(config.handshake_timeout, establish(io, config, &shared)).await;
     let (sender, driver) = established.unwrap_or_else(|_| Err(handshake_timeout(config)))?;
-    let task = runtime.spawn(driver).abort_handle();
+    let task = config.tasks.spawn_on(driver, runtime).abort_handle();
     let sender = Mutex::new(Some(Sender { requests: sender, ended: None }));
     let inner = Inner { sender, shared, runtime: runtime.clone(), task };
     Ok(Connection { inner: Arc::new(inner) })

@@ -106,6 +106,11 @@ impl ConnectionError {
         Self::new(ConnectionErrorKind::Io(error.kind()), text)
     }
 
+    /// Whether this side closed it, neither the peer nor the network.
+    pub(crate) fn is_closed_here(&self) -> bool {
+        self.kind == ConnectionErrorKind::Closed
+    }
+
     #[cfg(test)]
     pub(super) fn kind(&self) -> ConnectionErrorKind {
         self.kind

@@ -42,7 +42,7 @@ mod tests;
 pub(crate) use body::RecvBody;
 pub(crate) use config::{Config, Keepalive, MAX_STREAM_WINDOW, MIN_STREAM_WINDOW};
 pub(crate) use connection::{Connection, Slot, handshake};
-pub(crate) use error::{BodyError, SendError, SendErrorKind};
+pub(crate) use error::{BodyError, ConnectionError, SendError, SendErrorKind};
 pub(crate) use request::Outgoing;
 pub(crate) use send::Send;
 pub(crate) use shared::State;

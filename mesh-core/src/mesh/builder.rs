@@ -260,22 +260,23 @@ impl MeshBuilder {
             (None, Some(_)) => Some(Bootstrap::builder("in-process").insecure().node_id("test").build()?),
             (bootstrap, _) => bootstrap,
         };
+        let transport = GrpcOptions { tasks: tasks.clone(), ..self.transport };
         let xds = match &bootstrap {
             None => None,
             Some(bootstrap) => {
                 let transport: Arc<dyn Transport> = match self.in_process {
-                    Some(connect) => Arc::new(GrpcTransport::in_process(connect, bootstrap, self.transport, &runtime)?),
-                    None => Arc::new(GrpcTransport::new(bootstrap, self.transport, &runtime)?),
+                    Some(connect) => Arc::new(GrpcTransport::in_process(connect, bootstrap, transport, &runtime)?),
+                    None => Arc::new(GrpcTransport::new(bootstrap, transport, &runtime)?),
                 };
                 let extensions = Extensions::new(Policies::new(self.policies));
                 let options = XdsOptions { profile: self.profile.value, extensions, ..self.xds };
-                Some(XdsClient::start(bootstrap, options, transport, &runtime, &cancel))
+                Some(XdsClient::start(bootstrap, options, transport, &runtime, &tasks, &cancel))
             }
         };
         let profile = self.profile;
         let balance = self.balance.profile(profile.value);
         let (max_wait, max_pending) = (balance.max_wait.value, balance.max_pending.value);
-        let connector = Http2Connector::new(self.connections);
+        let connector = Http2Connector::new(self.connections.counted_by(&tasks));
         let clusters = Clusters::new(connector, balance, Some(runtime.clone()), cancel.clone());
         Ok(Mesh::new(Inner {
             #[cfg(feature = "dns")]

@@ -85,6 +85,9 @@ struct Inner {
     drain_timeout: Duration,
 }
 
+/// How long the tasks of a mesh may take to end; that of the control plane takes up to a second.
+const ENDING: Duration = Duration::from_secs(2);
+
 /// Targets of the same name and authority share what is discovered.
 type TargetKey = (String, Authority);
 
@@ -265,14 +268,18 @@ impl Mesh {
         self.inner.targets.lock().values().filter_map(discover::WeakTarget::upgrade).collect()
     }
 
-    /// Ends the mesh: nothing is watched any more, connections close once the calls in flight are done, at most
-    /// after `drain_timeout` (10 s).
+    /// Ends the mesh: nothing is watched any more, and connections close once the calls in flight are done, at most
+    /// after `drain_timeout` (10 s); a call that takes longer is cut off and [says so](Error::is_shutdown).
+    ///
+    /// Resolves when the control plane was told what it is owed (that a resource was rejected, for one) and every
+    /// connection is closed. A peer that does not read holds that up for a second.
     pub async fn shutdown(&self) {
         self.inner.closed.cancel();
         self.inner.clusters.drained(self.inner.drain_timeout).await;
         self.inner.cancel.cancel();
         self.inner.tasks.close();
-        self.inner.tasks.wait().await;
+        // An endpoint that does not read may hold up the last bytes of its connection for longer.
+        let _ = tokio::time::timeout(ENDING, self.inner.tasks.wait()).await;
     }
 }
 

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub(super) use self::nack::LONGEST as LONGEST_PAUSE;
 use self::nack::cut;
 use self::subscription::{Subscription, Subscriptions, Verdict};
 use super::message::Request;
@@ -69,6 +70,7 @@ enum Phase {
     Connecting,
     Streaming { has_responded: bool },
     Waiting { until: Instant },
+    Closed,
 }
 
 /// What is to be told to the store and to people.
@@ -175,6 +177,8 @@ pub(crate) enum StreamState {
     Waiting {
         until: Instant,
     },
+    /// There will be none any more.
+    Closed,
 }
 
 impl Ads {
@@ -234,6 +238,11 @@ impl Ads {
         self.enter(Phase::Waiting { until }, now);
     }
 
+    /// The client ends: nothing is asked any more.
+    pub(crate) fn handle_shutdown(&mut self, now: Instant) {
+        self.enter(Phase::Closed, now);
+    }
+
     /// Time passed.
     pub(crate) fn handle_wake(&mut self, now: Instant) {
         let options = &self.options;
@@ -251,7 +260,7 @@ impl Ads {
         let is_time = match self.phase {
             Phase::Idle => true,
             Phase::Waiting { until } => until <= now,
-            Phase::Connecting | Phase::Streaming { .. } => false,
+            Phase::Connecting | Phase::Streaming { .. } | Phase::Closed => false,
         };
         is_time && self.types.iter().any(Subscriptions::is_wanted)
     }
@@ -269,7 +278,7 @@ impl Ads {
     /// When to call [`handle_wake`](Self::handle_wake), and to poll again, if nothing else happens.
     pub(crate) fn poll_wake(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Idle | Phase::Connecting => None,
+            Phase::Idle | Phase::Connecting | Phase::Closed => None,
             Phase::Waiting { until } => self.types.iter().any(Subscriptions::is_wanted).then_some(until),
             Phase::Streaming { .. } => self.types.iter().filter_map(Subscriptions::poll_wake).min(),
         }
@@ -285,6 +294,7 @@ impl Ads {
             Phase::Connecting => StreamState::Connecting,
             Phase::Streaming { .. } => StreamState::Open,
             Phase::Waiting { until } => StreamState::Waiting { until },
+            Phase::Closed => StreamState::Closed,
         };
         AdsStatus {
             state,

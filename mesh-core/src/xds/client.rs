@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 
 use self::driver::Driver;
 pub(crate) use self::subscriber::Subscriber;
@@ -77,12 +78,14 @@ pub(crate) struct ServerStatus {
 }
 
 impl XdsClient {
-    /// Starts the client's task on `runtime`. It connects when the first resource is wanted, and ends with `cancel`.
+    /// Starts the client's task on `runtime`, as one of `tasks`. It connects when the first resource is wanted, and ends
+    /// within a second of `cancel`, or of the last handle's end: what the control plane is owed it is told first.
     pub(crate) fn start(
         bootstrap: &Bootstrap,
         options: XdsOptions,
         transport: Arc<dyn Transport>,
         runtime: &Handle,
+        tasks: &TaskTracker,
         cancel: &CancellationToken,
     ) -> Self {
         let encoder = Encoder::new(bootstrap.node(), options.profile);
@@ -96,7 +99,7 @@ impl XdsClient {
         });
         let cancel = cancel.child_token();
         let driver = Driver::new(shared.clone(), transport, ads, encoder);
-        runtime.spawn(cancel.clone().run_until_cancelled_owned(driver.run()));
+        tasks.spawn_on(driver.run(cancel.clone()), runtime);
         Self { inner: Arc::new(Inner { shared, _stop: cancel.drop_guard() }) }
     }
 
@@ -148,6 +151,7 @@ impl fmt::Display for ServerStatus {
         match (state, failures) {
             (StreamState::Idle, _) => f.write_str("was not asked yet")?,
             (StreamState::Open, _) => f.write_str("is connected")?,
+            (StreamState::Closed, _) => f.write_str("is not asked any more: the mesh was shut down")?,
             (StreamState::Connecting, 0) => f.write_str("is being connected to")?,
             (StreamState::Waiting { .. }, 0) => f.write_str("ended the stream")?,
             (StreamState::Connecting | StreamState::Waiting { .. }, 1) => f.write_str("failed once")?,

@@ -289,7 +289,8 @@ impl Store {
     pub(crate) fn resources(&self) -> Vec<ResourceReport> {
         let of = |store: &TypeStore| {
             let resource_type = store.resource_type;
-            store.entries.iter().map(move |(name, entry)| entry.status(resource_type, name)).collect::<Vec<_>>()
+            let watched = store.entries.iter().filter(|(_, entry)| !entry.watchers.is_empty());
+            watched.map(move |(name, entry)| entry.status(resource_type, name)).collect::<Vec<_>>()
         };
         self.types.iter().flat_map(of).collect()
     }

@@ -115,7 +115,8 @@ pub(super) struct Pacer {
 }
 
 const FIRST_REPEAT: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(5);
+/// No NACK waits longer.
+pub(crate) const LONGEST: Duration = Duration::from_secs(5);
 const GAP: Duration = Duration::from_millis(200);
 
 impl Pacer {

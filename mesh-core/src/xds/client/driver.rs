@@ -4,21 +4,24 @@ use std::collections::{HashMap, HashSet};
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tokio::sync::futures::Notified;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use crate::xds::ads::{Ads, Summary, Updates};
+use crate::xds::ads::{Ads, LONGEST_PAUSE, Summary, Updates};
 use crate::xds::message::Response;
 use crate::xds::transport::encode::Encoder;
 use crate::xds::transport::{ADS, Stream, StreamError, Transport};
 
 /// Resources of one response that are handled before other tasks get their turn: about a millisecond's worth.
 const SLICE: usize = 256;
+/// How long the end of the client may take: the last requests, the server's end of the stream, and that of the connection.
+const CLOSING: Duration = Duration::from_secs(1);
 /// Types that were not asked for, of which is told.
 const MAX_STRANGERS: usize = 16;
 
@@ -46,8 +49,25 @@ impl Driver {
         Self { shared, transport, ads, encoder, nacks: HashMap::new(), strangers: HashSet::new() }
     }
 
-    /// Opens one stream after the other, while anything is wanted.
-    pub(super) async fn run(mut self) {
+    /// Opens one stream after the other, while anything is wanted, and ends in order when `stop` says so.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut last = None;
+        while let Some(mut stream) = stop.run_until_cancelled(self.open()).await {
+            match stop.run_until_cancelled(self.drive(&mut *stream)).await {
+                Some(error) => self.lost(&error),
+                None => last = Some(stream),
+            }
+        }
+        let limit = Instant::now() + CLOSING;
+        if let Some(stream) = last {
+            // A server that does not answer to the end may never answer.
+            let _ = timeout_at(limit, self.finish(stream)).await;
+        }
+        let _ = timeout_at(limit, self.transport.close()).await;
+    }
+
+    /// The next stream, when anything is wanted and it is time.
+    async fn open(&mut self) -> Box<dyn Stream> {
         loop {
             self.take_interests();
             if !self.ads.poll_connect(Instant::now()) {
@@ -55,10 +75,18 @@ impl Driver {
                 self.wait().await;
                 continue;
             }
-            let error = self.stream().await;
-            self.ads.handle_closed(Instant::now(), &error.to_string(), fastrand::f64());
+            self.ads.handle_connecting(Instant::now());
             self.publish();
+            match self.transport.open(ADS).await {
+                Ok(stream) => return stream,
+                Err(error) => self.lost(&error),
+            }
         }
+    }
+
+    fn lost(&mut self, error: &StreamError) {
+        self.ads.handle_closed(Instant::now(), &error.to_string(), fastrand::f64());
+        self.publish();
     }
 
     async fn wait(&mut self) {
@@ -68,19 +96,13 @@ impl Driver {
         poll_fn(|cx| self.poll_idle(interests.as_mut(), timer.as_mut(), cx)).await;
     }
 
-    /// Runs one stream to its end.
-    async fn stream(&mut self) -> StreamError {
-        self.ads.handle_connecting(Instant::now());
-        self.publish();
-        let mut stream = match self.transport.open(ADS).await {
-            Ok(stream) => stream,
-            Err(error) => return error,
-        };
+    /// Runs a stream to its end.
+    async fn drive(&mut self, stream: &mut dyn Stream) -> StreamError {
         // What became wanted while connecting goes in the first requests.
         self.take_interests();
         self.ads.handle_opened(Instant::now());
         loop {
-            match self.next_event(&mut *stream).await {
+            match self.next_event(stream).await {
                 Event::Received(Ok(message)) => {
                     if let Err(error) = self.receive(&message).await {
                         return error;
@@ -102,7 +124,7 @@ impl Driver {
         let mut timer = pin!(Timer::new());
         let mut interests = pin!(shared.interests.notified());
         poll_fn(|cx| {
-            self.send(stream, cx);
+            let _ = self.poll_send(Instant::now(), stream, cx);
             self.publish();
             match stream.poll_recv(cx) {
                 Poll::Ready(received) => Poll::Ready(Event::Received(received)),
@@ -112,10 +134,27 @@ impl Driver {
         .await
     }
 
-    /// Sends what is due, as far as the stream takes it.
-    fn send(&mut self, stream: &mut dyn Stream, cx: &mut Context<'_>) {
-        while stream.poll_ready(cx).is_ready() {
-            let Some(request) = self.ads.poll_request(Instant::now()) else { return };
+    /// Tells the control plane what it is owed (a call may have failed by a resource that was rejected a moment ago), and
+    /// that no more comes. That the server ends the stream in turn says that it has read everything.
+    async fn finish(&mut self, mut stream: Box<dyn Stream>) {
+        let mut finished = false;
+        poll_fn(|cx| {
+            // By then every NACK is due.
+            if !finished && self.poll_send(Instant::now() + LONGEST_PAUSE, &mut *stream, cx).is_ready() {
+                stream.finish();
+                finished = true;
+            }
+            while let Ok(_ignored) = ready!(stream.poll_recv(cx)) {}
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// Sends what is due at `now`, as far as the stream takes it; ready when that is all.
+    fn poll_send(&mut self, now: Instant, stream: &mut dyn Stream, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(stream.poll_ready(cx));
+            let Some(request) = self.ads.poll_request(now) else { return Poll::Ready(()) };
             tracing::trace!(
                 resource_type = request.resource_type.name,
                 names = request.names.len(),
@@ -227,6 +266,14 @@ impl Driver {
                 }
             }
         }
+    }
+}
+
+/// However the task ends, with its runtime too, nothing is asked any more.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.ads.handle_shutdown(Instant::now());
+        self.publish_status();
     }
 }
 

@@ -3,6 +3,7 @@
 #[cfg(feature = "testing")]
 mod control_plane;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -15,12 +16,13 @@ use tokio::time::timeout;
 use super::*;
 use crate::xds::ads::tests::{PART, THING, response};
 use crate::xds::store::Verdict;
-use crate::xds::transport::{ADS, OpenFuture, Stream, StreamError};
+use crate::xds::transport::{ADS, CloseFuture, OpenFuture, Stream, StreamError};
 
 /// Gives the test the other end of each stream, or fails.
 struct TestTransport {
     streams: mpsc::UnboundedSender<ServerEnd>,
     mode: Mutex<Mode>,
+    closed: AtomicBool,
 }
 
 #[derive(Clone, Copy)]
@@ -36,7 +38,8 @@ struct ServerEnd {
 }
 
 struct ClientEnd {
-    requests: mpsc::UnboundedSender<Bytes>,
+    /// `None` when it sends no more.
+    requests: Option<mpsc::UnboundedSender<Bytes>>,
     responses: mpsc::UnboundedReceiver<Result<Bytes, StreamError>>,
 }
 
@@ -53,8 +56,13 @@ impl Transport for TestTransport {
             let (to_server, requests) = mpsc::unbounded_channel();
             let (responses, from_server) = mpsc::unbounded_channel();
             streams.send(ServerEnd { requests, responses }).unwrap();
-            Ok(Box::new(ClientEnd { requests: to_server, responses: from_server }) as Box<dyn Stream>)
+            Ok(Box::new(ClientEnd { requests: Some(to_server), responses: from_server }) as Box<dyn Stream>)
         })
+    }
+
+    fn close(&self) -> CloseFuture {
+        self.closed.store(true, Ordering::Relaxed);
+        Box::pin(std::future::ready(()))
     }
 }
 
@@ -64,7 +72,11 @@ impl Stream for ClientEnd {
     }
 
     fn send(&mut self, message: Bytes) {
-        let _ = self.requests.send(message);
+        let _ = self.requests.as_ref().expect("it is not finished").send(message);
+    }
+
+    fn finish(&mut self) {
+        self.requests = None;
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, StreamError>> {
@@ -93,13 +105,15 @@ struct Bench {
     client: XdsClient,
     transport: Arc<TestTransport>,
     streams: mpsc::UnboundedReceiver<ServerEnd>,
+    tasks: TaskTracker,
     cancel: CancellationToken,
 }
 
 impl Bench {
     fn new(mode: Mode) -> Self {
         let (sender, streams) = mpsc::unbounded_channel();
-        let transport = Arc::new(TestTransport { streams: sender, mode: Mutex::new(mode) });
+        let transport =
+            Arc::new(TestTransport { streams: sender, mode: Mutex::new(mode), closed: AtomicBool::new(false) });
         let bootstrap = Bootstrap::builder("istiod:15010").insecure().node_id("me").build().unwrap();
         let cancel = CancellationToken::new();
         let options = XdsOptions {
@@ -107,8 +121,10 @@ impl Bench {
             backoff: BackoffConfig { jitter: 0.0, ..BackoffConfig::default() },
             ..XdsOptions::default()
         };
-        let client = XdsClient::start(&bootstrap, options, transport.clone(), &Handle::current(), &cancel);
-        Self { client, transport, streams, cancel }
+        let (runtime, tasks) = (Handle::current(), TaskTracker::new());
+        let client = XdsClient::start(&bootstrap, options, transport.clone(), &runtime, &tasks, &cancel);
+        tasks.close();
+        Self { client, transport, streams, tasks, cancel }
     }
 
     async fn stream(&mut self) -> ServerEnd {
@@ -257,12 +273,53 @@ async fn cancelling_ends_the_task_whatever_it_does() {
         subscriber.watch(&[(&THING, &names(&["a"]))]);
         tokio::time::sleep(Duration::from_millis(1)).await;
         bench.cancel.cancel();
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        bench.tasks.wait().await;
         assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
+        assert!(bench.transport.closed.load(Ordering::Relaxed));
+        let status = bench.client.status().to_string();
+        assert_eq!(status, "control plane istiod:15010 is not asked any more: the mesh was shut down");
+        assert!(bench.client.resources().iter().all(|resource| &*resource.name == "a"));
         // The handles stay usable.
         subscriber.watch(&[(&THING, &names(&["b"]))]);
         assert_eq!(subscriber.get(&THING, "b").verdict, Verdict::Pending);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_control_plane_has_what_it_is_owed_before_the_stream_ends() {
+    let mut bench = Bench::new(Mode::Accept);
+    let mut subscriber = bench.client.subscriber();
+    subscriber.watch(&[(&PART, &names(&["a", "b"]))]);
+    let mut server = bench.stream().await;
+    server.request().await;
+    for (version, name) in [("1", "a"), ("2", "b")] {
+        server.respond(&PART, version, &[(name, "bad")]);
+        assert_eq!(changed(&mut subscriber).await, [name]);
+    }
+    assert_eq!(server.request().await.response_nonce, "1");
+    let start = Instant::now();
+    bench.cancel.cancel();
+    // The second NACK would have paused, so that the server is not flooded.
+    let nack = server.request().await;
+    assert!(nack.response_nonce == "2" && nack.error_detail.is_some());
+    assert_eq!(server.requests.recv().await, None);
+    assert!(!bench.tasks.is_empty(), "it waits for the server");
+    drop(server);
+    bench.tasks.wait().await;
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_end_its_stream_holds_the_end_up_for_a_second() {
+    let mut bench = Bench::new(Mode::Accept);
+    let mut subscriber = bench.client.subscriber();
+    subscriber.watch(&[(&THING, &names(&["a"]))]);
+    let server = bench.stream().await;
+    let start = Instant::now();
+    bench.cancel.cancel();
+    bench.tasks.wait().await;
+    assert_eq!(start.elapsed().as_secs(), 1);
+    assert!(server.responses.is_closed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,11 +19,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::PollSender;
+use tokio_util::task::TaskTracker;
 
 use super::connector::{BoxIo, Connector, InProcess};
 use super::credentials::Credentials;
 use super::frames::{Deframer, frame};
-use super::{OpenFuture, Stream, StreamError, Transport};
+use super::{CloseFuture, OpenFuture, Stream, StreamError, Transport};
 use crate::bootstrap::Bootstrap;
 use crate::error::{Error, ErrorKind, with_causes};
 use crate::http2::{
@@ -46,6 +47,8 @@ pub(crate) struct GrpcOptions {
     pub(crate) ping_interval: Option<Duration>,
     /// Silence after a PING before the connection is given up. Default 20 s.
     pub(crate) ping_timeout: Duration,
+    /// Counts the connections' tasks, each until its socket is closed.
+    pub(crate) tasks: TaskTracker,
     /// The longest response, in bytes. Default 64 MiB: 10,000 assignments nearly fill gRPC's 4.
     pub(crate) max_response: usize,
     pub(crate) tcp: TcpConfig,
@@ -57,6 +60,7 @@ impl Default for GrpcOptions {
             connect_timeout: Duration::from_secs(10),
             ping_interval: Some(Duration::from_secs(300)),
             ping_timeout: Duration::from_secs(20),
+            tasks: TaskTracker::new(),
             max_response: 64 << 20,
             tcp: TcpConfig::default(),
         }
@@ -136,6 +140,27 @@ impl Transport for GrpcTransport {
             Ok(Box::new(GrpcStream::new(slot, uri, inner.options.max_response)) as Box<dyn Stream>)
         })
     }
+
+    fn close(&self) -> CloseFuture {
+        let inner = self.inner.clone();
+        Box::pin(async move {
+            let Some(connection) = inner.current.lock().await.connection.take() else { return };
+            let closing = Closing(connection);
+            closing.0.drain();
+            let mut state = closing.0.state();
+            // The sender is in the connection, so it cannot be gone.
+            let _ = state.wait_for(|state| matches!(state, State::Lost(_))).await;
+        })
+    }
+}
+
+/// A connection that does not outlive this.
+struct Closing(Connection);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close("closed here");
+    }
 }
 
 impl Inner {
@@ -164,7 +189,8 @@ impl Inner {
 
     async fn connect(&self, complaints: u32) -> Result<Connection, StreamError> {
         let io: BoxIo = self.credentials.secure(self.connector.connect().await?).await?;
-        let config = http2::Config { keepalive: self.keepalive(complaints), ..http2::Config::default() };
+        let (keepalive, tasks) = (self.keepalive(complaints), self.options.tasks.clone());
+        let config = http2::Config { keepalive, tasks, ..http2::Config::default() };
         let connecting = http2::handshake(io, &config, &self.runtime).await;
         let over = self.credentials.described();
         connecting.map_err(|error| StreamError::new(format!("UNAVAILABLE: {over}{}", with_causes(&error))))
@@ -234,11 +260,6 @@ impl GrpcStream {
         Self { outbox: PollSender::new(outbox), state, received: Deframer::new(limit) }
     }
 
-    /// Sends no more: the method takes one message only.
-    pub(crate) fn finish(&mut self) {
-        self.outbox.close();
-    }
-
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, StreamError>> {
         loop {
             if let Some(message) = self.received.next()? {
@@ -281,6 +302,12 @@ impl Stream for GrpcStream {
             Some(frame) => drop(self.outbox.send_item(frame)),
             None => self.state = StreamState::Ended(StreamError::new("INTERNAL: request of more than 4 GiB")),
         }
+    }
+
+    fn finish(&mut self) {
+        // A place that was taken for one more keeps the outbox open.
+        self.outbox.abort_send();
+        self.outbox.close();
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, StreamError>> {

@@ -21,10 +21,17 @@ pub(crate) trait Transport: Send + Sync + 'static {
     /// Opens a bidirectional stream of a method. Ready when the connection is there and the stream goes out on it: not
     /// when the server answers, which may be when it has something to say.
     fn open(&self, method: &'static str) -> OpenFuture;
+
+    /// Closes the connection, whose streams have ended, in order: ready when it is gone. The next stream would make
+    /// another. Dropped before, it closes at once.
+    fn close(&self) -> CloseFuture;
 }
 
 /// A [`Stream`] to come.
 pub(crate) type OpenFuture = Pin<Box<dyn Future<Output = Result<Box<dyn Stream>, StreamError>> + Send>>;
+
+/// The orderly end of a connection.
+pub(crate) type CloseFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A stream of messages both ways. Dropped, it is cancelled.
 pub(crate) trait Stream: Send {
@@ -34,6 +41,9 @@ pub(crate) trait Stream: Send {
 
     /// Sends one message.
     fn send(&mut self, message: Bytes);
+
+    /// Sends no more. What was sent still goes, as long as the stream is polled.
+    fn finish(&mut self);
 
     /// The next message, or why none comes any more. This is also what drives the stream.
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, StreamError>>;

@@ -17,7 +17,8 @@ fn connect(control_plane: &ControlPlane) -> XdsClient {
     let connect: InProcess = Arc::new(move || Ok(Box::new(connector.connect()?)));
     let runtime = Handle::current();
     let transport = GrpcTransport::in_process(connect, &bootstrap(), GrpcOptions::default(), &runtime).unwrap();
-    XdsClient::start(&bootstrap(), XdsOptions::default(), Arc::new(transport), &runtime, &CancellationToken::new())
+    let (transport, tasks, cancel) = (Arc::new(transport), TaskTracker::new(), CancellationToken::new());
+    XdsClient::start(&bootstrap(), XdsOptions::default(), transport, &runtime, &tasks, &cancel)
 }
 
 /// How many endpoints an assignment has.

@@ -1,0 +1,113 @@
+//! The end of a mesh: what is told before it, what is left after it, and what its calls say.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use mesh_core::connect::ConnectivityState;
+use mesh_core::testing::{ControlPlane, Resources, cluster, listener, route, route_config};
+use mesh_core::{Bootstrap, Mesh};
+use mesh_tonic::MeshChannel;
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::Instant;
+use tonic::body::Body;
+use tower::ServiceExt;
+
+use crate::bootstrap::{insecure, listening, mesh_with};
+use crate::support::backend::Backend;
+use crate::support::client::{Client, assert_says, quick};
+use crate::support::relay::Relay;
+
+/// A runtime whose tasks stand still while nothing is waited for.
+fn process() -> Runtime {
+    Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+async fn mesh_of(control_plane: &ControlPlane) -> Mesh {
+    mesh_with(Bootstrap::from_json(&control_plane.bootstrap_json()).expect("a bootstrap")).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_a_call_says_the_control_plane_was_told_it_was_told_before_the_end() {
+    let bad = route().regex("[a").cluster("greeter");
+    let resources = Resources::new()
+        .with(listener("greeter").rds("greeter"))
+        .with(route_config("greeter").routes([bad]))
+        .with(cluster("greeter"));
+    let control_plane = ControlPlane::builder().listen("127.0.0.1:0").resources(resources).start().await.unwrap();
+    for round in 1..=50 {
+        let mesh = mesh_of(&control_plane).await;
+        let status = Client::new(&mesh, "xds:///greeter").hello().await.unwrap_err();
+        assert_says(&status, &["regex", "the control plane was told the same (NACK)"]);
+        mesh.shutdown().await;
+        let nacks = control_plane.requests().iter().filter(|request| request.is_nack()).count();
+        assert_eq!(nacks, round);
+    }
+}
+
+#[tokio::test]
+async fn a_control_plane_that_does_not_read_holds_the_end_up_for_a_second() {
+    let backend = Backend::start("a").await;
+    let control_plane = listening(&backend).await;
+    let relay = Relay::start(control_plane.addr()).await;
+    let mesh = mesh_with(insecure(&relay.address().to_string())).await;
+    Client::new(&mesh, "xds:///greeter").hello().await.unwrap();
+    relay.freeze();
+    let start = Instant::now();
+    mesh.shutdown().await;
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(2), "{took:?}");
+}
+
+#[test]
+fn nothing_is_left_of_a_mesh_that_was_shut_down() {
+    let servers = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let (backend, control_plane) = servers.block_on(async {
+        let backend = Backend::start("a").await;
+        let control_plane = listening(&backend).await;
+        (backend, control_plane)
+    });
+    let process = process();
+    let (mesh, _client) = process.block_on(async {
+        let mesh = mesh_of(&control_plane).await;
+        let client = Client::new(&mesh, "xds:///greeter");
+        client.hello().await.unwrap();
+        mesh.shutdown().await;
+        (mesh, client)
+    });
+    assert_eq!(process.metrics().num_alive_tasks(), 0);
+    let status = mesh.status();
+    let asked = status.control_plane.expect("it has one");
+    assert!(!asked.connected && asked.summary.ends_with("is not asked any more: the mesh was shut down"));
+    assert!(status.resources.is_empty());
+    assert!(status.targets.iter().all(|target| target.connectivity == ConnectivityState::Shutdown));
+    assert_eq!(status.targets.len(), 1);
+    servers.block_on(async {
+        backend.wait_for_connections(0).await;
+        control_plane.wait_for_connections(0).await;
+    });
+}
+
+#[tokio::test]
+async fn a_call_that_is_cut_off_says_that_the_mesh_was_shut_down() {
+    let backend = Backend::start("a").await;
+    backend.hold();
+    let mesh = quick().drain_timeout(Duration::from_millis(20)).build().await.unwrap();
+    let channel = MeshChannel::new(&mesh, &format!("static:///{}", backend.address())).unwrap();
+    let message = Body::new(Full::from(Bytes::from_static(&[0; 5])));
+    let request =
+        Request::post("/helloworld.Greeter/SayHello").header("content-type", "application/grpc").body(message);
+    let held = tokio::spawn(channel.oneshot(request.unwrap()));
+    backend.wait_for_in_flight(1).await;
+    mesh.shutdown().await;
+    let error = held.await.unwrap().map(drop).unwrap_err();
+    let error = error.mesh_error();
+    assert!(error.is_shutdown() && error.request_sent(), "{error:?}");
+    assert_eq!(error.endpoint(), Some(&*backend.address().to_string()));
+    let text = error.report();
+    assert!(
+        text.starts_with("call cut off: the mesh was shut down [") && text.contains("raise `drain_timeout`"),
+        "{text}"
+    );
+}
