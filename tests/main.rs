@@ -26,6 +26,7 @@ mod peers;
 mod pick_first;
 mod policies;
 mod rate_limiting;
+mod readiness;
 mod retry;
 mod route_actions;
 mod routing;

@@ -41,6 +41,11 @@ impl Dns {
         *self.answer.lock() = answer;
     }
 
+    /// How many queries came.
+    pub(crate) fn asked(&self) -> u64 {
+        self.queries.get()
+    }
+
     /// Waits for so many queries more: those on the way were answered with what was there before.
     pub(crate) async fn asked_again(&self, times: u64) {
         let before = self.queries.get();

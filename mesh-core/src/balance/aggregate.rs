@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::balancer::Balancer;
@@ -32,7 +32,6 @@ pub(crate) struct Aggregate<C: Connect> {
     pub(crate) changed: Notify,
     /// Whether a call came since the housekeeping last looked.
     used: AtomicBool,
-    connectivity: watch::Sender<ConnectivityState>,
     me: Weak<Self>,
     state: Mutex<State<C>>,
 }
@@ -64,7 +63,6 @@ impl<C: Connect> Aggregate<C> {
             balancer: ArcSwap::new(balancer.clone()),
             changed: Notify::new(),
             used: AtomicBool::new(false),
-            connectivity: watch::Sender::new(ConnectivityState::Idle),
             me: me.clone(),
             state: Mutex::new(State { leaves, place: 0, priorities, active: false, quiet_since: None }),
         })
@@ -78,11 +76,6 @@ impl<C: Connect> Aggregate<C> {
     /// The leaf that takes the calls.
     pub(crate) fn balancer(&self) -> Arc<Balancer<C>> {
         self.balancer.load_full()
-    }
-
-    /// Its connectivity, as it changes.
-    pub(crate) fn connectivity(&self) -> watch::Receiver<ConnectivityState> {
-        self.connectivity.subscribe()
     }
 
     /// The leaves, in order.
@@ -170,9 +163,11 @@ impl<C: Connect> Aggregate<C> {
         if !Arc::ptr_eq(&self.balancer.load(), balancer) {
             self.balancer.store(balancer.clone());
             self.changed.notify_waiters();
+            // Its connectivity is now that of another leaf.
+            if let Some(registry) = self.registry.upgrade() {
+                registry.connectivity_changed();
+            }
         }
-        let connectivity = balancer.connectivity_now();
-        self.connectivity.send_if_modified(|known| std::mem::replace(known, connectivity) != connectivity);
     }
 
     /// Keeps the leaves above the one in use connected as long as calls come, so that it is known when one returns, and

@@ -12,7 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -55,7 +55,6 @@ pub(crate) struct Balancer<C: Connect> {
     me: Weak<Self>,
     /// That of [`State`], for those who must not wait for its lock.
     connectivity_now: Mutex<ConnectivityState>,
-    connectivity: OnceLock<watch::Sender<ConnectivityState>>,
     /// Made when the first endpoint is an outlier.
     ejections: OnceLock<Box<EjectionCounts>>,
     sessions: OnceLock<Sessions<C>>,
@@ -116,7 +115,6 @@ impl<C: Connect> Balancer<C> {
             changed: Notify::new(),
             me: me.clone(),
             connectivity_now: Mutex::new(ConnectivityState::Idle),
-            connectivity: OnceLock::new(),
             ejections: OnceLock::new(),
             sessions: OnceLock::new(),
             state: Mutex::new(state),
@@ -275,8 +273,8 @@ impl<C: Connect> Balancer<C> {
             tell();
         }
         self.changed.notify_waiters();
-        if let Some(watch) = self.connectivity.get() {
-            watch.send_if_modified(|known| std::mem::replace(known, outlook.state) != outlook.state);
+        if let Some(registry) = self.registry.upgrade().filter(|_| news) {
+            registry.connectivity_changed();
         }
     }
 
@@ -414,12 +412,6 @@ impl<C: Connect> Balancer<C> {
         let made = Arc::new(Summary::new(&state.statuses(), now));
         state.summary = Some(made.clone());
         made
-    }
-
-    /// The state of the cluster, as it changes.
-    pub(crate) fn connectivity(&self) -> watch::Receiver<ConnectivityState> {
-        let state = self.state.lock();
-        self.connectivity.get_or_init(|| watch::Sender::new(state.connectivity)).subscribe()
     }
 }
 

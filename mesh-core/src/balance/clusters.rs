@@ -40,6 +40,8 @@ pub(crate) struct Registry<C: Connect> {
     /// Clusters whose entry belongs to others, while they are in use.
     held: Mutex<Vec<Arc<Balancer<C>>>>,
     pub(crate) leaving: Arc<Leaving<C::Connection>>,
+    /// Counts the changes of all clusters' connectivity.
+    connectivity: watch::Sender<u64>,
     /// Where tasks run; found at the first use, and with it the housekeeping starts.
     runtime: Mutex<Option<Handle>>,
     me: Weak<Self>,
@@ -62,6 +64,7 @@ impl<C: Connect> Clusters<C> {
             aggregates: Mutex::default(),
             held: Mutex::default(),
             leaving: Arc::default(),
+            connectivity: watch::Sender::new(0),
             runtime: Mutex::new(None),
             me: me.clone(),
         });
@@ -127,12 +130,17 @@ impl<C: Connect> Clusters<C> {
         }
     }
 
-    /// The connectivity state of the entry's cluster, as it changes; `None` if the cluster cannot be used.
-    pub(crate) fn connectivity(&self, entry: &ClusterEntry) -> Option<watch::Receiver<ConnectivityState>> {
+    /// The connectivity state of the entry's cluster at this moment; `None` if the cluster cannot be used.
+    pub(crate) fn connectivity(&self, entry: &ClusterEntry) -> Option<ConnectivityState> {
         match entry.leaves {
-            Some(_) => Some(self.aggregate(entry).ok()?.connectivity()),
-            None => Some(self.balancer(entry).ok()?.connectivity()),
+            Some(_) => Some(self.aggregate(entry).ok()?.balancer().connectivity_now()),
+            None => Some(self.balancer(entry).ok()?.connectivity_now()),
         }
+    }
+
+    /// Told of every change of any cluster's connectivity; it counts them.
+    pub(crate) fn connectivity_changes(&self) -> watch::Receiver<u64> {
+        self.0.connectivity.subscribe()
     }
 
     pub(crate) fn options(&self) -> &BalanceOptions {
@@ -210,6 +218,11 @@ impl<C: Connect> Registry<C> {
         aggregates.retain(|_, known| known.strong_count() > 0);
         aggregates.insert(key.clone(), Arc::downgrade(&aggregate));
         aggregate
+    }
+
+    /// The connectivity of a cluster changed.
+    pub(crate) fn connectivity_changed(&self) {
+        self.connectivity.send_modify(|changes| *changes += 1);
     }
 
     pub(crate) fn weak(&self) -> Weak<Self> {

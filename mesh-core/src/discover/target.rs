@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::connectivity::{Readiness, is_ready, taking_calls};
 use super::current::Current;
 use crate::call;
 use crate::connect::ConnectivityState;
@@ -71,6 +72,8 @@ struct Shared {
     facts: Facts,
     snapshot: Current<Snapshot>,
     connectivity: watch::Sender<ConnectivityState>,
+    /// Whether no call would have to wait.
+    ready: watch::Sender<bool>,
     waiting_for: Mutex<Option<String>>,
     pending: AtomicU32,
     closed: CancellationToken,
@@ -85,6 +88,7 @@ impl Target {
             facts,
             snapshot: Current::empty(),
             connectivity: watch::Sender::new(ConnectivityState::Idle),
+            ready: watch::Sender::new(false),
             waiting_for: Mutex::new(None),
             pending: AtomicU32::new(0),
             closed: mesh.clone(),
@@ -108,17 +112,18 @@ impl Target {
         self.shared.facts.authority.as_str()
     }
 
-    /// The connectivity of the target's clusters, now and whenever it changes.
+    /// The connectivity of the target's clusters, now and whenever it changes: READY if any of them is, as gRPC takes them
+    /// together. Whether all are is the question of [`ready`](Self::ready).
     pub fn connectivity(&self) -> watch::Receiver<ConnectivityState> {
         self.shared.connectivity.subscribe()
     }
 
-    /// Resolves when a call would not have to wait: the configuration is there, and an endpoint is connected or the
-    /// clusters connect at their first call.
+    /// Resolves when no call would have to wait: the configuration is there, and each cluster that routes send calls to has
+    /// an endpoint that is connected, or connects at its first call.
     ///
     /// # Errors
     ///
-    /// After the mesh's `max_wait` (20 s), with what is missing; when the configuration cannot be used; when the
+    /// After the mesh's `max_wait` (20 s), with what a cluster lacks; when the configuration cannot be used; when the
     /// mesh is shut down.
     pub async fn ready(&self) -> Result<(), Error> {
         let since = Instant::now();
@@ -127,25 +132,20 @@ impl Target {
         if let Err(problem) = &snapshot.routing {
             return Err(self.explain(problem.to_error()));
         }
-        let mut connectivity = self.connectivity();
-        let connected =
-            connectivity.wait_for(|state| matches!(state, ConnectivityState::Ready | ConnectivityState::Idle));
+        let mut ready = self.shared.ready.subscribe();
         tokio::select! {
-            _ = connected => Ok(()),
+            _ = ready.wait_for(|ready| *ready) => Ok(()),
             () = self.shared.closed.cancelled() => Err(self.explain(shut_down())),
             () = tokio::time::sleep_until(limit) => Err(self.explain(self.not_ready(since))),
         }
     }
 
-    /// What the first cluster lacks; the others are not ready either.
+    /// What the first cluster lacks that is not ready.
     fn not_ready(&self, since: Instant) -> Error {
-        let snapshot = self.snapshot();
-        let first = snapshot.as_ref().and_then(|snapshot| {
-            let table = snapshot.routing.as_ref().ok()?;
-            table.weighted().iter().find_map(|place| snapshot.clusters.get(*place))
-        });
-        match first {
-            Some(cluster) => self.shared.facts.clusters.not_ready(cluster, since.elapsed()),
+        let (snapshot, clusters) = (self.snapshot(), &self.shared.facts.clusters);
+        let mut taking_calls = snapshot.as_ref().and_then(|snapshot| taking_calls(snapshot)).into_iter().flatten();
+        match taking_calls.find(|entry| !is_ready(clusters.state(entry))) {
+            Some(cluster) => clusters.not_ready(cluster, since.elapsed()),
             None => self.no_snapshot(false),
         }
     }
@@ -277,9 +277,10 @@ impl Source {
     }
 
     /// Says how well the target's clusters are connected.
-    pub(crate) fn connectivity(&self, state: ConnectivityState) {
+    pub(super) fn readiness(&self, now: Readiness) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.connectivity.send_if_modified(|current| std::mem::replace(current, state) != state);
+            shared.connectivity.send_if_modified(|known| std::mem::replace(known, now.state) != now.state);
+            shared.ready.send_if_modified(|known| std::mem::replace(known, now.complete) != now.complete);
         }
     }
 
@@ -288,6 +289,7 @@ impl Source {
         if let Some(shared) = self.shared.upgrade() {
             shared.snapshot.clear();
             shared.connectivity.send_replace(ConnectivityState::Shutdown);
+            shared.ready.send_replace(false);
         }
     }
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::dns::NameSubscriber;
 use super::{Source, connectivity};
 use crate::resource::cluster::DnsName;
+use crate::snapshot::PrepareClusters;
 use crate::snapshot::demand::Demand;
 use crate::snapshot::dependencies::{Dependencies, Resolved, Step, View};
-use crate::snapshot::{PrepareClusters, Snapshot};
 use crate::xds::resource_type::ResourceType;
 use crate::xds::{Change, ResourceState, Subscriber};
 
@@ -27,7 +27,7 @@ pub(crate) async fn follow(
     mut dependencies: Dependencies,
     clusters: Arc<dyn PrepareClusters>,
 ) {
-    let mut connectivity = connectivity::Aggregate::default();
+    let mut connectivity = connectivity::Aggregate::new(clusters.clone());
     let demand = dependencies.demand().cloned();
     subscriptions.watch(&dependencies);
     // Another target may have brought everything already.
@@ -35,18 +35,13 @@ pub(crate) async fn follow(
     let mut step = dependencies.handle_changes(&known, &subscriptions);
     loop {
         take(step, &source, &mut subscriptions, &dependencies, &*clusters, &mut connectivity);
-        step = loop {
-            tokio::select! {
-                biased;
-                () = source.dropped() => return source.close(),
-                news = subscriptions.changed() => break match news {
-                    News::Resources(changes) => dependencies.handle_changes(&changes, &subscriptions),
-                    #[cfg(feature = "dns")]
-                    News::Names(names) => dependencies.handle_resolved(&names, &subscriptions),
-                },
-                names = asked(&demand) => break dependencies.handle_demand(names, &subscriptions),
-                state = connectivity.changed() => source.connectivity(state),
-            }
+        let news = connectivity.shown_until(&source, subscriptions.changed(&demand)).await;
+        step = match news {
+            Some(News::Resources(changes)) => dependencies.handle_changes(&changes, &subscriptions),
+            #[cfg(feature = "dns")]
+            Some(News::Names(names)) => dependencies.handle_resolved(&names, &subscriptions),
+            Some(News::Demand(names)) => dependencies.handle_demand(names, &subscriptions),
+            None => return source.close(),
         };
     }
 }
@@ -65,7 +60,7 @@ fn take(
         subscriptions.watch(dependencies);
     }
     if let Some(snapshot) = publish {
-        publish_snapshot(snapshot, source, clusters, connectivity);
+        connectivity.publish(snapshot, source);
     }
     if let Some((demanded, demand)) = demanded.zip(dependencies.demand()) {
         clusters.attach(&demanded);
@@ -85,23 +80,10 @@ async fn asked(demand: &Option<Arc<Demand>>) -> Vec<Arc<str>> {
     }
 }
 
-/// Puts a snapshot in force, with the clusters it sends calls to on their way to be connected.
-pub(super) fn publish_snapshot(
-    snapshot: Arc<Snapshot>,
-    source: &Source,
-    clusters: &dyn PrepareClusters,
-    connectivity: &mut connectivity::Aggregate,
-) {
-    // Before the calls come: a cluster's running state must see its new endpoints first.
-    clusters.attach(&snapshot.clusters);
-    connectivity.follow(&snapshot, clusters);
-    source.connectivity(connectivity.state());
-    source.publish(snapshot);
-}
-
-/// What changed of that to which a target subscribes.
+/// What changed of that to which a target subscribes, or is to.
 enum News {
     Resources(Vec<Change>),
+    Demand(Vec<Arc<str>>),
     #[cfg(feature = "dns")]
     Names(Vec<DnsName>),
 }
@@ -114,14 +96,16 @@ impl Subscriptions {
         self.names.watch(&watched.names);
     }
 
-    async fn changed(&mut self) -> News {
+    async fn changed(&mut self, demand: &Option<Arc<Demand>>) -> News {
         #[cfg(feature = "dns")]
-        return tokio::select! {
-            changes = self.resources.changed() => News::Resources(changes),
-            names = self.names.changed() => News::Names(names),
-        };
+        let names = async { News::Names(self.names.changed().await) };
         #[cfg(not(feature = "dns"))]
-        return News::Resources(self.resources.changed().await);
+        let names = std::future::pending();
+        tokio::select! {
+            changes = self.resources.changed() => News::Resources(changes),
+            news = names => news,
+            names = asked(demand) => News::Demand(names),
+        }
     }
 }
 

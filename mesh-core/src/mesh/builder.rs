@@ -55,6 +55,8 @@ pub struct MeshBuilder {
     #[cfg(feature = "retry")]
     retry: RetryLayer,
     connections: Http2Options,
+    #[cfg(feature = "dns")]
+    dns_interval: Duration,
     drain_timeout: Duration,
 }
 
@@ -74,6 +76,8 @@ impl Default for MeshBuilder {
             #[cfg(feature = "retry")]
             retry: RetryLayer::default(),
             connections: Http2Options::default(),
+            #[cfg(feature = "dns")]
+            dns_interval: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(10),
         }
     }
@@ -240,6 +244,14 @@ impl MeshBuilder {
         self
     }
 
+    /// How long after a `dns:` target's name was asked for it is asked for again when none of its addresses can be reached,
+    /// if its records are valid for longer. Default 30 s, as in gRPC.
+    #[cfg(feature = "dns")]
+    pub fn dns_reresolution_interval(mut self, interval: Duration) -> Self {
+        self.dns_interval = bounded(interval);
+        self
+    }
+
     /// How long [`Mesh::shutdown`] waits for calls in flight. Default 10 s.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = bounded(timeout);
@@ -289,6 +301,8 @@ impl MeshBuilder {
             _cancel_on_drop: cancel.clone().drop_guard(),
             closed,
             cancel,
+            #[cfg(feature = "dns")]
+            dns_interval: self.dns_interval,
             xds,
             clusters,
             #[cfg(feature = "filter")]

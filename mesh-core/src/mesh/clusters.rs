@@ -15,10 +15,16 @@ impl<C: Connect> PrepareClusters for Clusters<C> {
         entries.iter().for_each(|entry| Clusters::attach(self, entry));
     }
 
-    fn prepare(&self, entry: &Arc<ClusterEntry>) -> watch::Receiver<ConnectivityState> {
+    fn prepare(&self, entry: &Arc<ClusterEntry>) {
         Clusters::prepare(self, entry);
-        // A cluster that cannot be used has no state that could change.
-        self.connectivity(entry).unwrap_or_else(|| watch::Sender::new(ConnectivityState::TransientFailure).subscribe())
+    }
+
+    fn state(&self, entry: &ClusterEntry) -> ConnectivityState {
+        self.connectivity(entry).unwrap_or(ConnectivityState::TransientFailure)
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.connectivity_changes()
     }
 
     fn not_ready(&self, entry: &ClusterEntry, waited: Duration) -> Error {

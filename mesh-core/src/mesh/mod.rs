@@ -76,6 +76,8 @@ struct Inner {
     retry: RetryLayer,
     #[cfg(feature = "cluster")]
     cluster: ClusterLayer,
+    #[cfg(feature = "dns")]
+    dns_interval: Duration,
     bootstrap: Option<Bootstrap>,
     snapshots: HashMap<String, Arc<Snapshot>>,
     targets: Mutex<HashMap<TargetKey, discover::WeakTarget>>,
@@ -146,6 +148,7 @@ impl Mesh {
                     server: *server,
                     host: host.clone(),
                     port: *port,
+                    reresolution_interval: inner.dns_interval,
                 };
                 self.spawn(discover::follow_dns(source, name, clusters));
                 Ok(target)

@@ -131,7 +131,13 @@ pub(crate) trait PrepareClusters: Send + Sync {
     fn attach(&self, entries: &[Arc<ClusterEntry>]);
 
     /// Starts to connect a cluster that calls will go to.
-    fn prepare(&self, entry: &Arc<ClusterEntry>) -> watch::Receiver<ConnectivityState>;
+    fn prepare(&self, entry: &Arc<ClusterEntry>);
+
+    /// How a cluster is connected at this moment.
+    fn state(&self, entry: &ClusterEntry) -> ConnectivityState;
+
+    /// Told of every change of any cluster's state; it counts them.
+    fn changes(&self) -> watch::Receiver<u64>;
 
     /// Why a cluster has no ready endpoint after a wait.
     fn not_ready(&self, entry: &ClusterEntry, waited: Duration) -> Error;

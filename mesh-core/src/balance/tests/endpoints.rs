@@ -306,7 +306,7 @@ async fn an_idle_cluster_closes_and_the_next_call_opens_it() {
     assert_eq!(mesh.network.open(1).len(), 1);
     seconds(32.0).await;
     assert_eq!(mesh.network.open(1).len(), 0);
-    assert_eq!(*mesh.clusters.connectivity(&entry).unwrap().borrow(), ConnectivityState::Idle);
+    assert_eq!(mesh.clusters.connectivity(&entry), Some(ConnectivityState::Idle));
     mesh.call(&entry).await.unwrap();
     assert_eq!(mesh.network.attempts(1), 2);
 }
@@ -329,19 +329,24 @@ async fn shutdown_closes_connections_and_fails_calls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_watch_follows_the_cluster() {
+async fn every_change_of_a_clusters_connectivity_is_told() {
     let mesh = Mesh::new();
     let entry = cluster(&[1]);
-    let mut watch = mesh.clusters.connectivity(&entry).unwrap();
-    assert_eq!(*watch.borrow_and_update(), ConnectivityState::Idle);
+    let mut changes = mesh.clusters.connectivity_changes();
+    let mut told = || {
+        let news = changes.has_changed().unwrap();
+        changes.mark_unchanged();
+        (news, mesh.clusters.connectivity(&entry).unwrap())
+    };
+    assert_eq!(told(), (false, ConnectivityState::Idle));
     mesh.clusters.prepare(&entry);
-    assert_eq!(*watch.borrow_and_update(), ConnectivityState::Connecting);
-    watch.changed().await.unwrap();
-    assert_eq!(*watch.borrow_and_update(), ConnectivityState::Ready);
+    assert_eq!(told(), (true, ConnectivityState::Connecting));
+    settle().await;
+    assert_eq!(told(), (true, ConnectivityState::Ready));
     mesh.network.reach(1, Reach::Refuses);
     mesh.network.cut(1);
     settle().await;
-    assert_eq!(*watch.borrow_and_update(), ConnectivityState::TransientFailure);
+    assert_eq!(told(), (true, ConnectivityState::TransientFailure));
 }
 
 #[tokio::test(start_paused = true)]

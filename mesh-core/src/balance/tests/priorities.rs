@@ -92,6 +92,6 @@ async fn endpoints_of_a_priority_that_is_not_in_use_do_not_rebuild_the_picker_on
     seconds(1.0).await;
     assert!(lower.iter().all(|number| mesh.network.open(*number).len() == 1));
     let balancer = mesh.clusters.balancer(&entry).unwrap();
-    assert_eq!(*balancer.connectivity().borrow(), ConnectivityState::Connecting);
+    assert_eq!(balancer.connectivity_now(), ConnectivityState::Connecting);
     assert!(balancer.rebuilds() - before <= 10, "{} rebuilds", balancer.rebuilds() - before);
 }
