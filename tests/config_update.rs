@@ -85,6 +85,10 @@ async fn serves_on(held: &str, change: impl Fn(&Backend) -> Resources, mended: i
     };
     tokio::time::timeout(PATIENCE, is_held).await.expect("the status says it");
     assert_eq!(client.hello().await.expect("the old configuration serves"), "a");
+    // It goes on to change, and no call goes where no endpoint is any more.
+    let c = Backend::start("c").await;
+    control_plane.put(endpoints("greeter").endpoint(c.address()));
+    client.hello_until("c").await;
 
     control_plane.put_all(mended(&b));
     client.hello_until("b").await;
@@ -114,6 +118,19 @@ async fn older_routes_serve_on_while_the_listener_names_routes_that_are_rejected
         Resources::new().with(bad).with(listener("greeter").rds("other"))
     };
     serves_on("RouteConfiguration `other` was rejected", change, other_routes).await;
+}
+
+#[tokio::test]
+async fn older_routes_go_on_to_change_while_the_listener_names_routes_that_never_come() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let control_plane = serving(&a);
+    let mesh = quick_mesh(&control_plane).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    client.hello_until("a").await;
+    control_plane.put(listener("greeter").rds("other"));
+    control_plane.wait_for(|request| request.asks_for(type_url::ROUTE_CONFIGURATION, "other")).await;
+    control_plane.put_all(cluster_at("second", &b).with(route_config("greeter").routes([route().cluster("second")])));
+    client.hello_until("b").await;
 }
 
 #[tokio::test]

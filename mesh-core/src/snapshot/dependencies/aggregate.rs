@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use indexmap::IndexSet;
 
+use super::Dependencies;
 use super::view::{Missing, View, read};
-use super::{Dependencies, Problem};
 use crate::resource::CLUSTER;
 use crate::resource::cluster::{Cluster, Discovery};
-use crate::snapshot::ClusterEntry;
+use crate::snapshot::{ClusterEntry, Problem};
 
 /// How deep aggregates may be nested, the first included (A37).
 const MAX_DEPTH: usize = 16;
@@ -34,7 +34,7 @@ impl Walk {
     pub(super) fn finish(self, name: &str) -> Result<Vec<Arc<ClusterEntry>>, Missing> {
         match self.awaits {
             Some(what) => Err(Missing::Pending(what)),
-            None if self.leaves.is_empty() => Err(Missing::Absent(no_leaf(name, self.skipped))),
+            None if self.leaves.is_empty() => Err(Missing::Behind(no_leaf(name, self.skipped))),
             None => Ok(self.leaves),
         }
     }

@@ -17,6 +17,13 @@ pub(super) struct Joined {
     pub(super) endpoints: Arc<Endpoints>,
 }
 
+impl Joined {
+    /// Whether these are the names.
+    pub(super) fn is_of(&self, names: &Arc<DnsEndpoints>) -> bool {
+        Arc::ptr_eq(&self.from, names)
+    }
+}
+
 /// The endpoints at the addresses of their names. A name that has none is passed over as long as another has.
 pub(super) fn join(
     from: &Arc<DnsEndpoints>,
@@ -35,7 +42,7 @@ pub(super) fn join(
             }
         });
     }
-    if let Some(known) = known.filter(|known| Arc::ptr_eq(&known.from, from) && known.addresses == addresses) {
+    if let Some(known) = known.filter(|known| known.is_of(from) && known.addresses == addresses) {
         return Ok(known);
     }
     let mut found = addresses.iter().cloned();

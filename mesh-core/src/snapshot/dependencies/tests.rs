@@ -2,12 +2,17 @@ use std::any::Any;
 use std::time::Duration;
 
 use super::*;
-use crate::resource::cluster::{AddressFamily, Balancing, EndpointPolicy, Resolution};
-use crate::resource::endpoints::{Address, Endpoint, LocalityEndpoints, Priority};
+use crate::resource::ROUTE_CONFIGURATION;
+use crate::resource::cluster::{
+    AddressFamily, Balancing, Cluster, Discovery, DnsEndpoints, EndpointPolicy, Resolution,
+};
+use crate::resource::endpoints::{Address, Endpoint, Endpoints, LocalityEndpoints, Priority};
+use crate::resource::listener::{Listener, RouteSource};
 use crate::resource::matcher::RouteMatch;
 use crate::resource::route::{ClusterWeight, Forward, Route, RouteAction};
-use crate::resource::route_config::VirtualHost;
-use crate::xds::ResourceState;
+use crate::resource::route_config::{RouteConfiguration, VirtualHost};
+use crate::xds::resource_type::ResourceType;
+use crate::xds::{ResourceState, Verdict};
 
 /// The store as a target sees it.
 #[derive(Default)]
@@ -83,12 +88,16 @@ impl Target {
     }
 
     fn routes_of(&mut self, domain: &str, clusters: &[&str]) -> bool {
+        self.routes_named("routes", domain, clusters)
+    }
+
+    fn routes_named(&mut self, name: &str, domain: &str, clusters: &[&str]) -> bool {
         let weights = clusters.iter().map(|name| ClusterWeight::new(*name, 1)).collect();
         let action = RouteAction::Forward(Forward::weighted(weights).expect("weights"));
         let route = Route::new("any", action);
         let host = Arc::new(VirtualHost::new("host", vec![(RouteMatch::prefix(""), route)]));
-        let routes = RouteConfiguration::new("routes", [([domain], host)]).expect("a domain");
-        self.put(&ROUTE_CONFIGURATION, "routes", Arc::new(routes))
+        let routes = RouteConfiguration::new(name, [([domain], host)]).expect("a domain");
+        self.put(&ROUTE_CONFIGURATION, name, Arc::new(routes))
     }
 
     fn cluster(&mut self, name: &str, eds_service_name: Option<&str>) -> bool {
@@ -321,9 +330,11 @@ fn the_same_values_again_publish_nothing() {
 fn a_cluster_that_asks_eds_for_another_name_leaves_the_old_one() {
     let mut target = Target::serving(&["a"]);
     assert!(!target.cluster("a", Some("new")));
-    assert_eq!(target.watched(|watched| &watched.endpoints), ["new"]);
+    assert_eq!(target.watched(|watched| &watched.endpoints), ["a", "new"]);
     assert_eq!(target.in_force(), "a", "the old endpoints serve on");
+    assert!(target.endpoints("a"), "as they are by now");
     assert!(target.endpoints("new"));
+    assert_eq!(target.watched(|watched| &watched.endpoints), ["new"]);
     assert!(!target.endpoints("a"), "what has the old name is no news");
 }
 
@@ -334,6 +345,8 @@ fn endpoints_that_are_named_anew_and_cannot_be_had_leave_the_old_ones_in_force()
     assert!(!target.missing(&ENDPOINTS, "ghost"));
     assert_eq!(target.in_force(), "a");
     let held = "the configuration in force stays: ClusterLoadAssignment `ghost` does not exist";
+    assert_eq!(target.waiting_for.as_deref(), Some(held));
+    assert!(target.endpoints("a"), "they go on to change");
     assert_eq!(target.waiting_for.as_deref(), Some(held));
     assert!(target.endpoints("ghost"));
     assert_eq!((target.in_force(), &target.waiting_for), ("a".into(), &None));
@@ -363,6 +376,61 @@ fn routes_that_are_named_anew_and_cannot_be_had_leave_the_old_ones_in_force() {
     assert_eq!((target.in_force(), &target.waiting_for), ("a".into(), &None));
     assert!(target.missing(&ROUTE_CONFIGURATION, "routes"), "what is in use and is taken away is gone");
     assert_eq!(target.in_force(), "RouteConfiguration `routes` does not exist");
+}
+
+#[test]
+fn routes_in_force_go_on_to_change_while_others_are_awaited() {
+    let mut target = Target::serving(&["a"]);
+    let watched = |target: &Target| target.watched(|watched| &watched.routes);
+    target.listener_to("other");
+    assert_eq!(watched(&target), ["other", "routes"]);
+    assert!(!target.routes(&["b"]));
+    assert!(target.leaf("b"));
+    assert_eq!(target.in_force(), "b");
+    target.missing(&ROUTE_CONFIGURATION, "other");
+    assert!(target.routes(&["a", "b"]) | target.leaf("a"));
+    assert_eq!(target.in_force(), "a b");
+    // What they name is there, but for a cluster.
+    assert!(!target.routes_named("other", "*", &["c"]));
+    assert!(target.routes(&["a"]));
+    assert_eq!(target.watched(|watched| &watched.clusters), ["c", "a"]);
+    assert!(target.leaf("c"));
+    assert_eq!((target.in_force(), watched(&target)), ("c".into(), vec!["other".to_owned()]));
+    assert_eq!(target.watched(|watched| &watched.clusters), ["c"]);
+    assert!(!target.routes(&["b"]), "the older ones are no news");
+}
+
+#[test]
+fn routes_that_a_listener_took_away_do_not_return_by_themselves() {
+    let mut target = Target::serving(&["a"]);
+    assert!(target.missing(&LISTENER, "svc"));
+    assert_eq!(target.in_force(), "Listener `svc` does not exist");
+    assert!(!target.listener_to("other"));
+    assert!(!target.routes(&["a"]));
+    assert_eq!(target.in_force(), "Listener `svc` does not exist");
+    assert_eq!(target.waiting_for.as_deref(), Some("RouteConfiguration `other`"));
+    assert!(target.routes_named("other", "*", &["a"]) | target.leaf("a"));
+    assert_eq!(target.in_force(), "a");
+}
+
+#[test]
+fn a_cluster_that_becomes_an_aggregate_without_leaves_serves_on() {
+    let mut target = Target::serving(&["a"]);
+    target.aggregate("a", &["ghost"]);
+    assert!(!target.missing(&CLUSTER, "ghost"));
+    assert_eq!(target.in_force(), "a");
+    let held =
+        "the configuration in force stays: aggregate cluster `a` has no usable cluster: Cluster `ghost` does not exist";
+    assert_eq!(target.waiting_for.as_deref(), Some(held));
+    assert!(target.endpoints("a"), "its endpoints go on to change");
+    assert!(target.leaf("ghost"));
+    assert_eq!((target.in_force(), &target.waiting_for), ("a(ghost)".into(), &None));
+    assert_eq!(target.watched(|watched| &watched.endpoints), ["ghost"]);
+    // And back again.
+    assert!(!target.cluster("a", Some("new")));
+    assert!(target.endpoints("ghost"), "the leaf in use is still followed");
+    assert!(target.endpoints("new"));
+    assert_eq!((target.in_force(), target.watched(|watched| &watched.clusters)), ("a".into(), vec!["a".to_owned()]));
 }
 
 #[test]
@@ -544,8 +612,14 @@ fn names_are_left_with_their_cluster() {
     let names = |target: &Target| -> Vec<String> {
         target.dependencies.watched().names.iter().map(|name| name.host.to_string()).collect()
     };
-    assert_eq!(names(&target), ["b.test", "c.test"]);
+    assert_eq!(names(&target), ["a.test", "b.test", "c.test"]);
     assert_eq!(target.addresses(), "10.0.0.1:80 10.0.0.2:80", "until the new name has an answer");
+    assert!(target.answered("a.test", &["10.0.0.4"]));
+    assert_eq!(target.addresses(), "10.0.0.4:80 10.0.0.2:80");
+    assert!(!target.answered("a.test", &["10.0.0.4"]), "the same answer is no news");
+    assert!(target.answered("c.test", &["10.0.0.3"]));
+    assert_eq!(target.addresses(), "10.0.0.2:80 10.0.0.3:80");
+    assert_eq!(names(&target), ["c.test", "b.test"]);
     target.leaf("a");
     assert!(names(&target).is_empty());
     assert_eq!(target.in_force(), "a");

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use indexmap::IndexSet;
 
-use super::Problem;
 use crate::resource::cluster::DnsName;
 use crate::resource::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION};
+use crate::snapshot::Problem;
 use crate::xds::resource_type::ResourceType;
 use crate::xds::{ResourceState, Subscriber, Verdict};
 
