@@ -30,6 +30,7 @@ mod readiness;
 mod retry;
 mod route_actions;
 mod routing;
+mod server;
 mod sessions;
 mod shutdown;
 mod storm;

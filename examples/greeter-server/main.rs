@@ -1,15 +1,17 @@
-//! A greeter: a plain tonic server, with nothing of mesh in it.
+//! A greeter: a tonic service, served by the mesh.
 
 use std::net::SocketAddr;
 
 use clap::Parser;
+use mesh_core::Mesh;
 use mesh_examples::helloworld::greeter_server::{Greeter, GreeterServer};
 use mesh_examples::helloworld::{HelloReply, HelloRequest};
+use mesh_tonic::MeshServer;
 use tokio::net::TcpListener;
-use tonic::transport::server::{Server, TcpIncoming};
+use tokio::signal::unix::{SignalKind, signal};
 use tonic::{Request, Response, Status};
 
-/// Greets, until ctrl-c. The first line on standard output is the address that it listens on.
+/// Greets, until ctrl-c or SIGTERM. The first line on standard output is the address that it listens on.
 #[derive(Debug, Parser)]
 struct Args {
     /// Where to listen; port 0 lets the system choose.
@@ -37,9 +39,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args = Args::parse();
     let listener = TcpListener::bind(args.listen).await?;
     println!("{}", listener.local_addr()?);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let interrupted = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
+    let mesh = Mesh::builder().build().await?;
     let greeter = GreeterServer::new(Instance { name: args.name });
-    Server::builder().add_service(greeter).serve_with_incoming_shutdown(incoming, interrupted).await?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let told_to_stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+    };
+    MeshServer::new(&mesh).add_service(greeter).serve_with_shutdown(listener, told_to_stop).await?;
     Ok(())
 }

@@ -25,7 +25,7 @@
 //! # Features
 //!
 //! `discover`, `route`, `timeout`, `filter`, `mirror`, `retry`, `cluster`, `balance` and, for servers, `deadline`, a layer
-//! each (a `Mesh` takes `discover`, `route` and `balance`); `dns` for `dns:` targets and clusters found by DNS; `tls`, with
+//! each (a `Mesh` takes `discover`, `route` and `balance`); `server` for [`Mesh::server`]; `dns` for `dns:` targets and clusters found by DNS; `tls`, with
 //! `aws-lc` or `ring`, for the control plane's credentials; `testing`. All but `ring` and `testing` are on by default.
 
 mod backoff;
@@ -57,6 +57,8 @@ mod resource;
 pub mod retry;
 #[cfg(feature = "route")]
 pub mod route;
+#[cfg(feature = "server")]
+pub mod server;
 mod snapshot;
 #[cfg(all(feature = "discover", feature = "route", feature = "balance"))]
 pub mod stack;
@@ -77,6 +79,8 @@ pub use mesh::{
     ClusterStatus, ControlPlaneStatus, EjectionCount, EjectionStatus, EndpointStatus, IgnoredField, LeafStatus, Mesh,
     MeshBuilder, MeshStatus, ResourceStatus, Setting, SettingScope, TargetStatus,
 };
+#[cfg(all(feature = "discover", feature = "route", feature = "balance", feature = "server"))]
+pub use mesh::{ServerBuilder, ServerStatus};
 pub use origin::Origin;
 pub use profile::Profile;
 pub use resource::endpoints::Address;

@@ -26,10 +26,14 @@ mod classify;
 mod deadline;
 mod grpc;
 mod retry;
+#[cfg(feature = "server")]
+mod server;
 mod status;
 
 pub use body::ResponseBody;
 pub use channel::{MeshChannel, MeshChannelBuilder, ResponseFuture};
 pub use deadline::{encode_timeout, server_context, timeout};
 pub use grpc::Grpc;
+#[cfg(feature = "server")]
+pub use server::MeshServer;
 pub use status::Error;

@@ -135,6 +135,11 @@ impl Backend {
         running.server.await.expect("the server does not panic");
     }
 
+    /// The same greeter, for another server to serve.
+    pub(crate) fn service(&self) -> GreeterServer<impl Greeter> {
+        GreeterServer::new(Instance { state: self.state.clone() })
+    }
+
     fn serve(&mut self, listener: TcpListener) {
         let kill = watch::Sender::new(());
         let (drain, drained) = oneshot::channel::<()>();

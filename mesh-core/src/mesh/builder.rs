@@ -314,6 +314,8 @@ impl MeshBuilder {
             bootstrap,
             snapshots: self.snapshots,
             targets: Default::default(),
+            #[cfg(feature = "server")]
+            servers: Default::default(),
             profile,
             max_wait,
             max_pending,

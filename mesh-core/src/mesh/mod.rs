@@ -37,10 +37,14 @@ use crate::xds::{StreamState, XdsClient};
 mod builder;
 mod clusters;
 mod in_force;
+#[cfg(feature = "server")]
+mod server;
 mod status;
 
 pub use builder::MeshBuilder;
 pub use in_force::{Setting, SettingScope};
+#[cfg(feature = "server")]
+pub use server::{ServerBuilder, ServerStatus};
 pub use status::{
     ClusterStatus, ControlPlaneStatus, EjectionCount, EjectionStatus, EndpointStatus, IgnoredField, LeafStatus,
     MeshStatus, ResourceStatus, TargetStatus,
@@ -81,6 +85,8 @@ struct Inner {
     bootstrap: Option<Bootstrap>,
     snapshots: HashMap<String, Arc<Snapshot>>,
     targets: Mutex<HashMap<TargetKey, discover::WeakTarget>>,
+    #[cfg(feature = "server")]
+    servers: server::Servers,
     profile: Sourced<Profile>,
     max_wait: Duration,
     max_pending: u32,

@@ -33,6 +33,9 @@ pub struct MeshStatus {
     /// What became of the copies of calls that routes mirror.
     #[cfg(feature = "mirror")]
     pub mirroring: crate::mirror::MirrorCounts,
+    /// The servers that run.
+    #[cfg(feature = "server")]
+    pub servers: Vec<super::ServerStatus>,
 }
 
 /// How it stands with the control plane.
@@ -225,6 +228,8 @@ impl Mesh {
             targets: self.targets().iter().map(|target| self.target_status(target)).collect(),
             #[cfg(feature = "mirror")]
             mirroring: self.inner.mirror.counts(),
+            #[cfg(feature = "server")]
+            servers: self.inner.servers.status(),
         }
     }
 

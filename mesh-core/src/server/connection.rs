@@ -1,0 +1,128 @@
+//! One connection, from its first byte to its end. It ends by itself, whatever its peer does.
+//!
+//! ```text
+//! handshake ─ began? ─▸ serving ─ told to drain, or old ─▸ draining ─ calls ended, or grace over ─▸ closed
+//!     └ no ─▸ closed         └ PINGs unanswered ─▸ closed       └ cut ─▸ closed
+//! ```
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tower_service::Service;
+
+use super::ServerOptions;
+use super::io::{Begun, Noticed};
+use super::request::{Calls, RequestBody};
+use super::state::Connected;
+use crate::error::BoxError;
+
+/// Streams that a peer opened and reset before they were looked at (rapid reset, CVE-2023-44487): with one more, the
+/// connection ends.
+const MAX_PENDING_RESETS: usize = 20;
+/// Streams that were reset here because the peer broke the protocol (RUSTSEC-2024-0003).
+const MAX_ERROR_RESETS: usize = 256;
+/// What no timer waits for.
+const NEVER: Duration = Duration::from_secs(3600 * 24 * 365);
+
+/// When a connection is over.
+#[derive(Clone, Debug)]
+pub(super) struct Ends {
+    /// It takes no new call, and ends with those it has, at most after `drain_grace`.
+    pub(super) drain: CancellationToken,
+    /// It ends at once.
+    pub(super) cut: CancellationToken,
+}
+
+/// Serves the calls of one connection until it is over.
+pub(super) async fn serve<I, S, R>(io: I, service: S, connected: Connected, options: Arc<ServerOptions>, ends: Ends)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<R>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    let (io, begun) = Noticed::new(io);
+    let calls = Calls::new(service, connected.state.clone());
+    let http2 = pin!(http2(&options).serve_connection(TokioIo::new(io), calls));
+    let drain = |connection: Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
+    let why = drive(http2, drain, begun, &options, &ends).await;
+    let peer = connected.state.info.peer_address;
+    tracing::debug!(%peer, why, "a connection ended");
+}
+
+/// Polls `http2` through the stages of a connection; says why it is over.
+async fn drive<C, E>(
+    mut http2: Pin<&mut C>,
+    drain: impl Fn(Pin<&mut C>),
+    begun: Begun,
+    options: &ServerOptions,
+    ends: &Ends,
+) -> &'static str
+where
+    C: Future<Output = Result<(), E>>,
+{
+    let start = Instant::now();
+    let mut stage = Stage::Handshake;
+    let mut timer = pin!(sleep_until(start + options.handshake_timeout));
+    loop {
+        tokio::select! {
+            result = http2.as_mut() => return if result.is_ok() { "it was done" } else { "it was lost" },
+            () = ends.cut.cancelled() => return "it was cut",
+            () = ends.drain.cancelled(), if stage != Stage::Draining => {}
+            () = timer.as_mut() => match stage {
+                Stage::Draining => return "it did not end within the grace",
+                Stage::Handshake if begun.get() => {
+                    stage = Stage::Serving;
+                    timer.as_mut().reset(old_at(start, options.max_connection_age));
+                    continue;
+                }
+                Stage::Handshake => {}
+                Stage::Serving => {}
+            },
+        }
+        if !begun.get() {
+            return "its peer did not speak HTTP/2";
+        }
+        stage = Stage::Draining;
+        drain(http2.as_mut());
+        timer.as_mut().reset(Instant::now() + options.drain_grace);
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Handshake,
+    Serving,
+    Draining,
+}
+
+/// When a connection has its age, up to 10 % more or less so that they do not all leave at once (A9).
+fn old_at(start: Instant, age: Option<Duration>) -> Instant {
+    let age = age.map_or(NEVER, |age| age.mul_f64(0.9 + 0.2 * fastrand::f64()));
+    (start + age).max(Instant::now())
+}
+
+fn http2(options: &ServerOptions) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .max_concurrent_streams(options.max_concurrent_streams)
+        .max_header_list_size(options.max_header_list_size)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(MAX_ERROR_RESETS)
+        .keep_alive_interval(options.keepalive_interval)
+        .keep_alive_timeout(options.keepalive_timeout);
+    builder
+}

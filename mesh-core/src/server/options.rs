@@ -1,0 +1,105 @@
+//! What can be set about a server; every default is stated here.
+
+use std::time::Duration;
+
+use crate::backoff::bounded;
+use crate::http2::TcpConfig;
+
+/// The limits of a server, and how it ends.
+///
+/// ```
+/// use std::time::Duration;
+/// use mesh_core::server::ServerOptions;
+///
+/// let options = ServerOptions::new().max_connections(500).shutdown_timeout(Duration::from_secs(10));
+/// ```
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    pub(super) max_connections: usize,
+    pub(super) max_concurrent_streams: u32,
+    pub(super) max_header_list_size: u32,
+    pub(super) max_connection_age: Option<Duration>,
+    pub(super) drain_grace: Duration,
+    pub(super) handshake_timeout: Duration,
+    pub(super) keepalive_interval: Option<Duration>,
+    pub(super) keepalive_timeout: Duration,
+    pub(super) shutdown_timeout: Duration,
+    pub(super) tcp: TcpConfig,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            max_concurrent_streams: 1_000,
+            max_header_list_size: 16 * 1024,
+            max_connection_age: None,
+            drain_grace: Duration::from_secs(600),
+            handshake_timeout: Duration::from_secs(10),
+            keepalive_interval: Some(Duration::from_secs(60)),
+            keepalive_timeout: Duration::from_secs(20),
+            shutdown_timeout: Duration::from_secs(30),
+            tcp: TcpConfig::default(),
+        }
+    }
+}
+
+impl ServerOptions {
+    /// Options with every default.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Connections that are open at once; one more is closed without a byte, so that its client goes elsewhere at once.
+    /// Default 10,000.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = connections;
+        self
+    }
+
+    /// Calls that are open at once on one connection; the client is told, and waits with the next. Default 1,000.
+    pub fn max_concurrent_streams(mut self, streams: u32) -> Self {
+        self.max_concurrent_streams = streams;
+        self
+    }
+
+    /// The largest list of request headers, as HTTP/2 counts it. Default 16 KiB; a longer one fails its call with 431.
+    pub fn max_header_list_size(mut self, bytes: u32) -> Self {
+        self.max_header_list_size = bytes;
+        self
+    }
+
+    /// How old a connection becomes, up to 10 % more or less, before it drains, so that clients look for other servers
+    /// (A9). Default `None`: as old as its client likes.
+    pub fn max_connection_age(mut self, age: Option<Duration>) -> Self {
+        self.max_connection_age = age.map(bounded);
+        self
+    }
+
+    /// How long a connection that drains, because it is old or was accepted under another configuration, may take to end
+    /// its calls. Default 10 min (A36).
+    pub fn drain_grace(mut self, grace: Duration) -> Self {
+        self.drain_grace = bounded(grace);
+        self
+    }
+
+    /// How long a client may take from connecting to its first bytes of HTTP/2. Default 10 s.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.handshake_timeout = bounded(timeout);
+        self
+    }
+
+    /// Between the PINGs that ask whether a client is there, `None` for never, and the silence after one that ends its
+    /// connection. Default 60 s and 20 s; the kernel probes a silent peer after 10 s, three times 5 s apart.
+    pub fn keepalive(mut self, interval: Option<Duration>, timeout: Duration) -> Self {
+        self.keepalive_interval = interval.map(bounded);
+        self.keepalive_timeout = bounded(timeout);
+        self
+    }
+
+    /// How long calls may go on after the shutdown began. What is left then is cut, whatever the peers do. Default 30 s.
+    pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
+        self.shutdown_timeout = bounded(timeout);
+        self
+    }
+}

@@ -1,0 +1,35 @@
+//! The order of a server's layers.
+//!
+//! | layer | does | where it is, and why |
+//! |---|---|---|
+//! | `deadline` | the call's context and deadline | around the handler: all that the handler calls is inside |
+
+use std::time::Duration;
+
+use tower_layer::Layer;
+
+use crate::deadline::{Deadline, DeadlineLayer, InboundProtocol};
+
+/// Around a handler.
+pub(crate) type ServerStack<S> = Deadline<S>;
+
+/// What the layers of a server need.
+#[derive(Debug, Default)]
+pub(crate) struct ServerStackBuilder {
+    pub(crate) protocol: Option<&'static dyn InboundProtocol>,
+    /// The longest a call may take.
+    pub(crate) limit: Option<Duration>,
+}
+
+impl ServerStackBuilder {
+    pub(crate) fn build<S>(&self, handler: S) -> ServerStack<S> {
+        let mut deadline = DeadlineLayer::new();
+        if let Some(protocol) = self.protocol {
+            deadline = deadline.protocol(protocol);
+        }
+        if let Some(limit) = self.limit {
+            deadline = deadline.limit(limit);
+        }
+        deadline.layer(handler)
+    }
+}

@@ -1,0 +1,131 @@
+//! The server that takes the place of `tonic::transport::Server`.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response};
+use mesh_core::server::{ConnectInfo, Ended, Listen, RequestBody, ServerOptions};
+use mesh_core::{Mesh, ServerBuilder};
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tonic::transport::server::TcpConnectInfo;
+
+use crate::Grpc;
+
+/// Serves tonic's generated services in the mesh.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// # let greeter = tonic::service::Routes::default();
+/// use std::net::SocketAddr;
+///
+/// let mesh = mesh_core::Mesh::builder().build().await?;
+/// let address: SocketAddr = "0.0.0.0:50051".parse()?;
+/// let interrupted = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
+/// // GreeterServer::new(MyGreeter) is added with `add_service`.
+/// mesh_tonic::MeshServer::new(&mesh).routes(greeter).serve_with_shutdown(address, interrupted).await?;
+/// # Ok(()) }
+/// ```
+///
+/// Each call is served in a [`Context`](mesh_core::context::Context): its deadline holds for the handler and for all calls
+/// that the handler makes through the mesh. A shutdown lets calls end, at most for [`ServerOptions::shutdown_timeout`].
+#[must_use = "a server does nothing until `serve` is called"]
+pub struct MeshServer {
+    builder: ServerBuilder,
+    routes: Routes,
+}
+
+impl MeshServer {
+    /// A server without services.
+    pub fn new(mesh: &Mesh) -> Self {
+        Self { builder: mesh.server().protocol(&Grpc), routes: Routes::default() }
+    }
+
+    /// Adds a generated service.
+    pub fn add_service<S>(mut self, service: S) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        self.routes = self.routes.add_service(service);
+        self
+    }
+
+    /// Serves these, in place of what was added before.
+    pub fn routes(mut self, routes: Routes) -> Self {
+        self.routes = routes;
+        self
+    }
+
+    /// Limits of connections, and how the server ends.
+    pub fn options(mut self, options: ServerOptions) -> Self {
+        self.builder = self.builder.options(options);
+        self
+    }
+
+    /// The longest a call may take, whatever its caller allows. Default: no limit.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.builder = self.builder.timeout(limit);
+        self
+    }
+
+    /// Serves at an address, or on a listener, until the mesh is shut down.
+    ///
+    /// # Errors
+    ///
+    /// When the address cannot be listened on.
+    pub async fn serve(self, listen: impl Into<Listen>) -> Result<Ended, mesh_core::Error> {
+        self.serve_with_shutdown(listen, std::future::pending()).await
+    }
+
+    /// Serves until `shutdown` is done or the mesh is shut down, and then until the last call ends, or
+    /// [`ServerOptions::shutdown_timeout`] does.
+    ///
+    /// # Errors
+    ///
+    /// When the address cannot be listened on.
+    pub async fn serve_with_shutdown(
+        self,
+        listen: impl Into<Listen>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<Ended, mesh_core::Error> {
+        self.builder.serve(listen, Handler(self.routes.prepare()), shutdown).await
+    }
+}
+
+impl fmt::Debug for MeshServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MeshServer").finish_non_exhaustive()
+    }
+}
+
+/// The services, which look for their peer where tonic's own server says it.
+#[derive(Clone)]
+struct Handler(Routes);
+
+impl Service<Request<RequestBody>> for Handler {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = <Routes as Service<Request<RequestBody>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Service::<Request<RequestBody>>::poll_ready(&mut self.0, cx)
+    }
+
+    fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
+        if let Some(info) = request.extensions().get::<ConnectInfo>().copied() {
+            let (local_addr, remote_addr) = (Some(info.local_address), Some(info.peer_address));
+            request.extensions_mut().insert(TcpConnectInfo { local_addr, remote_addr });
+        }
+        self.0.call(request)
+    }
+}
