@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use mesh_core::Mesh;
-use mesh_core::testing::{
-    ControlPlane, ListenerBuilder, Resources, RouteBuilder, listener, route, route_config, virtual_host,
-};
+use mesh_core::testing::{ListenerBuilder, Resources, RouteBuilder, listener, route, route_config, virtual_host};
 use mesh_examples::helloworld::HelloRequest;
 use mesh_xds_proto::envoy::config::route::v3::{FilterConfig, RouteConfiguration, route, route_action};
 use mesh_xds_proto::envoy::extensions::filters::common::fault::v3::{FaultDelay, fault_delay};
@@ -13,11 +10,10 @@ use mesh_xds_proto::envoy::extensions::filters::http::fault::v3::{FaultAbort, Ht
 use mesh_xds_proto::envoy::extensions::filters::http::router::v3::Router;
 use mesh_xds_proto::envoy::r#type::v3::FractionalPercent;
 use tokio::time::Instant;
-use tonic::metadata::MetadataMap;
 use tonic::{Code, Request};
 
-use crate::support::backend::Backend;
-use crate::support::client::{Client, assert_says, quick_mesh};
+use crate::support::client::{Client, assert_says, metadata};
+use crate::support::greeter::Greeter;
 
 fn percent(numerator: u32) -> Option<FractionalPercent> {
     Some(FractionalPercent { numerator, denominator: 0 })
@@ -47,40 +43,16 @@ fn faulty(fault: &HttpFault) -> ListenerBuilder {
     listener("greeter").filter("fault", fault)
 }
 
-fn metadata(pairs: &[(&'static str, &str)]) -> MetadataMap {
-    let mut metadata = MetadataMap::new();
-    for (name, value) in pairs {
-        metadata.insert(*name, value.parse().expect("a header's value"));
-    }
-    metadata
+async fn start(listener: ListenerBuilder, route: RouteBuilder) -> Greeter {
+    Greeter::start(|plain| plain.with(listener).with(route_config("greeter").routes([route]))).await
 }
 
-/// A greeter whose configuration a test changes.
-struct Greeter {
-    backend: Backend,
-    control_plane: ControlPlane,
-    mesh: Mesh,
-    client: Client,
+async fn with_fault(fault: &HttpFault) -> Greeter {
+    start(faulty(fault), route().cluster("greeter")).await
 }
 
-impl Greeter {
-    async fn start(listener: ListenerBuilder, route: RouteBuilder) -> Self {
-        let backend = Backend::start("a").await;
-        let control_plane = ControlPlane::new();
-        let routes = route_config("greeter").routes([route]);
-        control_plane.set(Resources::service("greeter", [backend.address()]).with(listener).with(routes));
-        let mesh = quick_mesh(&control_plane).await;
-        let client = Client::new(&mesh, "xds:///greeter");
-        Self { backend, control_plane, mesh, client }
-    }
-
-    async fn with_fault(fault: &HttpFault) -> Self {
-        Self::start(faulty(fault), route().cluster("greeter")).await
-    }
-
-    async fn code(&self, pairs: &[(&'static str, &str)]) -> Code {
-        self.client.hello_with(metadata(pairs)).await.map_or_else(|status| status.code(), |_| Code::Ok)
-    }
+async fn code(greeter: &Greeter, pairs: &[(&'static str, &str)]) -> Code {
+    greeter.client.hello_with(metadata(pairs)).await.map_or_else(|status| status.code(), |_| Code::Ok)
 }
 
 #[tokio::test]
@@ -92,7 +64,7 @@ async fn an_aborted_call_fails_with_the_configured_code_and_nothing_is_sent() {
         (aborting(fault_abort::ErrorType::HttpStatus(403), 100), Code::PermissionDenied),
         (aborting(fault_abort::ErrorType::HttpStatus(200), 100), Code::Unknown),
     ] {
-        let greeter = Greeter::with_fault(&fault).await;
+        let greeter = with_fault(&fault).await;
         let status = greeter.client.hello().await.expect_err("it is aborted");
         assert_eq!((status.code(), status.message()), (code, "fault filter abort"));
         assert_eq!(greeter.backend.calls(), 0);
@@ -101,7 +73,7 @@ async fn an_aborted_call_fails_with_the_configured_code_and_nothing_is_sent() {
 
 #[tokio::test]
 async fn an_abort_with_ok_ends_a_stream_without_messages() {
-    let greeter = Greeter::with_fault(&grpc(0)).await;
+    let greeter = with_fault(&grpc(0)).await;
     let replies = greeter.client.greeter().say_hello_stream(HelloRequest::default()).await.expect("OK");
     assert!(replies.into_inner().message().await.expect("OK").is_none());
     assert!(greeter.client.hello().await.is_err(), "a message is missing");
@@ -110,10 +82,10 @@ async fn an_abort_with_ok_ends_a_stream_without_messages() {
 
 #[tokio::test]
 async fn a_share_of_the_calls_is_aborted() {
-    let greeter = Greeter::with_fault(&aborting(fault_abort::ErrorType::GrpcStatus(10), 20)).await;
+    let greeter = with_fault(&aborting(fault_abort::ErrorType::GrpcStatus(10), 20)).await;
     let mut aborted = 0_u32;
     for _ in 0..1_000 {
-        aborted += u32::from(greeter.code(&[]).await == Code::Aborted);
+        aborted += u32::from(code(&greeter, &[]).await == Code::Aborted);
     }
     // 200 expected; 4 standard deviations are 51.
     assert!((149..=251).contains(&aborted), "{aborted} of 1000");
@@ -122,7 +94,7 @@ async fn a_share_of_the_calls_is_aborted() {
 
 #[tokio::test]
 async fn a_call_is_delayed_before_anything_is_sent() {
-    let greeter = Greeter::with_fault(&by(Duration::from_millis(50))).await;
+    let greeter = with_fault(&by(Duration::from_millis(50))).await;
     greeter.mesh.ready().await.expect("ready");
     let start = Instant::now();
     let mut request = Request::new(HelloRequest::default());
@@ -136,7 +108,7 @@ async fn a_call_is_delayed_before_anything_is_sent() {
 
 #[tokio::test]
 async fn a_delay_beyond_the_deadline_ends_at_the_deadline() {
-    let greeter = Greeter::with_fault(&by(Duration::from_secs(60))).await;
+    let greeter = with_fault(&by(Duration::from_secs(60))).await;
     let start = Instant::now();
     let status = greeter.client.hello_within(Duration::from_millis(50)).await.expect_err("too late");
     assert_eq!(status.code(), Code::DeadlineExceeded);
@@ -150,28 +122,28 @@ async fn the_calls_headers_ask_for_faults_where_the_configuration_lets_them() {
     let header_delay = fault_delay::FaultDelaySecifier::HeaderDelay(fault_delay::HeaderDelay {});
     let header_abort = fault_abort::ErrorType::HeaderAbort(fault_abort::HeaderAbort {});
     let fault = HttpFault { delay: delaying(header_delay, 100).delay, ..aborting(header_abort, 100) };
-    let greeter = Greeter::with_fault(&fault).await;
-    for (pairs, code) in [
+    let greeter = with_fault(&fault).await;
+    for (pairs, wanted) in [
         (&[][..], Code::Ok),
         (&[("x-envoy-fault-abort-grpc-request", "3")], Code::InvalidArgument),
         (&[("x-envoy-fault-abort-request", "503")], Code::Unavailable),
         (&[("x-envoy-fault-abort-request", "503"), ("x-envoy-fault-abort-request-percentage", "0")], Code::Ok),
         (&[("x-envoy-fault-abort-request", "nonsense")], Code::Ok),
     ] {
-        assert_eq!(greeter.code(pairs).await, code, "{pairs:?}");
+        assert_eq!(code(&greeter, pairs).await, wanted, "{pairs:?}");
     }
     let start = Instant::now();
-    assert_eq!(greeter.code(&[("x-envoy-fault-delay-request", "30")]).await, Code::Ok);
+    assert_eq!(code(&greeter, &[("x-envoy-fault-delay-request", "30")]).await, Code::Ok);
     assert!(start.elapsed() >= Duration::from_millis(30));
-    let configured = Greeter::with_fault(&grpc(5)).await;
+    let configured = with_fault(&grpc(5)).await;
     let pairs = [("x-envoy-fault-abort-grpc-request", "3"), ("x-envoy-fault-abort-request-percentage", "0")];
-    assert_eq!(configured.code(&pairs).await, Code::NotFound, "headers do not change a configured fault");
+    assert_eq!(code(&configured, &pairs).await, Code::NotFound, "headers do not change a configured fault");
 }
 
 #[tokio::test]
 async fn active_faults_are_counted_over_all_targets_of_a_mesh() {
     let fault = HttpFault { max_active_faults: Some(1), ..by(Duration::from_secs(60)) };
-    let greeter = Greeter::with_fault(&fault).await;
+    let greeter = with_fault(&fault).await;
     let other = Resources::service("other", [greeter.backend.address()]);
     greeter.control_plane.put_all(other.with(listener("other").filter("elsewhere", &fault)));
     let delayed = tokio::spawn({
@@ -207,7 +179,7 @@ async fn the_most_specific_override_holds_whole() {
             ..whole
         }
     };
-    let greeter = Greeter::with_fault(&grpc(1)).await;
+    let greeter = with_fault(&grpc(1)).await;
     let resources = |routes: RouteConfiguration| {
         let other = Resources::service("other", [greeter.backend.address()]);
         other.with(faulty(&grpc(1))).with(routes)
@@ -218,13 +190,13 @@ async fn the_most_specific_override_holds_whole() {
     let codes = async |routes, expected: [Code; 2]| {
         greeter.control_plane.put_all(resources(routes));
         let reached = async {
-            while [greeter.code(&[]).await, stream().await] != expected {
+            while [code(&greeter, &[]).await, stream().await] != expected {
                 // A call that is aborted leaves no time for the update.
                 tokio::task::yield_now().await;
             }
         };
         let in_time = tokio::time::timeout(Duration::from_secs(5), reached).await.is_ok();
-        assert!(in_time, "{:?} instead of {expected:?}", [greeter.code(&[]).await, stream().await]);
+        assert!(in_time, "{:?} instead of {expected:?}", [code(&greeter, &[]).await, stream().await]);
     };
     let plain = || route_config("greeter").routes([route().cluster("greeter")]).build();
     codes(plain(), [Code::Cancelled, Code::Cancelled]).await;
@@ -239,19 +211,19 @@ async fn the_most_specific_override_holds_whole() {
 async fn a_route_switches_a_filter_off_and_on() {
     let off = FilterConfig { disabled: true, ..Default::default() };
     let on = FilterConfig { config: Some(mesh_core::testing::any(&grpc(9))), ..Default::default() };
-    let quiet = Greeter::start(faulty(&grpc(5)), route().cluster("greeter").filter_config("fault", &off)).await;
-    assert_eq!(quiet.code(&[]).await, Code::Ok);
+    let quiet = start(faulty(&grpc(5)), route().cluster("greeter").filter_config("fault", &off)).await;
+    assert_eq!(code(&quiet, &[]).await, Code::Ok);
     let disabled = || faulty(&grpc(5)).modify_manager(|manager| manager.http_filters[0].disabled = true);
-    let off_by_default = Greeter::start(disabled(), route().cluster("greeter")).await;
-    assert_eq!(off_by_default.code(&[]).await, Code::Ok);
-    let switched_on = Greeter::start(disabled(), route().cluster("greeter").filter_config("fault", &on)).await;
-    assert_eq!(switched_on.code(&[]).await, Code::FailedPrecondition);
+    let off_by_default = start(disabled(), route().cluster("greeter")).await;
+    assert_eq!(code(&off_by_default, &[]).await, Code::Ok);
+    let switched_on = start(disabled(), route().cluster("greeter").filter_config("fault", &on)).await;
+    assert_eq!(code(&switched_on, &[]).await, Code::FailedPrecondition);
 }
 
 #[tokio::test]
 async fn what_a_filter_answers_is_not_retried() {
-    let greeter = Greeter::start(faulty(&grpc(14)), route().cluster("greeter").retry_on("unavailable", 4)).await;
-    assert_eq!(greeter.code(&[]).await, Code::Unavailable);
+    let greeter = start(faulty(&grpc(14)), route().cluster("greeter").retry_on("unavailable", 4)).await;
+    assert_eq!(code(&greeter, &[]).await, Code::Unavailable);
     assert_eq!(greeter.backend.calls(), 0);
 }
 
@@ -262,8 +234,8 @@ async fn nack(greeter: &Greeter) -> String {
 
 #[tokio::test]
 async fn a_bad_fault_is_rejected_by_field_and_the_last_good_one_serves() {
-    let greeter = Greeter::with_fault(&grpc(5)).await;
-    assert_eq!(greeter.code(&[]).await, Code::NotFound);
+    let greeter = with_fault(&grpc(5)).await;
+    assert_eq!(code(&greeter, &[]).await, Code::NotFound);
     for (bad, says) in [
         (grpc(17), "abort.grpc_status: 17 is not a code of gRPC, 0 to 16"),
         (aborting(fault_abort::ErrorType::HttpStatus(99), 100), "abort.http_status: 99 is not a status of HTTP"),
@@ -271,7 +243,7 @@ async fn a_bad_fault_is_rejected_by_field_and_the_last_good_one_serves() {
         greeter.control_plane.put(faulty(&bad));
         let nack = nack(&greeter).await;
         assert!(nack.contains("http_filters[0].typed_config") && nack.contains(says), "{nack}");
-        assert_eq!(greeter.code(&[]).await, Code::NotFound);
+        assert_eq!(code(&greeter, &[]).await, Code::NotFound);
     }
     let twice = faulty(&grpc(5)).filter("fault", &Router::default());
     greeter.control_plane.put(twice);

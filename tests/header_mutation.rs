@@ -1,9 +1,6 @@
 //! Changes of headers: at each level of a route configuration, and by the filter `header_mutation`.
 
-use mesh_core::Mesh;
-use mesh_core::testing::{
-    ControlPlane, ListenerBuilder, Resources, RouteBuilder, any, listener, route, route_config, virtual_host,
-};
+use mesh_core::testing::{ListenerBuilder, RouteBuilder, any, listener, route, route_config, virtual_host};
 use mesh_examples::helloworld::HelloRequest;
 use mesh_xds_proto::envoy::config::common::mutation_rules::v3::HeaderMutation as Change;
 use mesh_xds_proto::envoy::config::common::mutation_rules::v3::header_mutation::{Action, RemoveOnMatch};
@@ -18,8 +15,8 @@ use mesh_xds_proto::envoy::r#type::matcher::v3::{StringMatcher, string_matcher};
 use tonic::Request;
 use tonic::metadata::MetadataMap;
 
-use crate::support::backend::Backend;
-use crate::support::client::{Client, quick_mesh};
+use crate::support::client::metadata;
+use crate::support::greeter::Greeter;
 
 fn append(key: &str, value: &str) -> HeaderValueOption {
     let header = HeaderValue { key: key.to_owned(), value: value.to_owned(), ..Default::default() };
@@ -31,36 +28,20 @@ fn overwrite(key: &str, value: &str) -> HeaderValueOption {
     HeaderValueOption { append_action, ..append(key, value) }
 }
 
-struct Greeter {
-    backend: Backend,
-    control_plane: ControlPlane,
-    _mesh: Mesh,
-    client: Client,
+async fn start(listener: ListenerBuilder, routes: RouteConfiguration) -> Greeter {
+    Greeter::start(|plain| plain.with(listener).with(routes)).await
 }
 
-impl Greeter {
-    async fn start(listener: ListenerBuilder, routes: RouteConfiguration) -> Self {
-        let backend = Backend::start("a").await;
-        let control_plane = ControlPlane::new();
-        control_plane.set(Resources::service("greeter", [backend.address()]).with(listener).with(routes));
-        let mesh = quick_mesh(&control_plane).await;
-        let client = Client::new(&mesh, "xds:///greeter");
-        Self { backend, control_plane, _mesh: mesh, client }
-    }
+async fn routing(route: RouteBuilder) -> Greeter {
+    start(listener("greeter"), route_config("greeter").routes([route]).build()).await
+}
 
-    async fn routing(route: RouteBuilder) -> Self {
-        Self::start(listener("greeter"), route_config("greeter").routes([route]).build()).await
-    }
-
-    /// The values of a header as the backend saw them and as the application sees them, of a call with this metadata.
-    async fn call(&self, pairs: &[(&'static str, &str)]) -> (MetadataMap, MetadataMap) {
-        let mut request = Request::new(HelloRequest::default());
-        for (name, value) in pairs {
-            request.metadata_mut().append(*name, value.parse().expect("a header's value"));
-        }
-        let reply = self.client.greeter().say_hello(request).await.expect("an answer");
-        (self.backend.seen().pop().expect("a call").metadata, reply.metadata().clone())
-    }
+/// The values of a header as the backend saw them and as the application sees them, of a call with this metadata.
+async fn call(greeter: &Greeter, pairs: &[(&'static str, &str)]) -> (MetadataMap, MetadataMap) {
+    let mut request = Request::new(HelloRequest::default());
+    *request.metadata_mut() = metadata(pairs);
+    let reply = greeter.client.greeter().say_hello(request).await.expect("an answer");
+    (greeter.backend.seen().pop().expect("a call").metadata, reply.metadata().clone())
 }
 
 fn values(metadata: &MetadataMap, name: &str) -> Vec<String> {
@@ -79,9 +60,9 @@ async fn a_route_adds_and_removes_headers_of_requests_and_responses() {
         route.request_headers_to_remove = vec!["x-secret".to_owned(), "x-set".to_owned()];
         route.response_headers_to_add = vec![append("x-answered-by", "%UPSTREAM_CLUSTER% %RESPONSE_CODE%")];
     });
-    let greeter = Greeter::routing(route).await;
+    let greeter = routing(route).await;
     let pairs = [("x-user", "ada"), ("x-appended", "app"), ("x-set", "app"), ("x-secret", "s")];
-    let (seen, answered) = greeter.call(&pairs).await;
+    let (seen, answered) = call(&greeter, &pairs).await;
     assert_eq!(values(&seen, "x-appended"), ["app", "route"]);
     assert_eq!(values(&seen, "x-set"), ["route"], "removals come before additions");
     assert_eq!(values(&seen, "x-facts"), ["ada of greeter by r1, 100%"]);
@@ -116,8 +97,8 @@ async fn every_level_changes_headers_and_the_order_is_the_configurations_choice(
         (false, ["cluster", "route", "host", "whole"], "whole", ["cluster", "whole"]),
         (true, ["cluster", "whole", "host", "route"], "route", ["cluster", "whole"]),
     ] {
-        let greeter = Greeter::start(listener("greeter"), levels(most_specific_wins)).await;
-        let (seen, answered) = greeter.call(&[]).await;
+        let greeter = start(listener("greeter"), levels(most_specific_wins)).await;
+        let (seen, answered) = call(&greeter, &[]).await;
         assert_eq!(values(&seen, "x-all"), all);
         assert_eq!(values(&seen, "x-last"), [last]);
         assert_eq!(values(&answered, "x-by"), by);
@@ -148,8 +129,8 @@ async fn the_filter_changes_headers_and_routes_add_to_its_changes() {
         ),
     };
     let routes = route_config("greeter").routes([route().cluster("greeter").filter_config("headers", &per_route)]);
-    let greeter = Greeter::start(listener("greeter").filter("headers", &filter), routes.build()).await;
-    let (seen, answered) = greeter.call(&[("x-internal-a", "1"), ("x-internal-b", "2"), ("x-gone", "3")]).await;
+    let greeter = start(listener("greeter").filter("headers", &filter), routes.build()).await;
+    let (seen, answered) = call(&greeter, &[("x-internal-a", "1"), ("x-internal-b", "2"), ("x-gone", "3")]).await;
     assert_eq!(values(&seen, "x-all"), ["filter", "route"]);
     for gone in ["x-internal-a", "x-internal-b", "x-gone"] {
         assert!(seen.get(gone).is_none(), "{gone}");
@@ -164,11 +145,11 @@ async fn grpcs_own_headers_stay_and_pseudo_headers_are_refused() {
         route.request_headers_to_remove = vec!["te".to_owned()];
         route.response_headers_to_add = vec![overwrite("grpc-status", "5")];
     });
-    let greeter = Greeter::routing(own).await;
-    let (seen, _) = greeter.call(&[]).await;
+    let greeter = routing(own).await;
+    let (seen, _) = call(&greeter, &[]).await;
     assert_eq!(values(&seen, "content-type"), ["application/grpc"]);
     assert!(seen.get("grpc-timeout").is_none());
-    let ignored: Vec<_> = greeter._mesh.ignored_fields().into_iter().map(|field| field.path).collect();
+    let ignored: Vec<_> = greeter.mesh.ignored_fields().into_iter().map(|field| field.path).collect();
     let path = "virtual_hosts.routes.request_headers_to_add.header.key";
     assert!(ignored.iter().any(|ignored| ignored == path), "{ignored:?}");
 
@@ -185,7 +166,7 @@ async fn grpcs_own_headers_stay_and_pseudo_headers_are_refused() {
         greeter.control_plane.put(route_config("greeter").routes([bad]));
         let nack = greeter.control_plane.next_nack().await.error.expect("a NACK says why").1;
         assert!(nack.contains(says), "{nack}");
-        greeter.call(&[]).await;
+        call(&greeter, &[]).await;
     }
 }
 
@@ -194,10 +175,10 @@ async fn a_header_with_a_substitution_that_is_not_known_is_listed_and_not_added(
     let route = route().cluster("greeter").modify(|route| {
         route.request_headers_to_add = vec![append("x-peer", "%DOWNSTREAM_REMOTE_ADDRESS%"), append("x-there", "1")];
     });
-    let greeter = Greeter::routing(route).await;
-    let (seen, _) = greeter.call(&[]).await;
+    let greeter = routing(route).await;
+    let (seen, _) = call(&greeter, &[]).await;
     assert_eq!((values(&seen, "x-peer").len(), values(&seen, "x-there").len()), (0, 1));
-    let ignored: Vec<_> = greeter._mesh.ignored_fields().into_iter().map(|field| field.path).collect();
+    let ignored: Vec<_> = greeter.mesh.ignored_fields().into_iter().map(|field| field.path).collect();
     let path = "virtual_hosts.routes.request_headers_to_add.header.value";
     assert!(ignored.iter().any(|ignored| ignored == path), "{ignored:?}");
 }
@@ -206,8 +187,8 @@ async fn a_header_with_a_substitution_that_is_not_known_is_listed_and_not_added(
 async fn overrides_of_filters_that_the_listener_does_not_have_are_checked_and_unused() {
     let per_route =
         HeaderMutationPerRoute { mutations: mutations(vec![Action::Append(append("x-all", "route"))], vec![]) };
-    let greeter = Greeter::routing(route().cluster("greeter").filter_config("nowhere", &per_route)).await;
-    assert!(greeter.call(&[]).await.0.get("x-all").is_none());
+    let greeter = routing(route().cluster("greeter").filter_config("nowhere", &per_route)).await;
+    assert!(call(&greeter, &[]).await.0.get("x-all").is_none());
     let bad = HeaderMutationPerRoute { mutations: mutations(vec![Action::Remove(":path".to_owned())], vec![]) };
     let bad = route().cluster("greeter").modify(|route| {
         route.typed_per_filter_config.insert("nowhere".to_owned(), any(&bad));

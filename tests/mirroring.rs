@@ -7,9 +7,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use http::request::Parts;
 use mesh_core::mirror::MirrorCounts;
-use mesh_core::testing::{
-    ControlPlane, Resource, Resources, RouteBuilder, cluster, endpoints, route, route_config, virtual_host,
-};
+use mesh_core::testing::{Resource, Resources, RouteBuilder, cluster, endpoints, route, route_config, virtual_host};
 use mesh_core::{Address, ClusterBuilder, Mesh, MeshBuilder, RouteBuilder as OwnRoute, Snapshot};
 use mesh_examples::helloworld::HelloRequest;
 use mesh_xds_proto::envoy::config::common::mutation_rules::v3::{HeaderMutation, header_mutation::Action};
@@ -21,10 +19,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use tonic::metadata::MetadataMap;
 
 use crate::support::backend::Backend;
-use crate::support::client::{Client, quick};
+use crate::support::client::{Client, metadata, quick};
+use crate::support::greeter::Greeter;
 use crate::support::network::{BlackHole, ClosedPort};
 use crate::support::witness::witness;
 
@@ -46,77 +44,50 @@ fn with_mirrors(route: RouteBuilder, policies: impl IntoIterator<Item = RequestM
 }
 
 /// A greeter whose calls go to a mirror too.
-struct Greeter {
-    backend: Backend,
-    control_plane: ControlPlane,
-    mesh: Mesh,
-    client: Client,
+async fn start(mirror: SocketAddr, route: RouteBuilder) -> Greeter {
+    start_with(mirror, route, quick()).await
 }
 
-impl Greeter {
-    async fn start(mirror: SocketAddr, route: RouteBuilder) -> Self {
-        Self::start_with(mirror, route, quick()).await
-    }
+async fn start_with(mirror: SocketAddr, route: RouteBuilder, mesh: MeshBuilder) -> Greeter {
+    let mirror = [Resource::from(cluster("mirror")), endpoints("mirror").endpoint(mirror).into()];
+    with_resources(mirror, route, mesh).await
+}
 
-    async fn start_with(mirror: SocketAddr, route: RouteBuilder, mesh: MeshBuilder) -> Self {
-        let mirror = [Resource::from(cluster("mirror")), endpoints("mirror").endpoint(mirror).into()];
-        Self::with_resources(mirror, route, mesh).await
-    }
+async fn with_resources(mirror: impl IntoIterator<Item = Resource>, route: RouteBuilder, mesh: MeshBuilder) -> Greeter {
+    let routes = route_config("greeter").routes([route]);
+    Greeter::start_with(mesh, |plain| mirror.into_iter().fold(plain.with(routes), Resources::with)).await
+}
 
-    async fn with_resources(
-        mirror: impl IntoIterator<Item = Resource>,
-        route: RouteBuilder,
-        mesh: MeshBuilder,
-    ) -> Self {
-        let backend = Backend::start("a").await;
-        let control_plane = ControlPlane::new();
-        let service = Resources::service("greeter", [backend.address()]);
-        let service = service.with(route_config("greeter").routes([route]));
-        control_plane.set(mirror.into_iter().fold(service, Resources::with));
-        let mesh = mesh.control_plane(&control_plane).build().await.expect("a mesh");
-        let client = Client::new(&mesh, "xds:///greeter");
-        Self { backend, control_plane, mesh, client }
-    }
+fn counts(greeter: &Greeter) -> MirrorCounts {
+    greeter.mesh.status().mirroring
+}
 
-    fn counts(&self) -> MirrorCounts {
-        self.mesh.status().mirroring
+/// Makes so many calls, none of which may fail.
+async fn call(greeter: &Greeter, times: u32) {
+    for _ in 0..times {
+        assert_eq!(greeter.client.hello().await.expect("no mirror fails a call"), "a");
     }
+}
 
-    /// Makes so many calls, none of which may fail.
-    async fn call(&self, times: u32) {
-        for _ in 0..times {
-            assert_eq!(self.client.hello().await.expect("no mirror fails a call"), "a");
+/// Calls until a copy is seen: a mirror that could not be reached is left alone for a moment.
+async fn calls_until_copied(greeter: &Greeter, mirror: &Backend) {
+    let copied = async {
+        while mirror.calls() == 0 {
+            call(greeter, 1).await;
         }
-    }
-
-    /// Calls until a copy is seen: a mirror that could not be reached is left alone for a moment.
-    async fn calls_until_copied(&self, mirror: &Backend) {
-        let copied = async {
-            while mirror.calls() == 0 {
-                self.call(1).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), copied).await.expect("a copy comes");
-    }
-
-    /// Waits until nothing of a copy is left.
-    async fn wait_for_no_copies(&self) -> MirrorCounts {
-        let gone = async {
-            while self.counts().in_flight > 0 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), gone).await.expect("copies end");
-        self.counts()
-    }
+    };
+    tokio::time::timeout(Duration::from_secs(10), copied).await.expect("a copy comes");
 }
 
-fn metadata(pairs: &[(&'static str, &str)]) -> MetadataMap {
-    let mut metadata = MetadataMap::new();
-    for (name, value) in pairs {
-        metadata.insert(*name, value.parse().expect("a header's value"));
-    }
-    metadata
+/// Waits until nothing of a copy is left.
+async fn wait_for_no_copies(greeter: &Greeter) -> MirrorCounts {
+    let gone = async {
+        while counts(greeter).in_flight > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("copies end");
+    counts(greeter)
 }
 
 fn hello(name: String) -> HelloRequest {
@@ -131,7 +102,7 @@ async fn next(heads: &mut mpsc::UnboundedReceiver<Parts>) -> Parts {
 #[tokio::test]
 async fn each_call_goes_to_the_mirror_too_with_a_shadow_at_its_host() {
     let (mirror, mut heads) = witness().await;
-    let greeter = Greeter::start(mirror, mirrored([to("mirror")])).await;
+    let greeter = start(mirror, mirrored([to("mirror")])).await;
     for id in ["1", "2"] {
         greeter.client.hello_with(metadata(&[("x-id", id)])).await.expect("what the mirror resets is not the call");
         let head = next(&mut heads).await;
@@ -141,23 +112,23 @@ async fn each_call_goes_to_the_mirror_too_with_a_shadow_at_its_host() {
             (&id.parse().unwrap(), &"application/grpc".parse().unwrap())
         );
     }
-    assert_eq!(greeter.wait_for_no_copies().await.sent, 2);
+    assert_eq!(wait_for_no_copies(&greeter).await.sent, 2);
 }
 
 #[tokio::test]
 async fn a_mirrored_stream_is_whole_and_its_answers_are_nobodys() {
     let mirror = Backend::start("mirror").await;
-    let greeter = Greeter::start(mirror.address(), mirrored([to("mirror")])).await;
+    let greeter = start(mirror.address(), mirrored([to("mirror")])).await;
     let hellos = stream::iter((0..1_000).map(|number| hello(number.to_string())));
     let reply = greeter.client.greeter().collect_hellos(hellos).await.expect("it is answered").into_inner();
     assert_eq!((reply.message.as_str(), greeter.backend.messages()), ("a", 1_000));
-    let counts = greeter.wait_for_no_copies().await;
+    let counts = wait_for_no_copies(&greeter).await;
     assert_eq!(mirror.messages(), 1_000, "{counts:?}");
     let replies = greeter.client.greeter().say_hello_stream(hello("20".to_owned())).await.expect("a stream");
     let replies: Vec<_> = replies.into_inner().map(|reply| reply.expect("a reply").message).collect().await;
     assert_eq!(replies, vec!["a"; 20]);
     mirror.wait_for_calls(2).await;
-    assert_eq!((counts.cut, greeter.wait_for_no_copies().await.held), (0, 0));
+    assert_eq!((counts.cut, wait_for_no_copies(&greeter).await.held), (0, 0));
 }
 
 #[tokio::test]
@@ -166,9 +137,9 @@ async fn a_mirror_that_is_dead_or_fails_changes_no_call() {
     let failing = Backend::start("mirror").await;
     failing.fail(Status::internal("always"));
     for mirror in [closed.address(), hole.address(), failing.address()] {
-        let greeter = Greeter::start(mirror, mirrored([to("mirror")])).await;
-        greeter.call(20).await;
-        let MirrorCounts { sent, skipped, .. } = greeter.counts();
+        let greeter = start(mirror, mirrored([to("mirror")])).await;
+        call(&greeter, 20).await;
+        let MirrorCounts { sent, skipped, .. } = counts(&greeter);
         assert_eq!((greeter.backend.calls(), sent + skipped), (20, 20));
     }
     failing.wait_for_calls(20).await;
@@ -178,26 +149,25 @@ async fn a_mirror_that_is_dead_or_fails_changes_no_call() {
 async fn a_mirror_that_cannot_be_reached_is_tried_now_and_then_and_used_when_it_returns() {
     let mut mirror = Backend::start("mirror").await;
     mirror.stop().await;
-    let greeter = Greeter::start(mirror.address(), mirrored([to("mirror")])).await;
+    let greeter = start(mirror.address(), mirrored([to("mirror")])).await;
     let left_alone = async {
-        while greeter.counts().skipped < 20 {
-            greeter.call(1).await;
+        while counts(&greeter).skipped < 20 {
+            call(&greeter, 1).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(10), left_alone).await.expect("most calls have no copy");
     mirror.restart().await;
-    greeter.calls_until_copied(&mirror).await;
+    calls_until_copied(&greeter, &mirror).await;
 }
 
 #[tokio::test]
 async fn a_mirror_that_never_answers_takes_no_more_than_its_bound_and_no_shutdown_waits_for_it() {
     let mirror = Backend::start("mirror").await;
     mirror.hold();
-    let greeter =
-        Greeter::start_with(mirror.address(), mirrored([to("mirror")]), quick().mirroring(4, 1_000, 10_000)).await;
-    greeter.call(10).await;
+    let greeter = start_with(mirror.address(), mirrored([to("mirror")]), quick().mirroring(4, 1_000, 10_000)).await;
+    call(&greeter, 10).await;
     mirror.wait_for_in_flight(4).await;
-    let MirrorCounts { sent, skipped, cut, in_flight, held, .. } = greeter.counts();
+    let MirrorCounts { sent, skipped, cut, in_flight, held, .. } = counts(&greeter);
     assert_eq!((sent, skipped, cut, in_flight), (4, 6, 0, 4));
     assert!(held <= 1_000, "no more than four small messages: {held}");
     let start = Instant::now();
@@ -210,12 +180,12 @@ async fn a_mirror_that_never_answers_takes_no_more_than_its_bound_and_no_shutdow
 async fn a_copy_ends_with_its_calls_deadline() {
     let mirror = Backend::start("mirror").await;
     mirror.hold();
-    let greeter = Greeter::start(mirror.address(), mirrored([to("mirror")])).await;
+    let greeter = start(mirror.address(), mirrored([to("mirror")])).await;
     greeter.mesh.ready().await.expect("ready");
     greeter.client.hello_within(Duration::from_millis(900)).await.expect("in time");
     mirror.wait_for_calls(1).await;
     assert!(mirror.seen()[0].metadata.contains_key("grpc-timeout"));
-    greeter.wait_for_no_copies().await;
+    wait_for_no_copies(&greeter).await;
     mirror.wait_for_in_flight(0).await;
 }
 
@@ -225,8 +195,7 @@ async fn a_stream_that_outgrows_the_buffer_is_mirrored_no_more_and_goes_on() {
     let mirror = Backend::start_with("mirror", "127.0.0.1:0", narrow).await;
     // It has the call and reads none of its messages.
     mirror.hold();
-    let greeter =
-        Greeter::start_with(mirror.address(), mirrored([to("mirror")]), quick().mirroring(8, 20_000, 1 << 20)).await;
+    let greeter = start_with(mirror.address(), mirrored([to("mirror")]), quick().mirroring(8, 20_000, 1 << 20)).await;
     let (send, hellos) = mpsc::channel(1);
     let mut client = greeter.client.greeter();
     let call = tokio::spawn(async move { client.collect_hellos(ReceiverStream::new(hellos)).await });
@@ -234,12 +203,12 @@ async fn a_stream_that_outgrows_the_buffer_is_mirrored_no_more_and_goes_on() {
     mirror.wait_for_calls(1).await;
     for _ in 0..100 {
         send.send(hello("x".repeat(5_000))).await.expect("it is read");
-        assert!(greeter.counts().held <= 20_000, "{:?}", greeter.counts());
+        assert!(counts(&greeter).held <= 20_000, "{:?}", counts(&greeter));
     }
     drop(send);
     let reply = call.await.expect("no panic").expect("the call goes on").into_inner();
     assert_eq!((reply.message.as_str(), greeter.backend.messages()), ("a", 101));
-    let MirrorCounts { sent, cut, held, .. } = greeter.wait_for_no_copies().await;
+    let MirrorCounts { sent, cut, held, .. } = wait_for_no_copies(&greeter).await;
     assert_eq!((sent, cut, held), (1, 1, 0));
     mirror.wait_for_in_flight(0).await;
     assert_eq!(mirror.messages(), 0);
@@ -250,16 +219,15 @@ async fn all_copies_together_hold_no_more_than_their_bound() {
     let narrow = |server: tonic::transport::Server| server.initial_stream_window_size(1_000);
     let mirror = Backend::start_with("mirror", "127.0.0.1:0", narrow).await;
     mirror.hold();
-    let greeter =
-        Greeter::start_with(mirror.address(), mirrored([to("mirror")]), quick().mirroring(100, 50_000, 100_000)).await;
+    let greeter = start_with(mirror.address(), mirrored([to("mirror")]), quick().mirroring(100, 50_000, 100_000)).await;
     greeter.mesh.ready().await.expect("ready");
     for _ in 0..20 {
         // The connection takes a frame, and holds the rest of it until there is room; another one waits behind it.
         let hellos = stream::iter([hello("x".repeat(9_000)), hello("x".repeat(9_000))]);
         greeter.client.greeter().collect_hellos(hellos).await.expect("it is answered");
-        assert!(greeter.counts().held <= 100_000, "{:?}", greeter.counts());
+        assert!(counts(&greeter).held <= 100_000, "{:?}", counts(&greeter));
     }
-    let counts = greeter.counts();
+    let counts = counts(&greeter);
     assert!(counts.cut >= 5, "not all have room: {counts:?}");
     assert_eq!((greeter.backend.calls(), greeter.backend.messages()), (20, 40));
 }
@@ -267,7 +235,7 @@ async fn all_copies_together_hold_no_more_than_their_bound() {
 #[tokio::test]
 async fn a_call_that_is_given_up_takes_its_copy_with_it() {
     let mirror = Backend::start("mirror").await;
-    let greeter = Greeter::start(mirror.address(), mirrored([to("mirror")])).await;
+    let greeter = start(mirror.address(), mirrored([to("mirror")])).await;
     let (send, hellos) = mpsc::channel(1);
     let mut client = greeter.client.greeter();
     let call = tokio::spawn(async move { client.collect_hellos(ReceiverStream::new(hellos)).await });
@@ -275,7 +243,7 @@ async fn a_call_that_is_given_up_takes_its_copy_with_it() {
     mirror.wait_for_in_flight(1).await;
     call.abort();
     mirror.wait_for_in_flight(0).await;
-    greeter.wait_for_no_copies().await;
+    wait_for_no_copies(&greeter).await;
 }
 
 fn share(numerator: u32) -> RequestMirrorPolicy {
@@ -287,9 +255,9 @@ fn share(numerator: u32) -> RequestMirrorPolicy {
 #[tokio::test]
 async fn a_share_of_the_calls_is_mirrored() {
     let mirror = Backend::start("mirror").await;
-    let greeter = Greeter::start(mirror.address(), mirrored([share(20), share(0)])).await;
-    greeter.call(1_000).await;
-    let sent = greeter.wait_for_no_copies().await.sent;
+    let greeter = start(mirror.address(), mirrored([share(20), share(0)])).await;
+    call(&greeter, 1_000).await;
+    let sent = wait_for_no_copies(&greeter).await.sent;
     // 200 expected; 4 standard deviations are 51.
     assert!((149..=251).contains(&sent), "{sent} of 1000");
     assert_eq!(mirror.calls(), sent);
@@ -301,8 +269,8 @@ async fn a_share_of_the_calls_is_mirrored() {
 
 #[tokio::test]
 async fn a_mirror_whose_cluster_is_not_there_holds_no_call_back_and_is_used_when_it_comes() {
-    let greeter = Greeter::with_resources([], mirrored([to("mirror")]), quick()).await;
-    greeter.call(3).await;
+    let greeter = with_resources([], mirrored([to("mirror")]), quick()).await;
+    call(&greeter, 3).await;
     let waiting = greeter.mesh.status().targets[0].clusters.iter().find_map(|cluster| cluster.problem.clone());
     assert_eq!(waiting.as_deref(), Some("Cluster `mirror` is not there yet"));
     let mirror = Backend::start("mirror").await;
@@ -310,7 +278,7 @@ async fn a_mirror_whose_cluster_is_not_there_holds_no_call_back_and_is_used_when
     greeter.control_plane.put(cluster("mirror"));
     // It is connected without a call.
     mirror.wait_for_connections(1).await;
-    greeter.calls_until_copied(&mirror).await;
+    calls_until_copied(&greeter, &mirror).await;
 }
 
 #[tokio::test]
@@ -320,8 +288,8 @@ async fn the_most_specific_levels_mirrors_hold_alone() {
     let known = std::iter::zip(names, &mirrors).flat_map(|(name, backend)| {
         [Resource::from(cluster(name)), endpoints(name).endpoint(backend.address()).into()]
     });
-    let greeter = Greeter::with_resources(known, mirrored([]), quick()).await;
-    greeter.call(1).await;
+    let greeter = with_resources(known, mirrored([]), quick()).await;
+    call(&greeter, 1).await;
     for (route, host, whole, expected) in [
         (vec![to("m1")], vec![to("m2")], vec![to("m3")], [1, 0, 0]),
         (vec![], vec![to("m2")], vec![to("m3")], [0, 1, 0]),
@@ -334,8 +302,8 @@ async fn the_most_specific_levels_mirrors_hold_alone() {
         let reached = async {
             loop {
                 let before = mirrors.each_ref().map(Backend::calls);
-                greeter.call(1).await;
-                greeter.wait_for_no_copies().await;
+                call(&greeter, 1).await;
+                wait_for_no_copies(&greeter).await;
                 let calls = std::iter::zip(&mirrors, before).map(|(mirror, before)| mirror.calls() - before);
                 if calls.eq(expected) {
                     break;
@@ -366,7 +334,7 @@ async fn copies_have_headers_and_hosts_of_their_own() {
         ..Default::default()
     };
     // That one names the cluster makes it known.
-    let greeter = Greeter::start(mirror, mirrored([policy, share(0)])).await;
+    let greeter = start(mirror, mirrored([policy, share(0)])).await;
     greeter.client.hello_with(metadata(&[("x-mirror", "mirror"), ("x-secret", "1")])).await.expect("a call");
     let head = next(&mut heads).await;
     assert_eq!(head.uri.authority().expect("an authority"), "greeter");
@@ -377,16 +345,16 @@ async fn copies_have_headers_and_hosts_of_their_own() {
     for unknown in [metadata(&[]), metadata(&[("x-mirror", "nowhere")])] {
         greeter.client.hello_with(unknown).await.expect("a call");
     }
-    assert_eq!(greeter.wait_for_no_copies().await.sent, 1);
+    assert_eq!(wait_for_no_copies(&greeter).await.sent, 1);
 }
 
 #[tokio::test]
 async fn a_call_that_is_tried_again_has_one_copy() {
     let mirror = Backend::start("mirror").await;
-    let greeter = Greeter::start(mirror.address(), mirrored([to("mirror")]).retry_on("unavailable", 3)).await;
+    let greeter = start(mirror.address(), mirrored([to("mirror")]).retry_on("unavailable", 3)).await;
     greeter.backend.fail_times(2, Status::unavailable("twice"));
-    greeter.call(1).await;
-    assert_eq!((greeter.backend.calls(), greeter.wait_for_no_copies().await.sent), (3, 1));
+    call(&greeter, 1).await;
+    assert_eq!((greeter.backend.calls(), wait_for_no_copies(&greeter).await.sent), (3, 1));
     assert_eq!(mirror.calls(), 1);
 }
 
@@ -408,8 +376,8 @@ async fn a_snapshot_made_in_code_may_mirror_its_calls() {
 #[tokio::test]
 async fn a_bad_mirror_is_rejected_by_field_and_the_last_good_one_serves() {
     let mirror = Backend::start("mirror").await;
-    let greeter = Greeter::start(mirror.address(), mirrored([to("mirror")])).await;
-    greeter.call(1).await;
+    let greeter = start(mirror.address(), mirrored([to("mirror")])).await;
+    call(&greeter, 1).await;
     let percent = FractionalPercent { numerator: 1, denominator: 9 };
     let fraction = RuntimeFractionalPercent { default_value: Some(percent), ..Default::default() };
     for (bad, says) in [
@@ -438,8 +406,8 @@ async fn a_bad_mirror_is_rejected_by_field_and_the_last_good_one_serves() {
         greeter.control_plane.put(route_config("greeter").routes([mirrored([bad])]));
         let nack = greeter.control_plane.next_nack().await.error.expect("a NACK says why").1;
         assert!(nack.contains(says), "{nack}");
-        let before = greeter.counts().sent;
-        greeter.call(1).await;
-        assert_eq!(greeter.counts().sent, before + 1, "the last good routes mirror");
+        let before = counts(&greeter).sent;
+        call(&greeter, 1).await;
+        assert_eq!(counts(&greeter).sent, before + 1, "the last good routes mirror");
     }
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use mesh_core::Mesh;
 use mesh_core::testing::{ControlPlane, Resources, RouteBuilder, listener, route, route_config};
 use mesh_xds_proto::envoy::config::core::v3::{HeaderValue, HeaderValueOption, RuntimeFractionalPercent};
 use mesh_xds_proto::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
@@ -11,6 +10,7 @@ use tonic::Code;
 
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, quick_mesh};
+use crate::support::greeter::Greeter;
 
 fn percent(numerator: u32) -> Option<RuntimeFractionalPercent> {
     let default_value = Some(FractionalPercent { numerator, denominator: 0 });
@@ -38,42 +38,28 @@ fn header(key: &str, value: &str) -> HeaderValueOption {
     HeaderValueOption { header: Some(header), ..Default::default() }
 }
 
-struct Greeter {
-    backend: Backend,
-    control_plane: ControlPlane,
-    mesh: Mesh,
-    client: Client,
+async fn start(limit: &LocalRateLimit, route: RouteBuilder) -> Greeter {
+    let listener = listener("greeter").filter("limit", limit);
+    Greeter::start(|plain| plain.with(listener).with(route_config("greeter").routes([route]))).await
 }
 
-impl Greeter {
-    async fn start(limit: &LocalRateLimit, route: RouteBuilder) -> Self {
-        let backend = Backend::start("a").await;
-        let control_plane = ControlPlane::new();
-        let service = Resources::service("greeter", [backend.address()]).with(route_config("greeter").routes([route]));
-        control_plane.set(service.with(listener("greeter").filter("limit", limit)));
-        let mesh = quick_mesh(&control_plane).await;
-        let client = Client::new(&mesh, "xds:///greeter");
-        Self { backend, control_plane, mesh, client }
-    }
+async fn limited(limit: &LocalRateLimit) -> Greeter {
+    start(limit, route().cluster("greeter")).await
+}
 
-    async fn limited(limit: &LocalRateLimit) -> Self {
-        Self::start(limit, route().cluster("greeter")).await
+/// How many of so many calls are answered.
+async fn answered(greeter: &Greeter, calls: u32) -> u32 {
+    let mut answered = 0;
+    for _ in 0..calls {
+        answered += u32::from(greeter.client.hello().await.is_ok());
     }
-
-    /// How many of so many calls are answered.
-    async fn answered(&self, calls: u32) -> u32 {
-        let mut answered = 0;
-        for _ in 0..calls {
-            answered += u32::from(self.client.hello().await.is_ok());
-        }
-        answered
-    }
+    answered
 }
 
 #[tokio::test]
 async fn calls_beyond_the_rate_fail_at_once_and_are_neither_sent_nor_retried() {
-    let greeter = Greeter::start(&limit(3), route().cluster("greeter").retry_on("unavailable", 3)).await;
-    assert_eq!(greeter.answered(10).await, 3);
+    let greeter = start(&limit(3), route().cluster("greeter").retry_on("unavailable", 3)).await;
+    assert_eq!(answered(&greeter, 10).await, 3);
     let status = greeter.client.hello().await.expect_err("there is no token");
     assert_eq!((status.code(), status.message()), (Code::Unavailable, "local_rate_limited"));
     assert_eq!(greeter.backend.calls(), 3);
@@ -82,7 +68,7 @@ async fn calls_beyond_the_rate_fail_at_once_and_are_neither_sent_nor_retried() {
 #[tokio::test]
 async fn tokens_come_back_with_time() {
     let quick = LocalRateLimit { token_bucket: bucket(1, Duration::from_millis(50)), ..limit(1) };
-    let greeter = Greeter::limited(&quick).await;
+    let greeter = limited(&quick).await;
     greeter.client.hello().await.expect("the first token");
     let refilled = async { while greeter.client.hello().await.is_err() {} };
     tokio::time::timeout(Duration::from_secs(10), refilled).await.expect("another one");
@@ -90,9 +76,9 @@ async fn tokens_come_back_with_time() {
 
 #[tokio::test]
 async fn channels_to_a_target_share_its_tokens() {
-    let greeter = Greeter::limited(&limit(4)).await;
+    let greeter = limited(&limit(4)).await;
     let other = Client::new(&greeter.mesh, "xds:///greeter");
-    assert_eq!(greeter.answered(2).await, 2);
+    assert_eq!(answered(&greeter, 2).await, 2);
     let mut answered = 0;
     for _ in 0..5 {
         answered += u32::from(other.hello().await.is_ok());
@@ -108,7 +94,7 @@ async fn a_refused_call_has_the_status_and_the_headers_that_are_configured() {
         (LocalRateLimit { rate_limited_as_resource_exhausted: true, ..limit(1) }, Code::ResourceExhausted),
     ] {
         let limit = LocalRateLimit { response_headers_to_add: vec![header("x-limited", "true")], ..limit };
-        let greeter = Greeter::limited(&limit).await;
+        let greeter = limited(&limit).await;
         greeter.client.hello().await.expect("the only token");
         let status = greeter.client.hello().await.expect_err("there is no token");
         assert_eq!(status.code(), code);
@@ -121,8 +107,8 @@ async fn a_limit_that_is_not_enforced_marks_the_calls_that_it_would_refuse() {
     let marked = vec![header("x-over-limit", "yes")];
     let limit =
         LocalRateLimit { filter_enforced: percent(0), request_headers_to_add_when_not_enforced: marked, ..limit(2) };
-    let greeter = Greeter::limited(&limit).await;
-    assert_eq!(greeter.answered(4).await, 4);
+    let greeter = limited(&limit).await;
+    assert_eq!(answered(&greeter, 4).await, 4);
     let marks =
         greeter.backend.seen().iter().map(|call| call.metadata.contains_key("x-over-limit")).collect::<Vec<_>>();
     assert_eq!(marks, [false, false, true, true]);
@@ -131,9 +117,9 @@ async fn a_limit_that_is_not_enforced_marks_the_calls_that_it_would_refuse() {
 #[tokio::test]
 async fn without_a_word_on_its_shares_a_limit_limits_nothing() {
     let silent = LocalRateLimit { filter_enabled: None, ..limit(1) };
-    assert_eq!(Greeter::limited(&silent).await.answered(5).await, 5);
+    assert_eq!(answered(&limited(&silent).await, 5).await, 5);
     let half = LocalRateLimit { filter_enabled: percent(50), ..limit(1) };
-    let answered = Greeter::limited(&half).await.answered(400).await;
+    let answered = answered(&limited(&half).await, 400).await;
     // 200 expected, and the one token; 4 standard deviations are 40.
     assert!((160..=242).contains(&answered), "{answered} of 400");
 }
@@ -171,7 +157,7 @@ async fn an_update_gives_nobody_new_tokens_unless_it_changes_the_rate() {
     let own =
         |mark| route().header("x-own", "1").name("own").cluster("greeter").filter_config("limit", &marked(1, mark));
     let routes = |mark| route_config("greeter").routes([own(mark), route().cluster("greeter")]);
-    let greeter = Greeter::limited(&marked(2, "1")).await;
+    let greeter = limited(&marked(2, "1")).await;
     greeter.control_plane.put(routes("own 1"));
     let refused = async |own: bool, version: &str| {
         let mut metadata = tonic::metadata::MetadataMap::new();
@@ -205,7 +191,7 @@ async fn an_update_gives_nobody_new_tokens_unless_it_changes_the_rate() {
 
 #[tokio::test]
 async fn a_bad_limit_is_rejected_by_field_and_the_last_good_one_serves() {
-    let greeter = Greeter::limited(&limit(100)).await;
+    let greeter = limited(&limit(100)).await;
     greeter.client.hello().await.expect("a token");
     let with = |token_bucket| LocalRateLimit { token_bucket, ..limit(1) };
     let second = Duration::from_secs(1);

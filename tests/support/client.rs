@@ -121,6 +121,15 @@ impl Client {
     }
 }
 
+/// Metadata of these pairs; one name may come several times.
+pub(crate) fn metadata(pairs: &[(&'static str, &str)]) -> MetadataMap {
+    let mut metadata = MetadataMap::new();
+    for (name, value) in pairs {
+        metadata.append(*name, value.parse().expect("a header's value"));
+    }
+    metadata
+}
+
 fn request(metadata: MetadataMap) -> Request<HelloRequest> {
     let mut request = Request::new(HelloRequest::default());
     for entry in metadata.iter() {

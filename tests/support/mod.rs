@@ -7,6 +7,7 @@ pub(crate) mod backend;
 pub(crate) mod client;
 pub(crate) mod dns;
 pub(crate) mod frames;
+pub(crate) mod greeter;
 pub(crate) mod network;
 pub(crate) mod orca;
 pub(crate) mod relay;
