@@ -84,6 +84,13 @@ impl Error {
         Self { inner: Box::new(inner) }
     }
 
+    /// A call through a mesh that is gone.
+    #[cfg(any(feature = "discover", feature = "balance"))]
+    pub(crate) fn shut_down() -> Self {
+        Self::new(ErrorKind::Shutdown, "call through a mesh that was shut down or dropped")
+            .with_next_step("keep the `Mesh` alive as long as its channels are used")
+    }
+
     /// An error of kind [`ErrorKind::Setup`], for adapters that check what the application gave them.
     pub fn setup(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Setup, message)

@@ -195,7 +195,7 @@ impl<C: Connect> Balancer<C> {
 
     /// Connects, if that was not done yet.
     pub(crate) fn activate(&self) -> Result<(), Error> {
-        let registry = self.registry.upgrade().ok_or_else(super::error::shut_down)?;
+        let registry = self.registry.upgrade().ok_or_else(Error::shut_down)?;
         self.used.store(true, Ordering::Relaxed);
         let mut state = self.state.lock();
         if state.active.is_none() {

@@ -296,7 +296,7 @@ impl<C: Connect> Registry<C> {
     /// Where to run tasks.
     pub(crate) fn runtime(&self) -> Result<Handle, Error> {
         if self.shutdown.is_cancelled() {
-            return Err(error::shut_down());
+            return Err(Error::shut_down());
         }
         if let Some(runtime) = &*self.runtime.lock() {
             return Ok(runtime.clone());

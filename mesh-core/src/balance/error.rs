@@ -10,11 +10,6 @@ use crate::call::Session;
 use crate::connect::{InFlight, SendErrorKind, StreamError};
 use crate::error::{Error, ErrorKind};
 
-pub(crate) fn shut_down() -> Error {
-    Error::new(ErrorKind::Shutdown, "the mesh was shut down")
-        .with_next_step("keep the `Mesh` alive as long as its channels are used")
-}
-
 pub(crate) fn no_runtime() -> Error {
     Error::new(ErrorKind::Setup, "no tokio runtime is running here").with_next_step("make calls from within a runtime")
 }

@@ -145,7 +145,7 @@ impl<C: Connect> Attempt<C> {
         Slot<C>: SendRequest<B>,
     {
         let Some(source) = self.source.clone().or_else(|| self.attached()) else {
-            return State::failed(error::shut_down());
+            return State::failed(Error::shut_down());
         };
         let balancer = source.balancer();
         if self.unsent <= EAGER_TRIES

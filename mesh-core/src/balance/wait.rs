@@ -50,7 +50,7 @@ pub(crate) type Wait<C> = Pin<Box<dyn Future<Output = Result<Picked<C>, Error>> 
 
 /// Picks, and waits as long as that makes sense.
 pub(crate) async fn wait<C: Connect>(balancer: Arc<Balancer<C>>, terms: Terms) -> Result<Picked<C>, Error> {
-    let registry = balancer.registry.upgrade().ok_or_else(error::shut_down)?;
+    let registry = balancer.registry.upgrade().ok_or_else(Error::shut_down)?;
     let (max_pending, max_wait) = (balancer.max_pending.load(Ordering::Relaxed), registry.options.max_wait.value);
     drop(registry);
     let Some(_pending) = Pending::enter(&balancer.pending, max_pending) else {
@@ -133,7 +133,7 @@ impl<C: Connect> Waiter<'_, C> {
             Err(Blocked::NoSession) => {
                 return Err(error::no_session(&self.balancer.key.name, self.terms.session.as_deref()));
             }
-            Err(Blocked::Shutdown) => return Err(error::shut_down()),
+            Err(Blocked::Shutdown) => return Err(Error::shut_down()),
             Err(Blocked::Full(endpoint)) => {
                 self.full = true;
                 self.balancer.expand(&endpoint.address);

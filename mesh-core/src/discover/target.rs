@@ -135,7 +135,7 @@ impl Target {
         let mut ready = self.shared.ready.subscribe();
         tokio::select! {
             _ = ready.wait_for(|ready| *ready) => Ok(()),
-            () = self.shared.closed.cancelled() => Err(self.explain(shut_down())),
+            () = self.shared.closed.cancelled() => Err(self.explain(Error::shut_down())),
             () = tokio::time::sleep_until(limit) => Err(self.explain(self.not_ready(since))),
         }
     }
@@ -187,7 +187,7 @@ impl Target {
             let limit = deadline.unwrap_or_else(|| since + target.shared.facts.max_wait);
             tokio::select! {
                 biased;
-                () = target.shared.closed.cancelled() => Err(shut_down()),
+                () = target.shared.closed.cancelled() => Err(Error::shut_down()),
                 snapshot = target.next_snapshot(routable) => Ok(snapshot),
                 () = tokio::time::sleep_until(limit) => Err(target.no_snapshot(deadline.is_some())),
             }
@@ -254,11 +254,6 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.pending.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-fn shut_down() -> Error {
-    Error::new(ErrorKind::Shutdown, "call through a mesh that was shut down or dropped")
-        .with_next_step("keep the `Mesh` alive as long as its channels are used")
 }
 
 impl Source {
