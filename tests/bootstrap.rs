@@ -243,7 +243,9 @@ async fn a_control_plane_is_reached_over_tls_if_its_certificate_is_right() {
     assert_says(&status, &["TLS", "certificate", "Listener `greeter`"]);
     let mesh = impatient().bootstrap(pki.bootstrap(&control_plane.addr().to_string())).build().await.unwrap();
     let status = Client::new(&mesh, "xds:///greeter").hello().await.unwrap_err();
-    assert_says(&status, &["TLS", &control_plane.addr().to_string()]);
+    let in_plaintext =
+        "UNAVAILABLE: TLS: the server does not speak TLS; if it is to be reached without, give it `insecure`";
+    assert_says(&status, &[&control_plane.addr().to_string(), in_plaintext]);
 }
 
 #[tokio::test]

@@ -68,7 +68,7 @@ mod tls {
     use rustls::client::Resumption;
     use rustls::crypto::CryptoProvider;
     use rustls::version::{TLS12, TLS13};
-    use rustls::{ClientConfig, RootCertStore};
+    use rustls::{ClientConfig, InvalidMessage, RootCertStore};
     use rustls_pki_types::pem::PemObject;
     use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
     use tokio::time::Instant;
@@ -124,7 +124,8 @@ mod tls {
         pub(super) async fn handshake(&self, io: BoxIo) -> Result<BoxIo, StreamError> {
             let connector = TlsConnector::from(self.config().await);
             let connecting = connector.connect(self.server_name.clone(), io).await;
-            let stream = connecting.map_err(|error| StreamError::new(format!("UNAVAILABLE: TLS: {error}")))?;
+            let stream =
+                connecting.map_err(|error| StreamError::new(format!("UNAVAILABLE: TLS: {}", refused(&error))))?;
             if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
                 return Err(StreamError::new("UNAVAILABLE: TLS: the server did not choose HTTP/2 (ALPN `h2`)"));
             }
@@ -148,6 +149,18 @@ mod tls {
             };
             *self.loaded.lock() = Loaded { config: config.clone(), at: Instant::now() };
             config
+        }
+    }
+
+    /// Why there is no TLS, in words.
+    fn refused(error: &io::Error) -> String {
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+        match cause {
+            Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+                "the server does not speak TLS; if it is to be reached without, give it `insecure` channel credentials"
+                    .to_owned()
+            }
+            _ => error.to_string(),
         }
     }
 
