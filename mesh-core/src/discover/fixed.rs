@@ -11,5 +11,4 @@ pub(crate) async fn follow(source: Source, snapshot: Arc<Snapshot>, clusters: Ar
     let mut connectivity = connectivity::Aggregate::new(clusters);
     connectivity.publish(snapshot, &source);
     connectivity.shown_until(&source, pending::<()>()).await;
-    source.close();
 }

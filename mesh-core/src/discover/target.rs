@@ -35,8 +35,8 @@ impl WeakTarget {
     }
 }
 
-/// What publishes a target's snapshots; it does not keep the target in use.
-#[derive(Clone)]
+/// What publishes a target's snapshots; it does not keep the target in use. Dropped, also with the runtime it runs on, it
+/// ends the target: calls through it fail.
 pub(crate) struct Source {
     shared: Weak<Shared>,
     dropped: CancellationToken,
@@ -76,6 +76,7 @@ struct Shared {
     ready: watch::Sender<bool>,
     waiting_for: Mutex<Option<String>>,
     pending: AtomicU32,
+    /// No call is taken any more.
     closed: CancellationToken,
     _dropped: DropGuard,
 }
@@ -91,7 +92,7 @@ impl Target {
             ready: watch::Sender::new(false),
             waiting_for: Mutex::new(None),
             pending: AtomicU32::new(0),
-            closed: mesh.clone(),
+            closed: mesh.child_token(),
             _dropped: dropped.clone().drop_guard(),
         });
         let source = Source { shared: Arc::downgrade(&shared), dropped };
@@ -279,18 +280,20 @@ impl Source {
         }
     }
 
-    /// Takes the snapshot out of force, because the mesh ends.
-    pub(crate) fn close(&self) {
+    /// Resolves when nobody uses the target any more, or the mesh ends.
+    pub(crate) async fn dropped(&self) {
+        self.dropped.cancelled().await;
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
         if let Some(shared) = self.shared.upgrade() {
+            shared.closed.cancel();
             shared.snapshot.clear();
             shared.connectivity.send_replace(ConnectivityState::Shutdown);
             shared.ready.send_replace(false);
         }
-    }
-
-    /// Resolves when nobody uses the target any more, or the mesh ends.
-    pub(crate) async fn dropped(&self) {
-        self.dropped.cancelled().await;
     }
 }
 

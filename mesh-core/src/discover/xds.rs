@@ -41,7 +41,7 @@ pub(crate) async fn follow(
             #[cfg(feature = "dns")]
             Some(News::Names(names)) => dependencies.handle_resolved(&names, &subscriptions),
             Some(News::Demand(names)) => dependencies.handle_demand(names, &subscriptions),
-            None => return source.close(),
+            None => return,
         };
     }
 }

@@ -43,7 +43,7 @@ pub(crate) async fn follow(source: Source, name: DnsTarget, clusters: Arc<dyn Pr
     let question = Question { host: &name.host, servers: name.server.as_slice(), family: AddressFamily::Both };
     loop {
         let asked = Instant::now();
-        let Some(answer) = connectivity.shown_until(&source, ask(question)).await else { return source.close() };
+        let Some(answer) = connectivity.shown_until(&source, ask(question)).await else { return };
         let again = match answer {
             Ok(answer) => {
                 backoff.reset();
@@ -66,7 +66,7 @@ pub(crate) async fn follow(source: Source, name: DnsTarget, clusters: Arc<dyn Pr
             }
         };
         if !again.pause(&mut connectivity, &source).await {
-            return source.close();
+            return;
         }
     }
 }
