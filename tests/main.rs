@@ -31,6 +31,7 @@ mod retry;
 mod route_actions;
 mod routing;
 mod server;
+mod server_listeners;
 mod sessions;
 mod shutdown;
 mod storm;

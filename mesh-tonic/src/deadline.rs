@@ -9,6 +9,7 @@ use tonic::{Code, Status};
 
 use crate::Grpc;
 use crate::retry::{PUSHBACK, failed};
+use crate::status::code_of;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const MOST_DIGITS: u128 = 99_999_999;
@@ -43,6 +44,10 @@ impl InboundProtocol for Grpc {
         let mut trailers = HeaderMap::new();
         status.add_header(&mut trailers).expect("a code and a text are headers");
         trailers
+    }
+
+    fn refused(&self, error: &mesh_core::Error) -> Response<()> {
+        Status::new(code_of(error.kind()), error.report()).into_http()
     }
 
     fn forbid_retry(&self, headers: &mut HeaderMap) {

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
-use mesh_core::server::{ConnectInfo, Ended, Listen, RequestBody, ServerOptions};
+use mesh_core::server::{ConnectInfo, Ended, Listen, RequestBody, ServerOptions, ServingMode};
 use mesh_core::{Mesh, ServerBuilder};
 use tonic::body::Body;
 use tonic::codegen::Service;
@@ -78,11 +78,25 @@ impl MeshServer {
         self
     }
 
+    /// Does not ask the control plane for a listener, though the mesh has one; see
+    /// [`ServerBuilder::without_control_plane`].
+    pub fn without_control_plane(mut self) -> Self {
+        self.builder = self.builder.without_control_plane();
+        self
+    }
+
+    /// Hears of each change between serving and not serving, with the reason (A36). Default: both are logged.
+    pub fn on_serving_mode(mut self, hears: impl Fn(&ServingMode) + Send + Sync + 'static) -> Self {
+        self.builder = self.builder.on_serving_mode(hears);
+        self
+    }
+
     /// Serves at an address, or on a listener, until the mesh is shut down.
     ///
     /// # Errors
     ///
-    /// When the address cannot be listened on.
+    /// When the address cannot be listened on; when the mesh has a bootstrap that does not say how the server's listener
+    /// is called.
     pub async fn serve(self, listen: impl Into<Listen>) -> Result<Ended, mesh_core::Error> {
         self.serve_with_shutdown(listen, std::future::pending()).await
     }
@@ -92,7 +106,8 @@ impl MeshServer {
     ///
     /// # Errors
     ///
-    /// When the address cannot be listened on.
+    /// When the address cannot be listened on; when the mesh has a bootstrap that does not say how the server's listener
+    /// is called.
     pub async fn serve_with_shutdown(
         self,
         listen: impl Into<Listen>,

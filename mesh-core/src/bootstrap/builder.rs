@@ -109,6 +109,13 @@ impl BootstrapBuilder {
         self
     }
 
+    /// How the Listener of a server is called (A36): each `%s` stands for the address that it listens on, such as
+    /// `0.0.0.0:50051`. Default: there is none, and servers of the mesh cannot be configured by the control plane.
+    pub fn server_listener_resource_name_template(mut self, template: impl Into<String>) -> Self {
+        self.top.insert("server_listener_resource_name_template".into(), template.into().into());
+        self
+    }
+
     /// Checks the whole.
     ///
     /// # Errors

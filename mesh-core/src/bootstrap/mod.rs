@@ -11,6 +11,8 @@ mod server_uri;
 
 use std::ffi::OsString;
 use std::fmt;
+#[cfg(feature = "server")]
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +53,7 @@ struct Inner {
     server: ServerConfig,
     node: NodeConfig,
     client_listener_template: Option<String>,
+    server_listener_template: Option<String>,
     ignored: Vec<String>,
 }
 
@@ -185,6 +188,12 @@ impl Bootstrap {
     /// `client_default_listener_resource_name_template` says otherwise.
     pub(crate) fn client_listener_name(&self, target: &str) -> String {
         expand(self.inner.client_listener_template.as_deref().unwrap_or("%s"), target)
+    }
+
+    /// The name of the Listener of a server at this address (A36); `None` without `server_listener_resource_name_template`.
+    #[cfg(feature = "server")]
+    pub(crate) fn server_listener_name(&self, address: SocketAddr) -> Option<String> {
+        Some(expand(self.inner.server_listener_template.as_deref()?, &address.to_string()))
     }
 
     fn from_variables(path: Option<OsString>, inline: Option<OsString>) -> Result<Self, Error> {

@@ -16,11 +16,11 @@ pub(super) fn bootstrap(value: Value) -> Result<Inner, Problem> {
     let server = servers(&mut fields, &mut ignored)?;
     let node = node(&mut fields, &mut ignored)?;
     certificate_providers(&mut fields, &mut ignored)?;
-    server_listener_template(&mut fields, &mut ignored)?;
+    let server_listener_template = fields.string("server_listener_resource_name_template")?;
     let client_listener_template = fields.string("client_default_listener_resource_name_template")?;
     authorities(&mut fields, &mut ignored)?;
     fields.finish(&mut ignored);
-    Ok(Inner { server, node, client_listener_template, ignored })
+    Ok(Inner { server, node, client_listener_template, server_listener_template, ignored })
 }
 
 fn servers(fields: &mut Fields, ignored: &mut Vec<String>) -> Result<ServerConfig, Problem> {
@@ -148,15 +148,6 @@ fn locality(mut fields: Fields, ignored: &mut Vec<String>) -> Result<LocalityCon
     let sub_zone = fields.string("sub_zone")?.unwrap_or_default();
     fields.finish(ignored);
     Ok(LocalityConfig { region, zone, sub_zone })
-}
-
-/// Nothing serves yet, so nothing asks for a server's listener (A36).
-fn server_listener_template(fields: &mut Fields, ignored: &mut Vec<String>) -> Result<(), Problem> {
-    let name = "server_listener_resource_name_template";
-    if fields.string(name)?.is_some() {
-        ignored.push(format!("{}: servers (A36) are not acted on", fields.at(name)));
-    }
-    Ok(())
 }
 
 /// Checks their form; nothing asks them for certificates yet.

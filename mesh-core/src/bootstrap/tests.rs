@@ -91,11 +91,13 @@ fn the_file_of_istio_agent_is_understood() {
     assert_eq!(bootstrap.node().metadata["GENERATOR"], "grpc");
     assert_eq!(bootstrap.node().metadata["LABELS"]["app"], "greeter");
     assert_eq!(bootstrap.node().locality.as_ref().unwrap().zone, "eu-west1-b");
-    let ignored = [
-        "certificate_providers.default: certificate providers (A29) are not acted on",
-        "server_listener_resource_name_template: servers (A36) are not acted on",
-    ];
+    let ignored = ["certificate_providers.default: certificate providers (A29) are not acted on"];
     assert_eq!(bootstrap.ignored(), ignored);
+    #[cfg(feature = "server")]
+    assert_eq!(
+        bootstrap.server_listener_name("[::]:80".parse().unwrap()).unwrap(),
+        "xds.istio.io/grpc/lds/inbound/[::]:80"
+    );
 }
 
 #[test]
@@ -125,7 +127,6 @@ fn the_file_of_traffic_director_is_understood_with_other_credentials() {
         bootstrap.ignored(),
         [
             "xds_servers[0].channel_creds[0]: channel credentials `google_default` are not supported",
-            "server_listener_resource_name_template: servers (A36) are not acted on",
             "authorities.traffic-director-c2p.xds.googleapis.com: federation (A47) is not acted on",
         ]
     );

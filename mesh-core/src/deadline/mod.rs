@@ -34,6 +34,7 @@ use tokio::time::{Instant, Sleep};
 use tower_service::Service;
 
 use crate::context::Context;
+use crate::error::Error;
 
 /// What a server must know of the protocol that its callers speak. An adapter has one.
 pub trait InboundProtocol: fmt::Debug + Send + Sync {
@@ -45,6 +46,9 @@ pub trait InboundProtocol: fmt::Debug + Send + Sync {
 
     /// The trailers of an answer in whose middle the deadline passes.
     fn expired_trailers(&self) -> HeaderMap;
+
+    /// The head of an answer that is nothing but a head: the call is not served, for this reason.
+    fn refused(&self, error: &Error) -> Response<()>;
 
     /// Tells the caller not to try again, if these are the last headers of an answer and they say that the call failed.
     fn forbid_retry(&self, headers: &mut HeaderMap);

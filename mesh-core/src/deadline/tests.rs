@@ -44,6 +44,10 @@ impl InboundProtocol for Plain {
         [(HeaderName::from_static("failed"), HeaderValue::from_static("late"))].into_iter().collect()
     }
 
+    fn refused(&self, _: &crate::error::Error) -> Response<()> {
+        Response::new(())
+    }
+
     fn forbid_retry(&self, headers: &mut HeaderMap) {
         if headers.contains_key("failed") {
             headers.insert("no-retry", HeaderValue::from_static(""));

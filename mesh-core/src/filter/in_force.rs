@@ -9,7 +9,7 @@ use crate::snapshot::{Chain, RouteTable};
 pub(crate) fn in_force(table: &RouteTable, route: usize) -> Vec<Held> {
     let clusters = match &table.virtual_host.routes[route].action {
         RouteAction::Forward(forward) => forward.clusters(),
-        RouteAction::Answer(_) | RouteAction::Unsupported(_) => &[],
+        RouteAction::Answer(_) | RouteAction::NonForwarding | RouteAction::Unsupported(_) => &[],
     };
     let names: Vec<String> =
         (0..clusters.len().max(1)).map(|choice| names(table.chain(route, choice).map(|chain| &**chain))).collect();

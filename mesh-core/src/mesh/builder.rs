@@ -60,6 +60,9 @@ pub struct MeshBuilder {
     drain_timeout: Duration,
 }
 
+/// How the listeners of servers are called at a control plane in this process.
+pub(crate) const IN_PROCESS_SERVERS: &str = "grpc/server?xds.resource.listening_address=%s";
+
 impl Default for MeshBuilder {
     fn default() -> Self {
         Self {
@@ -269,7 +272,13 @@ impl MeshBuilder {
         let (closed, cancel) = (CancellationToken::new(), CancellationToken::new());
         let tasks = TaskTracker::new();
         let bootstrap = match (self.bootstrap, &self.in_process) {
-            (None, Some(_)) => Some(Bootstrap::builder("in-process").insecure().node_id("test").build()?),
+            (None, Some(_)) => Some(
+                Bootstrap::builder("in-process")
+                    .insecure()
+                    .node_id("test")
+                    .server_listener_resource_name_template(IN_PROCESS_SERVERS)
+                    .build()?,
+            ),
             (bootstrap, _) => bootstrap,
         };
         let transport = GrpcOptions { tasks: tasks.clone(), ..self.transport };

@@ -1,5 +1,6 @@
 //! Servers of a mesh: how one is set up, and what the mesh tells of those that run.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,8 +14,9 @@ use tower_service::Service;
 use super::Mesh;
 use crate::deadline::InboundProtocol;
 use crate::error::{BoxError, Error};
-use crate::server::{self, Ended, Listen, RequestBody, ServerOptions, ServerState};
+use crate::server::{Ended, Listen, OnServingMode, RequestBody, Runner, ServerOptions, ServerState, ServingMode};
 use crate::stack::server::ServerStackBuilder;
+use crate::xds::XdsClient;
 
 /// Sets up a server; [`Mesh::server`] starts one. Adapters have one around it, such as `mesh_tonic::MeshServer`.
 ///
@@ -33,18 +35,25 @@ use crate::stack::server::ServerStackBuilder;
 /// mesh.server().serve(address, hello, stop).await?;
 /// # Ok(()) }
 /// ```
-#[derive(Debug)]
 #[must_use = "a builder does nothing until `serve` is called"]
 pub struct ServerBuilder {
     mesh: Mesh,
     options: ServerOptions,
     layers: ServerStackBuilder,
+    without_control_plane: bool,
+    on_serving_mode: Option<OnServingMode>,
 }
 
 impl Mesh {
     /// Starts to set up a server.
     pub fn server(&self) -> ServerBuilder {
-        ServerBuilder { mesh: self.clone(), options: ServerOptions::default(), layers: ServerStackBuilder::default() }
+        ServerBuilder {
+            mesh: self.clone(),
+            options: ServerOptions::default(),
+            layers: ServerStackBuilder::default(),
+            without_control_plane: false,
+            on_serving_mode: None,
+        }
     }
 }
 
@@ -67,13 +76,30 @@ impl ServerBuilder {
         self
     }
 
+    /// Does not ask the control plane for a listener, though the mesh has one: every connection and every call is served.
+    /// Default: the server does as its Listener says (A36), whose name the bootstrap's
+    /// `server_listener_resource_name_template` makes of the address that it listens on; in a mesh without a bootstrap, it
+    /// serves everything.
+    pub fn without_control_plane(mut self) -> Self {
+        self.without_control_plane = true;
+        self
+    }
+
+    /// Hears of each change between serving and not serving, with the reason (A36); it is called from a task of the server
+    /// and must return soon. Default: both are logged.
+    pub fn on_serving_mode(mut self, hears: impl Fn(&ServingMode) + Send + Sync + 'static) -> Self {
+        self.on_serving_mode = Some(Arc::new(hears));
+        self
+    }
+
     /// Serves until `shutdown` is done or the mesh is shut down, and then until the last call ends, or
     /// [`ServerOptions::shutdown_timeout`] does. Handlers run on the current tokio runtime. Dropped, the future cuts all
     /// connections.
     ///
     /// # Errors
     ///
-    /// When the address cannot be listened on. What goes wrong later ends no server.
+    /// When the address cannot be listened on; when the mesh has a bootstrap that does not say how the server's listener
+    /// is called. What goes wrong later ends no server.
     pub async fn serve<S, R>(
         self,
         listen: impl Into<Listen>,
@@ -88,8 +114,10 @@ impl ServerBuilder {
         R::Error: Into<BoxError>,
     {
         let (listener, address) = listen.into().bind().await?;
-        let state = Arc::new(ServerState::new(address));
         let inner = &self.mesh.inner;
+        let name = self.listener_name(address)?;
+        let resources = name.as_ref().and_then(|_| inner.xds.as_ref()).map(XdsClient::subscriber);
+        let state = Arc::new(ServerState::new(address, name));
         inner.servers.add(&state);
         let closed = inner.closed.clone();
         let shutdown = async move {
@@ -98,7 +126,26 @@ impl ServerBuilder {
                 () = closed.cancelled_owned() => {}
             }
         };
-        Ok(server::run(listener, self.layers.build(service), self.options, state, shutdown).await)
+        let Self { options, on_serving_mode, layers, .. } = self;
+        let runner = Runner { options, state, protocol: layers.protocol, resources, on_serving_mode };
+        Ok(runner.run(listener, layers.build(service), shutdown).await)
+    }
+
+    /// `None`: there is no control plane to ask.
+    fn listener_name(&self, address: SocketAddr) -> Result<Option<Arc<str>>, Error> {
+        let bootstrap = self.mesh.inner.bootstrap.as_ref().filter(|_| !self.without_control_plane);
+        let Some(bootstrap) = bootstrap else { return Ok(None) };
+        let name = bootstrap.server_listener_name(address).map(|name| Some(name.into()));
+        name.ok_or_else(|| {
+            Error::setup(format!("serve on {address}: the bootstrap has no `server_listener_resource_name_template`"))
+                .with_next_step("add it (A36), or serve `without_control_plane`")
+        })
+    }
+}
+
+impl fmt::Debug for ServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerBuilder").field("options", &self.options).finish_non_exhaustive()
     }
 }
 
@@ -108,6 +155,10 @@ impl ServerBuilder {
 pub struct ServerStatus {
     /// Where it listens.
     pub address: SocketAddr,
+    /// The name of its Listener at the control plane; `None`: it does not ask for one.
+    pub listener: Option<Arc<str>>,
+    /// Whether it serves, or why not.
+    pub mode: ServingMode,
     /// Connections that are open.
     pub connections: usize,
     /// Calls whose response has not ended.
@@ -122,6 +173,8 @@ impl ServerStatus {
     fn of(state: &ServerState) -> Self {
         Self {
             address: state.address,
+            listener: state.listener.clone(),
+            mode: state.gate.mode(),
             connections: state.connections(),
             in_flight: state.in_flight(),
             accepted: state.accepted(),

@@ -1,14 +1,44 @@
-//! `Listener` of a client: where its routes come from (A27).
+//! `Listener`: of a client, where its routes come from (A27); of a server, what its connections get (A36).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use indexmap::IndexSet;
+
 use super::filter::HttpFilters;
+use super::filter_chain::FilterChains;
 use super::route_config::RouteConfiguration;
 
-/// A validated API listener.
+/// A validated listener. One name may have either: who asks knows which it can use.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    Api(Arc<ApiListener>),
+    Socket(SocketListener),
+}
+
+/// The listener of a server.
+#[derive(Debug)]
+pub(crate) struct SocketListener {
+    /// Where the server must listen.
+    pub(crate) address: Option<(IpAddr, u16)>,
+    pub(crate) chains: FilterChains,
+}
+
+impl SocketListener {
+    /// The names of the route configurations that its chains ask for.
+    pub(crate) fn named_routes(&self) -> IndexSet<Arc<str>> {
+        let named = self.chains.all().filter_map(|chain| match &chain.routes {
+            RouteSource::Named(name) => Some(name.clone()),
+            RouteSource::Inline(_) => None,
+        });
+        named.collect()
+    }
+}
+
+/// The listener of a client.
 #[derive(Clone, Debug)]
-pub(crate) struct Listener {
+pub(crate) struct ApiListener {
     pub(crate) routes: RouteSource,
     /// The longest a call may take on routes that do not say it themselves; zero: no limit (A31).
     pub(crate) max_stream_duration: Option<Duration>,

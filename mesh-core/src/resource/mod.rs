@@ -12,6 +12,7 @@ mod display;
 pub(crate) mod domain;
 pub(crate) mod endpoints;
 pub(crate) mod filter;
+pub(crate) mod filter_chain;
 pub(crate) mod hash_policy;
 pub(crate) mod level;
 pub(crate) mod listener;

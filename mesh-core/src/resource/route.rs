@@ -42,8 +42,22 @@ pub(crate) enum RouteAction {
     Forward(Forward),
     /// The call is answered and sent nowhere.
     Answer(Arc<RouteAnswer>),
+    /// A server serves the call itself (A36); on a client it fails.
+    NonForwarding,
     /// Nothing acts on this action, so the call fails, as it does in gRPC: the field's name, such as `redirect`.
     Unsupported(&'static str),
+}
+
+impl RouteAction {
+    /// The field's name.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Forward(_) => "route",
+            Self::Answer(answer) => answer.name(),
+            Self::NonForwarding => "non_forwarding_action",
+            Self::Unsupported(name) => name,
+        }
+    }
 }
 
 /// The clusters that calls are shared between.

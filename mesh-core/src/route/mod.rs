@@ -123,7 +123,7 @@ enum Destination {
 
 fn choose<B>(snapshot: &Snapshot, request: &Request<B>) -> Result<Choice, Error> {
     let table = snapshot.routing.as_ref().map_err(|problem| problem.to_error())?;
-    let head = head(request);
+    let head = RequestHead::of(request);
     let route = table.virtual_host.route(&head, || fastrand::u32(..1_000_000)).ok_or_else(|| table.no_route(&head))?;
     let (choice, destination) = match &table.virtual_host.routes[route].action {
         RouteAction::Forward(forward) => match forward.cluster_header() {
@@ -135,25 +135,15 @@ fn choose<B>(snapshot: &Snapshot, request: &Request<B>) -> Result<Choice, Error>
         },
         RouteAction::Answer(_) if cfg!(feature = "filter") => (0, Destination::Nowhere),
         RouteAction::Answer(answer) => return Err(table.unsupported(route, answer.name())),
-        RouteAction::Unsupported(action) => return Err(table.unsupported(route, action)),
+        other => return Err(table.unsupported(route, other.name())),
     };
     Ok(Choice { route, choice, destination })
-}
-
-fn head<B>(request: &Request<B>) -> RequestHead<'_> {
-    let uri = request.uri();
-    RequestHead {
-        path: uri.path(),
-        method: request.method(),
-        authority: uri.authority().map_or("", |authority| authority.as_str()),
-        headers: request.headers(),
-    }
 }
 
 /// Writes the hash of the request into its `Call`: of the application's key, of the header that the cluster's policy names
 /// (A76), or of what the route says (A42), in this order.
 fn hash<B>(cluster: &ClusterEntry, key: Option<u64>, request: &Request<B>, call: &mut Call) {
-    let head = head(request);
+    let head = RequestHead::of(request);
     let table = call.snapshot.as_ref().and_then(|snapshot| snapshot.routing.as_ref().ok());
     let action = table.zip(call.route).map(|(table, route)| &table.virtual_host.routes[route].action);
     let hash = match (key, cluster.hash_header(), action) {

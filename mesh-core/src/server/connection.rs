@@ -43,8 +43,13 @@ pub(super) struct Ends {
 }
 
 /// Serves the calls of one connection until it is over.
-pub(super) async fn serve<I, S, R>(io: I, service: S, connected: Connected, options: Arc<ServerOptions>, ends: Ends)
-where
+pub(super) async fn serve<I, S, R>(
+    io: I,
+    calls: Calls<S>,
+    connected: Connected,
+    options: Arc<ServerOptions>,
+    ends: Ends,
+) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<RequestBody>, Response = Response<R>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
@@ -53,7 +58,6 @@ where
     R::Error: Into<BoxError>,
 {
     let (io, begun) = Noticed::new(io);
-    let calls = Calls::new(service, connected.state.clone());
     let http2 = pin!(http2(&options).serve_connection(TokioIo::new(io), calls));
     let drain = |connection: Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
     let why = drive(http2, drain, begun, &options, &ends).await;

@@ -1,6 +1,8 @@
 //! The server: connections that are accepted, served over HTTP/2 and ended.
 //!
 //! ```text
+//! follow.rs ─▸ listener.rs: what the control plane says (A36); whether there is anything to accept
+//!                 │
 //! accept.rs ─▸ connection.rs ─▸ request.rs ─▸ the layers of stack/server.rs ─▸ handler
 //!  outlives     handshake,       counts the
 //!  EMFILE       age, drain, cut  calls
@@ -10,7 +12,10 @@
 
 mod accept;
 mod connection;
+mod follow;
 mod io;
+mod listener;
+mod mode;
 mod options;
 mod request;
 mod state;
@@ -28,10 +33,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
+use self::connection::Ends;
+use self::listener::{Admission, Setup, Watcher};
+pub(crate) use self::mode::OnServingMode;
+pub use self::mode::ServingMode;
 pub use self::options::ServerOptions;
+use self::request::Calls;
 pub use self::request::{ConnectInfo, RequestBody};
 pub(crate) use self::state::ServerState;
+use crate::deadline::InboundProtocol;
 use crate::error::{BoxError, Error, ErrorKind};
+use crate::xds::Subscriber;
 
 /// Where a server listens: an address, or a listener that is bound already.
 #[derive(Debug)]
@@ -78,46 +90,69 @@ pub struct Ended {
     pub cut_calls: usize,
 }
 
-/// Serves until `shutdown`, and then until the last call ends, or [`ServerOptions::shutdown_timeout`] does. Dropped, it
-/// cuts all connections.
-pub(crate) async fn run<S, R>(
-    listener: TcpListener,
-    service: S,
-    options: ServerOptions,
-    state: Arc<ServerState>,
-    shutdown: impl Future<Output = ()>,
-) -> Ended
-where
-    S: Service<Request<RequestBody>, Response = Response<R>> + Clone + Send + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send + 'static,
-    R: Body<Data = Bytes> + Send + 'static,
-    R::Error: Into<BoxError>,
-{
-    let options = Arc::new(options);
-    let tasks = TaskTracker::new();
-    let ends = connection::Ends { drain: CancellationToken::new(), cut: CancellationToken::new() };
-    let _cut_on_drop = ends.cut.clone().drop_guard();
-    let mut shutdown = pin!(shutdown);
-    loop {
-        let (stream, peer_address) = tokio::select! {
-            biased;
-            () = shutdown.as_mut() => break,
-            accepted = accept::accept(&listener, &state, &options) => accepted,
-        };
-        let local_address = stream.local_addr().unwrap_or(state.address);
-        let connected = state.connect(ConnectInfo { local_address, peer_address });
-        tasks.spawn(connection::serve(stream, service.clone(), connected, options.clone(), ends.clone()));
+/// What a server needs beside its listener and its handler.
+pub(crate) struct Runner {
+    pub(crate) options: ServerOptions,
+    pub(crate) state: Arc<ServerState>,
+    pub(crate) protocol: Option<&'static dyn InboundProtocol>,
+    /// Who asks the control plane for the server's listener; `None`: every connection and call is served.
+    pub(crate) resources: Option<Subscriber>,
+    pub(crate) on_serving_mode: Option<OnServingMode>,
+}
+
+impl Runner {
+    /// Serves until `shutdown`, and then until the last call ends, or [`ServerOptions::shutdown_timeout`] does. Dropped, it
+    /// cuts all connections.
+    pub(crate) async fn run<S, R>(self, listener: TcpListener, service: S, shutdown: impl Future<Output = ()>) -> Ended
+    where
+        S: Service<Request<RequestBody>, Response = Response<R>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send + 'static,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        let Self { options, state, protocol, resources, on_serving_mode } = self;
+        let options = Arc::new(options);
+        let tasks = TaskTracker::new();
+        let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
+        let _cut_on_drop = cut.clone().drop_guard();
+        match resources.zip(state.listener.clone()) {
+            None => state.gate.set(ServingMode::Serving, Some(Arc::new(Setup::without_listener(drain.clone())))),
+            Some((resources, name)) => {
+                let watcher = Watcher::new(name, state.address, drain.clone());
+                let follow = follow::follow(resources, watcher, state.clone(), on_serving_mode);
+                tokio::spawn(cut.clone().run_until_cancelled_owned(follow));
+            }
+        }
+        let mut shutdown = pin!(shutdown);
+        loop {
+            let (stream, peer_address) = tokio::select! {
+                biased;
+                () = shutdown.as_mut() => break,
+                accepted = accept::accept(&listener, &state, &options) => accepted,
+            };
+            let local_address = stream.local_addr().unwrap_or(state.address);
+            let admission = state.gate.setup().and_then(|setup| setup.admit(local_address, peer_address));
+            let Some(Admission { chain, drain }) = admission else {
+                state.refuse();
+                continue;
+            };
+            let connected = state.connect(ConnectInfo { local_address, peer_address });
+            let calls = Calls { service: service.clone(), connection: connected.state.clone(), chain, protocol };
+            let ends = Ends { drain, cut: cut.clone() };
+            tasks.spawn(connection::serve(stream, calls, connected, options.clone(), ends));
+        }
+        drop(listener);
+        state.gate.set(ServingMode::NotServing("it shuts down".into()), None);
+        drain.cancel();
+        tasks.close();
+        if timeout(options.shutdown_timeout, tasks.wait()).await.is_ok() {
+            return Ended { cut_calls: 0 };
+        }
+        let cut_calls = state.in_flight();
+        tracing::warn!(address = %state.address, cut_calls, "calls were still open at the end of the shutdown timeout");
+        cut.cancel();
+        tasks.wait().await;
+        Ended { cut_calls }
     }
-    drop(listener);
-    ends.drain.cancel();
-    tasks.close();
-    if timeout(options.shutdown_timeout, tasks.wait()).await.is_ok() {
-        return Ended { cut_calls: 0 };
-    }
-    let cut_calls = state.in_flight();
-    tracing::warn!(address = %state.address, cut_calls, "calls were still open at the end of the shutdown timeout");
-    ends.cut.cancel();
-    tasks.wait().await;
-    Ended { cut_calls }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project::pin_project;
@@ -14,7 +14,9 @@ use tower::ServiceExt as _;
 use tower::util::Oneshot;
 use tower_service::Service;
 
+use super::listener::ChainState;
 use super::state::{ConnectionState, InFlight};
+use crate::deadline::InboundProtocol;
 use crate::error::{Error, ErrorKind};
 
 /// The connection that a request came on; in the request's extensions.
@@ -56,13 +58,25 @@ fn unreadable(error: hyper::Error) -> Error {
 /// The calls of one connection, for hyper.
 #[derive(Clone, Debug)]
 pub(super) struct Calls<S> {
-    service: S,
-    connection: Arc<ConnectionState>,
+    pub(super) service: S,
+    pub(super) connection: Arc<ConnectionState>,
+    /// What decides whether a call is served; `None`: all are.
+    pub(super) chain: Option<Arc<ChainState>>,
+    pub(super) protocol: Option<&'static dyn InboundProtocol>,
 }
 
 impl<S> Calls<S> {
-    pub(super) fn new(service: S, connection: Arc<ConnectionState>) -> Self {
-        Self { service, connection }
+    /// The head of the answer to a call that is not to be served.
+    fn refused(&self, request: &Request<RequestBody>) -> Option<Response<()>> {
+        let error = self.chain.as_ref()?.admit(request).err()?;
+        Some(match self.protocol {
+            Some(protocol) => protocol.refused(&error),
+            None => {
+                let mut response = Response::new(());
+                *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                response
+            }
+        })
     }
 }
 
@@ -78,15 +92,19 @@ where
         let mut request = request.map(RequestBody);
         request.extensions_mut().insert(self.connection.info);
         let in_flight = Some(InFlight::on(&self.connection));
-        Answer { inner: self.service.clone().oneshot(request), in_flight }
+        match self.refused(&request) {
+            Some(refused) => Answer { inner: None, refused: Some(refused), in_flight },
+            None => Answer { inner: Some(self.service.clone().oneshot(request)), refused: None, in_flight },
+        }
     }
 }
 
-/// The future of a call that is served.
+/// The future of a call that is served, or refused.
 #[pin_project]
 pub(super) struct Answer<F> {
     #[pin]
-    inner: F,
+    inner: Option<F>,
+    refused: Option<Response<()>>,
     in_flight: Option<InFlight>,
 }
 
@@ -98,7 +116,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let response = ready!(this.inner.poll(cx))?;
+        let response = match this.inner.as_pin_mut() {
+            Some(inner) => ready!(inner.poll(cx))?.map(Some),
+            None => this.refused.take().expect("polled after it was ready").map(|()| None),
+        };
         let in_flight = this.in_flight.take();
         Poll::Ready(Ok(response.map(|inner| ResponseBody { inner, _in_flight: in_flight })))
     }
@@ -107,8 +128,9 @@ where
 /// The body of a response; its call is in flight until it is dropped.
 #[pin_project]
 pub(super) struct ResponseBody<R> {
+    /// `None`: the head is all there is.
     #[pin]
-    inner: R,
+    inner: Option<R>,
     _in_flight: Option<InFlight>,
 }
 
@@ -117,14 +139,14 @@ impl<R: Body> Body for ResponseBody<R> {
     type Error = R::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<R::Data>, R::Error>>> {
-        self.project().inner.poll_frame(cx)
+        self.project().inner.as_pin_mut().map_or(Poll::Ready(None), |inner| inner.poll_frame(cx))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }

@@ -7,11 +7,15 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 use super::ConnectInfo;
+use super::mode::Gate;
 
 /// A running server, as its connections and `Mesh::status` see it.
 #[derive(Debug)]
 pub(crate) struct ServerState {
     pub(crate) address: SocketAddr,
+    /// The name of its listener at the control plane; `None`: it has no control plane.
+    pub(crate) listener: Option<Arc<str>>,
+    pub(crate) gate: Gate,
     /// Locked when a connection comes or goes, never by a call.
     connections: Mutex<Vec<Arc<ConnectionState>>>,
     accepted: AtomicU64,
@@ -26,9 +30,9 @@ pub(super) struct ConnectionState {
 }
 
 impl ServerState {
-    pub(crate) fn new(address: SocketAddr) -> Self {
+    pub(crate) fn new(address: SocketAddr, listener: Option<Arc<str>>) -> Self {
         let (accepted, refused) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { address, connections: Mutex::default(), accepted, refused }
+        Self { address, listener, gate: Gate::default(), connections: Mutex::default(), accepted, refused }
     }
 
     /// Connections that are open.

@@ -146,14 +146,14 @@ impl Resolver<'_> {
 fn clusters(route: &Route) -> &[ClusterWeight] {
     match &route.action {
         RouteAction::Forward(forward) => forward.clusters(),
-        RouteAction::Answer(_) | RouteAction::Unsupported(_) => &[],
+        RouteAction::Answer(_) | RouteAction::NonForwarding | RouteAction::Unsupported(_) => &[],
     }
 }
 
 fn answer(route: &Route) -> Option<Arc<RouteAnswer>> {
     match &route.action {
         RouteAction::Answer(answer) => Some(answer.clone()),
-        RouteAction::Forward(_) | RouteAction::Unsupported(_) => None,
+        RouteAction::Forward(_) | RouteAction::NonForwarding | RouteAction::Unsupported(_) => None,
     }
 }
 

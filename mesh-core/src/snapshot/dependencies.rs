@@ -28,7 +28,7 @@ use indexmap::IndexSet;
 use self::clusters::ClusterState;
 use self::needs::Users;
 use self::routes::Routes;
-pub(crate) use self::view::{Resolved, View, Watched};
+pub(crate) use self::view::{Missing, Resolved, View, Watched, value_of};
 use super::demand::Demand;
 use super::{ClusterEntry, Problem, Snapshot};
 use crate::resource::cluster::DnsName;

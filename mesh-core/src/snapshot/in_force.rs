@@ -16,7 +16,7 @@ impl RouteTable {
         let forward = match &self.virtual_host.routes[route].action {
             RouteAction::Forward(forward) => forward,
             RouteAction::Answer(answer) => return vec![held("action", answer.name().to_owned())],
-            RouteAction::Unsupported(action) => return vec![held("action", format!("{action}, which fails calls"))],
+            other => return vec![held("action", format!("{}, which fails calls", other.name()))],
         };
         let mut all = Vec::new();
         all.push(match (forward.cluster_header(), forward.clusters()) {

@@ -14,7 +14,7 @@ use crate::origin::Origin;
 use crate::profile::Profile;
 use crate::resource::filter::HttpFilters;
 use crate::resource::level::WholeConfiguration;
-use crate::resource::listener::Listener;
+use crate::resource::listener::ApiListener;
 use crate::resource::matcher::RequestHead;
 use crate::resource::mirror::{MirrorCluster, MirrorPolicy};
 use crate::resource::retry_policy::RetryPolicy;
@@ -81,7 +81,7 @@ impl RouteTable {
     /// The table of `authority`, or why the route configuration has none for it.
     /// The control plane may rewrite the authority of calls if it is `trusted` (A81).
     pub(crate) fn new(
-        listener: &Listener,
+        listener: &ApiListener,
         routes: &RouteConfiguration,
         authority: &str,
         trusted: bool,
@@ -133,7 +133,7 @@ impl RouteTable {
     pub(crate) fn with_demand(mut self, demand: Option<Arc<Demand>>) -> Self {
         let header = |action: &RouteAction| match action {
             RouteAction::Forward(forward) => forward.cluster_header().is_some(),
-            RouteAction::Answer(_) | RouteAction::Unsupported(_) => false,
+            RouteAction::Answer(_) | RouteAction::NonForwarding | RouteAction::Unsupported(_) => false,
         };
         self.demand = demand.filter(|_| self.virtual_host.routes.iter().any(|route| header(&route.action)));
         self
@@ -226,7 +226,7 @@ impl RouteTable {
     pub(crate) fn deadline(&self, route: usize, application: Option<Duration>, profile: Profile) -> Option<Duration> {
         match &self.virtual_host.routes[route].action {
             RouteAction::Forward(forward) => forward.deadline().limit(application, self.listener_max, profile),
-            RouteAction::Answer(_) | RouteAction::Unsupported(_) => application,
+            RouteAction::Answer(_) | RouteAction::NonForwarding | RouteAction::Unsupported(_) => application,
         }
     }
 
@@ -234,7 +234,7 @@ impl RouteTable {
     pub(crate) fn retry(&self, route: usize) -> Option<&Arc<RetryPolicy>> {
         match &self.virtual_host.routes[route].action {
             RouteAction::Forward(forward) => forward.retry(),
-            RouteAction::Answer(_) | RouteAction::Unsupported(_) => None,
+            RouteAction::Answer(_) | RouteAction::NonForwarding | RouteAction::Unsupported(_) => None,
         }
     }
 

@@ -23,9 +23,9 @@ mod store;
 pub mod type_url;
 
 pub use build::{
-    ClusterBuilder, EndpointBuilder, EndpointsBuilder, ListenerBuilder, LocalityBuilder, RouteBuilder,
-    RouteConfigBuilder, VirtualHostBuilder, any, cluster, endpoint, endpoints, listener, locality, route, route_config,
-    virtual_host,
+    ClusterBuilder, EndpointBuilder, EndpointsBuilder, FilterChainBuilder, ListenerBuilder, LocalityBuilder,
+    RouteBuilder, RouteConfigBuilder, ServerListenerBuilder, VirtualHostBuilder, any, cluster, endpoint, endpoints,
+    filter_chain, listener, locality, route, route_config, server_listener, virtual_host,
 };
 pub use control_plane::{Connector, ControlPlane, ControlPlaneBuilder, RequestWatch};
 pub use fault::{Fault, FaultId};

@@ -14,8 +14,8 @@ use prost::{Message, Name};
 use prost_types::Any;
 
 use super::build::{
-    ClusterBuilder, EndpointBuilder, EndpointsBuilder, ListenerBuilder, RouteConfigBuilder, any, cluster, endpoints,
-    listener, route, route_config,
+    ClusterBuilder, EndpointBuilder, EndpointsBuilder, ListenerBuilder, RouteConfigBuilder, ServerListenerBuilder, any,
+    cluster, endpoints, listener, route, route_config,
 };
 
 /// One resource, or an error in the place of one.
@@ -121,6 +121,12 @@ impl From<Cluster> for Resource {
 impl From<ClusterLoadAssignment> for Resource {
     fn from(message: ClusterLoadAssignment) -> Self {
         Self::new(message.cluster_name.clone(), &message)
+    }
+}
+
+impl From<ServerListenerBuilder> for Resource {
+    fn from(builder: ServerListenerBuilder) -> Self {
+        builder.build().into()
     }
 }
 

@@ -30,6 +30,13 @@ use super::value::Extension;
 use crate::resource::filter::{FilterConfig, HeaderMutationConfig, HttpFilter, HttpFilters, Override, Overrides};
 use crate::resource::verdict::Fields;
 
+/// Whose calls a list of filters is for: each side knows its own kinds (A39).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Client,
+    Server,
+}
+
 /// What a filter is to the list.
 enum Kind {
     /// Ends the list.
@@ -40,7 +47,7 @@ enum Kind {
 }
 
 /// Reads `http_filters` of the message at `at`.
-pub(super) fn http_filters(filters: &[proto::HttpFilter], at: &At<'_>) -> HttpFilters {
+pub(super) fn http_filters(filters: &[proto::HttpFilter], side: Side, at: &At<'_>) -> HttpFilters {
     let mut names = HashSet::new();
     let mut list = HttpFilters::default();
     let mut ended = None;
@@ -53,7 +60,7 @@ pub(super) fn http_filters(filters: &[proto::HttpFilter], at: &At<'_>) -> HttpFi
         } else if !names.insert(filter.name.as_str()) {
             at.field("name").error(format!("{} stands twice in the list", quoted(&filter.name)));
         }
-        let kind = kind(filter, at);
+        let kind = kind(filter, side, at);
         if matches!(kind, Kind::Skipped) {
             continue;
         }
@@ -70,7 +77,7 @@ pub(super) fn http_filters(filters: &[proto::HttpFilter], at: &At<'_>) -> HttpFi
     list
 }
 
-fn kind(filter: &proto::HttpFilter, at: &At<'_>) -> Kind {
+fn kind(filter: &proto::HttpFilter, side: Side, at: &At<'_>) -> Kind {
     let config = match &filter.config_type {
         Some(ConfigType::TypedConfig(config)) => Some(config),
         Some(ConfigType::ConfigDiscovery(_)) => {
@@ -86,6 +93,9 @@ fn kind(filter: &proto::HttpFilter, at: &At<'_>) -> Kind {
     if extension.is::<Router>() {
         judge::<Router>(&extension, place);
         Kind::Terminal
+    } else if side == Side::Server {
+        unsupported(&extension.type_name, filter.is_optional, &at.key("typed_config", &extension.type_name));
+        Kind::Skipped
     } else if extension.is::<HttpFault>() {
         extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(faults(&message, place)))
     } else if extension.is::<HeaderMutation>() {

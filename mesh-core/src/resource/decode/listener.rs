@@ -1,27 +1,30 @@
-//! `Listener` and the `HttpConnectionManager` in it (A27, A31, A39).
+//! `Listener` and the `HttpConnectionManager` in it (A27, A31, A36, A39).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hcm::http_connection_manager::RouteSpecifier;
+use mesh_xds_proto::envoy::config::core::v3 as core;
 use mesh_xds_proto::envoy::config::listener::v3 as proto;
 use mesh_xds_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 
-use super::http_filter::http_filters;
+use super::filter_chain::filter_chains;
+use super::http_filter::{Side, http_filters};
 use super::place::{At, quoted};
 use super::route_config::route_configuration;
 use super::value::{Extension, duration, from_control_plane};
-use crate::resource::listener::{Listener, RouteSource};
+use crate::resource::listener::{ApiListener, Listener, RouteSource, SocketListener};
 use crate::resource::verdict::Fields;
 
 pub(super) fn listener(message: proto::Listener, at: &At<'_>) -> Option<Listener> {
     message.judge(at);
-    let Some(api_listener) = message.api_listener else {
-        at.field("api_listener").error(
-            "must be set: this is a listener for a proxy or a server, not for a client (from Istio, it means that the \
-             node's metadata lacks GENERATOR: grpc)",
-        );
-        return None;
-    };
+    match message.api_listener {
+        Some(listener) => api_listener(listener, at).map(|listener| Listener::Api(Arc::new(listener))),
+        None => Some(Listener::Socket(socket_listener(&message, at))),
+    }
+}
+
+fn api_listener(api_listener: proto::ApiListener, at: &At<'_>) -> Option<ApiListener> {
     let at = &at.field("api_listener");
     api_listener.judge(at);
     let at = &at.field("api_listener");
@@ -33,18 +36,42 @@ pub(super) fn listener(message: proto::Listener, at: &At<'_>) -> Option<Listener
     connection_manager(extension.unpack(at)?, at)
 }
 
-fn connection_manager(message: hcm::HttpConnectionManager, at: &At<'_>) -> Option<Listener> {
+/// What a server could not do is refused, and never done in part (A36).
+fn socket_listener(message: &proto::Listener, at: &At<'_>) -> SocketListener {
+    if message.use_original_dst == Some(true) {
+        at.field("use_original_dst").error("is not supported on a server (A36)");
+    }
+    for (field, is_set) in [
+        ("listener_filters", !message.listener_filters.is_empty()),
+        ("fcds_config", message.fcds_config.is_some()),
+        ("filter_chain_matcher", message.filter_chain_matcher.is_some()),
+    ] {
+        if is_set {
+            at.field(field).error("is not supported on a server");
+        }
+    }
+    let chains = filter_chains(&message.filter_chains, message.default_filter_chain.as_ref(), at);
+    SocketListener { address: socket_address(message), chains }
+}
+
+fn socket_address(message: &proto::Listener) -> Option<(IpAddr, u16)> {
+    let Some(core::address::Address::SocketAddress(socket)) = &message.address.as_ref()?.address else { return None };
+    let Some(core::socket_address::PortSpecifier::PortValue(port)) = socket.port_specifier else { return None };
+    Some((socket.address.parse().ok()?, u16::try_from(port).ok()?))
+}
+
+fn connection_manager(message: hcm::HttpConnectionManager, at: &At<'_>) -> Option<ApiListener> {
     message.judge(at);
-    let filters = Arc::new(http_filters(&message.http_filters, at));
+    let filters = Arc::new(http_filters(&message.http_filters, Side::Client, at));
     let max_stream_duration = message.common_http_protocol_options.and_then(|options| {
         let at = &at.field("common_http_protocol_options");
         options.judge(at);
         duration(options.max_stream_duration, &at.field("max_stream_duration"))
     });
-    Some(Listener { routes: route_source(message.route_specifier, at)?, max_stream_duration, filters })
+    Some(ApiListener { routes: route_source(message.route_specifier, at)?, max_stream_duration, filters })
 }
 
-fn route_source(specifier: Option<RouteSpecifier>, at: &At<'_>) -> Option<RouteSource> {
+pub(super) fn route_source(specifier: Option<RouteSpecifier>, at: &At<'_>) -> Option<RouteSource> {
     match specifier {
         Some(RouteSpecifier::Rds(rds)) => named(rds, &at.field("rds")),
         Some(RouteSpecifier::RouteConfig(routes)) => {

@@ -9,6 +9,7 @@ mod cluster;
 mod discovery;
 mod endpoints;
 mod fault;
+mod filter_chain;
 mod hash_policy;
 mod header_mutation;
 mod http_filter;

@@ -102,7 +102,7 @@ fn route(message: proto::Route, host: &OfHost, at: &At<'_>) -> Option<(RouteMatc
         Some(Action::Redirect(action)) => answer(redirect(&action, matched, &at.field("redirect"))),
         Some(Action::DirectResponse(action)) => answer(direct_response(&action, &at.field("direct_response"))),
         Some(Action::FilterAction(_)) => Some(RouteAction::Unsupported("filter_action")),
-        Some(Action::NonForwardingAction(_)) => Some(RouteAction::Unsupported("non_forwarding_action")),
+        Some(Action::NonForwardingAction(_)) => Some(RouteAction::NonForwarding),
         // Not set, or a kind that a later version of xDS added: calls fail, the resource is accepted (A28).
         None => Some(RouteAction::Unsupported("an unknown action")),
     };

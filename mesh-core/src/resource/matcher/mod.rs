@@ -11,7 +11,7 @@ pub(crate) mod text;
 
 use std::fmt;
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Request};
 
 use header::HeaderMatch;
 use path::PathMatch;
@@ -28,6 +28,14 @@ pub(crate) struct RequestHead<'a> {
 }
 
 impl<'a> RequestHead<'a> {
+    /// Of a request of HTTP/2, whose authority is in its URI; one that has none there may have it in `host`.
+    pub(crate) fn of<B>(request: &'a Request<B>) -> Self {
+        let (uri, headers) = (request.uri(), request.headers());
+        let host = || headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let authority = uri.authority().map_or_else(host, |authority| authority.as_str());
+        Self { path: uri.path(), method: request.method(), authority, headers }
+    }
+
     /// The path without query and fragment: what path matchers are applied to, as in Envoy. A gRPC path has neither.
     pub(crate) fn bare_path(&self) -> &'a str {
         let end = self.path.bytes().position(|byte| byte == b'?' || byte == b'#');

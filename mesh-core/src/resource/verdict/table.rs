@@ -105,21 +105,21 @@ const NO_RUNTIME: &str = "there is no runtime";
 messages! {
     "Listener" listener::Listener {
         name: Act,
-        address: Act("an API listener binds no socket"),
+        address: Act("must be the one that a server listens on (A36); an API listener binds no socket"),
         additional_addresses: Ignore,
         stat_prefix: Ignore,
         stats_matcher: Ignore,
-        filter_chains: Ignore("a client reads `api_listener`"),
-        fcds_config: Ignore("a client reads `api_listener`"),
-        filter_chain_matcher: Ignore("a client reads `api_listener`"),
-        use_original_dst: Ignore,
-        default_filter_chain: Ignore("a client reads `api_listener`"),
+        filter_chains: Act("of a server (A36), or `default_filter_chain`; a client reads `api_listener`"),
+        fcds_config: Ignore("refused on a server; a client reads `api_listener`"),
+        filter_chain_matcher: Ignore("refused on a server; a client reads `api_listener`"),
+        use_original_dst: Ignore("refused on a server (A36)"),
+        default_filter_chain: Act("of a server (A36)"),
         per_connection_buffer_limit_bytes: Ignore,
         per_connection_buffer_high_watermark_timeout: Ignore,
         metadata: Ignore,
         deprecated_v1: Ignore,
         drain_type: Ignore,
-        listener_filters: Ignore("a client accepts no connections"),
+        listener_filters: Ignore("refused on a server (A36); a client accepts no connections"),
         listener_filters_timeout: Ignore,
         continue_on_listener_filters_timeout: Ignore,
         transparent: Ignore,
@@ -128,7 +128,7 @@ messages! {
         tcp_fast_open_queue_length: Ignore,
         traffic_direction: Ignore,
         udp_listener_config: Ignore,
-        api_listener: Act("required"),
+        api_listener: Act("required on a client"),
         connection_balance_config: Ignore,
         reuse_port: Ignore,
         enable_reuse_port: Ignore,
@@ -147,6 +147,43 @@ messages! {
 
     "ApiListener" listener::ApiListener {
         api_listener: Act("an HttpConnectionManager"),
+    }
+
+    "FilterChain" listener::FilterChain {
+        filter_chain_match: Act,
+        filters: Act("one HttpConnectionManager (A36)"),
+        use_proxy_proto: Ignore,
+        metadata: Ignore,
+        transport_socket: Nack("asks for TLS, which servers do not have yet and which is never replaced by plaintext"),
+        transport_socket_connect_timeout: Ignore,
+        name: Act,
+    }
+
+    "FilterChainMatch" listener::FilterChainMatch {
+        destination_port: Act("such a chain is for no connection (A36)"),
+        prefix_ranges: Act,
+        address_suffix: Ignore,
+        suffix_len: Ignore,
+        direct_source_prefix_ranges: Nack(LATER),
+        source_type: Act,
+        source_prefix_ranges: Act,
+        source_ports: Act,
+        server_names: Act("such a chain is for no connection (A36)"),
+        transport_protocol: Act("`raw_buffer`; another chain is for no connection (A36)"),
+        application_protocols: Act("such a chain is for no connection (A36)"),
+    }
+
+    "CidrRange" core::CidrRange {
+        address_prefix: Act,
+        prefix_len: Act,
+    }
+
+    "Filter" listener::Filter {
+        name: Act,
+    }
+    one config_type: listener::filter::ConfigType {
+        TypedConfig "typed_config": Act("an HttpConnectionManager"),
+        ConfigDiscovery "config_discovery": Nack(LATER),
     }
 
     "HttpConnectionManager" hcm::HttpConnectionManager {
@@ -435,7 +472,7 @@ messages! {
         Redirect "redirect": Act("as in Envoy"),
         DirectResponse "direct_response": Act("as in Envoy"),
         FilterAction "filter_action": CallFails,
-        NonForwardingAction "non_forwarding_action": CallFails,
+        NonForwardingAction "non_forwarding_action": Act("a server serves the call itself (A36); a client's call fails"),
     }
 
     "RouteMatch" route::RouteMatch {

@@ -73,6 +73,10 @@ impl InboundProtocol for Wire {
         failed().into_parts().0.headers
     }
 
+    fn refused(&self, _: &crate::error::Error) -> Response<()> {
+        Response::new(())
+    }
+
     fn forbid_retry(&self, headers: &mut HeaderMap) {
         if headers.contains_key(FAILED) {
             headers.insert(STOP, HeaderValue::from_static(""));

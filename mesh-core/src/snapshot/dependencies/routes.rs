@@ -7,7 +7,7 @@ use indexmap::IndexSet;
 
 use super::Dependencies;
 use super::view::{Missing, View, read};
-use crate::resource::listener::{Listener, RouteSource};
+use crate::resource::listener::{ApiListener, Listener, RouteSource};
 use crate::resource::route_config::RouteConfiguration;
 use crate::resource::{LISTENER, ROUTE_CONFIGURATION};
 use crate::snapshot::{ClusterEntry, Problem, RouteTable, Snapshot};
@@ -41,7 +41,7 @@ enum Wanted {
 #[derive(Clone, Debug)]
 struct Plan {
     table: Arc<RouteTable>,
-    listener: Arc<Listener>,
+    listener: Arc<ApiListener>,
     /// The name of the route configuration, unless the listener carries it.
     named: Option<Arc<str>>,
 }
@@ -85,6 +85,7 @@ impl Dependencies {
 
     fn newest_plan(&self, view: &impl View, named: &mut IndexSet<Arc<str>>) -> Result<Wanted, Missing> {
         let listener = read::<Listener>(view, &LISTENER, &self.listener)?;
+        let Listener::Api(listener) = &*listener else { return Err(self.no_api_listener()) };
         let (configuration, name) = match &listener.routes {
             RouteSource::Inline(configuration) => (configuration.clone(), None),
             RouteSource::Named(name) => {
@@ -94,7 +95,18 @@ impl Dependencies {
                 (read.map_err(|missing| missing.behind(in_force))?, Some(name.clone()))
             }
         };
-        Ok(self.plan(listener, &configuration, name).map_or_else(Wanted::Unroutable, Wanted::Table))
+        Ok(self.plan(listener.clone(), &configuration, name).map_or_else(Wanted::Unroutable, Wanted::Table))
+    }
+
+    /// The listener is one of a server: it takes no good one's place.
+    fn no_api_listener(&self) -> Missing {
+        let resource = format!("Listener `{}`", self.listener);
+        Missing::Behind(Problem {
+            message: format!("{resource} is for a server: it has no `api_listener`").into(),
+            resource: resource.into(),
+            next_step: "have the control plane send a client's listener (from Istio, the node's metadata must have \
+                        GENERATOR: grpc)",
+        })
     }
 
     /// The listener in force goes by its routes, as they are by now, until those that the newest one names are in force.
@@ -112,7 +124,7 @@ impl Dependencies {
 
     fn plan(
         &self,
-        listener: Arc<Listener>,
+        listener: Arc<ApiListener>,
         configuration: &RouteConfiguration,
         named: Option<Arc<str>>,
     ) -> Result<Plan, Problem> {

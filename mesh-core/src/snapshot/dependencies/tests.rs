@@ -14,7 +14,7 @@ use crate::resource::cluster::{
     AddressFamily, Balancing, Cluster, Discovery, DnsEndpoints, EndpointPolicy, Resolution,
 };
 use crate::resource::endpoints::{Address, Endpoint, Endpoints, LocalityEndpoints, Priority};
-use crate::resource::listener::{Listener, RouteSource};
+use crate::resource::listener::{ApiListener, Listener, RouteSource};
 use crate::resource::matcher::RouteMatch;
 use crate::resource::route::{ClusterWeight, Forward, Route, RouteAction};
 use crate::resource::route_config::{RouteConfiguration, VirtualHost};
@@ -82,12 +82,12 @@ impl Target {
     }
 
     fn listener_to(&mut self, routes: &str) -> bool {
-        let listener = Listener {
+        let listener = ApiListener {
             routes: RouteSource::Named(routes.into()),
             max_stream_duration: None,
             filters: Default::default(),
         };
-        self.put(&LISTENER, "svc", Arc::new(listener))
+        self.put(&LISTENER, "svc", Arc::new(Listener::Api(Arc::new(listener))))
     }
 
     fn routes(&mut self, clusters: &[&str]) -> bool {

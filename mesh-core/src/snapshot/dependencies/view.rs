@@ -55,7 +55,7 @@ impl Watched {
 }
 
 /// Why a resource cannot be used.
-pub(super) enum Missing {
+pub(crate) enum Missing {
     /// There is no verdict yet; of what, in words.
     Pending(String),
     Absent(Problem),
@@ -85,7 +85,15 @@ pub(super) fn read<T: Any + Send + Sync>(
     resource_type: &'static ResourceType,
     name: &str,
 ) -> Result<Arc<T>, Missing> {
-    let state = view.get(resource_type, name);
+    value_of(view.get(resource_type, name), resource_type, name)
+}
+
+/// The good value of a resource, by what the store knows of it.
+pub(crate) fn value_of<T: Any + Send + Sync>(
+    state: ResourceState,
+    resource_type: &'static ResourceType,
+    name: &str,
+) -> Result<Arc<T>, Missing> {
     if let Some(value) = state.value::<T>() {
         return Ok(value);
     }

@@ -9,7 +9,9 @@ mod route;
 
 pub use cluster::{ClusterBuilder, cluster};
 pub use endpoints::{EndpointBuilder, EndpointsBuilder, LocalityBuilder, endpoint, endpoints, locality};
-pub use listener::{ListenerBuilder, listener};
+pub use listener::{
+    FilterChainBuilder, ListenerBuilder, ServerListenerBuilder, filter_chain, listener, server_listener,
+};
 pub use route::{RouteBuilder, RouteConfigBuilder, VirtualHostBuilder, route, route_config, virtual_host};
 
 use std::time::Duration;

@@ -200,6 +200,12 @@ impl RouteBuilder {
         self
     }
 
+    /// Has a server serve it (A36).
+    pub fn non_forwarding(mut self) -> Self {
+        self.0.action = Some(pb::route::Action::NonForwardingAction(pb::NonForwardingAction::default()));
+        self
+    }
+
     /// Sends it to one of these clusters, in proportion to their weights.
     pub fn weighted<C: Into<String>>(mut self, clusters: impl IntoIterator<Item = (C, u32)>) -> Self {
         let weight = |(name, weight): (C, u32)| pb::weighted_cluster::ClusterWeight {

@@ -113,7 +113,9 @@ impl ControlPlane {
         let node = serde_json::json!({ "id": "test", "cluster": "test", "locality": {} });
         // The last two are for gRPC's Node.js client, which wants them to be there.
         let bootstrap = serde_json::json!({
-            "xds_servers": [server], "node": node, "authorities": {}, "certificate_providers": {},
+            "xds_servers": [server], "node": node,
+            "server_listener_resource_name_template": "grpc/server?xds.resource.listening_address=%s",
+            "authorities": {}, "certificate_providers": {},
         });
         bootstrap.to_string()
     }

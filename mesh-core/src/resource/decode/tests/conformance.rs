@@ -105,7 +105,7 @@ fn outcome(fixture: &Fixture) -> Outcome {
     };
     let forward = match &host.routes[route].action {
         RouteAction::Forward(forward) if forward.cluster_header().is_none() => forward,
-        RouteAction::Forward(_) | RouteAction::Unsupported(_) => return BadAction,
+        RouteAction::Forward(_) | RouteAction::NonForwarding | RouteAction::Unsupported(_) => return BadAction,
         RouteAction::Answer(_) => return Answered,
     };
     if &*forward.clusters()[forward.pick_cluster(|| 0)].name != "c1" {

@@ -96,9 +96,9 @@ fn a_listener_says_what_it_lacks() {
             "api_listener.api_listener.http_filters[2]: stands behind the router, which must be the last filter",
         ]
     );
-    let (listener, _) = decode::<crate::resource::listener::Listener>(&LISTENER, &f.listener);
+    let (listener, _) = decode_shared::<crate::resource::listener::Listener>(&LISTENER, &f.listener);
     let errors = listener.unwrap_err();
-    assert!(errors[0].starts_with("api_listener: must be set"), "{errors:?}");
+    assert!(errors[0].starts_with("filter_chains: must be set"), "{errors:?}");
     assert!(errors[0].contains("GENERATOR: grpc"), "{errors:?}");
 }
 

@@ -15,13 +15,15 @@ use prost_types::Any;
 
 use crate::resource::cluster::Cluster;
 use crate::resource::endpoints::Endpoints;
-use crate::resource::listener::Listener;
+use crate::resource::listener::{ApiListener, Listener};
 use crate::resource::route_config::RouteConfiguration;
 use crate::resource::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION};
 use crate::xds::resource_type::{Extensions, IgnoredField, ResourceType};
 
 pub(super) struct Fixture {
     pub(super) listener: listener::Listener,
+    /// Of the server.
+    pub(super) chain: listener::FilterChain,
     /// Packed into the listener when it is encoded.
     pub(super) manager: hcm::HttpConnectionManager,
     pub(super) routes: route::RouteConfiguration,
@@ -47,6 +49,7 @@ impl Default for Fixture {
         let eds = cluster::cluster::EdsClusterConfig { eds_config: Some(ads()), service_name: "e1".into() };
         Self {
             listener: listener::Listener { name: "svc.test".into(), ..Default::default() },
+            chain: listener::FilterChain::default(),
             manager,
             routes: route::RouteConfiguration { name: "r1".into(), virtual_hosts: vec![host], ..Default::default() },
             cluster: cluster::Cluster {
@@ -109,8 +112,21 @@ impl Fixture {
         listener::Listener { api_listener: Some(api_listener), ..self.listener.clone() }
     }
 
-    pub(super) fn listener(&self) -> Result<Listener, Vec<String>> {
-        decode(&LISTENER, &self.packed()).0
+    pub(super) fn listener(&self) -> Result<ApiListener, Vec<String>> {
+        match &*decode_shared::<Listener>(&LISTENER, &self.packed()).0? {
+            Listener::Api(listener) => Ok((**listener).clone()),
+            Listener::Socket(_) => panic!("a server's listener"),
+        }
+    }
+
+    /// The listener of a server, with the same connection manager.
+    pub(super) fn server(&self) -> listener::Listener {
+        let mut chain = self.chain.clone();
+        let config_type = Some(listener::filter::ConfigType::TypedConfig(any(&self.manager)));
+        if chain.filters.is_empty() {
+            chain.filters.push(listener::Filter { name: "http".into(), config_type });
+        }
+        listener::Listener { filter_chains: vec![chain], ..self.listener.clone() }
     }
 
     pub(super) fn routes(&self) -> Result<Arc<RouteConfiguration>, Vec<String>> {

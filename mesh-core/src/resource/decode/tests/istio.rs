@@ -10,7 +10,7 @@ use super::verdicts::POOL;
 use crate::resource::cluster::{Cluster, EndpointPolicy};
 use crate::resource::endpoints::Endpoints;
 use crate::resource::filter::FilterConfig;
-use crate::resource::listener::{Listener, RouteSource};
+use crate::resource::listener::{ApiListener, Listener, RouteSource};
 use crate::resource::matcher::RequestHead;
 use crate::resource::route::RouteAction;
 use crate::resource::route_config::RouteConfiguration;
@@ -72,7 +72,7 @@ fn a_service_is_accepted_and_says_what_nothing_acts_on() {
     let decoded: Vec<_> = recorded!("base").iter().map(decode).collect();
     let ignored: Vec<_> = decoded.iter().map(|decoded| paths(decoded.ignored.clone())).collect();
     assert!(matches!(
-        &value::<Listener>(&decoded[0]).routes,
+        &api_listener(&decoded[0]).routes,
         RouteSource::Named(name) if &**name == "outbound|7070||echo.default.svc.cluster.local"
     ));
     assert_eq!(ignored[0], [""; 0], "an empty fault filter and an address ask for nothing");
@@ -128,13 +128,31 @@ fn a_virtual_service_routes_as_written() {
     assert!(matches!(mirror, Some([mirror]) if mirror.share > 0), "{mirror:?}");
 }
 
+fn api_listener(decoded: &Decoded) -> &ApiListener {
+    match value::<Listener>(decoded) {
+        Listener::Api(listener) => listener,
+        Listener::Socket(_) => panic!("a server's listener"),
+    }
+}
+
 #[test]
 fn what_would_be_less_than_asked_is_refused() {
     let refused: Vec<_> = recorded!("mtls").iter().map(errors).collect();
     assert!(refused.iter().flatten().all(|error| error.contains("never replaced by plaintext")), "{refused:?}");
     assert!(refused.iter().all(|errors| errors.len() == 1));
-    let server = errors(&recorded!("server")[0]);
-    assert!(server[0].starts_with("api_listener: must be set"), "{server:?}");
+}
+
+#[test]
+fn the_listener_of_a_server_is_accepted() {
+    let decoded = decode(&recorded!("server")[0]);
+    let Listener::Socket(listener) = value::<Listener>(&decoded) else { panic!("a client's listener") };
+    assert_eq!(listener.address, Some(([127, 0, 0, 11].into(), 17070)));
+    let place = listener.chains.find(([127, 0, 0, 11], 17070).into(), ([127, 0, 0, 1], 1).into());
+    let chain = listener.chains.all().nth(place.expect("a chain")).expect("a chain");
+    let RouteSource::Inline(routes) = &chain.routes else { panic!("routes by name") };
+    let host = routes.virtual_host("whatever").expect("a virtual host");
+    assert!(matches!(host.routes[0].action, RouteAction::NonForwarding));
+    assert!(decoded.ignored.is_empty(), "{:?}", paths(decoded.ignored.clone()));
 }
 
 #[test]
@@ -157,7 +175,7 @@ fn failover_and_sessions_are_accepted() {
         assert!(endpoints.priorities.iter().all(|priority| !priority.localities.is_empty()));
     }
     let decoded = decode(&recorded!("persistent-session")[0]);
-    let filters = &value::<Listener>(&decoded).filters.0;
+    let filters = &api_listener(&decoded).filters.0;
     let has_session =
         |config: &FilterConfig| matches!(config, FilterConfig::StatefulSession(session) if session.cookie.is_some());
     assert!(filters.iter().any(|filter| has_session(&filter.config)), "{filters:?}");

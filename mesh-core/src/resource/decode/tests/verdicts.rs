@@ -71,6 +71,7 @@ fn check(full_name: &str, row: &FieldVerdict, sample: &[u8]) {
 fn found(fixture: &Fixture) -> (Vec<(String, String)>, Vec<String>) {
     let decoded = [
         (LISTENER.decode)(&fixture.packed().encode_to_vec(), &Extensions::default()),
+        (LISTENER.decode)(&fixture.server().encode_to_vec(), &Extensions::default()),
         (ROUTE_CONFIGURATION.decode)(&fixture.routes.encode_to_vec(), &Extensions::default()),
         (CLUSTER.decode)(&fixture.cluster.encode_to_vec(), &Extensions::default()),
         (ENDPOINTS.decode)(&fixture.endpoints.encode_to_vec(), &Extensions::default()),
@@ -139,6 +140,9 @@ fn place(full_name: &str, sample: &[u8], f: &mut Fixture) {
     let short = full_name.strip_prefix("envoy.").unwrap_or(full_name);
     match short {
         "config.listener.v3.Listener" => merge(&mut f.listener, sample),
+        "config.listener.v3.FilterChain" => merge(&mut f.chain, sample),
+        "config.listener.v3.FilterChainMatch" => merge(f.chain.filter_chain_match.get_or_insert_default(), sample),
+        "config.listener.v3.Filter" => merge(&mut f.chain, &nested(3, sample)),
         "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => merge(&mut f.manager, sample),
         "extensions.filters.network.http_connection_manager.v3.HttpFilter" => {
             merge(&mut f.manager.http_filters[0], sample);

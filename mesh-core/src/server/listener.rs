@@ -1,0 +1,224 @@
+//! What a server's listener says at this moment: whether it serves, and what each connection and each call gets (A36).
+//!
+//! ```text
+//! Listener ▸ its chains ▸ the routes that each names ─▸ Setup ─┬─ matches as before: connections go on, and their next
+//!   (xds)                  (all have a verdict)               │  calls get what is new
+//!                                                             └─ others: new connections get them, older ones drain
+//! ```
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use http::Request;
+use tokio_util::sync::CancellationToken;
+
+use super::mode::ServingMode;
+use crate::error::{Error, ErrorKind};
+use crate::resource::filter_chain::{FilterChain, FilterChains};
+use crate::resource::listener::{Listener, RouteSource, SocketListener};
+use crate::resource::matcher::RequestHead;
+use crate::resource::route::RouteAction;
+use crate::resource::route_config::RouteConfiguration;
+use crate::resource::{LISTENER, ROUTE_CONFIGURATION};
+use crate::snapshot::Problem;
+use crate::snapshot::dependencies::{Missing, value_of};
+use crate::xds::Subscriber;
+
+/// What connections are accepted under.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    /// Which of the chains a connection gets; `None`: there is no control plane, and no chain.
+    matches: Option<Arc<Listener>>,
+    /// In the listener's order, the default one last.
+    chains: Vec<Arc<ChainState>>,
+    /// Its connections take no new call.
+    drain: CancellationToken,
+}
+
+/// What a connection is accepted with.
+#[derive(Clone, Debug)]
+pub(super) struct Admission {
+    pub(super) chain: Option<Arc<ChainState>>,
+    pub(super) drain: CancellationToken,
+}
+
+/// The chain of connections. What it holds may change while they are open.
+#[derive(Debug)]
+pub(super) struct ChainState(ArcSwap<ChainInForce>);
+
+#[derive(Debug)]
+struct ChainInForce {
+    listener: Arc<str>,
+    chain: Arc<FilterChain>,
+    routes: Result<Arc<RouteConfiguration>, Problem>,
+}
+
+impl Setup {
+    /// Every connection is served, and every call.
+    pub(super) fn without_listener(drain: CancellationToken) -> Self {
+        Self { matches: None, chains: Vec::new(), drain }
+    }
+
+    /// `None`: the listener has no chain for the connection.
+    pub(super) fn admit(&self, local: SocketAddr, peer: SocketAddr) -> Option<Admission> {
+        let chain = match self.matches.as_deref() {
+            Some(Listener::Socket(listener)) => Some(self.chains[listener.chains.find(local, peer)?].clone()),
+            _ => None,
+        };
+        Some(Admission { chain, drain: self.drain.clone() })
+    }
+
+    fn has_the_matches_of(&self, other: &FilterChains) -> bool {
+        matches!(self.matches.as_deref(), Some(Listener::Socket(listener)) if listener.chains.matches_as(other))
+    }
+}
+
+impl ChainState {
+    /// Whether a call is to be served: its route says so, with `non_forwarding_action` (A36).
+    pub(super) fn admit<B>(&self, request: &Request<B>) -> Result<(), Error> {
+        let chain = self.0.load();
+        let routes = chain.routes.as_ref().map_err(|problem| chain.located(problem.to_error()))?;
+        let head = RequestHead::of(request);
+        let host = routes.virtual_host(head.authority).ok_or_else(|| {
+            let message = format!("no virtual host has a domain for authority `{}`", head.authority);
+            chain.error(routes, message, "add the authority to a virtual host's `domains`")
+        })?;
+        let route = host.route(&head, || fastrand::u32(..1_000_000)).ok_or_else(|| {
+            let message = format!("no route of virtual host `{}` matches path `{}`", host.name, head.path);
+            chain.error(routes, message, "add a route with `non_forwarding_action` that matches")
+        })?;
+        let route = &host.routes[route];
+        match &route.action {
+            RouteAction::NonForwarding => Ok(()),
+            other => {
+                let message = format!("route `{}` has the action `{}` on a server", route.name, other.name());
+                Err(chain.error(routes, message, "give the route a `non_forwarding_action`"))
+            }
+        }
+    }
+}
+
+impl ChainInForce {
+    fn error(&self, routes: &RouteConfiguration, message: String, next_step: &'static str) -> Error {
+        let mut error = Error::new(ErrorKind::Configuration, message).with_next_step(next_step);
+        error.context_mut().resource = Some(format!("RouteConfiguration `{}`", routes.name));
+        self.located(error)
+    }
+
+    /// With the listener and its chain.
+    fn located(&self, mut error: Error) -> Error {
+        let place = format!("Listener `{}`, filter chain `{}`", self.listener, self.chain.name);
+        let resource = &mut error.context_mut().resource;
+        *resource = Some(resource.take().map_or(place.clone(), |resource| format!("{resource} of {place}")));
+        error
+    }
+}
+
+/// Makes setups of what the control plane says.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    pub(super) name: Arc<str>,
+    pub(super) address: SocketAddr,
+    /// Cancelled when the server shuts down.
+    pub(super) drain: CancellationToken,
+    in_force: Option<Arc<Setup>>,
+}
+
+/// What became of news.
+pub(super) enum News {
+    /// No verdict yet; of what, in words. What is in force stays.
+    Awaiting(String),
+    Mode(ServingMode, Option<Arc<Setup>>),
+}
+
+impl Watcher {
+    pub(super) fn new(name: Arc<str>, address: SocketAddr, drain: CancellationToken) -> Self {
+        Self { name, address, drain, in_force: None }
+    }
+
+    /// Takes up what the resources say now.
+    pub(super) fn take(&mut self, resources: &mut Subscriber) -> News {
+        let names = [self.name.clone()].into_iter().collect();
+        let listener = value_of::<Listener>(resources.get(&LISTENER, &self.name), &LISTENER, &self.name);
+        let routes = match listener.as_deref() {
+            Ok(Listener::Socket(listener)) => listener.named_routes(),
+            _ => Default::default(),
+        };
+        resources.watch(&[(&LISTENER, &names), (&ROUTE_CONFIGURATION, &routes)]);
+        let listener = match listener {
+            Ok(listener) => listener,
+            Err(Missing::Pending(what)) => return News::Awaiting(what),
+            Err(Missing::Absent(problem) | Missing::Behind(problem)) => return self.stop(&problem),
+        };
+        let Listener::Socket(socket) = &*listener else {
+            return self
+                .stop(&self.problem("is for clients: it has an `api_listener`", "send a listener with filter chains"));
+        };
+        if let Some(problem) = self.elsewhere(socket) {
+            return self.stop(&problem);
+        }
+        match self.chains(socket, resources) {
+            Ok(chains) => self.serve(&listener, &socket.chains, chains),
+            Err(awaited) => News::Awaiting(awaited),
+        }
+    }
+
+    /// The chains with their routes; an error of one's routes fails its calls, not the listener (A36). Or what is awaited.
+    fn chains(&self, listener: &SocketListener, resources: &Subscriber) -> Result<Vec<ChainInForce>, String> {
+        let in_force = |chain: &Arc<FilterChain>| {
+            let routes = match &chain.routes {
+                RouteSource::Inline(routes) => Ok(routes.clone()),
+                RouteSource::Named(name) => {
+                    match value_of(resources.get(&ROUTE_CONFIGURATION, name), &ROUTE_CONFIGURATION, name) {
+                        Ok(routes) => Ok(routes),
+                        Err(Missing::Pending(what)) => return Err(what),
+                        Err(Missing::Absent(problem) | Missing::Behind(problem)) => Err(problem),
+                    }
+                }
+            };
+            Ok(ChainInForce { listener: self.name.clone(), chain: chain.clone(), routes })
+        };
+        listener.chains.all().map(in_force).collect()
+    }
+
+    fn serve(&mut self, listener: &Arc<Listener>, matches: &FilterChains, chains: Vec<ChainInForce>) -> News {
+        if let Some(setup) = self.in_force.as_ref().filter(|setup| setup.has_the_matches_of(matches)) {
+            setup.chains.iter().zip(chains).for_each(|(state, chain)| state.0.store(Arc::new(chain)));
+            return News::Mode(ServingMode::Serving, Some(setup.clone()));
+        }
+        let chains = chains.into_iter().map(|chain| Arc::new(ChainState(ArcSwap::from_pointee(chain)))).collect();
+        let setup = Setup { matches: Some(listener.clone()), chains, drain: self.drain.child_token() };
+        self.replace(Some(Arc::new(setup)));
+        News::Mode(ServingMode::Serving, self.in_force.clone())
+    }
+
+    fn stop(&mut self, problem: &Problem) -> News {
+        self.replace(None);
+        News::Mode(ServingMode::NotServing(problem.to_error().report().into()), None)
+    }
+
+    fn replace(&mut self, setup: Option<Arc<Setup>>) {
+        if let Some(before) = std::mem::replace(&mut self.in_force, setup) {
+            before.drain.cancel();
+        }
+    }
+
+    /// That the listener is for another address than ours.
+    fn elsewhere(&self, listener: &SocketListener) -> Option<Problem> {
+        let same = |(ip, port): &(IpAddr, u16)| *ip == self.address.ip() && *port == self.address.port();
+        let found = match &listener.address {
+            Some(address) if same(address) => return None,
+            Some((ip, port)) => {
+                format!("is for {}, and the server listens on {}", SocketAddr::new(*ip, *port), self.address)
+            }
+            None => "has no `address.socket_address` with an IP address and a port".to_owned(),
+        };
+        Some(self.problem(&found, "give the listener the address that the server listens on"))
+    }
+
+    fn problem(&self, found: &str, next_step: &'static str) -> Problem {
+        let resource = format!("Listener `{}`", self.name);
+        Problem { message: format!("{resource} {found}").into(), resource: resource.into(), next_step }
+    }
+}
