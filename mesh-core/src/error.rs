@@ -9,6 +9,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
+use http::{HeaderMap, StatusCode};
+
 /// A boxed cause.
 pub type BoxError = Box<dyn StdError + Send + Sync + 'static>;
 
@@ -27,6 +29,8 @@ struct Inner {
     context: Context,
     next_step: Option<String>,
     source: Option<BoxError>,
+    /// Those of the response, with [`ErrorKind::HttpResponse`].
+    headers: Option<Box<HeaderMap>>,
 }
 
 /// Whose fault a failure was.
@@ -51,6 +55,8 @@ pub enum ErrorKind {
     Reset(u32),
     /// The peer broke the protocol or a limit.
     Protocol,
+    /// What answered does not speak the protocol of the call: a response of HTTP with this status.
+    HttpResponse(StatusCode),
     /// The application's request body failed.
     RequestBody,
     /// The mesh was shut down or dropped.
@@ -80,6 +86,7 @@ impl Error {
             context: Context::default(),
             next_step: None,
             source: None,
+            headers: None,
         };
         Self { inner: Box::new(inner) }
     }
@@ -105,6 +112,20 @@ impl Error {
     pub(crate) fn with_next_step(mut self, next_step: impl Into<String>) -> Self {
         self.inner.next_step.get_or_insert_with(|| next_step.into());
         self
+    }
+
+    pub(crate) fn with_headers(mut self, headers: HeaderMap) -> Self {
+        self.inner.headers = Some(Box::new(headers));
+        self
+    }
+
+    /// The head of the response that is no answer of the call's protocol.
+    #[cfg(feature = "retry")]
+    pub(crate) fn response(&self) -> Option<(StatusCode, &HeaderMap)> {
+        match (self.inner.kind, self.inner.headers.as_deref()) {
+            (ErrorKind::HttpResponse(status), Some(headers)) => Some((status, headers)),
+            _ => None,
+        }
     }
 
     /// Marks that the request may have reached the peer.

@@ -1,5 +1,6 @@
 //! What gRPC's responses say of the endpoint: the `grpc-status`, taken as the HTTP status that Envoy takes it as.
 
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use mesh_core::Classify;
 use mesh_core::connect::Outcome;
@@ -9,13 +10,27 @@ use crate::grpc::Grpc;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
+const GRPC: &[u8] = b"application/grpc";
+
 impl Classify for Grpc {
+    fn is_answer(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        status == StatusCode::OK && has_messages(headers) || grpc_status(headers).is_some()
+    }
+
     fn outcome(&self, status: StatusCode, trailers: Option<&HeaderMap>) -> Outcome {
         match trailers.and_then(grpc_status) {
             Some(code) => of_code(Code::from_bytes(code.as_bytes())),
             None => of_http(status),
         }
     }
+}
+
+/// Whether what follows is of gRPC: `application/grpc`, perhaps with the messages' format or parameters.
+fn has_messages(headers: &HeaderMap) -> bool {
+    let content_type = headers.iter().find_map(|(name, value)| (*name == CONTENT_TYPE).then_some(value));
+    content_type.and_then(|value| value.as_bytes().split_at_checked(GRPC.len())).is_some_and(|(kind, rest)| {
+        (kind == GRPC || kind.eq_ignore_ascii_case(GRPC)) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+    })
 }
 
 /// Found by looking at all: there are few, and hashing the name costs more.
@@ -83,6 +98,23 @@ mod tests {
         }
         let nonsense = HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("x"))]);
         assert_eq!(Grpc.outcome(StatusCode::OK, Some(&nonsense)), ServerError);
+    }
+
+    #[test]
+    fn an_answer_has_a_grpc_status_or_messages_of_grpc() {
+        let answers = |status: u16, headers: &[(HeaderName, &'static str)]| {
+            let headers = headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect();
+            Grpc.is_answer(StatusCode::from_u16(status).expect("a status"), &headers)
+        };
+        for kind in ["application/grpc", "application/grpc+proto", "application/grpc;x=y", "Application/gRPC"] {
+            assert!(answers(200, &[(CONTENT_TYPE, kind)]), "{kind}");
+            assert!(!answers(503, &[(CONTENT_TYPE, kind)]), "{kind}");
+        }
+        for kind in ["text/html", "application/grpc-web", "application/json", ""] {
+            assert!(!answers(200, &[(CONTENT_TYPE, kind)]), "{kind}");
+            assert!(answers(503, &[(CONTENT_TYPE, kind), (GRPC_STATUS, "5")]), "{kind}");
+        }
+        assert!(!answers(200, &[]) && answers(200, &[(GRPC_STATUS, "0")]));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use mesh_core::filter::AnswerStatus;
 use mesh_core::retry::{Pushback, RetryCode, RetryProtocol};
 use tonic::Code;
 
@@ -21,7 +22,7 @@ impl RetryProtocol for Grpc {
     fn code_of_response(&self, status: StatusCode, headers: &HeaderMap) -> Option<RetryCode> {
         match headers.get(GRPC_STATUS) {
             Some(code) => named(Code::from_bytes(code.as_bytes())),
-            None => code_of_http(status),
+            None => named(Code::from_i32(AnswerStatus::Http(status).grpc_code().into())),
         }
     }
 
@@ -55,15 +56,6 @@ fn named(code: Code) -> Option<RetryCode> {
         Code::Internal => Some(RetryCode::Internal),
         Code::ResourceExhausted => Some(RetryCode::ResourceExhausted),
         Code::Unavailable => Some(RetryCode::Unavailable),
-        _ => None,
-    }
-}
-
-/// An answer that is not gRPC's fails by its HTTP status (gRPC over HTTP/2, "HTTP to gRPC Status Code Mapping").
-fn code_of_http(status: StatusCode) -> Option<RetryCode> {
-    match status.as_u16() {
-        400 => Some(RetryCode::Internal),
-        429 | 502..=504 => Some(RetryCode::Unavailable),
         _ => None,
     }
 }

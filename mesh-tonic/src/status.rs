@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use mesh_core::ErrorKind;
+use mesh_core::filter::AnswerStatus;
 use tonic::{Code, Status};
 
 /// A failure of the mesh, as the channel hands it to a generated client.
@@ -77,6 +78,7 @@ pub(crate) fn code_of(kind: ErrorKind) -> Code {
         | ErrorKind::Connection
         | ErrorKind::Shutdown => Code::Unavailable,
         ErrorKind::Reset(code) => code_of_reset(code),
+        ErrorKind::HttpResponse(status) => Code::from_i32(AnswerStatus::Http(status).grpc_code().into()),
         _ => Code::Internal,
     }
 }

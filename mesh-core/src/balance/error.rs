@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
 use super::summary::Summary;
@@ -95,6 +97,23 @@ pub(crate) fn stream(error: StreamError, call: Option<&InFlight>) -> Error {
     let Some(endpoint) = call.map(InFlight::endpoint) else { return made };
     made.context_mut().endpoint = Some(endpoint.address.to_string());
     at(&endpoint.cluster, made)
+}
+
+/// The endpoint answered with a response that is none of the call's protocol.
+pub(crate) fn no_answer(status: StatusCode, headers: HeaderMap, call: &InFlight) -> Error {
+    // Remote text: bounded and escaped.
+    let shown = |kind: &HeaderValue| kind.as_bytes()[..kind.len().min(100)].escape_ascii().to_string();
+    let content = match headers.get(CONTENT_TYPE).map(shown) {
+        Some(kind) => format!("content-type `{kind}`"),
+        None => "no content-type".into(),
+    };
+    let message = format!("the response is none of the call's protocol: HTTP status {status}, {content}");
+    let endpoint = call.endpoint();
+    let mut error = Error::new(ErrorKind::HttpResponse(status), message).with_headers(headers).sent();
+    error.context_mut().endpoint = Some(endpoint.address.to_string());
+    let next_step =
+        "see what answers at the endpoint: a server of another protocol, or a proxy before the one that is meant";
+    at(&endpoint.cluster, error.with_next_step(next_step))
 }
 
 /// What to do about a stream that failed; what the application's own body says is its own.

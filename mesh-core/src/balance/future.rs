@@ -248,6 +248,21 @@ impl<C: Connect> Attempt<C> {
     }
 }
 
+/// What answered does not speak the call's protocol: its stream is reset with the body.
+#[cold]
+fn no_answer<C, B, D: Body>(response: Response<D>, mut recorder: Recorder) -> Boxed<C, B>
+where
+    C: Connect,
+    Slot<C>: SendRequest<B>,
+{
+    recorder.handle_head(&response);
+    recorder.handle_end(None);
+    recorder.endpoint().answered();
+    let (head, body) = response.into_parts();
+    drop(body);
+    State::failed(error::no_answer(head.status, head.headers, recorder.in_flight()))
+}
+
 /// What the policy may know of the call.
 fn wanted(call: &Call) -> PickRequest<'_> {
     PickRequest { avoid: &call.avoid, hash: call.hash, session: call.session.as_deref(), now: None }
@@ -280,7 +295,10 @@ where
                     let sent: Sent<C, B> = ready!(send.poll(cx));
                     let recorder = recorder.take().expect("taken once, when the send is ready");
                     match sent {
-                        Ok(response) => return Poll::Ready(Ok(me.attempt.respond(response, recorder))),
+                        Ok(response) if me.attempt.classify.is_answer(response.status(), response.headers()) => {
+                            return Poll::Ready(Ok(me.attempt.respond(response, recorder)));
+                        }
+                        Ok(response) => no_answer(response, recorder),
                         Err(failure) => me.attempt.failed(failure, recorder),
                     }
                 }

@@ -8,6 +8,14 @@ use crate::connect::Outcome;
 
 /// Tells good responses from bad ones, for outlier detection and for balancing by load. An adapter has one; without one, the HTTP status decides.
 pub trait Classify: fmt::Debug + Send + Sync {
+    /// Whether a response that begins so is one of the protocol. One that is not ends its attempt with an error of kind
+    /// [`ErrorKind::HttpResponse`](crate::ErrorKind::HttpResponse), and its outcome is that without trailers. Default: each
+    /// is.
+    fn is_answer(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        let _ = (status, headers);
+        true
+    }
+
     /// The outcome of a response that has ended, by its status and its trailers; the headers stand for trailers where the
     /// response was nothing but a head.
     fn outcome(&self, status: StatusCode, trailers: Option<&HeaderMap>) -> Outcome;

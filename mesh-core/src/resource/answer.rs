@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
+use crate::xds::grpc_code_of_http;
+
 /// An answer that the mesh gives itself, before it takes the form of the call's protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -19,6 +21,17 @@ pub enum AnswerStatus {
     Http(StatusCode),
     /// With a status code of gRPC, 0 to 16.
     Grpc(u8),
+}
+
+impl AnswerStatus {
+    /// The code of gRPC, 0 to 16; of a status of HTTP the one that it stands for (gRPC's `http-grpc-status-mapping.md`),
+    /// which is never 0.
+    pub fn grpc_code(self) -> u8 {
+        match self {
+            Self::Http(status) => grpc_code_of_http(status),
+            Self::Grpc(code) => code,
+        }
+    }
 }
 
 impl Answer {
@@ -76,4 +89,31 @@ fn http_status(code: u8) -> StatusCode {
         _ => 500,
     };
     StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_of_http_stands_for_a_code_of_grpc() {
+        for (status, code) in [
+            (200, 2),
+            (301, 2),
+            (400, 13),
+            (401, 16),
+            (403, 7),
+            (404, 12),
+            (429, 14),
+            (431, 2),
+            (500, 2),
+            (501, 2),
+            (502, 14),
+            (503, 14),
+            (504, 14),
+        ] {
+            let status = StatusCode::from_u16(status).expect("a status");
+            assert_eq!(AnswerStatus::Http(status).grpc_code(), code, "{status}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Whether a policy names what became of an attempt.
 
-use http::Response;
+use http::{HeaderMap, Response, StatusCode};
 
 use crate::call::{RetryCode, RetryProtocol};
 use crate::error::{Error, ErrorKind};
@@ -11,13 +11,15 @@ type Protocol = Option<&'static dyn RetryProtocol>;
 /// Whether an attempt that ended so is to be repeated.
 pub(super) fn is_retriable<R>(policy: &RetryPolicy, protocol: Protocol, outcome: &Result<Response<R>, Error>) -> bool {
     match outcome {
-        Ok(response) => of_response(policy, protocol, response),
-        Err(error) => of_error(policy, protocol, error),
+        Ok(response) => of_head(policy, protocol, response.status(), response.headers()),
+        Err(error) => match error.response() {
+            Some((status, headers)) => of_head(policy, protocol, status, headers),
+            None => of_error(policy, protocol, error),
+        },
     }
 }
 
-fn of_response<R>(policy: &RetryPolicy, protocol: Protocol, response: &Response<R>) -> bool {
-    let (status, headers) = (response.status(), response.headers());
+fn of_head(policy: &RetryPolicy, protocol: Protocol, status: StatusCode, headers: &HeaderMap) -> bool {
     let code = protocol.and_then(|protocol| protocol.code_of_response(status, headers));
     policy.conditions.has(named(code)) || policy.retries_response(status, headers)
 }

@@ -165,7 +165,11 @@ impl<B> Plan<B> {
 
     /// When the next attempt comes after one that ended so.
     pub(super) fn next<R>(&mut self, outcome: &Result<Response<R>, Error>) -> Next {
-        let told = outcome.as_ref().ok().and_then(|response| self.told(response.headers()));
+        let headers = match outcome {
+            Ok(response) => Some(response.headers()),
+            Err(error) => error.response().map(|(_, headers)| headers),
+        };
+        let told = headers.and_then(|headers| self.told(headers));
         told.unwrap_or_else(|| Next::Backoff(self.backoff.next_delay(fastrand::f64())))
     }
 

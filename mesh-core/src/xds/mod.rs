@@ -16,9 +16,24 @@ pub(crate) mod resource_type;
 pub(crate) mod store;
 pub(crate) mod transport;
 
+use http::StatusCode;
+
 pub(crate) use ads::StreamState;
 pub(crate) use client::{Subscriber, XdsClient, XdsOptions};
 pub(crate) use store::{Change, Counters, IgnoredSummary, ResourceReport, ResourceState, Verdict};
+
+/// The code of gRPC that a response of HTTP without one stands for (gRPC's `http-grpc-status-mapping.md`): never success.
+pub(crate) fn grpc_code_of_http(status: StatusCode) -> u8 {
+    const UNKNOWN: u8 = 2;
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => UNKNOWN,
+    }
+}
 
 /// The name of a gRPC status code, as in gRPC's `statuscodes.md`.
 pub(crate) fn status_code_name(code: u64) -> String {

@@ -30,7 +30,7 @@ use crate::error::{Error, ErrorKind, with_causes};
 use crate::http2::{
     self, Connection, Keepalive, Outgoing, RecvBody, SendErrorKind, Slot, State, TcpConfig, Unavailable,
 };
-use crate::xds::status_code_name;
+use crate::xds::{grpc_code_of_http, status_code_name};
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
@@ -348,16 +348,8 @@ fn no_status() -> StreamError {
     StreamError::new("UNKNOWN: the stream ended without a status")
 }
 
-/// gRPC's `http-grpc-status-mapping.md`.
 fn http_error(status: StatusCode) -> StreamError {
-    let code = match status.as_u16() {
-        400 => "INTERNAL",
-        401 => "UNAUTHENTICATED",
-        403 => "PERMISSION_DENIED",
-        404 => "UNIMPLEMENTED",
-        429 | 502 | 503 | 504 => "UNAVAILABLE",
-        _ => "UNKNOWN",
-    };
+    let code = status_code_name(grpc_code_of_http(status).into());
     StreamError::new(format!("{code}: HTTP status {status}"))
 }
 
