@@ -12,11 +12,14 @@ use mesh_core::server::ServerOptions;
 use mesh_examples::helloworld::HelloRequest;
 use mesh_examples::helloworld::greeter_server::{Greeter, GreeterServer};
 use mesh_examples::helloworld::{HelloReply, greeter_client::GreeterClient};
-use mesh_tonic::MeshChannel;
+use mesh_tonic::{MeshChannel, MeshServer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Response, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::PATIENCE;
 use crate::support::backend::Backend;
@@ -128,7 +131,7 @@ async fn a_program_is_client_and_server_of_one_mesh_and_hands_its_deadline_on() 
 async fn the_servers_own_limit_ends_a_call_that_has_no_deadline() {
     let greeter = Backend::start("a").await;
     greeter.hold();
-    let limited = |server: mesh_tonic::MeshServer| server.add_service(greeter.service()).timeout(SOON);
+    let limited = |server: MeshServer| server.add_service(greeter.service()).timeout(SOON);
     let server = Served::start(ServerOptions::new(), limited).await;
     let mesh = mesh().await;
     let error = Client::new(&mesh, &server.target()).hello().await.unwrap_err();
@@ -197,6 +200,46 @@ async fn a_shutdown_ends_at_its_deadline_whatever_peers_do() {
     greeter.wait_for_in_flight(0).await;
     assert_eq!(stuck.await.unwrap().unwrap_err().code(), Code::Unavailable);
     drop((never_reads, chat, silent, half));
+}
+
+async fn checked(client: &mut HealthClient<MeshChannel>, service: &str) -> Result<ServingStatus, Code> {
+    let answer = client.check(HealthCheckRequest { service: service.into() }).await;
+    answer.map(|answer| answer.into_inner().status()).map_err(|status| status.code())
+}
+
+#[tokio::test]
+async fn health_says_that_a_server_serves_until_it_shuts_down_and_a_watch_holds_nothing_up() {
+    let greeter = Backend::start("a").await;
+    let mut health = None;
+    let services = |server: MeshServer| {
+        let service = server.health();
+        health = Some(service.clone());
+        server.add_service(service).add_service(greeter.service())
+    };
+    let mut server = Served::start(ServerOptions::new(), services).await;
+    // The same health on a port of its own outlives the server.
+    let health = health.expect("set above");
+    let probes = Served::start(ServerOptions::new(), |server| server.add_service(health)).await;
+    let mesh = mesh().await;
+    let client = |server: &Served| HealthClient::new(MeshChannel::new(&mesh, &server.target()).expect("a target"));
+    let (mut own, mut probe) = (client(&server), client(&probes));
+    for service in ["", "helloworld.Greeter", "grpc.health.v1.Health"] {
+        assert_eq!(checked(&mut own, service).await, Ok(ServingStatus::Serving), "{service}");
+        assert_eq!(checked(&mut probe, service).await, Ok(ServingStatus::Serving), "{service}");
+    }
+    assert_eq!(checked(&mut own, "helloworld.Other").await, Err(Code::NotFound));
+
+    let watch = |service: &str| HealthCheckRequest { service: service.into() };
+    let mut watched = own.watch(watch("")).await.unwrap().into_inner();
+    let mut unknown = own.watch(watch("helloworld.Other")).await.unwrap().into_inner();
+    assert_eq!(watched.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    assert_eq!(unknown.message().await.unwrap().unwrap().status(), ServingStatus::ServiceUnknown);
+    server.stop();
+    assert_eq!(watched.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    assert_eq!(watched.message().await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(unknown.message().await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(server.ended().await.cut_calls, 0);
+    assert_eq!(checked(&mut probe, "helloworld.Greeter").await, Ok(ServingStatus::NotServing));
 }
 
 #[tokio::test]

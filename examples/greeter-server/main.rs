@@ -11,7 +11,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::{Request, Response, Status};
 
-/// Greets, until ctrl-c or SIGTERM. The first line on standard output is the address that it listens on.
+/// Greets, until ctrl-c or SIGTERM. The first line on standard output is the address that it listens on. With
+/// GRPC_XDS_BOOTSTRAP it serves as the control plane says.
 #[derive(Debug, Parser)]
 struct Args {
     /// Where to listen; port 0 lets the system choose.
@@ -39,8 +40,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args = Args::parse();
     let listener = TcpListener::bind(args.listen).await?;
     println!("{}", listener.local_addr()?);
-    let mesh = Mesh::builder().build().await?;
+    let mesh = match std::env::var_os("GRPC_XDS_BOOTSTRAP") {
+        Some(_) => Mesh::builder().bootstrap_from_env()?.build().await?,
+        None => Mesh::builder().build().await?,
+    };
     let greeter = GreeterServer::new(Instance { name: args.name });
+    let server = MeshServer::new(&mesh).add_service(greeter).on_serving_mode(|mode| eprintln!("{mode}"));
+    let health = server.health();
     let mut terminate = signal(SignalKind::terminate())?;
     let told_to_stop = async move {
         tokio::select! {
@@ -48,6 +54,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             _ = tokio::signal::ctrl_c() => {}
         }
     };
-    MeshServer::new(&mesh).add_service(greeter).serve_with_shutdown(listener, told_to_stop).await?;
+    server.add_service(health).serve_with_shutdown(listener, told_to_stop).await?;
+    mesh.shutdown().await;
     Ok(())
 }

@@ -15,14 +15,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
+use mesh_core::Mesh;
+use mesh_core::server::ServerOptions;
 use mesh_examples::grpc_testing::test_service_server::TestServiceServer;
 use mesh_examples::grpc_testing::xds_update_health_service_server::XdsUpdateHealthServiceServer;
+use mesh_tonic::MeshServer;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
 use tonic::service::LayerExt;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tower::ServiceBuilder;
 
 use crate::echo_metadata::EchoMetadataLayer;
@@ -50,7 +50,7 @@ struct Args {
     /// What SimpleResponse.hostname and the header `hostname` say. Default: the name of this machine.
     #[arg(long = "host_name_override", value_name = "NAME", default_value = "", hide_default_value = true)]
     host_name_override: String,
-    /// Takes listener, filters and credentials from the control plane. Not supported yet.
+    /// Serves as the control plane of GRPC_XDS_BOOTSTRAP says (A36); what asks for TLS is refused.
     #[arg(long = "secure_mode", value_name = "BOOL", action = ArgAction::Set, default_value_t = false,
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     secure_mode: bool,
@@ -75,28 +75,14 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<(), Box<dyn Error>> {
-    if args.secure_mode {
-        return Err("--secure_mode=true is not supported yet".into());
-    }
     if args.use_tls {
         return Err("--use_tls=true is not supported".into());
     }
-    let (stop, stopped) = oneshot::channel();
-    let server = tokio::spawn(serve(&args, stopped).await?);
-    until_told_to_stop().await?;
-    let _ = stop.send(());
+    let mesh = match args.secure_mode {
+        true => Mesh::builder().bootstrap_from_env()?.build().await?,
+        false => Mesh::builder().build().await?,
+    };
     let limit = Duration::from_secs(args.drain_timeout_sec);
-    match tokio::time::timeout(limit, server).await {
-        Ok(served) => Ok(served??),
-        Err(_) => Err(format!("calls were still open {limit:?} after the signal: they were cut off").into()),
-    }
-}
-
-/// Opens the ports, and returns what serves them until `stopped`.
-async fn serve(
-    args: &Args,
-    stopped: oneshot::Receiver<()>,
-) -> Result<impl Future<Output = Result<(), tonic::transport::Error>> + use<>, Box<dyn Error>> {
     let host_name = host_name(&args.host_name_override);
     let test_service = ServiceBuilder::new()
         .layer(EchoMetadataLayer::new(&host_name)?)
@@ -106,22 +92,27 @@ async fn serve(
 
     let listener = listen(args.listen.unwrap_or_else(|| loopback(args.port))).await?;
     println!("{}", listener.local_addr()?);
-    let maintenance = match args.maintenance_port {
-        Some(port) if port == 0 || port != listener.local_addr()?.port() => Some(listen(loopback(port)).await?),
-        _ => None,
-    };
-    if let Some(maintenance) = maintenance {
+    let port = listener.local_addr()?.port();
+    if let Some(port) = args.maintenance_port.filter(|maintenance| *maintenance != port) {
+        let maintenance = listen(loopback(port)).await?;
         println!("maintenance {}", maintenance.local_addr()?);
-        let services = Server::builder()
+        let services = MeshServer::new(&mesh)
+            .without_control_plane()
             .add_service(health.clone())
             .add_service(XdsUpdateHealthServiceServer::new(update_health.clone()));
-        tokio::spawn(services.serve_with_incoming(incoming(maintenance)));
+        tokio::spawn(services.serve(maintenance));
     }
-    let services = Server::builder()
+    let server = MeshServer::new(&mesh)
+        .options(ServerOptions::new().shutdown_timeout(limit))
+        .on_serving_mode(|mode| eprintln!("{mode}"))
         .add_service(test_service)
         .add_service(health)
         .add_service(XdsUpdateHealthServiceServer::new(update_health));
-    Ok(services.serve_with_incoming_shutdown(incoming(listener), async { stopped.await.unwrap_or_default() }))
+    let ended = server.serve_with_shutdown(listener, until_told_to_stop()?).await?;
+    match ended.cut_calls {
+        0 => Ok(()),
+        calls => Err(format!("{calls} calls were still open {limit:?} after the signal: they were cut off").into()),
+    }
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Box<dyn Error>> {
@@ -132,16 +123,15 @@ fn loopback(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
-}
-
-async fn until_told_to_stop() -> std::io::Result<()> {
+/// Done at SIGTERM or ctrl-c.
+fn until_told_to_stop() -> std::io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        interrupt = tokio::signal::ctrl_c() => interrupt,
-    }
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+    })
 }
 
 fn host_name(name: &str) -> String {

@@ -25,6 +25,8 @@ mod channel;
 mod classify;
 mod deadline;
 mod grpc;
+#[cfg(feature = "health")]
+mod health;
 mod retry;
 #[cfg(feature = "server")]
 mod server;
@@ -34,6 +36,8 @@ pub use body::ResponseBody;
 pub use channel::{MeshChannel, MeshChannelBuilder, ResponseFuture};
 pub use deadline::{encode_timeout, server_context, timeout};
 pub use grpc::Grpc;
+#[cfg(feature = "health")]
+pub use health::ServerHealth;
 #[cfg(feature = "server")]
 pub use server::MeshServer;
 pub use status::Error;

@@ -13,6 +13,8 @@ use tonic::codegen::Service;
 use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::transport::server::TcpConnectInfo;
+#[cfg(feature = "health")]
+use tonic_health::pb::health_server::HealthServer;
 
 use crate::Grpc;
 
@@ -37,12 +39,23 @@ use crate::Grpc;
 pub struct MeshServer {
     builder: ServerBuilder,
     routes: Routes,
+    hears: Option<Hears>,
+    #[cfg(feature = "health")]
+    health: crate::ServerHealth,
 }
+
+type Hears = Box<dyn Fn(&ServingMode) + Send + Sync>;
 
 impl MeshServer {
     /// A server without services.
     pub fn new(mesh: &Mesh) -> Self {
-        Self { builder: mesh.server().protocol(&Grpc), routes: Routes::default() }
+        Self {
+            builder: mesh.server().protocol(&Grpc),
+            routes: Routes::default(),
+            hears: None,
+            #[cfg(feature = "health")]
+            health: crate::ServerHealth::new(),
+        }
     }
 
     /// Adds a generated service.
@@ -57,7 +70,24 @@ impl MeshServer {
         S::Future: Send + 'static,
     {
         self.routes = self.routes.add_service(service);
+        #[cfg(feature = "health")]
+        self.health.add(S::NAME);
         self
+    }
+
+    /// The health service of this server (`grpc.health.v1`), to be added to it, or to another that serves it on a port of
+    /// its own. It knows the services that are added by [`add_service`](Self::add_service), before or after.
+    ///
+    /// ```no_run
+    /// # async fn example(mesh: mesh_core::Mesh, address: std::net::SocketAddr) -> Result<(), mesh_core::Error> {
+    /// let server = mesh_tonic::MeshServer::new(&mesh);
+    /// let health = server.health();
+    /// server.add_service(health).serve(address).await?;
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "health")]
+    pub fn health(&self) -> HealthServer<crate::ServerHealth> {
+        HealthServer::new(self.health.clone())
     }
 
     /// Serves these, in place of what was added before.
@@ -85,9 +115,10 @@ impl MeshServer {
         self
     }
 
-    /// Hears of each change between serving and not serving, with the reason (A36). Default: both are logged.
+    /// Hears of each change between serving, not serving, with the reason (A36), and shutting down. They are logged in any
+    /// case.
     pub fn on_serving_mode(mut self, hears: impl Fn(&ServingMode) + Send + Sync + 'static) -> Self {
-        self.builder = self.builder.on_serving_mode(hears);
+        self.hears = Some(Box::new(hears));
         self
     }
 
@@ -113,7 +144,17 @@ impl MeshServer {
         listen: impl Into<Listen>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<Ended, mesh_core::Error> {
-        self.builder.serve(listen, Handler(self.routes.prepare()), shutdown).await
+        let hears = self.hears;
+        #[cfg(feature = "health")]
+        let health = self.health;
+        let builder = self.builder.on_serving_mode(move |mode| {
+            #[cfg(feature = "health")]
+            health.set(mode);
+            if let Some(hears) = &hears {
+                hears(mode);
+            }
+        });
+        builder.serve(listen, Handler(self.routes.prepare()), shutdown).await
     }
 }
 

@@ -85,8 +85,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Hears of each change between serving and not serving, with the reason (A36); it is called from a task of the server
-    /// and must return soon. Default: both are logged.
+    /// Hears of each change between serving, not serving, with the reason (A36), and shutting down; it is called from a task
+    /// of the server and must return soon. They are logged in any case.
     pub fn on_serving_mode(mut self, hears: impl Fn(&ServingMode) + Send + Sync + 'static) -> Self {
         self.on_serving_mode = Some(Arc::new(hears));
         self

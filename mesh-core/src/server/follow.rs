@@ -33,9 +33,11 @@ pub(super) async fn follow(
     }
 }
 
-fn tell(server: &ServerState, mode: &ServingMode, on_serving_mode: &Option<OnServingMode>) {
+/// Logs a mode, and tells the application.
+pub(super) fn tell(server: &ServerState, mode: &ServingMode, on_serving_mode: &Option<OnServingMode>) {
     match mode {
         ServingMode::Serving => tracing::info!(address = %server.address, "serving"),
+        ServingMode::ShuttingDown => tracing::info!(address = %server.address, "shutting down"),
         ServingMode::NotServing(why) => tracing::warn!(address = %server.address, %why, "not serving"),
     }
     if let Some(hears) = on_serving_mode {

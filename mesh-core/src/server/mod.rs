@@ -116,12 +116,16 @@ impl Runner {
         let tasks = TaskTracker::new();
         let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
         let _cut_on_drop = cut.clone().drop_guard();
+        let followed = cut.child_token();
         match resources.zip(state.listener.clone()) {
-            None => state.gate.set(ServingMode::Serving, Some(Arc::new(Setup::without_listener(drain.clone())))),
+            None => {
+                state.gate.set(ServingMode::Serving, Some(Arc::new(Setup::without_listener(drain.clone()))));
+                follow::tell(&state, &ServingMode::Serving, &on_serving_mode);
+            }
             Some((resources, name)) => {
                 let watcher = Watcher::new(name, state.address, drain.clone());
-                let follow = follow::follow(resources, watcher, state.clone(), on_serving_mode);
-                tokio::spawn(cut.clone().run_until_cancelled_owned(follow));
+                let follow = follow::follow(resources, watcher, state.clone(), on_serving_mode.clone());
+                tokio::spawn(followed.clone().run_until_cancelled_owned(follow));
             }
         }
         let mut shutdown = pin!(shutdown);
@@ -143,7 +147,9 @@ impl Runner {
             tasks.spawn(connection::serve(stream, calls, connected, options.clone(), ends));
         }
         drop(listener);
-        state.gate.set(ServingMode::NotServing("it shuts down".into()), None);
+        followed.cancel();
+        state.gate.set(ServingMode::ShuttingDown, None);
+        follow::tell(&state, &ServingMode::ShuttingDown, &on_serving_mode);
         drain.cancel();
         tasks.close();
         if timeout(options.shutdown_timeout, tasks.wait()).await.is_ok() {

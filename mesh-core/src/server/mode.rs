@@ -15,6 +15,8 @@ pub enum ServingMode {
     Serving,
     /// It closes connections without a byte, and lets calls end that it has; why, and what to do.
     NotServing(Arc<str>),
+    /// It takes no connections any more, and ends with its last call.
+    ShuttingDown,
 }
 
 impl fmt::Display for ServingMode {
@@ -22,6 +24,7 @@ impl fmt::Display for ServingMode {
         match self {
             Self::Serving => f.write_str("serving"),
             Self::NotServing(why) => write!(f, "not serving: {why}"),
+            Self::ShuttingDown => f.write_str("shutting down"),
         }
     }
 }
