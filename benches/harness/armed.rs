@@ -1,7 +1,6 @@
 //! A service with everything on that a call may meet, and nothing of it triggered.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use mesh_core::testing::{
     ListenerBuilder, Resources, RouteBuilder, RouteConfigBuilder, cluster, listener, route, route_config,
@@ -11,13 +10,11 @@ use mesh_xds_proto::envoy::extensions::filters::common::fault::v3::{FaultDelay, 
 use mesh_xds_proto::envoy::extensions::filters::http::fault::v3::{FaultAbort, HttpFault, fault_abort};
 use mesh_xds_proto::envoy::r#type::v3::FractionalPercent;
 
-/// The deadline of every call: far off, so that what it costs is its bookkeeping.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 /// More than there are callers.
 const MOST_REQUESTS: u32 = 10_000;
 
-/// The service `echo` at these addresses: routes that match headers, deadlines of the call and of the route, a retry
-/// policy, faults at 0 %, outlier detection and a circuit breaker.
+/// The service `echo` at these addresses: routes that match headers, a retry policy, faults at 0 %, outlier detection
+/// and a circuit breaker.
 pub(crate) fn service(servers: &[SocketAddr]) -> Resources {
     Resources::service("echo", servers.iter().copied())
         .with(faultless())
@@ -41,7 +38,7 @@ fn faultless() -> ListenerBuilder {
 
 /// A call's route is the last: each of those before it looks at the call's headers.
 fn routes() -> RouteConfigBuilder {
-    let to = |route: RouteBuilder| route.cluster("echo").max_stream_duration(DEADLINE * 2).retry_on("unavailable", 3);
+    let to = |route: RouteBuilder| route.cluster("echo").retry_on("unavailable", 3);
     let others = ["canary", "internal", "batch"].map(|tenant| to(route().header("x-tenant", tenant)));
     let mine = route().path("/bench.Echo/Unary").header("content-type", "application/grpc");
     route_config("echo").routes(others.into_iter().chain([to(mine), to(route())]))

@@ -2,7 +2,6 @@
 //! [`Path::load`].
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use bytes::Bytes;
 use clap::ValueEnum;
@@ -27,8 +26,8 @@ pub enum Path {
     Balance,
     /// The mesh with an embedded control plane, one route and round robin over all endpoints.
     Mesh,
-    /// The mesh with everything on: routes that match headers, deadlines of the call and of the route, a retry policy,
-    /// faults at 0 %, outlier detection, a circuit breaker, peak-EWMA.
+    /// The mesh with everything on: routes that match headers, a retry policy, faults at 0 %, outlier detection, a circuit
+    /// breaker, peak-EWMA.
     MeshFull,
 }
 
@@ -60,12 +59,6 @@ impl Path {
                 through_mesh(mesh, armed::service(servers), load).await
             }
         }
-    }
-
-    /// The deadline that the application gives each call.
-    #[must_use]
-    pub fn deadline(self) -> Option<Duration> {
-        (self == Path::MeshFull).then_some(armed::DEADLINE)
     }
 }
 

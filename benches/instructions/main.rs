@@ -41,6 +41,9 @@ struct Args {
     /// Calls in the long run.
     #[arg(long, default_value_t = 6_000)]
     long: u64,
+    /// Gives each call a deadline, on every path.
+    #[arg(long)]
+    deadline: bool,
     /// Leaves out the single parts: pick, route match, ingest.
     #[arg(long)]
     calls_only: bool,
@@ -64,7 +67,15 @@ enum Role {
     Serve { endpoints: usize },
     /// The client that is counted.
     #[command(hide = true)]
-    Client { path: Path, callers: usize, calls: u64, payload: usize, servers: Vec<SocketAddr> },
+    Client {
+        path: Path,
+        callers: usize,
+        calls: u64,
+        payload: usize,
+        #[arg(long)]
+        deadline: bool,
+        servers: Vec<SocketAddr>,
+    },
     /// Serves a configuration, and changes it as standard input says.
     #[command(hide = true)]
     ControlPlane { clusters: usize, endpoints: usize, live: SocketAddr },
@@ -91,10 +102,9 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let done = match &args.role {
         Some(Role::Serve { endpoints }) => server::serve(*endpoints),
-        Some(Role::Client { path, callers, calls, payload, servers }) => {
+        Some(Role::Client { path, callers, calls, payload, deadline, servers }) => {
             let until = Until::Calls(*calls);
-            let deadline = path.deadline();
-            let work = Work { callers: *callers, payload: *payload, deadline, until };
+            let work = Work { callers: *callers, payload: *payload, deadline: *deadline, until };
             client(*path, servers, work)
         }
         Some(Role::ControlPlane { clusters, endpoints, live }) => control::serve(*clusters, *endpoints, *live),
@@ -153,6 +163,7 @@ fn per_call(args: &Args, callgrind: &Callgrind, servers: &Servers, path: Path, c
         let label = format!("{}.{callers}.{calls}", path.name());
         let mut client = vec!["client".to_owned(), path.name(), callers.to_string()];
         client.extend([each.to_string(), args.payload.to_string()]);
+        client.extend(args.deadline.then(|| "--deadline".to_owned()));
         client.extend(servers.addresses().iter().map(SocketAddr::to_string));
         Ok::<_, Error>((each * callers, callgrind.instructions(&label, &client)?))
     };

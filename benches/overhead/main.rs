@@ -42,6 +42,9 @@ struct Args {
     /// Paths, in the order of a round; all by default.
     #[arg(long, value_enum, value_delimiter = ',')]
     paths: Vec<Path>,
+    /// Gives each call a deadline, on every path.
+    #[arg(long)]
+    deadline: bool,
     /// Turns the order of the paths round.
     #[arg(long)]
     reverse: bool,

@@ -1,7 +1,6 @@
 //! The order of the measurements: all paths of a cell, round by round.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use mesh_benches::drive::{Sample, Until, Work, closed_loop};
 use mesh_benches::paths::{Load, Path, Transport};
@@ -53,18 +52,19 @@ impl Cell {
         let mut samples: Vec<_> = args.paths().into_iter().map(|path| (path, Vec::new())).collect();
         for _ in 0..args.rounds {
             for (path, samples) in &mut samples {
-                samples.push(self.once(*path, args.length(), servers)?);
+                samples.push(self.once(*path, args, servers)?);
             }
         }
         Ok(samples)
     }
 
     /// One measurement, on a runtime and a channel of its own: nothing of the last one goes on.
-    fn once(self, path: Path, length: Duration, servers: &[SocketAddr]) -> Result<Sample, Error> {
+    fn once(self, path: Path, args: &Args, servers: &[SocketAddr]) -> Result<Sample, Error> {
+        let length = args.length();
         let work = Work {
             callers: self.callers,
             payload: self.payload,
-            deadline: path.deadline(),
+            deadline: args.deadline,
             until: Until::Elapsed(length),
         };
         let warming = Work { until: Until::Elapsed(length / 4), ..work.clone() };

@@ -213,7 +213,7 @@ impl Load for BesideStalled {
     type Output = Beside;
 
     async fn run<T: Transport>(self, channel: T) -> Result<Beside, Error> {
-        let work = Work { callers: 1, payload: 0, deadline: None, until: Until::Elapsed(self.length) };
+        let work = Work { callers: 1, payload: 0, deadline: false, until: Until::Elapsed(self.length) };
         let alone = closed_loop(channel.clone(), &work).await?;
         let before = resident();
         let mut unread = Vec::new();

@@ -159,15 +159,15 @@ impl RetryPolicy {
     /// Whether one of Envoy's conditions on a response's head holds.
     pub(crate) fn retries_response(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         let on = |condition| self.conditions.has(condition);
-        // Of an Envoy that was asked for too much: to ask again is no help, unless the policy says so by this very word.
-        if headers.contains_key(RATE_LIMITED) {
-            return on(Conditions::RATE_LIMITED);
-        }
-        (on(Conditions::SERVER_ERROR) && status.is_server_error())
+        let named = (on(Conditions::SERVER_ERROR) && status.is_server_error())
             || (on(Conditions::GATEWAY_ERROR) && matches!(status.as_u16(), 502..=504))
             || (on(Conditions::RETRIABLE_4XX) && status == StatusCode::CONFLICT)
             || (on(Conditions::STATUS_CODES) && self.status_codes.contains(&status.as_u16().into()))
-            || (on(Conditions::HEADERS) && self.headers.iter().any(|header| header.matches_response(status, headers)))
+            || (on(Conditions::HEADERS) && self.headers.iter().any(|header| header.matches_response(status, headers)));
+        // Of an Envoy that was asked for too much: to ask again is no help, unless the policy says so by this very word.
+        let even_limited = on(Conditions::RATE_LIMITED);
+        // A look-up that decides nothing is spared.
+        if named != even_limited && headers.contains_key(RATE_LIMITED) { even_limited } else { named }
     }
 }
 
