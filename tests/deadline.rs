@@ -13,6 +13,7 @@ use crate::support::backend::Backend;
 use crate::support::client::{Client, SOON, assert_says, quick, quick_mesh};
 use crate::support::network::BlackHole;
 use crate::support::tier::Tier;
+use crate::support::timeout::read_timeout;
 
 const LONG: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -33,19 +34,7 @@ fn limiting(
 /// What the last call's `grpc-timeout` says.
 fn told(backend: &Backend) -> Option<Duration> {
     let seen = backend.seen();
-    let value = seen.last().expect("a call").metadata.get("grpc-timeout")?.to_str().unwrap().to_owned();
-    let (amount, unit) = value.split_at(value.len() - 1);
-    let amount: u32 = amount.parse().unwrap();
-    let unit = match unit {
-        "H" => HOUR,
-        "M" => Duration::from_secs(60),
-        "S" => Duration::from_secs(1),
-        "m" => Duration::from_millis(1),
-        "u" => Duration::from_micros(1),
-        "n" => Duration::from_nanos(1),
-        other => panic!("unit {other}"),
-    };
-    Some(unit * amount)
+    Some(read_timeout(seen.last().expect("a call").metadata.get("grpc-timeout")?.to_str().unwrap()))
 }
 
 /// That the last call was told of `limit`, less the little time that had passed.

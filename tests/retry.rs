@@ -20,6 +20,7 @@ use tonic::{Code, Request, Status};
 use crate::support::backend::Backend;
 use crate::support::client::{Client, SOON, assert_says, quick, quick_mesh};
 use crate::support::tier::Tier;
+use crate::support::timeout::read_timeout;
 
 fn millis(millis: i32) -> Option<Interval> {
     Some(Interval { seconds: (millis / 1000).into(), nanos: millis % 1000 * 1_000_000 })
@@ -254,10 +255,7 @@ async fn each_attempt_is_told_how_many_there_were_and_what_time_is_left() {
     client.hello_within(Duration::from_secs(60)).await.unwrap_err();
     let previous = told(&backend, "grpc-previous-rpc-attempts");
     assert_eq!(previous, [None, Some("1".to_owned()), Some("2".to_owned())]);
-    let left = told(&backend, "grpc-timeout").into_iter().map(|told| {
-        let told = told.expect("a deadline");
-        told.strip_suffix('u').expect("of microseconds").parse::<u64>().unwrap()
-    });
+    let left = told(&backend, "grpc-timeout").into_iter().map(|told| read_timeout(&told.expect("a deadline")));
     let left: Vec<_> = left.collect();
     assert!(left[0] > left[1] && left[1] > left[2], "{left:?}");
 }

@@ -79,13 +79,16 @@ pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
-/// `grpc-timeout` for a time that remains, in the finest unit that fits; never more than what remains, but for rounding
-/// up to the 1 ns below which there is no timeout. For `TimeoutLayer::tell_peer` in a stack of one's own.
+/// `grpc-timeout` for a time that remains: in the coarsest unit that says it exactly, else in the finest that fits; never
+/// more than what remains, but for rounding up to the 1 ns below which there is no timeout. For
+/// `TimeoutLayer::tell_peer` in a stack of one's own.
 pub fn encode_timeout(remaining: Duration) -> (HeaderName, HeaderValue) {
-    let units = [(1, b'n'), (1_000, b'u'), (1_000_000, b'm'), (1_000_000_000, b'S'), (60_000_000_000, b'M')];
+    const UNITS: [(u128, u8); 5] =
+        [(1, b'n'), (1_000, b'u'), (1_000_000, b'm'), (1_000_000_000, b'S'), (60_000_000_000, b'M')];
     let nanos = remaining.as_nanos().max(1);
-    let fits = units.into_iter().find(|(size, _)| nanos / size <= MOST_DIGITS);
-    let (size, unit) = fits.unwrap_or((3_600_000_000_000, b'H'));
+    let exact = UNITS[..4].iter().rev().find(|(size, _)| nanos.is_multiple_of(*size) && nanos / size <= MOST_DIGITS);
+    let fits = exact.or_else(|| UNITS.iter().find(|(size, _)| nanos / size <= MOST_DIGITS));
+    let (size, unit) = fits.copied().unwrap_or((3_600_000_000_000, b'H'));
     let amount = (nanos / size).min(MOST_DIGITS);
     let mut buffer = [0; 9];
     let start = write_digits(amount, &mut buffer);
@@ -112,13 +115,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_timeout_is_written_in_the_finest_unit_that_fits() {
+    fn a_timeout_is_written_in_the_coarsest_exact_unit_or_the_finest_that_fits() {
         let cases = [
             (Duration::from_nanos(0), "1n"),
             (Duration::from_nanos(99_999_999), "99999999n"),
-            (Duration::from_millis(100), "100000u"),
-            (Duration::from_secs(100), "100000m"),
-            (Duration::from_secs(15), "15000000u"),
+            (Duration::from_micros(1_500), "1500u"),
+            (Duration::from_millis(100), "100m"),
+            (Duration::from_millis(100) - Duration::from_micros(3), "99997u"),
+            (Duration::from_secs(15), "15S"),
+            (Duration::from_secs(15) - Duration::from_nanos(1), "14999999u"),
+            (Duration::from_secs(100) - Duration::from_nanos(1), "99999999u"),
+            (Duration::from_secs(200) - Duration::from_nanos(1), "199999m"),
             (Duration::from_secs(99_999_999), "99999999S"),
             (Duration::from_secs(100_000_000), "1666666M"),
             (Duration::MAX, "99999999H"),

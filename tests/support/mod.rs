@@ -13,6 +13,7 @@ pub(crate) mod orca;
 pub(crate) mod relay;
 pub(crate) mod served;
 pub(crate) mod tier;
+pub(crate) mod timeout;
 pub(crate) mod witness;
 
 use std::time::Duration;

@@ -35,7 +35,7 @@ use crate::snapshot::ClusterEntry;
 
 /// With this HTTP/2 error code a peer resets a stream that it has given up.
 const CANCEL: u32 = 0x8;
-/// The header says a long deadline in milliseconds, rounded down.
+/// A peer's clock may be that much ahead of the timers here.
 const ROUNDING: Duration = Duration::from_millis(1);
 
 const WAITED: &str = "see why the cluster had no endpoint for the call, or give the call more time";
@@ -108,13 +108,21 @@ fn start<B>(request: &mut Request<B>, encode: Option<EncodeDeadline>, profile: P
     call.tell_deadline = encode;
     let (cluster, route) = (call.cluster.clone(), call.route_name());
     if let Some(encode) = encode {
-        let (name, mut value) = encode(remaining);
-        // It differs from call to call, so an entry in the peer's header table would only push out others.
-        value.set_sensitive(true);
+        // The peer may know of up to 1 ms more than the application gave the call: then calls of equal deadlines have equal
+        // headers, which HTTP/2 sends as one byte. What is left of another call's deadline differs each time, and an
+        // entry in the peer's header table would only push out others.
+        let (name, mut value) = encode(if inherited { remaining } else { round_up(remaining) });
+        value.set_sensitive(inherited);
         request.headers_mut().insert(name, value);
     }
     let sleep = tokio::time::sleep_until(deadline);
     Some(Timer(Box::pin(Running { sleep, limit, inherited, progress, cluster, route })))
+}
+
+/// To whole milliseconds.
+fn round_up(remaining: Duration) -> Duration {
+    let below = Duration::from_nanos((remaining.subsec_nanos() % 1_000_000).into());
+    if below.is_zero() { remaining } else { remaining.saturating_add(Duration::from_millis(1) - below) }
 }
 
 /// The least of what the application and the route allow, from now.
