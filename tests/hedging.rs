@@ -45,7 +45,8 @@ async fn a_slow_endpoint_is_hedged_and_the_first_success_wins() {
         hedged += u64::from(reply.extensions().get::<CallInfo>().unwrap().attempts() == 2);
         assert_eq!(reply.into_inner().message, "b");
     }
-    assert_eq!(a.calls() - before, 5, "each hedged call was at the slow one first");
+    // One that was at the fast one first, and still took longer than the delay, was at the slow one too.
+    assert!(a.calls() - before >= 5, "each hedged call was at the slow one first");
     // The attempts that lost are cancelled.
     a.wait_for_in_flight(0).await;
 }
