@@ -31,6 +31,7 @@ mod readiness;
 mod retry;
 mod route_actions;
 mod routing;
+mod runtimes;
 mod server;
 mod server_listeners;
 mod sessions;

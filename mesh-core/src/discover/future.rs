@@ -8,6 +8,7 @@ use http::{Request, Response};
 use pin_project::pin_project;
 use tower_service::Service;
 
+use super::target::is_outside_runtimes;
 use super::{ResponseBody, Target};
 use crate::call;
 use crate::error::Error;
@@ -66,6 +67,20 @@ where
     type Output = Result<Response<ResponseBody<R>>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if !is_outside_runtimes() {
+            return self.advance(cx);
+        }
+        let target = self.target.clone();
+        let _entered = target.as_ref().map(Target::enter);
+        self.advance(cx)
+    }
+}
+
+impl<S, B, R> ResponseFuture<S, Request<B>>
+where
+    S: Service<Request<B>, Response = Response<R>, Error = Error>,
+{
+    fn advance(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<<Self as Future>::Output> {
         let mut this = self.project();
         loop {
             let calling = match this.state.as_mut().project() {

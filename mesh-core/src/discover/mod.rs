@@ -36,13 +36,15 @@ pub(crate) use target::{ControlPlaneFacts, Facts, Source, WeakTarget};
 pub(crate) use uri::{Scheme, TargetUri};
 pub(crate) use xds::{Subscriptions, follow as follow_xds};
 
+use self::target::is_outside_runtimes;
 use crate::call;
 use crate::error::Error;
 
 /// Gives each call the snapshot of its target.
 ///
 /// A call that comes before the first snapshot waits for it: until its deadline, or the mesh's `max_wait` without
-/// one. Afterwards a call never waits for the control plane.
+/// one. Afterwards a call never waits for the control plane. A call that is polled outside a tokio runtime has the timers
+/// of the mesh's.
 #[derive(Clone, Debug)]
 pub struct Discover<S> {
     inner: S,
@@ -71,6 +73,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let _entered = is_outside_runtimes().then(|| self.target.enter());
         self.target.address(&mut request);
         match self.target.snapshot() {
             Some(snapshot) if snapshot.routing.is_ok() || !call::waits_for_ready(request.extensions()) => {

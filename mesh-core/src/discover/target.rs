@@ -1,6 +1,8 @@
 //! A target in use: the snapshot that its calls take, and what is known while there is none.
 
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -8,6 +10,7 @@ use std::time::Duration;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Uri};
 use parking_lot::Mutex;
+use tokio::runtime::{EnterGuard, Handle};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -56,6 +59,8 @@ pub(crate) struct Facts {
     pub(crate) max_wait: Duration,
     /// The most calls that wait at a time.
     pub(crate) max_pending: u32,
+    /// Where the mesh runs.
+    pub(crate) runtime: Handle,
 }
 
 /// The control plane of a target.
@@ -127,6 +132,15 @@ impl Target {
     /// After the mesh's `max_wait` (20 s), with what a cluster lacks; when the configuration cannot be used; when the
     /// mesh is shut down.
     pub async fn ready(&self) -> Result<(), Error> {
+        let mut ready = pin!(self.wait_until_ready());
+        poll_fn(|cx| {
+            let _entered = is_outside_runtimes().then(|| self.enter());
+            ready.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    async fn wait_until_ready(&self) -> Result<(), Error> {
         let since = Instant::now();
         let limit = since + self.shared.facts.max_wait;
         let snapshot = self.wait_for_snapshot(since, None, false).await.map_err(|error| self.explain(error))?;
@@ -135,6 +149,7 @@ impl Target {
         }
         let mut ready = self.shared.ready.subscribe();
         tokio::select! {
+            biased;
             _ = ready.wait_for(|ready| *ready) => Ok(()),
             () = self.shared.closed.cancelled() => Err(self.explain(Error::shut_down())),
             () = tokio::time::sleep_until(limit) => Err(self.explain(self.not_ready(since))),
@@ -149,6 +164,11 @@ impl Target {
             Some(cluster) => clusters.not_ready(cluster, since.elapsed()),
             None => self.no_snapshot(false),
         }
+    }
+
+    /// Gives this thread the mesh's runtime, for timers.
+    pub(super) fn enter(&self) -> EnterGuard<'_> {
+        self.shared.facts.runtime.enter()
     }
 
     /// The snapshot in force.
@@ -246,6 +266,12 @@ impl Target {
         }
         error
     }
+}
+
+/// Whether the caller runs in no tokio runtime, so that it can make no timers. Nearly always it is in a task, which is
+/// cheaper to see.
+pub(super) fn is_outside_runtimes() -> bool {
+    tokio::task::try_id().is_none() && Handle::try_current().is_err()
 }
 
 /// A place among the calls that wait.

@@ -210,6 +210,7 @@ impl Mesh {
             clusters: Arc::new(self.inner.clusters.clone()),
             max_wait: self.inner.max_wait,
             max_pending: self.inner.max_pending,
+            runtime: self.inner.runtime.clone(),
         };
         Target::new(facts, &self.inner.closed)
     }
