@@ -292,7 +292,7 @@ async fn endpoints_of_no_other_health_than_healthy_or_unknown_are_connected() {
 }
 
 #[tokio::test]
-async fn a_request_that_its_endpoint_cannot_bear_reaches_no_other() {
+async fn a_request_that_is_too_large_for_its_endpoint_is_not_sent_and_the_calls_beside_it_live_on() {
     let endpoints = [Backend::start("a").await, Backend::start("b").await];
     let control_plane = ControlPlane::new();
     control_plane.set(Resources::service("greeter", endpoints.iter().map(Backend::address)));
@@ -314,13 +314,15 @@ async fn a_request_that_its_endpoint_cannot_bear_reaches_no_other() {
         let name = tonic::metadata::MetadataKey::from_bytes(format!("x-{number}").as_bytes()).unwrap();
         request.metadata_mut().insert(name, "v".repeat(1000).parse().unwrap());
     }
-    client.say_hello(request).await.unwrap_err();
-    endpoints.iter().for_each(Backend::release);
-    let mut served = 0;
-    for call in calls {
-        served += usize::from(call.await.unwrap().is_ok());
+    let status = client.say_hello(request).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status}");
+    for part in ["a head of 20", "exceeds the endpoint's limit of 16384", "cluster greeter", "send less metadata"] {
+        assert!(status.message().contains(part), "`{part}` is not in: {status}");
     }
-    assert!(served >= 5, "{served} of 10 calls of others were served");
+    endpoints.iter().for_each(Backend::release);
+    for call in calls {
+        call.await.unwrap().expect("a call of others");
+    }
 }
 
 /// A call that is held at an endpoint which the control plane has taken away meanwhile.

@@ -632,3 +632,67 @@ async fn an_endpoint_that_complains_of_pings_gets_half_as_many_on_its_next_conne
     }
     assert!(silences[0] >= interval && silences[1] >= 2 * interval, "{silences:?}");
 }
+
+/// Serves until a request's head is large, which it takes for an attack as servers do that say nothing of a limit.
+async fn fragile() -> (FrameServer, Counter) {
+    const COMPRESSION_ERROR: u32 = 9;
+    let broken = Counter::new();
+    let counter = broken.clone();
+    let server = FrameServer::start(move |mut peer| {
+        let broken = counter.clone();
+        async move {
+            peer.greet(&[]).await?;
+            loop {
+                let head = peer.next_of(HEADERS).await?;
+                if head.payload.len() > 4_000 {
+                    broken.add(1);
+                    return peer.go_away(0, COMPRESSION_ERROR, "").await;
+                }
+                peer.answer(head.stream, "ok").await?;
+            }
+        }
+    })
+    .await;
+    (server, broken)
+}
+
+fn large_request(bytes: usize) -> tonic::Request<HelloRequest> {
+    let mut request = tonic::Request::new(HelloRequest::default());
+    request.metadata_mut().insert("x-large", "v".repeat(bytes).parse().unwrap());
+    request
+}
+
+#[tokio::test]
+async fn a_request_that_its_endpoint_cannot_bear_reaches_no_other() {
+    let servers = [fragile().await, fragile().await];
+    let (mesh, mut client) = connect(&servers.each_ref().map(|(server, _)| server.address())).await;
+    mesh.ready().await.unwrap();
+    for server in &servers {
+        server.0.wait_for_accepted(1).await;
+    }
+    client.say_hello(large_request(8_000)).await.unwrap_err();
+    // Whoever had it was broken by it before the call failed.
+    let broken: u64 = servers.iter().map(|(_, broken)| broken.get()).sum();
+    assert_eq!(broken, 1, "endpoints that the request broke");
+}
+
+#[tokio::test]
+async fn the_largest_head_that_an_endpoint_takes_is_the_one_that_it_said_last() {
+    const MAX_HEADER_LIST_SIZE: u16 = 6;
+    let server = FrameServer::start(|mut peer| async move {
+        peer.greet(&[(MAX_HEADER_LIST_SIZE, 1_000)]).await?;
+        let call = peer.next_call().await?;
+        peer.settings(&[(MAX_HEADER_LIST_SIZE, 10_000)]).await?;
+        peer.answer(call, "ok").await?;
+        peer.serve("ok").await
+    })
+    .await;
+    let (_mesh, mut client) = connect(&[server.address()]).await;
+    let status = client.say_hello(large_request(1_000)).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    assert_eq!(call(&mut client).await.unwrap(), "ok");
+    client.say_hello(large_request(1_000)).await.expect("it takes larger ones now");
+    let status = client.say_hello(large_request(10_000)).await.unwrap_err();
+    assert!(status.message().contains("exceeds the endpoint's limit of 10000"), "{status}");
+    assert_eq!(server.accepted(), 1);
+}

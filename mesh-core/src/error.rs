@@ -57,6 +57,8 @@ pub enum ErrorKind {
     Protocol,
     /// What answered does not speak the protocol of the call: a response of HTTP with this status.
     HttpResponse(StatusCode),
+    /// The head of the request, which has the call's metadata, is larger than the peer says that it takes.
+    RequestTooLarge,
     /// The application's request body failed.
     RequestBody,
     /// The mesh was shut down or dropped.

@@ -84,6 +84,7 @@ pub(crate) fn stream(error: StreamError, call: Option<&InFlight>) -> Error {
         SendErrorKind::Closed => (ErrorKind::Shutdown, true),
         SendErrorKind::BadResponse => (ErrorKind::Protocol, true),
         SendErrorKind::BadRequest => (ErrorKind::Setup, false),
+        SendErrorKind::TooLarge => (ErrorKind::RequestTooLarge, false),
         SendErrorKind::RequestBody => (ErrorKind::RequestBody, true),
     };
     let next_step = after(error.kind());
@@ -133,6 +134,9 @@ fn after(failure: SendErrorKind) -> Option<&'static str> {
         ),
         SendErrorKind::BadResponse => Some("see what answers at the endpoint"),
         SendErrorKind::BadRequest => Some("correct the request"),
+        SendErrorKind::TooLarge => {
+            Some("send less metadata, or let the endpoint take more (SETTINGS_MAX_HEADER_LIST_SIZE)")
+        }
         SendErrorKind::RequestBody => None,
     }
 }

@@ -79,9 +79,11 @@ impl Recorder {
             SendErrorKind::Reset(_) | SendErrorKind::BadResponse => self.record(Some(Ended::Reset)),
             SendErrorKind::ConnectionLost => self.record(Some(Ended::ConnectionLost)),
             SendErrorKind::Refused => self.record(Some(Ended::Refused)),
-            SendErrorKind::Unsent | SendErrorKind::Closed | SendErrorKind::BadRequest | SendErrorKind::RequestBody => {
-                self.open = false
-            }
+            SendErrorKind::Unsent
+            | SendErrorKind::Closed
+            | SendErrorKind::BadRequest
+            | SendErrorKind::TooLarge
+            | SendErrorKind::RequestBody => self.open = false,
         }
     }
 

@@ -42,6 +42,8 @@ pub enum SendErrorKind {
     BadResponse,
     /// The request cannot be expressed in the protocol; nothing was sent.
     BadRequest,
+    /// The head of the request is larger than the peer takes; nothing was sent.
+    TooLarge,
     /// The body of the request failed.
     RequestBody,
 }
@@ -72,6 +74,7 @@ impl fmt::Display for StreamError {
             SendErrorKind::Closed => "call cut off",
             SendErrorKind::BadResponse => "invalid response",
             SendErrorKind::BadRequest => "invalid request",
+            SendErrorKind::TooLarge => "request too large, not sent",
             SendErrorKind::RequestBody => "request body failed",
         })
     }

@@ -271,6 +271,7 @@ fn failed<B>(error: http2::SendError<B>) -> SendError<Http2Request<B>> {
         From::ConnectionLost(why) => lost(why),
         From::BadResponse(why) => StreamError::new(SendErrorKind::BadResponse, why),
         From::BadRequest(why) => StreamError::new(SendErrorKind::BadRequest, why),
+        From::TooLarge(why) => StreamError::new(SendErrorKind::TooLarge, why),
         From::RequestBody(why) => StreamError::new(SendErrorKind::RequestBody, why),
     };
     SendError { error, replay: replay.map(|request| Box::new(Http2Request(*request))) }

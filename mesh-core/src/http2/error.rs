@@ -156,6 +156,8 @@ pub(crate) enum SendErrorKind {
     BadResponse(String),
     /// The request cannot be expressed in HTTP/2; nothing was sent.
     BadRequest(String),
+    /// The request's head is larger than the peer takes; nothing was sent.
+    TooLarge(String),
     /// The request's body failed; the stream was reset.
     RequestBody(BoxError),
 }
@@ -169,6 +171,7 @@ impl fmt::Display for SendErrorKind {
             Self::ConnectionLost(_) => f.write_str("connection lost"),
             Self::BadResponse(why) => write!(f, "invalid response: {why}"),
             Self::BadRequest(why) => write!(f, "invalid request: {why}"),
+            Self::TooLarge(why) => write!(f, "request not sent: {why}"),
             Self::RequestBody(_) => f.write_str("request body failed"),
         }
     }

@@ -1,5 +1,5 @@
 //! Walks the headers of the frames that a peer sends, for what `h2` does not tell: that a GOAWAY came while streams go
-//! on, and whether what was read carried any part of a response.
+//! on, how large a request's head it takes, and whether what was read carried any part of a response.
 
 use std::fmt::Write as _;
 
@@ -8,9 +8,11 @@ use super::error::{Code, ConnectionError, ConnectionErrorKind};
 const HEADER: usize = 9;
 const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
+const SETTINGS: u8 = 0x4;
 const GOAWAY: u8 = 0x7;
-/// Of a GOAWAY's debug data only the start is kept.
-const MAX_GOAWAY: usize = 8 + 256;
+/// Of what is kept only the start is: of a GOAWAY 256 bytes of debug data, of SETTINGS 44 of them.
+const MAX_KEPT: usize = 8 + 256;
+const MAX_HEADER_LIST_SIZE: u16 = 0x6;
 
 /// Where the walk stands between two reads.
 #[derive(Debug, Default)]
@@ -20,8 +22,8 @@ pub(super) struct Frames {
     have: usize,
     /// Bytes of the payload that are still to come.
     left: usize,
-    /// The payload, if it is a GOAWAY's.
-    goaway: Option<Vec<u8>>,
+    /// The type and the payload of a frame that is to be read.
+    kept: Option<(u8, Vec<u8>)>,
 }
 
 /// What one read brought.
@@ -33,6 +35,8 @@ pub(super) struct Sight {
     pub(super) data: u64,
     /// The last GOAWAY that ended here.
     pub(super) goaway: Option<ConnectionError>,
+    /// The last SETTINGS_MAX_HEADER_LIST_SIZE that ended here.
+    pub(super) max_header_list_size: Option<u32>,
 }
 
 impl Frames {
@@ -73,7 +77,7 @@ impl Frames {
                 sight.response = true;
                 sight.data += u64::from(length);
             }
-            GOAWAY => self.goaway = Some(Vec::new()),
+            SETTINGS | GOAWAY if length > 0 => self.kept = Some((kind, Vec::new())),
             _ => {}
         }
     }
@@ -81,10 +85,14 @@ impl Frames {
     fn payload<'a>(&mut self, bytes: &'a [u8], sight: &mut Sight) -> &'a [u8] {
         let (taken, rest) = bytes.split_at(bytes.len().min(self.left));
         self.left -= taken.len();
-        if let Some(kept) = &mut self.goaway {
-            kept.extend_from_slice(&taken[..taken.len().min(MAX_GOAWAY - kept.len())]);
+        if let Some((_, kept)) = &mut self.kept {
+            kept.extend_from_slice(&taken[..taken.len().min(MAX_KEPT - kept.len())]);
             if self.left == 0 {
-                sight.goaway = self.goaway.take().as_deref().and_then(goaway);
+                match self.kept.take() {
+                    Some((GOAWAY, payload)) => sight.goaway = goaway(&payload),
+                    Some((_, payload)) => sight.max_header_list_size = max_header_list_size(&payload),
+                    None => {}
+                }
             }
         }
         rest
@@ -101,6 +109,15 @@ fn goaway(payload: &[u8]) -> Option<ConnectionError> {
         let _ = write!(text, ": {}", debug.escape_ascii());
     }
     Some(ConnectionError::new(ConnectionErrorKind::GoAway(code), text))
+}
+
+/// The last that the SETTINGS have of it.
+fn max_header_list_size(settings: &[u8]) -> Option<u32> {
+    let (settings, _) = settings.as_chunks::<6>();
+    let wanted = |[a, b, value @ ..]: &[u8; 6]| {
+        (u16::from_be_bytes([*a, *b]) == MAX_HEADER_LIST_SIZE).then(|| u32::from_be_bytes(*value))
+    };
+    settings.iter().rev().find_map(wanted)
 }
 
 #[cfg(test)]
@@ -135,6 +152,17 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_head_is_read_from_settings_however_the_reads_cut_them() {
+        let settings = [[0, 3, 0, 0, 0, 9], [0, 6, 0, 0, 0, 7], [0, 6, 0, 0, 64, 0], [0, 4, 0, 0, 0, 8]].concat();
+        let stream = [frame(4, &settings), frame(4, &[]), frame(4, &[0, 6, 0]), frame(4, &settings[..6])].concat();
+        for cut in 1..=stream.len() {
+            let mut frames = Frames::default();
+            let seen: Vec<_> = stream.chunks(cut).filter_map(|read| frames.walk(read).max_header_list_size).collect();
+            assert_eq!(seen, if cut < stream.len() { vec![16_384] } else { vec![] }, "reads of {cut}");
+        }
+    }
+
+    #[test]
     fn settings_and_pings_are_no_response() {
         let stream = [frame(4, &[0; 6]), frame(6, &[0; 8]), frame(8, &[0; 4])].concat();
         assert!(!Frames::default().walk(&stream).response);
@@ -148,6 +176,6 @@ mod tests {
         for _ in 0..100 {
             frames.walk(&[0; 1000]);
         }
-        assert!(frames.goaway.is_some_and(|kept| kept.len() == MAX_GOAWAY));
+        assert!(frames.kept.is_some_and(|(_, kept)| kept.len() == MAX_KEPT));
     }
 }

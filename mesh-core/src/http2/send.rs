@@ -51,6 +51,7 @@ pub(crate) struct Send<B> {
 }
 
 const READY: &str = "not polled again after it was ready";
+const QUEUED: &str = "queued once";
 
 impl<B> Future for Send<B>
 where
@@ -109,9 +110,10 @@ where
     fn queue(&mut self, cx: &mut Context<'_>) -> Result<(), SendErrorKind> {
         let upload = self.upload.as_mut().expect(READY);
         let opening = Opening::poll(&mut upload.body, cx).map_err(SendErrorKind::RequestBody)?;
-        let head = self.head.take().expect("queued once");
-        let copy = self.copy.insert(HeadCopy::new(&head.method, &head.uri, &head.headers));
         let connection = self.slot.as_ref().expect(READY).connection();
+        connection.shared.check_request(self.head.as_ref().expect(QUEUED)).map_err(SendErrorKind::TooLarge)?;
+        let head = self.head.take().expect(QUEUED);
+        let copy = self.copy.insert(HeadCopy::new(&head.method, &head.uri, &head.headers));
         self.writes = connection.shared.writes();
         let (response, stream) = connection.open(head, copy, opening.is_empty())?;
         upload.begin(stream, opening, &connection.shared);

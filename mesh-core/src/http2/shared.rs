@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
 
 use h2::StreamId;
@@ -16,6 +16,7 @@ use super::error::{Code, ConnectionError, ConnectionErrorKind};
 use super::frames::Sight;
 use super::keepalive::Traffic;
 use super::slots::Slots;
+use crate::replay::Head;
 
 /// What a connection is good for.
 #[derive(Clone, Debug)]
@@ -41,6 +42,8 @@ pub(super) struct Shared {
     uploads: Mutex<HashMap<StreamId, (u64, Waker)>>,
     eof: AtomicBool,
     max_header_list_size: usize,
+    /// What the peer says of the requests' heads.
+    max_request_head: AtomicU32,
     /// What the peer speaks, if its first bytes are not HTTP/2.
     foreign: OnceLock<&'static str>,
 }
@@ -50,6 +53,7 @@ impl Shared {
         Self {
             slots: Slots::new(0),
             max_header_list_size: usize::try_from(config.max_header_list_size).unwrap_or(usize::MAX),
+            max_request_head: AtomicU32::new(u32::MAX),
             state: watch::Sender::new(State::Ready),
             reads: AtomicU64::new(0),
             responses: AtomicU64::new(0),
@@ -71,6 +75,9 @@ impl Shared {
         if sight.response {
             self.responses.store(self.responses.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
             self.data.store(self.data() + sight.data, Ordering::Relaxed);
+        }
+        if let Some(size) = sight.max_header_list_size {
+            self.max_request_head.store(size, Ordering::Relaxed);
         }
         if let Some(goaway) = sight.goaway {
             self.drain(Some(goaway));
@@ -157,11 +164,29 @@ impl Shared {
 
     /// Whether a header list is within the limit, counted as RFC 9113 does (section 6.5.2).
     pub(super) fn check_headers(&self, headers: &HeaderMap) -> Result<(), String> {
-        let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+        let size = list_size(headers);
         if size <= self.max_header_list_size {
             return Ok(());
         }
         Err(format!("headers of {size} bytes exceed the limit of {}", self.max_header_list_size))
+    }
+
+    /// Whether the peer takes a request's head, if it says what it takes: some close the connection, and so end the calls
+    /// of others, for one that is larger.
+    pub(super) fn check_request(&self, head: &Head) -> Result<(), String> {
+        let limit = self.max_request_head.load(Ordering::Relaxed);
+        if limit == u32::MAX {
+            return Ok(());
+        }
+        let scheme = head.uri.scheme_str().map_or(0, str::len);
+        let authority = head.uri.authority().map_or(0, |authority| authority.as_str().len());
+        let path = head.uri.path_and_query().map_or(1, |path| path.as_str().len());
+        let pseudo = head.method.as_str().len() + scheme + authority + path + PSEUDO;
+        let size = list_size(&head.headers) + pseudo;
+        if u32::try_from(size).is_ok_and(|size| size <= limit) {
+            return Ok(());
+        }
+        Err(format!("a head of {size} bytes exceeds the endpoint's limit of {limit}"))
     }
 
     /// Of a response that `h2` refused: it says the same of headers that are far too large as of malformed ones.
@@ -228,4 +253,12 @@ impl Shared {
             news
         });
     }
+}
+
+/// What the four pseudo-headers of a request count besides their values.
+const PSEUDO: usize = ":method".len() + ":scheme".len() + ":authority".len() + ":path".len() + 4 * 32;
+
+/// The size of a header list as RFC 9113 counts it (section 6.5.2).
+fn list_size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
 }
