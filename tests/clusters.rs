@@ -23,6 +23,7 @@ use tonic::Code;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, SOON, assert_says, impatient_mesh, quick};
 use crate::support::dns::{Answer, Dns, HERE, THERE, twins};
+use crate::support::network::BlackHole;
 
 /// `greeter` as an aggregate of these clusters, each with one endpoint.
 fn aggregate(leaves: &[(&str, &Backend)]) -> Resources {
@@ -393,4 +394,15 @@ async fn what_is_no_cluster_is_rejected_and_its_callers_are_told_so_at_once() {
     assert!(nack.contains(wanted), "{nack}");
     control_plane.put(cluster("greeter"));
     assert_eq!(client.recovers().await, "a");
+}
+
+#[tokio::test]
+async fn a_connection_takes_no_longer_than_the_cluster_says() {
+    let hole = BlackHole::new();
+    let control_plane = ControlPlane::new();
+    let limited = cluster("greeter").connect_timeout(Duration::from_millis(123));
+    control_plane.set(Resources::service("greeter", [hole.address()]).with(limited));
+    let mesh = mesh(&control_plane).await;
+    let status = Client::new(&mesh, "xds:///greeter").hello().await.expect_err("nobody answers");
+    assert_says(&status, &["no connection within 123ms"]);
 }

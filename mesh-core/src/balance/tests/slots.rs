@@ -155,3 +155,17 @@ async fn a_peer_that_allows_more_calls_lets_in_all_who_wait_when_the_first_notic
     assert_eq!(before.elapsed(), Duration::ZERO);
     drop((first, others));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_second_connection_that_cannot_be_made_is_not_tried_at_every_look_of_who_waits() {
+    let mesh = Mesh::with(BalanceOptions::new().max_connections(2));
+    streaming(&mesh, 1);
+    let entry = cluster(&[1]);
+    let _held = mesh.call(&entry).await.unwrap();
+    mesh.network.reach(1, crate::connect::testing::Reach::Refuses);
+    let waiting = tokio::spawn(mesh.call(&entry));
+    seconds(3.0).await;
+    assert!(!waiting.is_finished());
+    let attempts = mesh.network.attempts(1) - 1;
+    assert!((1..=6).contains(&attempts), "{attempts} attempts in 3 s");
+}

@@ -147,3 +147,24 @@ async fn a_flood_that_asks_for_answers_is_held_back_by_its_own_socket() {
     }
     assert!(matches!(*connection.state().borrow(), State::Ready));
 }
+
+#[tokio::test]
+async fn a_peer_that_breaks_many_streams_loses_the_connection() {
+    let config = Config { max_broken_streams: 3, ..Config::default() };
+    let (connection, mut peer) = Peer::connect(&[], config).await;
+    let mut state = connection.state();
+    for number in 0..5 {
+        let Ok(slot) = connection.try_acquire() else { break };
+        let mut call = slot.send(full("hello"));
+        if poll_once(&mut call).await.is_ready() {
+            break;
+        }
+        peer.expect(&[HEADERS]).await;
+        // `:status: 200` and a name in capital letters.
+        peer.send(HEADERS, END_HEADERS, 1 + 2 * number, &[0x88, 0x00, 1, b'A', 1, b'x']).await;
+        call.await.unwrap_err();
+    }
+    let lost = state.wait_for(|state| matches!(state, State::Lost(_)));
+    let lost = tokio::time::timeout(std::time::Duration::from_secs(5), lost).await;
+    assert!(lost.is_ok(), "{connection:?}");
+}
