@@ -70,7 +70,7 @@ fn calls_wait_for_their_configuration_outside_a_runtime() {
     control_plane.set(Resources::service("greeter", [backend.address()]));
     assert_eq!(waiting.join().expect("no panic").expect("a call"), "a");
 
-    let impatient: Mesh = runtime.block_on(impatient_mesh(&ControlPlane::new()));
+    let impatient: Mesh = runtime.block_on(async { impatient_mesh(&ControlPlane::new()).await });
     let target = impatient.target("xds:///greeter").expect("a target");
     outside(target.ready()).expect_err("no configuration");
 }
