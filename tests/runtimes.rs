@@ -13,6 +13,7 @@ use tonic::Code;
 
 use crate::support::backend::Backend;
 use crate::support::client::{Client, SOON, assert_says, impatient_mesh, quick, quick_mesh};
+use crate::support::frames::FrameServer;
 use crate::support::network::ClosedPort;
 
 /// Wakes the thread that waits.
@@ -51,7 +52,11 @@ fn calls_are_made_and_end_at_their_deadline_outside_a_runtime() {
     outside(mesh.ready()).expect("an endpoint");
     assert_eq!(outside(client.hello()).expect("a call without a deadline"), "a");
     assert_eq!(outside(client.hello_within(Duration::from_secs(10))).expect("one with a deadline"), "a");
-    backend.hold();
+    let silent = runtime.block_on(FrameServer::start(|mut peer| async move {
+        peer.greet(&[]).await?;
+        peer.wait_for_end().await
+    }));
+    let client = Client::new(&mesh, &format!("static:///{}", silent.address()));
     let status = outside(client.hello_within(SOON)).expect_err("the deadline passed");
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
 }
