@@ -11,7 +11,6 @@ use tonic::{Code, Request, Status};
 
 use crate::support::backend::Backend;
 use crate::support::client::{Client, SOON, assert_says, quick, quick_mesh};
-use crate::support::frames::{FrameServer, HEADERS};
 use crate::support::network::BlackHole;
 use crate::support::tier::Tier;
 use crate::support::timeout::read_timeout;
@@ -375,66 +374,4 @@ async fn a_routes_timeout_ends_a_call_in_envoys_profile_alone() {
             backend.wait_for_in_flight(0).await;
         }
     }
-}
-
-/// How many headers of a block may enter no table (RFC 7541, 6.2.3).
-fn never_indexed(mut block: &[u8]) -> usize {
-    let mut count = 0;
-    while let Some(&first) = block.first() {
-        let (prefix, has_value) = match first {
-            0x80.. => (7, false),
-            0x40.. => (6, true),
-            0x20.. => (5, false),
-            _ => (4, true),
-        };
-        count += usize::from(first & 0xf0 == 0x10);
-        let name = integer(&mut block, prefix);
-        let strings = if has_value { 1 + usize::from(name == 0) } else { 0 };
-        for _ in 0..strings {
-            let length = integer(&mut block, 7);
-            block = &block[length..];
-        }
-    }
-    count
-}
-
-/// An integer of so many bits, and more bytes if it is large (RFC 7541, 5.1).
-fn integer(block: &mut &[u8], bits: u32) -> usize {
-    let mut next = || {
-        let (first, rest) = block.split_first().expect("a whole block");
-        *block = rest;
-        usize::from(*first)
-    };
-    let most = (1 << bits) - 1;
-    let mut value = next() & most;
-    let mut shift = 0;
-    while value >= most {
-        let more = next();
-        value += (more & 0x7f) << shift;
-        shift += 7;
-        if more & 0x80 == 0 {
-            break;
-        }
-    }
-    value
-}
-
-#[tokio::test]
-async fn a_deadline_takes_no_place_in_the_peers_header_table() {
-    let server = FrameServer::start(|mut peer| async move {
-        peer.greet(&[]).await?;
-        for wanted in [1, 1, 0] {
-            let head = peer.next_of(HEADERS).await?;
-            assert_eq!(never_indexed(&head.payload), wanted);
-            peer.answer(head.stream, "ok").await?;
-        }
-        peer.wait_for_end().await
-    })
-    .await;
-    let mesh = quick().build().await.unwrap();
-    let client = Client::new(&mesh, &format!("static:///{}", server.address()));
-    for _ in 0..2 {
-        client.hello_within(Duration::from_secs(10)).await.unwrap();
-    }
-    client.hello().await.unwrap();
 }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Empty, StreamBody};
 use tokio::time::sleep;
-use tower::{ServiceExt, service_fn};
+use tower::{Layer, ServiceExt, service_fn};
 
-use super::{CANCEL, ResponseBody, Timeout};
-use crate::call::Call;
+use super::{CANCEL, ResponseBody, Timeout, TimeoutLayer};
+use crate::call::{self, Call};
 use crate::error::{Error, ErrorKind};
 
 const LIMIT: Duration = Duration::from_millis(100);
@@ -26,6 +26,10 @@ fn limited() -> Request<()> {
     let mut request = Request::new(());
     request.extensions_mut().insert(Call::new(Some(LIMIT)));
     request
+}
+
+fn in_nanos(remaining: Duration) -> (HeaderName, HeaderValue) {
+    (HeaderName::from_static("left"), HeaderValue::from(u64::try_from(remaining.as_nanos()).unwrap()))
 }
 
 async fn reset(after: Duration, code: u32) -> Error {
@@ -57,4 +61,24 @@ async fn peer_that_cancels_a_response_at_the_deadline_did_so_for_the_deadline() 
         let frame = body.frame().await.expect("an error");
         assert_eq!(frame.expect_err("the peer reset it").kind(), wanted, "{code} after {after:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_peer_is_told_a_deadline_of_the_applications_in_whole_milliseconds_and_an_inherited_one_as_it_is() {
+    let told = |inherited| async move {
+        let mut request = limited();
+        call::of(request.extensions_mut()).inherited = inherited;
+        tokio::time::advance(Duration::from_micros(10_300)).await;
+        let inner = service_fn(|request: Request<()>| async move {
+            let mut response = Response::new(Empty::<Bytes>::new());
+            response.headers_mut().insert("left", request.headers()["left"].clone());
+            Ok::<_, Error>(response)
+        });
+        let response = TimeoutLayer::new().tell_peer(in_nanos).layer(inner).oneshot(request).await.expect("an answer");
+        let left = &response.headers()["left"];
+        // What is sensitive enters no header table.
+        (left.to_str().expect("digits").to_owned(), left.is_sensitive())
+    };
+    assert_eq!(told(false).await, ("90000000".to_owned(), false));
+    assert_eq!(told(true).await, ("89700000".to_owned(), true));
 }
