@@ -19,6 +19,7 @@ mod flips;
 mod foreign_response;
 mod header_mutation;
 mod hedging;
+mod identity;
 mod in_force;
 mod load;
 mod mirroring;

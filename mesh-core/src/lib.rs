@@ -45,6 +45,8 @@ mod error;
 #[cfg(feature = "filter")]
 pub mod filter;
 mod http2;
+#[cfg(feature = "tls")]
+pub mod identity;
 #[cfg(all(feature = "discover", feature = "route", feature = "balance"))]
 mod mesh;
 #[cfg(feature = "mirror")]
@@ -74,6 +76,8 @@ pub use call::{Call, CallInfo, CallOptions, Classify, Protocol};
 #[cfg(feature = "discover")]
 pub use discover::Target;
 pub use error::{BoxError, Error, ErrorKind};
+#[cfg(all(feature = "tls", feature = "discover", feature = "route", feature = "balance"))]
+pub use mesh::CertificateProviderStatus;
 #[cfg(all(feature = "discover", feature = "route", feature = "balance"))]
 pub use mesh::{
     ClusterStatus, ControlPlaneStatus, EjectionCount, EjectionStatus, EndpointStatus, IgnoredField, LeafStatus, Mesh,

@@ -10,6 +10,7 @@ pub(crate) mod frames;
 pub(crate) mod greeter;
 pub(crate) mod network;
 pub(crate) mod orca;
+pub(crate) mod pki;
 pub(crate) mod relay;
 pub(crate) mod served;
 pub(crate) mod tier;

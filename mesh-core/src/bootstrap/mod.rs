@@ -54,6 +54,8 @@ struct Inner {
     node: NodeConfig,
     client_listener_template: Option<String>,
     server_listener_template: Option<String>,
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "only TLS asks for certificates"))]
+    certificate_providers: Vec<(Arc<str>, CertificateFiles)>,
     ignored: Vec<String>,
 }
 
@@ -83,6 +85,30 @@ pub(crate) struct TlsFiles {
     pub(crate) identity: Option<(PathBuf, PathBuf)>,
     /// The age at which the files are read anew before a connection is made. Default 600 s.
     pub(crate) refresh_interval: Duration,
+}
+
+/// The files of the `file_watcher` certificate provider (A29, A87).
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct CertificateFiles {
+    /// The chain of certificates and the key of its leaf.
+    pub(crate) identity: Option<(PathBuf, PathBuf)>,
+    /// The roots to trust.
+    pub(crate) ca_certificate: Option<PathBuf>,
+    /// The roots to trust, by trust domain; goes before `ca_certificate`.
+    pub(crate) spiffe_trust_bundle_map: Option<PathBuf>,
+    /// How often the files are read anew. Default 600 s.
+    pub(crate) refresh_interval: Duration,
+}
+
+impl Default for CertificateFiles {
+    fn default() -> Self {
+        Self {
+            identity: None,
+            ca_certificate: None,
+            spiffe_trust_bundle_map: None,
+            refresh_interval: parse::DEFAULT_REFRESH_INTERVAL,
+        }
+    }
 }
 
 /// What a control plane was said to do (A53, A88).
@@ -173,6 +199,12 @@ impl Bootstrap {
 
     pub(crate) fn server(&self) -> &ServerConfig {
         &self.inner.server
+    }
+
+    /// The certificate providers, by name (A29).
+    #[cfg(feature = "tls")]
+    pub(crate) fn certificate_providers(&self) -> &[(Arc<str>, CertificateFiles)] {
+        &self.inner.certificate_providers
     }
 
     /// Whether the control plane may rewrite the authority of calls (A81).

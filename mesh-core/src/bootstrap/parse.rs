@@ -1,26 +1,30 @@
 //! JSON to [`Bootstrap`](super::Bootstrap): one function per section of A27's format.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::fields::{Fields, Problem, text};
 use super::server_uri::ServerAddress;
-use super::{ChannelCredentials, Inner, LocalityConfig, NodeConfig, ServerConfig, ServerFeatures, TlsFiles};
+use super::{
+    CertificateFiles, ChannelCredentials, Inner, LocalityConfig, NodeConfig, ServerConfig, ServerFeatures, TlsFiles,
+};
 
-const DEFAULT_REFRESH_INTERVAL: Duration = Duration::from_secs(600);
+pub(super) const DEFAULT_REFRESH_INTERVAL: Duration = Duration::from_secs(600);
 
 pub(super) fn bootstrap(value: Value) -> Result<Inner, Problem> {
     let mut ignored = Vec::new();
     let mut fields = Fields::new("", value)?;
     let server = servers(&mut fields, &mut ignored)?;
     let node = node(&mut fields, &mut ignored)?;
-    certificate_providers(&mut fields, &mut ignored)?;
+    let certificate_providers = certificate_providers(&mut fields, &mut ignored)?;
     let server_listener_template = fields.string("server_listener_resource_name_template")?;
     let client_listener_template = fields.string("client_default_listener_resource_name_template")?;
     authorities(&mut fields, &mut ignored)?;
     fields.finish(&mut ignored);
-    Ok(Inner { server, node, client_listener_template, server_listener_template, ignored })
+    Ok(Inner { server, node, client_listener_template, server_listener_template, certificate_providers, ignored })
 }
 
 fn servers(fields: &mut Fields, ignored: &mut Vec<String>) -> Result<ServerConfig, Problem> {
@@ -94,15 +98,20 @@ fn tls_files(entry: &mut Fields, ignored: &mut Vec<String>) -> Result<TlsFiles, 
         return Ok(TlsFiles { ca_certificate: None, identity: None, refresh_interval });
     };
     let ca_certificate = config.string("ca_certificate_file")?.map(Into::into);
-    let identity = match (config.string("certificate_file")?, config.string("private_key_file")?) {
-        (None, None) => None,
-        (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
-        (Some(_), None) => return Err(half(&config, "private_key_file", "certificate_file")),
-        (None, Some(_)) => return Err(half(&config, "certificate_file", "private_key_file")),
-    };
+    let identity = identity_files(&mut config)?;
     let refresh_interval = config.duration("refresh_interval")?.unwrap_or(DEFAULT_REFRESH_INTERVAL);
     config.finish(ignored);
     Ok(TlsFiles { ca_certificate, identity, refresh_interval })
+}
+
+/// A certificate and its key, or neither.
+fn identity_files(config: &mut Fields) -> Result<Option<(PathBuf, PathBuf)>, Problem> {
+    match (config.string("certificate_file")?, config.string("private_key_file")?) {
+        (None, None) => Ok(None),
+        (Some(certificate), Some(key)) => Ok(Some((certificate.into(), key.into()))),
+        (Some(_), None) => Err(half(config, "private_key_file", "certificate_file")),
+        (None, Some(_)) => Err(half(config, "certificate_file", "private_key_file")),
+    }
 }
 
 fn half(config: &Fields, missing: &str, there: &str) -> Problem {
@@ -150,17 +159,47 @@ fn locality(mut fields: Fields, ignored: &mut Vec<String>) -> Result<LocalityCon
     Ok(LocalityConfig { region, zone, sub_zone })
 }
 
-/// Checks their form; nothing asks them for certificates yet.
-fn certificate_providers(fields: &mut Fields, ignored: &mut Vec<String>) -> Result<(), Problem> {
-    let Some(mut providers) = fields.object("certificate_providers")? else { return Ok(()) };
-    for name in providers.keys() {
-        let Some(mut provider) = providers.object(&name)? else { continue };
-        provider.required_string("plugin_name")?;
-        provider.object("config")?;
-        ignored.push(format!("{}: certificate providers (A29) are not acted on", providers.at(&name)));
+/// By the name under which clusters ask for them. Another plugin than `file_watcher` is none of ours: a cluster that asks
+/// for it is refused, unless code gives the mesh one of this name.
+fn certificate_providers(
+    fields: &mut Fields,
+    ignored: &mut Vec<String>,
+) -> Result<Vec<(Arc<str>, CertificateFiles)>, Problem> {
+    let Some(mut all) = fields.object("certificate_providers")? else { return Ok(Vec::new()) };
+    let mut providers = Vec::new();
+    for name in all.keys() {
+        let Some(mut provider) = all.object(&name)? else { continue };
+        let plugin = provider.required_string("plugin_name")?;
+        if plugin != "file_watcher" {
+            provider.object("config")?;
+            ignored.push(format!("{}: certificate provider `{plugin}` is not supported", all.at(&name)));
+        } else if cfg!(not(feature = "tls")) {
+            provider.object("config")?;
+            ignored.push(format!("{}: needs mesh-core's feature `tls`, which is off", all.at(&name)));
+        } else {
+            providers.push((name.as_str().into(), certificate_files(&mut provider, ignored)?));
+        }
         provider.finish(ignored);
     }
-    Ok(())
+    Ok(providers)
+}
+
+/// The configuration of `file_watcher` (A29, A87).
+fn certificate_files(provider: &mut Fields, ignored: &mut Vec<String>) -> Result<CertificateFiles, Problem> {
+    let at = provider.at("config");
+    let empty =
+        || Problem::new(&at, "no files: set `ca_certificate_file`, or `certificate_file` and `private_key_file`");
+    let mut config = provider.object("config")?.ok_or_else(empty)?;
+    let files = CertificateFiles {
+        identity: identity_files(&mut config)?,
+        ca_certificate: config.string("ca_certificate_file")?.map(Into::into),
+        spiffe_trust_bundle_map: config.string("spiffe_trust_bundle_map_file")?.map(Into::into),
+        refresh_interval: config.duration("refresh_interval")?.unwrap_or(DEFAULT_REFRESH_INTERVAL),
+    };
+    config.finish(ignored);
+    let is_empty =
+        files.identity.is_none() && files.ca_certificate.is_none() && files.spiffe_trust_bundle_map.is_none();
+    if is_empty { Err(empty()) } else { Ok(files) }
 }
 
 /// Checks what A47 makes an error of the file; nothing else of federation is acted on.

@@ -20,6 +20,8 @@ use crate::discover::Names;
 use crate::error::{BoxError, Error, ErrorKind};
 #[cfg(feature = "filter")]
 use crate::filter::FilterLayer;
+#[cfg(feature = "tls")]
+use crate::identity::Providers;
 #[cfg(feature = "mirror")]
 use crate::mirror::{MirrorLayer, Tasks};
 use crate::origin::Sourced;
@@ -54,6 +56,8 @@ pub struct MeshBuilder {
     mirror: MirrorLayer<()>,
     #[cfg(feature = "retry")]
     retry: RetryLayer,
+    #[cfg(feature = "tls")]
+    pub(super) certificate_providers: super::certificates::Named,
     connections: Http2Options,
     #[cfg(feature = "dns")]
     dns_interval: Duration,
@@ -78,6 +82,8 @@ impl Default for MeshBuilder {
             mirror: MirrorLayer::new(()),
             #[cfg(feature = "retry")]
             retry: RetryLayer::default(),
+            #[cfg(feature = "tls")]
+            certificate_providers: Default::default(),
             connections: Http2Options::default(),
             #[cfg(feature = "dns")]
             dns_interval: Duration::from_secs(30),
@@ -282,6 +288,11 @@ impl MeshBuilder {
             (bootstrap, _) => bootstrap,
         };
         let transport = GrpcOptions { tasks: tasks.clone(), ..self.transport };
+        #[cfg(feature = "tls")]
+        let certificate_providers = {
+            let all = super::certificates::all(bootstrap.as_ref(), self.certificate_providers);
+            Providers::start(all, &tasks, &runtime, &cancel)
+        };
         let xds = match &bootstrap {
             None => None,
             Some(bootstrap) => {
@@ -320,6 +331,8 @@ impl MeshBuilder {
             retry: self.retry,
             #[cfg(feature = "cluster")]
             cluster: Default::default(),
+            #[cfg(feature = "tls")]
+            certificate_providers,
             bootstrap,
             snapshots: self.snapshots,
             targets: Default::default(),

@@ -22,6 +22,8 @@ use crate::discover::{self, ControlPlaneFacts, Facts, Scheme, Source, Target, Ta
 use crate::error::{Error, ErrorKind};
 #[cfg(feature = "filter")]
 use crate::filter::FilterLayer;
+#[cfg(feature = "tls")]
+use crate::identity::Providers;
 #[cfg(feature = "mirror")]
 use crate::mirror::MirrorLayer;
 use crate::origin::Sourced;
@@ -35,6 +37,8 @@ use crate::stack::client::{Attempt, ClientStack, ClientStackBuilder};
 use crate::xds::{StreamState, XdsClient};
 
 mod builder;
+#[cfg(feature = "tls")]
+mod certificates;
 mod clusters;
 mod in_force;
 #[cfg(feature = "server")]
@@ -42,6 +46,8 @@ mod server;
 mod status;
 
 pub use builder::MeshBuilder;
+#[cfg(feature = "tls")]
+pub use certificates::CertificateProviderStatus;
 pub use in_force::{Setting, SettingScope};
 #[cfg(feature = "server")]
 pub use server::{ServerBuilder, ServerStatus};
@@ -82,6 +88,8 @@ struct Inner {
     cluster: ClusterLayer,
     #[cfg(feature = "dns")]
     dns_interval: Duration,
+    #[cfg(feature = "tls")]
+    certificate_providers: Providers,
     bootstrap: Option<Bootstrap>,
     snapshots: HashMap<String, Arc<Snapshot>>,
     targets: Mutex<HashMap<TargetKey, discover::WeakTarget>>,

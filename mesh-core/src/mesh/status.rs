@@ -28,6 +28,9 @@ pub struct MeshStatus {
     pub ignored_fields: Vec<IgnoredField>,
     /// Settings of the bootstrap that nothing acts on, with why.
     pub ignored_bootstrap: Vec<String>,
+    /// The certificate providers, by name.
+    #[cfg(feature = "tls")]
+    pub certificate_providers: Vec<super::CertificateProviderStatus>,
     /// The targets in use.
     pub targets: Vec<TargetStatus>,
     /// What became of the copies of calls that routes mirror.
@@ -225,6 +228,8 @@ impl Mesh {
             resources: xds.map(resources).unwrap_or_default(),
             ignored_fields: self.ignored_fields(),
             ignored_bootstrap: self.inner.bootstrap.iter().flat_map(|bootstrap| bootstrap.ignored()).cloned().collect(),
+            #[cfg(feature = "tls")]
+            certificate_providers: self.certificate_providers(),
             targets: self.targets().iter().map(|target| self.target_status(target)).collect(),
             #[cfg(feature = "mirror")]
             mirroring: self.inner.mirror.counts(),

@@ -77,6 +77,7 @@ mod tls {
     use super::*;
     use crate::bootstrap::TlsFiles;
     use crate::error::{BoxError, ErrorKind};
+    use crate::identity::crypto;
 
     /// TLS with the files of the bootstrap, which are read anew for a connection when they may have changed.
     pub(crate) struct Tls {
@@ -107,9 +108,7 @@ mod tls {
             let setup = |what: String| Error::new(ErrorKind::Setup, what);
             let server_name = ServerName::try_from(server_name.to_owned())
                 .map_err(|error| setup(format!("no certificate can be for `{server_name}`")).with_source(error))?;
-            let provider = provider()
-                .ok_or_else(|| setup("TLS needs one of mesh-core's features `aws-lc` and `ring`".to_owned()))?;
-            let source = Source { files, provider };
+            let source = Source { files, provider: crypto()? };
             let config = source.load().map_err(|error| {
                 setup("the `tls` credentials of the control plane cannot be used".to_owned()).with_source(error)
             })?;
@@ -219,15 +218,5 @@ mod tls {
 
     fn in_file(path: &Path, error: impl fmt::Display) -> BoxError {
         format!("{}: {error}", path.display()).into()
-    }
-
-    /// The provider that was compiled in; never the process's default, which another library may have set.
-    fn provider() -> Option<Arc<CryptoProvider>> {
-        #[cfg(feature = "aws-lc")]
-        return Some(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
-        #[cfg(all(feature = "ring", not(feature = "aws-lc")))]
-        return Some(Arc::new(rustls::crypto::ring::default_provider()));
-        #[cfg(not(any(feature = "aws-lc", feature = "ring")))]
-        None
     }
 }

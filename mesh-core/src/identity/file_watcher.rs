@@ -1,0 +1,265 @@
+//! `file_watcher`: key material in files that something else keeps fresh (gRFC A29, A87).
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::own::Identity;
+use super::provider::{CertificateProvider, KeyMaterial, ProviderFuture, Publisher};
+use super::trust::TrustBundle;
+use crate::backoff::{Backoff, BackoffConfig};
+use crate::bootstrap::CertificateFiles;
+use crate::error::{BoxError, Error};
+
+/// A file that is larger is none of ours; the largest bundles of roots have some 300 KiB.
+const MAX_SIZE: u64 = 16 << 20;
+/// How often files are read that change while they are read.
+const TRIES: usize = 3;
+/// After a failure the files are looked at sooner.
+const RETRY: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// Reads certificates from files, again and again: what gRPC's bootstrap calls `file_watcher` (A29).
+///
+/// The files are used together or not at all: a key that is not the leaf's, a file that is half written or gone leaves what
+/// was read before in use, until it expires. They may be replaced in place, or by the swap of a symbolic link, as
+/// Kubernetes does it.
+///
+/// ```
+/// use std::time::Duration;
+/// use mesh_core::identity::FileWatcher;
+///
+/// let files = FileWatcher::new()
+///     .identity("/var/run/certs/tls.crt", "/var/run/certs/tls.key")
+///     .roots("/var/run/certs/ca.crt")
+///     .refresh_interval(Duration::from_secs(60));
+/// let builder = mesh_core::Mesh::builder().certificate_provider("default", files);
+/// # let _ = builder;
+/// ```
+#[derive(Clone, Debug)]
+pub struct FileWatcher {
+    files: CertificateFiles,
+}
+
+impl FileWatcher {
+    /// Without files.
+    pub fn new() -> Self {
+        Self { files: CertificateFiles::default() }
+    }
+
+    /// The PEM files of the own chain of certificates, the leaf first, and of the leaf's key.
+    pub fn identity(mut self, certificate: impl Into<PathBuf>, private_key: impl Into<PathBuf>) -> Self {
+        self.files.identity = Some((certificate.into(), private_key.into()));
+        self
+    }
+
+    /// The PEM file of the root certificates to trust.
+    pub fn roots(mut self, ca_certificate: impl Into<PathBuf>) -> Self {
+        self.files.ca_certificate = Some(ca_certificate.into());
+        self
+    }
+
+    /// The JSON file of a SPIFFE bundle map (A87), which goes before [`roots`](Self::roots).
+    pub fn spiffe_bundle_map(mut self, path: impl Into<PathBuf>) -> Self {
+        self.files.spiffe_trust_bundle_map = Some(path.into());
+        self
+    }
+
+    /// How often the files are read anew. Default 600 s (A29); at least 1 ms. They are read sooner when the certificate
+    /// nears its end, and after they could not be used.
+    pub fn refresh_interval(mut self, interval: Duration) -> Self {
+        self.files.refresh_interval = interval;
+        self
+    }
+}
+
+impl Default for FileWatcher {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl From<CertificateFiles> for FileWatcher {
+    fn from(files: CertificateFiles) -> Self {
+        Self { files }
+    }
+}
+
+impl CertificateProvider for FileWatcher {
+    fn kind(&self) -> &str {
+        "file_watcher"
+    }
+
+    fn run(self: Box<Self>, publisher: Publisher) -> ProviderFuture {
+        Box::pin(watch(self.files, publisher))
+    }
+}
+
+async fn watch(files: CertificateFiles, publisher: Publisher) {
+    let interval = files.refresh_interval.max(Duration::from_millis(1));
+    let mut retry = Backoff::new(BackoffConfig {
+        initial: RETRY.min(interval),
+        max: interval.min(RETRY_MAX),
+        ..Default::default()
+    });
+    loop {
+        let reading = files.clone();
+        let read = tokio::task::spawn_blocking(move || Contents::stable(&reading)?.material()).await;
+        let pause = match read.map_err(BoxError::from).and_then(|read| read) {
+            Ok(material) => {
+                retry.reset();
+                let pause = pause(interval, material.identity.as_ref());
+                publisher.publish(material);
+                pause
+            }
+            Err(error) => {
+                publisher.fail(error);
+                retry.next_delay(fastrand::f64())
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// A certificate that ends before the next look is looked at four times until then, and then every second.
+fn pause(interval: Duration, identity: Option<&Identity>) -> Duration {
+    let Some(identity) = identity else { return interval };
+    let left = identity.not_after().duration_since(SystemTime::now()).unwrap_or(Duration::ZERO);
+    interval.min((left / 4).max(RETRY))
+}
+
+/// What the files hold.
+#[derive(PartialEq)]
+struct Contents {
+    identity: Option<[Vec<u8>; 2]>,
+    trust: Option<Source>,
+}
+
+#[derive(PartialEq)]
+enum Source {
+    Roots(Vec<u8>),
+    BundleMap(Vec<u8>),
+}
+
+impl Contents {
+    /// Twice the same: files that are replaced one by one while they are read are read again.
+    fn stable(files: &CertificateFiles) -> Result<Self, BoxError> {
+        let mut last = Self::read(files)?;
+        for _ in 0..TRIES {
+            let again = Self::read(files)?;
+            if again == last {
+                return Ok(last);
+            }
+            last = again;
+        }
+        Err("the files change while they are read".into())
+    }
+
+    fn read(files: &CertificateFiles) -> Result<Self, BoxError> {
+        let identity = files.identity.as_ref().map(|(chain, key)| Ok::<_, BoxError>([read(chain)?, read(key)?]));
+        let trust = match (&files.spiffe_trust_bundle_map, &files.ca_certificate) {
+            (Some(map), _) => Some(Source::BundleMap(read(map)?)),
+            (None, Some(roots)) => Some(Source::Roots(read(roots)?)),
+            (None, None) => None,
+        };
+        Ok(Self { identity: identity.transpose()?, trust })
+    }
+
+    fn material(&self) -> Result<KeyMaterial, BoxError> {
+        let identity = self.identity.as_ref().map(|[chain, key]| Identity::from_pem(chain, key));
+        let trust = self.trust.as_ref().map(|source| match source {
+            Source::Roots(pem) => TrustBundle::from_pem(pem),
+            Source::BundleMap(json) => match std::str::from_utf8(json) {
+                Ok(json) => TrustBundle::from_spiffe_bundle_map(json),
+                Err(_) => Err(Error::setup("the SPIFFE bundle map is not UTF-8")),
+            },
+        });
+        Ok(KeyMaterial { identity: identity.transpose()?, trust: trust.transpose()? })
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, BoxError> {
+    let in_file = |error: &dyn fmt::Display| format!("{}: {error}", path.display());
+    let size = std::fs::metadata(path).map_err(|error| in_file(&error))?.len();
+    if size > MAX_SIZE {
+        return Err(in_file(&format_args!("{size} bytes are more than {MAX_SIZE}")).into());
+    }
+    Ok(std::fs::read(path).map_err(|error| in_file(&error))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use rcgen::{CertificateParams, KeyPair};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn issue() -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(["a.test".to_owned()]).unwrap().self_signed(&key).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    fn write(folder: &TempDir, chain: &str, key: &str) -> CertificateFiles {
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("chain"), chain).unwrap();
+        fs::write(at("key"), key).unwrap();
+        CertificateFiles {
+            identity: Some((at("chain"), at("key"))),
+            ca_certificate: Some(at("chain")),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn s2_files_are_used_together_or_not_at_all() {
+        let folder = TempDir::new().unwrap();
+        let ((chain, key), (other, _)) = (issue(), issue());
+        let read = |files: &CertificateFiles| Contents::stable(files).and_then(|contents| contents.material());
+        let files = write(&folder, &chain, &key);
+        let material = read(&files).unwrap();
+        assert!(material.identity.is_some() && material.trust.is_some());
+        for (chain, key) in [(&*other, &*key), (&chain, ""), ("", &key), (&chain[..200], &key)] {
+            assert!(read(&write(&folder, chain, key)).is_err());
+        }
+        let gone = CertificateFiles { ca_certificate: Some("/nowhere/ca.pem".into()), ..write(&folder, &chain, &key) };
+        let error = read(&gone).unwrap_err().to_string();
+        assert!(error.starts_with("/nowhere/ca.pem: No such file"), "{error}");
+    }
+
+    #[test]
+    fn a_bundle_map_goes_before_roots() {
+        let folder = TempDir::new().unwrap();
+        let map = folder.path().join("map.json");
+        fs::write(&map, r#"{"trust_domains": {"a.test": {"keys": []}}}"#).unwrap();
+        let files = CertificateFiles {
+            ca_certificate: Some("/nowhere/ca.pem".into()),
+            spiffe_trust_bundle_map: Some(map),
+            ..Default::default()
+        };
+        let trust = Contents::stable(&files).unwrap().material().unwrap().trust.unwrap();
+        assert_eq!(trust.trust_domains()[0].as_str(), "a.test");
+    }
+
+    #[test]
+    fn files_are_looked_at_sooner_when_the_certificate_nears_its_end() {
+        let expiring_in = |seconds: i64| {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::default();
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+            let day = rcgen::date_time_ymd(1970, 1, 1);
+            params.not_after = day + Duration::from_secs(now.saturating_add_signed(seconds));
+            Identity::from_pem(params.self_signed(&key).unwrap().pem().as_bytes(), key.serialize_pem().as_bytes())
+                .unwrap()
+        };
+        let interval = Duration::from_secs(600);
+        assert_eq!(pause(interval, Some(&expiring_in(86_400))), interval);
+        let soon = pause(interval, Some(&expiring_in(400))).as_secs();
+        assert!((95..=100).contains(&soon), "{soon}");
+        assert_eq!(pause(interval, Some(&expiring_in(-10))), RETRY);
+        assert_eq!(pause(Duration::from_millis(5), Some(&expiring_in(-10))), Duration::from_millis(5));
+        assert_eq!(pause(interval, None), interval);
+    }
+}

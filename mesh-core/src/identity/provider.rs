@@ -1,0 +1,176 @@
+//! The seam for whatever obtains certificates: it publishes key material, and those who make connections read the latest.
+
+use std::fmt;
+use std::future::ready;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::certificate::Utc;
+use super::own::Identity;
+use super::trust::TrustBundle;
+use crate::error::{BoxError, with_causes};
+
+/// Obtains certificates, keys and roots, and obtains them anew in time (gRFC A29).
+///
+/// A mesh knows its providers by name; the control plane's clusters say which to use for what. Besides those that the
+/// bootstrap configures, `MeshBuilder::certificate_provider` adds any by code.
+///
+/// ```
+/// use mesh_core::identity::{CertificateProvider, KeyMaterial, ProviderFuture, Publisher};
+///
+/// /// Asks some service of one's own.
+/// struct Vault;
+///
+/// impl CertificateProvider for Vault {
+///     fn kind(&self) -> &str {
+///         "vault"
+///     }
+///
+///     fn run(self: Box<Self>, publisher: Publisher) -> ProviderFuture {
+///         Box::pin(async move {
+///             loop {
+///                 match ask().await {
+///                     Ok(material) => publisher.publish(material),
+///                     Err(error) => publisher.fail(error),
+///                 }
+///                 tokio::time::sleep(std::time::Duration::from_secs(600)).await;
+///             }
+///         })
+///     }
+/// }
+/// # async fn ask() -> Result<KeyMaterial, mesh_core::Error> { Ok(KeyMaterial::new()) }
+/// ```
+pub trait CertificateProvider: Send + Sync + 'static {
+    /// What it is, for logs, errors and `Mesh::status`, such as `file_watcher`.
+    fn kind(&self) -> &str;
+
+    /// Publishes for as long as it runs, in a task of the mesh; the mesh's end drops it. What it published last stays
+    /// after it ended.
+    fn run(self: Box<Self>, publisher: Publisher) -> ProviderFuture;
+}
+
+/// The work of a [`CertificateProvider`].
+pub type ProviderFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What a provider has at one time, all of it of one issue: an identity, whom to trust, or both.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct KeyMaterial {
+    pub(crate) identity: Option<Identity>,
+    pub(crate) trust: Option<TrustBundle>,
+}
+
+impl KeyMaterial {
+    /// Without anything.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What to show to peers.
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.identity = Some(identity);
+        self
+    }
+
+    /// Whom to trust.
+    pub fn trust(mut self, trust: TrustBundle) -> Self {
+        self.trust = Some(trust);
+        self
+    }
+}
+
+/// Key material that never changes is a provider of itself.
+impl CertificateProvider for KeyMaterial {
+    fn kind(&self) -> &str {
+        "fixed"
+    }
+
+    fn run(self: Box<Self>, publisher: Publisher) -> ProviderFuture {
+        publisher.publish(*self);
+        Box::pin(ready(()))
+    }
+}
+
+/// Where a [`CertificateProvider`] puts what it obtained. Clones publish to the same place.
+#[derive(Clone)]
+pub struct Publisher {
+    name: Arc<str>,
+    state: Arc<watch::Sender<State>>,
+}
+
+/// What a provider published last.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct State {
+    /// Counts what was published; 0: nothing.
+    pub(crate) generation: u64,
+    pub(crate) material: Option<Arc<KeyMaterial>>,
+    pub(crate) received: Option<(Instant, SystemTime)>,
+    /// Since the last publication.
+    pub(crate) failure: Option<Failure>,
+}
+
+/// Why a provider could not publish anew.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) why: Arc<str>,
+}
+
+impl Publisher {
+    pub(super) fn new(name: Arc<str>) -> (Self, watch::Receiver<State>) {
+        let (sender, receiver) = watch::channel(State::default());
+        (Self { name, state: Arc::new(sender) }, receiver)
+    }
+
+    /// Takes the place of what was published before. The same once more changes nothing but that the last failure is over.
+    pub fn publish(&self, material: KeyMaterial) {
+        self.state.send_modify(|state| {
+            state.failure = None;
+            if state.material.as_deref() == Some(&material) {
+                return;
+            }
+            state.generation += 1;
+            state.received = Some((Instant::now(), SystemTime::now()));
+            let (provider, generation) = (&*self.name, state.generation);
+            match &material.identity {
+                Some(identity) => tracing::info!(provider, generation, ?identity, "new certificate"),
+                None => tracing::info!(provider, generation, "new root certificates"),
+            }
+            state.material = Some(Arc::new(material));
+        });
+    }
+
+    /// Nothing could be obtained. What was published last stays in use until it expires.
+    pub fn fail(&self, why: impl Into<BoxError>) {
+        let why: Arc<str> = with_causes(&*why.into()).into();
+        self.state.send_modify(|state| {
+            let is_known = state.failure.as_ref().is_some_and(|known| known.why == why);
+            if !is_known {
+                let provider = &*self.name;
+                match state.expiry() {
+                    Some(expiry) => {
+                        let expires = Utc(expiry);
+                        tracing::warn!(provider, %expires, "no new certificate, the last stays in use: {why}");
+                    }
+                    None => tracing::warn!(provider, "no new key material: {why}"),
+                }
+            }
+            state.failure = Some(Failure { why });
+        });
+    }
+}
+
+impl State {
+    /// When the own certificate expires.
+    pub(crate) fn expiry(&self) -> Option<SystemTime> {
+        Some(self.material.as_ref()?.identity.as_ref()?.not_after())
+    }
+}
+
+impl fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher").field("name", &self.name).finish_non_exhaustive()
+    }
+}

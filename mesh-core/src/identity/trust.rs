@@ -1,0 +1,103 @@
+//! Whom to trust: roots, or roots by trust domain (gRFC A87).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls_pki_types::CertificateDer;
+
+use super::bundle_map::bundle_map;
+use super::own::certificates;
+use super::spiffe::TrustDomain;
+use crate::error::{Error, ErrorKind};
+
+/// The certificate authorities that may vouch for a peer. Cloning is cheap.
+#[derive(Clone, PartialEq)]
+pub struct TrustBundle(pub(super) Arc<Trust>);
+
+#[derive(PartialEq)]
+pub(super) enum Trust {
+    /// A file of roots, which vouches for one trust domain.
+    Roots { roots: Roots, domain: Option<TrustDomain> },
+    /// A87: peers are SVIDs, and each trust domain has roots of its own.
+    ByDomain(BTreeMap<TrustDomain, Roots>),
+}
+
+/// Roots in the form in which chains are verified, and as they came.
+#[derive(Clone)]
+pub(crate) struct Roots {
+    pub(crate) store: Arc<RootCertStore>,
+    certificates: Arc<[CertificateDer<'static>]>,
+}
+
+impl TrustBundle {
+    /// Trusts the authorities whose certificates are in a PEM text. They vouch for workloads of one trust domain alone:
+    /// that of the own certificate, or that given by [`of_trust_domain`](Self::of_trust_domain).
+    ///
+    /// # Errors
+    ///
+    /// When there is no certificate, or one cannot be read.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, Error> {
+        let wrong = || Error::new(ErrorKind::Setup, "the root certificates cannot be used");
+        let certificates = certificates(pem).map_err(|error| wrong().with_source(error))?;
+        let roots = Roots::new(certificates).map_err(|error| wrong().with_source(error))?;
+        Ok(Self(Arc::new(Trust::Roots { roots, domain: None })))
+    }
+
+    /// Trusts the authorities of each trust domain in a SPIFFE bundle map for the workloads of that domain (A87): a JSON
+    /// object `{"trust_domains": {"cluster.local": {"keys": [{"kty": …, "use": "x509-svid", "x5c": […]}]}}}`. Peers must
+    /// be SVIDs.
+    ///
+    /// # Errors
+    ///
+    /// When anything in it is wrong: a part of it is not used.
+    pub fn from_spiffe_bundle_map(json: &str) -> Result<Self, Error> {
+        let wrong = |problem: String| Error::new(ErrorKind::Setup, format!("the SPIFFE bundle map: {problem}"));
+        Ok(Self(Arc::new(Trust::ByDomain(bundle_map(json).map_err(wrong)?))))
+    }
+
+    /// Says for which trust domain the roots of [`from_pem`](Self::from_pem) vouch. Of no effect on a bundle map.
+    pub fn of_trust_domain(self, domain: TrustDomain) -> Self {
+        match &*self.0 {
+            Trust::Roots { roots, .. } => Self(Arc::new(Trust::Roots { roots: roots.clone(), domain: Some(domain) })),
+            Trust::ByDomain(_) => self,
+        }
+    }
+
+    /// The trust domains that it is for; none if it is roots of no domain in particular.
+    pub fn trust_domains(&self) -> Vec<TrustDomain> {
+        match &*self.0 {
+            Trust::Roots { domain, .. } => domain.iter().cloned().collect(),
+            Trust::ByDomain(map) => map.keys().cloned().collect(),
+        }
+    }
+}
+
+impl Roots {
+    /// All of them or none: a part of a file that is being written must not be taken for the whole.
+    pub(super) fn new(certificates: Vec<CertificateDer<'static>>) -> Result<Self, rustls::Error> {
+        let mut store = RootCertStore::empty();
+        for certificate in &certificates {
+            store.add(certificate.clone())?;
+        }
+        Ok(Self { store: Arc::new(store), certificates: certificates.into() })
+    }
+}
+
+impl PartialEq for Roots {
+    fn eq(&self, other: &Self) -> bool {
+        self.certificates == other.certificates
+    }
+}
+
+impl fmt::Debug for TrustBundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.0 {
+            Trust::Roots { roots, domain } => {
+                f.debug_struct("Roots").field("count", &roots.store.len()).field("domain", domain).finish()
+            }
+            Trust::ByDomain(map) => f.debug_set().entries(map.keys()).finish(),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Certificate authorities, and folders with certificates that tests swap.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use mesh_core::identity::{Identity, TrustBundle};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    SanType,
+};
+use tempfile::TempDir;
+
+/// A certificate authority of its own.
+pub(crate) struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+/// A certificate with its key.
+pub(crate) struct Issued {
+    pub(crate) chain: String,
+    pub(crate) key: String,
+    pub(crate) serial: String,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
+        Self { issuer }
+    }
+
+    pub(crate) fn pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    pub(crate) fn trust(&self) -> TrustBundle {
+        TrustBundle::from_pem(self.pem().as_bytes()).expect("roots")
+    }
+
+    /// An SVID for an hour.
+    pub(crate) fn svid(&self, id: &str) -> Issued {
+        self.issue(&[uri(id)])
+    }
+
+    /// A certificate with these names.
+    fn issue(&self, names: &[SanType]) -> Issued {
+        let now = SystemTime::now();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names.to_vec();
+        params.not_before = (now - Duration::from_secs(60)).into();
+        params.not_after = (now + Duration::from_secs(3600)).into();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let serial: u64 = fastrand::u64(1 << 56..1 << 62);
+        params.serial_number = Some(serial.into());
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        Issued { chain: certificate.pem(), key: key.serialize_pem(), serial: format!("{serial:016x}") }
+    }
+}
+
+impl Issued {
+    pub(crate) fn identity(&self) -> Identity {
+        Identity::from_pem(self.chain.as_bytes(), self.key.as_bytes()).expect("a pair")
+    }
+}
+
+fn uri(text: &str) -> SanType {
+    SanType::URI(text.try_into().expect("ASCII"))
+}
+
+/// A folder of certificates as Kubernetes mounts it: the files are links into a folder that is swapped as a whole.
+pub(crate) struct Mounted {
+    folder: TempDir,
+}
+
+impl Mounted {
+    pub(crate) fn new(issued: &Issued, roots: &str) -> Self {
+        let mounted = Self { folder: TempDir::new().expect("a folder") };
+        mounted.swap(issued, roots);
+        for file in ["tls.crt", "tls.key", "ca.crt"] {
+            std::os::unix::fs::symlink(Path::new("..data").join(file), mounted.file(file)).expect("a link");
+        }
+        mounted
+    }
+
+    /// Puts others in their place, all at once.
+    pub(crate) fn swap(&self, issued: &Issued, roots: &str) {
+        let version = self.file(&format!("..{}", issued.serial));
+        fs::create_dir_all(&version).expect("a folder");
+        for (file, content) in [("tls.crt", &*issued.chain), ("tls.key", &*issued.key), ("ca.crt", roots)] {
+            fs::write(version.join(file), content).expect("a file");
+        }
+        let link = self.file("..data_tmp");
+        std::os::unix::fs::symlink(&version, &link).expect("a link");
+        fs::rename(link, self.file("..data")).expect("a swap");
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
