@@ -363,7 +363,7 @@ async fn a_cluster_that_asks_for_tls_is_refused_and_never_called_in_plaintext() 
     let client = Client::new(&mesh, "xds:///greeter");
     let status = client.hello().await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
-    assert_says(&status, &["Cluster `greeter`", "transport_socket", "never replaced by plaintext"]);
+    assert_says(&status, &["Cluster `greeter`", "transport_socket.typed_config.common_tls_context: must be set"]);
     let (_, text) = control_plane.next_nack().await.error.expect("a NACK says why");
     assert!(text.contains("transport_socket"), "{text}");
     assert_eq!(backend.connections(), 0);

@@ -23,6 +23,7 @@ mod identity;
 mod in_force;
 mod load;
 mod mirroring;
+mod mtls;
 mod outlier_detection;
 mod peers;
 mod pick_first;

@@ -69,6 +69,8 @@ mod sync;
 pub mod testing;
 #[cfg(feature = "timeout")]
 pub mod timeout;
+#[cfg(feature = "tls")]
+mod tls;
 mod xds;
 
 pub use bootstrap::{Bootstrap, BootstrapBuilder};

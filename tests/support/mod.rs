@@ -15,6 +15,7 @@ pub(crate) mod relay;
 pub(crate) mod served;
 pub(crate) mod tier;
 pub(crate) mod timeout;
+pub(crate) mod tls;
 pub(crate) mod witness;
 
 use std::time::Duration;

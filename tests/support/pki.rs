@@ -9,6 +9,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
     SanType,
 };
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tempfile::TempDir;
 
 /// A certificate authority of its own.
@@ -20,6 +21,8 @@ pub(crate) struct Authority {
 pub(crate) struct Issued {
     pub(crate) chain: String,
     pub(crate) key: String,
+    pub(crate) der: CertificateDer<'static>,
+    pub(crate) key_der: PrivateKeyDer<'static>,
     pub(crate) serial: String,
 }
 
@@ -36,17 +39,21 @@ impl Authority {
         self.issuer.pem()
     }
 
+    pub(crate) fn der(&self) -> CertificateDer<'static> {
+        self.issuer.der().clone()
+    }
+
     pub(crate) fn trust(&self) -> TrustBundle {
         TrustBundle::from_pem(self.pem().as_bytes()).expect("roots")
     }
 
     /// An SVID for an hour.
     pub(crate) fn svid(&self, id: &str) -> Issued {
-        self.issue(&[uri(id)])
+        self.issue(&[uri(id)], |_| {})
     }
 
-    /// A certificate with these names.
-    fn issue(&self, names: &[SanType]) -> Issued {
+    /// A certificate with these names, as changed.
+    pub(crate) fn issue(&self, names: &[SanType], change: impl FnOnce(&mut CertificateParams)) -> Issued {
         let now = SystemTime::now();
         let mut params = CertificateParams::default();
         params.subject_alt_names = names.to_vec();
@@ -55,9 +62,16 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let serial: u64 = fastrand::u64(1 << 56..1 << 62);
         params.serial_number = Some(serial.into());
+        change(&mut params);
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
-        Issued { chain: certificate.pem(), key: key.serialize_pem(), serial: format!("{serial:016x}") }
+        Issued {
+            chain: certificate.pem(),
+            key: key.serialize_pem(),
+            der: certificate.der().clone(),
+            key_der: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            serial: format!("{serial:016x}"),
+        }
     }
 }
 
@@ -67,8 +81,12 @@ impl Issued {
     }
 }
 
-fn uri(text: &str) -> SanType {
+pub(crate) fn uri(text: &str) -> SanType {
     SanType::URI(text.try_into().expect("ASCII"))
+}
+
+pub(crate) fn dns(text: &str) -> SanType {
+    SanType::DnsName(text.try_into().expect("ASCII"))
 }
 
 /// A folder of certificates as Kubernetes mounts it: the files are links into a folder that is swapped as a whole.
@@ -101,4 +119,10 @@ impl Mounted {
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
+}
+
+/// The serial number of a certificate that an [`Authority`] issued: it is the first integer of eight bytes in it.
+pub(crate) fn serial_of(certificate: &CertificateDer<'_>) -> String {
+    let at = certificate.windows(2).position(|bytes| bytes == [2, 8]).expect("a serial number of eight bytes");
+    certificate[at + 2..at + 10].iter().map(|byte| format!("{byte:02x}")).collect()
 }

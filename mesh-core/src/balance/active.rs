@@ -92,7 +92,10 @@ impl<C: Connect> Active<C> {
 
     /// Takes in a new configuration. Endpoints that stay keep their connections, wherever they moved.
     pub(crate) fn update(&mut self, config: ClusterConfig) {
-        self.config = config;
+        let before = std::mem::replace(&mut self.config, config);
+        if before.cluster.security != self.config.cluster.security {
+            self.forget_secured_otherwise();
+        }
         let named = match &self.config.cluster.balancing.policy {
             EndpointPolicy::Named(policy) => Some(policy),
             _ => None,

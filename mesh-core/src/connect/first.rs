@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::timeout;
 
-use super::Connect;
+use super::{Connect, Security};
 use crate::error::BoxError;
 use crate::resource::endpoints::Address;
 
@@ -22,9 +22,10 @@ pub(crate) const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 pub(super) async fn connect_first<C: Connect>(
     connector: &C,
     addresses: &[Address],
+    security: Option<&Security>,
 ) -> Result<(C::Connection, Address), BoxError> {
     let attempt = |address: &Address| {
-        let (connecting, address) = (connector.connect(address), address.clone());
+        let (connecting, address) = (connect(connector, address, security), address.clone());
         async move {
             match connecting.await {
                 Ok(connection) => Ok((connection, address)),
@@ -46,6 +47,24 @@ pub(super) async fn connect_first<C: Connect>(
         attempts.extend(next.next().map(attempt));
     }
     Err(failures.join("; ").into())
+}
+
+/// Connects as the endpoint's security asks, and not otherwise.
+pub(super) fn connect<C: Connect>(
+    connector: &C,
+    address: &Address,
+    security: Option<&Security>,
+) -> impl Future<Output = Result<C::Connection, BoxError>> + Send + use<C> {
+    let connecting = match security {
+        None => Some(connector.connect(address)),
+        Some(security) => connector.connect_secured(address, security),
+    };
+    async move {
+        match connecting {
+            Some(connecting) => connecting.await,
+            None => Err("the cluster asks for TLS, which this connector cannot do".into()),
+        }
+    }
 }
 
 /// The address families by turns, from that of the first, so that a family that leads nowhere costs one delay.
@@ -91,7 +110,7 @@ mod tests {
         network.reach(1, Reach::Silent);
         network.reach(2, Reach::Refuses);
         let before = Instant::now();
-        let (_, at) = connect_first(&network, &[address(1), address(2), address(3)]).await.unwrap();
+        let (_, at) = connect_first(&network, &[address(1), address(2), address(3)], None).await.unwrap();
         assert_eq!((at, before.elapsed().as_millis() / 50), (address(3), 5));
         assert_eq!(network.attempts(1), 1);
     }
@@ -101,7 +120,7 @@ mod tests {
         let network = Network::default();
         network.reach(1, Reach::Refuses);
         network.reach(2, Reach::Refuses);
-        let error = connect_first(&network, &[address(1), address(2)]).await.map(drop).unwrap_err().to_string();
+        let error = connect_first(&network, &[address(1), address(2)], None).await.map(drop).unwrap_err().to_string();
         assert!(
             error.contains(&format!("{}: ", address(1))) && error.contains(&format!("; {}: ", address(2))),
             "{error}"

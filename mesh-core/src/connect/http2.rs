@@ -7,7 +7,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::uri::Scheme;
+use http::{Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,6 +22,16 @@ use crate::backoff::bounded;
 use crate::error::BoxError;
 use crate::http2;
 use crate::resource::endpoints::Address;
+#[cfg(feature = "tls")]
+use crate::resource::security::Security;
+#[cfg(feature = "tls")]
+use crate::tls::{ClientTls, ConnectionSecurity, Handshake};
+
+/// Without the feature `tls` there is none.
+#[cfg(not(feature = "tls"))]
+type Handshake = std::convert::Infallible;
+#[cfg(not(feature = "tls"))]
+type ConnectionSecurity = std::convert::Infallible;
 
 /// How connections are made and kept.
 ///
@@ -89,50 +100,86 @@ impl Http2Options {
     }
 }
 
-/// Connects to endpoints by HTTP/2 without TLS.
+/// Connects to endpoints by HTTP/2; over TLS in a mesh that has certificate providers, where a cluster asks for it.
 #[derive(Clone, Debug, Default)]
 pub struct Http2Connector {
     options: Arc<Http2Options>,
     complaints: Arc<Complaints>,
+    #[cfg(feature = "tls")]
+    tls: Option<ClientTls>,
 }
 
 impl Http2Connector {
     /// A connector with these options.
     pub fn new(options: Http2Options) -> Self {
-        Self { options: Arc::new(options), complaints: Arc::default() }
+        Self { options: Arc::new(options), ..Self::default() }
+    }
+
+    /// Secures the connections of clusters that ask for it. Without, such clusters are not connected.
+    #[cfg(feature = "tls")]
+    pub(crate) fn with_tls(mut self, tls: ClientTls) -> Self {
+        self.tls = Some(tls);
+        self
     }
 
     /// The whole attempt is bounded by who asked for it.
-    async fn open(self, address: Address) -> Result<Http2Connection, BoxError> {
+    async fn open(self, address: Address, secured: Option<Handshake>) -> Result<Http2Connection, BoxError> {
         let tcp = &self.options.tcp;
         match &address {
             Address::Socket(socket) => {
                 let io = http2::connect_tcp(*socket, tcp).await?;
-                self.handshake(io, address).await
+                self.secure(io, address, secured).await
             }
             Address::Host(name, port) => {
                 let addresses = tokio::net::lookup_host((&**name, *port)).await?;
                 let io = http2::connect_first(addresses, tcp).await?;
-                self.handshake(io, address).await
+                self.secure(io, address, secured).await
             }
             #[cfg(unix)]
             Address::Unix(path) => {
                 let io = tokio::net::UnixStream::connect(path).await?;
-                self.handshake(io, address).await
+                self.secure(io, address, secured).await
             }
             #[cfg(not(unix))]
             Address::Unix(_) => Err("there are no Unix sockets on this system".into()),
         }
     }
 
-    async fn handshake<IO>(&self, io: IO, address: Address) -> Result<Http2Connection, BoxError>
+    async fn secure<IO>(
+        &self,
+        io: IO,
+        address: Address,
+        secured: Option<Handshake>,
+    ) -> Result<Http2Connection, BoxError>
+    where
+        IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        match secured {
+            None => self.handshake(io, address, None).await,
+            #[cfg(feature = "tls")]
+            Some(handshake) => {
+                let (io, security) = handshake.run(io).await?;
+                self.handshake(io, address, Some(Arc::new(security))).await
+            }
+            #[cfg(not(feature = "tls"))]
+            Some(never) => match never {},
+        }
+    }
+
+    async fn handshake<IO>(
+        &self,
+        io: IO,
+        address: Address,
+        security: Option<Arc<ConnectionSecurity>>,
+    ) -> Result<Http2Connection, BoxError>
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let mut config = self.options.http2.clone();
         config.keepalive = config.keepalive.map(|keepalive| self.complaints.keepalive(&address, keepalive));
         let connection = http2::handshake(io, &config, &Handle::current()).await?;
-        Ok(Http2Connection { connection, origin: Arc::new(Origin { address, complaints: self.complaints.clone() }) })
+        let origin = Origin { address, complaints: self.complaints.clone(), security };
+        Ok(Http2Connection { connection, origin: Arc::new(origin) })
     }
 }
 
@@ -141,7 +188,18 @@ impl Connect for Http2Connector {
     type Future = Pin<Box<dyn Future<Output = Result<Http2Connection, BoxError>> + Send>>;
 
     fn connect(&self, address: &Address) -> Self::Future {
-        Box::pin(self.clone().open(address.clone()))
+        Box::pin(self.clone().open(address.clone(), None))
+    }
+
+    /// What TLS needs comes first: without it, no byte is sent.
+    #[cfg(feature = "tls")]
+    fn connect_secured(&self, address: &Address, security: &Security) -> Option<Self::Future> {
+        let (this, address, security) = (self.clone(), address.clone(), security.clone());
+        let tls = self.tls.clone()?;
+        Some(Box::pin(async move {
+            let handshake = tls.prepare(&security).await?;
+            this.open(address, Some(handshake)).await
+        }))
     }
 }
 
@@ -157,6 +215,7 @@ pub struct Http2Connection {
 struct Origin {
     address: Address,
     complaints: Arc<Complaints>,
+    security: Option<Arc<ConnectionSecurity>>,
 }
 
 impl Connection for Http2Connection {
@@ -164,7 +223,7 @@ impl Connection for Http2Connection {
 
     fn try_acquire(&self) -> Result<Http2Slot, Unavailable> {
         match self.connection.try_acquire() {
-            Ok(slot) => Ok(Http2Slot(slot)),
+            Ok(slot) => Ok(Http2Slot { slot, is_secured: self.origin.security.is_some() }),
             Err(http2::Unavailable::Full) => Err(Unavailable::Full),
             Err(http2::Unavailable::Draining) => Err(Unavailable::Draining),
             Err(http2::Unavailable::Closed) => Err(Unavailable::Closed),
@@ -195,6 +254,11 @@ impl Connection for Http2Connection {
         self.connection.close("the mesh was shut down");
     }
 
+    #[cfg(feature = "tls")]
+    fn security(&self) -> Option<Arc<ConnectionSecurity>> {
+        self.origin.security.clone()
+    }
+
     fn load_reports(&self, period: Duration, sink: ReportSink) -> impl Future<Output = ReportsEnd> + Send {
         let authority = match &self.origin.address {
             Address::Unix(_) => "localhost".to_owned(),
@@ -206,7 +270,10 @@ impl Connection for Http2Connection {
 
 /// The right to one stream on an [`Http2Connection`].
 #[derive(Debug)]
-pub struct Http2Slot(http2::Slot);
+pub struct Http2Slot {
+    slot: http2::Slot,
+    is_secured: bool,
+}
 
 impl<B> SendRequest<B> for Http2Slot
 where
@@ -217,9 +284,20 @@ where
     type Body = Http2Body;
     type Future = Http2Send<B>;
 
-    fn send(self, request: Http2Request<B>) -> Http2Send<B> {
-        Http2Send(self.0.send(request.0))
+    fn send(self, mut request: Http2Request<B>) -> Http2Send<B> {
+        if self.is_secured {
+            request.0.head.uri = over_https(std::mem::take(&mut request.0.head.uri));
+        }
+        Http2Send(self.slot.send(request.0))
     }
+}
+
+/// The scheme of a request is that of the connection it goes over.
+fn over_https(uri: Uri) -> Uri {
+    let mut parts = uri.into_parts();
+    parts.scheme = parts.authority.is_some().then_some(Scheme::HTTPS);
+    // What was a URI is one with another scheme.
+    Uri::from_parts(parts).unwrap_or_default()
 }
 
 /// A request on its way out, whose head and whose first 64 KiB of body can be sent again.

@@ -29,6 +29,8 @@ mod subchannel;
 pub(crate) mod testing;
 
 use std::future::{Future, ready};
+#[cfg(feature = "tls")]
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -47,6 +49,9 @@ pub(crate) use subchannel::{Connections, Environment, Limits, Observer, Subchann
 
 use crate::error::BoxError;
 use crate::resource::endpoints::Address;
+pub use crate::resource::security::Security;
+#[cfg(feature = "tls")]
+pub use crate::tls::{ConnectionSecurity, Peer};
 
 /// Makes connections to endpoints.
 pub trait Connect: Send + Sync + 'static {
@@ -57,6 +62,13 @@ pub trait Connect: Send + Sync + 'static {
 
     /// Starts to connect to `address`. The caller bounds the time it takes; a dropped future gives up.
     fn connect(&self, address: &Address) -> Self::Future;
+
+    /// The same for an endpoint whose cluster asks for TLS. `None`, unless it is written otherwise: the connector cannot,
+    /// and the endpoint is not connected, as TLS is never replaced by plaintext.
+    fn connect_secured(&self, address: &Address, security: &Security) -> Option<Self::Future> {
+        let _ = (address, security);
+        None
+    }
 }
 
 /// One connection to an endpoint; clones are handles on the same one.
@@ -79,6 +91,12 @@ pub trait Connection: Clone + Send + Sync + 'static {
 
     /// Closes now; calls in flight fail.
     fn close(&self);
+
+    /// How it is secured; `None`, unless it is written otherwise: it is not.
+    #[cfg(feature = "tls")]
+    fn security(&self) -> Option<Arc<ConnectionSecurity>> {
+        None
+    }
 
     /// Asks the endpoint to report its load about every `period` and hands each report to `sink` (ORCA out of band, A51);
     /// ends when no more come. Unless it is written otherwise, a connection knows of no reports.

@@ -11,14 +11,16 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::connectivity::{Connectivity, ConnectivityState, Phase};
-use super::first::connect_first;
+use super::first::{connect, connect_first};
 use super::leaving::Leaving;
 use super::outcomes::{Criteria, Ended, Streak};
 use super::stats::{EndpointStats, SlotQueue};
-use super::{Connect, Connection, load_reports};
+use super::{Connect, Connection, Security, load_reports};
 use crate::backoff::{Backoff, BackoffConfig};
 use crate::error::{BoxError, with_causes};
 use crate::resource::endpoints::Address;
+#[cfg(feature = "tls")]
+use crate::tls::ConnectionSecurity;
 
 /// Who is told when the state of a subchannel changed.
 pub(crate) trait Observer: Send + Sync {
@@ -65,6 +67,8 @@ pub(crate) struct Subchannel<C: Connect> {
     pub(crate) stats: Arc<EndpointStats>,
     /// For the owner to mark which subchannels it still uses.
     pub(crate) stamp: AtomicU64,
+    /// What its connections are made with, from first to last: another makes another subchannel.
+    pub(crate) security: Option<Security>,
     environment: Arc<Environment<C>>,
     state: Mutex<State<C::Connection>>,
 }
@@ -111,6 +115,9 @@ pub(crate) struct SubchannelStatus {
     pub(crate) last_error: Option<Arc<str>>,
     /// When the next attempt is due, while there is none.
     pub(crate) next_attempt: Option<Instant>,
+    /// Of each of its connections that is secured.
+    #[cfg(feature = "tls")]
+    pub(crate) security: Vec<Arc<ConnectionSecurity>>,
 }
 
 impl<C: Connect> Subchannel<C> {
@@ -118,6 +125,7 @@ impl<C: Connect> Subchannel<C> {
     pub(crate) fn start(
         address: Address,
         reached_at: Option<Arc<[Address]>>,
+        security: Option<Security>,
         environment: &Arc<Environment<C>>,
     ) -> Arc<Self> {
         let Environment { cluster, queue, criteria, .. } = &**environment;
@@ -125,6 +133,7 @@ impl<C: Connect> Subchannel<C> {
         let subchannel = Arc::new(Self {
             stats: Arc::new(stats),
             stamp: AtomicU64::new(0),
+            security,
             environment: environment.clone(),
             state: Mutex::new(State {
                 connectivity: Connectivity::new(environment.backoff),
@@ -195,6 +204,8 @@ impl<C: Connect> Subchannel<C> {
             state: state.connectivity_state(),
             last_error: state.connectivity.last_error().cloned(),
             next_attempt,
+            #[cfg(feature = "tls")]
+            security: state.connections.iter().filter_map(|(_, connection)| connection.security()).collect(),
         }
     }
 
@@ -266,8 +277,11 @@ impl<C: Connect> Subchannel<C> {
         let connector = &*self.environment.connector;
         let attempt = Box::pin(async {
             match &reached_at {
-                Some(addresses) => connect_first(connector, addresses).await,
-                None => Ok((connector.connect(self.address()).await?, self.address().clone())),
+                Some(addresses) => connect_first(connector, addresses, self.security.as_ref()).await,
+                None => {
+                    let connection = connect(connector, self.address(), self.security.as_ref()).await?;
+                    Ok((connection, self.address().clone()))
+                }
             }
         });
         match tokio::time::timeout(limit, attempt).await {

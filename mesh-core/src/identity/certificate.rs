@@ -13,8 +13,9 @@ use crate::error::Error;
 /// The facts of a leaf. They are claims until the chain was verified.
 #[derive(Debug)]
 pub(crate) struct Leaf {
+    pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
-    pub(crate) serial: Box<[u8]>,
+    serial: Box<[u8]>,
     pub(crate) names: Names,
     is_authority: bool,
 }
@@ -28,8 +29,8 @@ impl Leaf {
     pub(crate) fn read(certificate: &CertificateDer<'_>) -> Result<Self, Error> {
         let facts =
             Facts::read(certificate).map_err(|problem| Error::setup(format!("read a certificate: {problem}")))?;
-        let Facts { not_after, serial, is_authority, names } = facts;
-        Ok(Self { not_after: time(not_after), serial, names, is_authority })
+        let Facts { not_before, not_after, serial, is_authority, names } = facts;
+        Ok(Self { not_before: time(not_before), not_after: time(not_after), serial, names, is_authority })
     }
 
     /// The ID of an SVID: exactly one URI, a SPIFFE ID, in a certificate that is no authority's (X509-SVID, 2 and 4.1).
@@ -47,6 +48,17 @@ impl Leaf {
             (None, _) => Err(Error::setup("the certificate has no SPIFFE ID (no URI among its names)")),
             (Some(_), more) => Err(Error::setup(format!("the certificate has {} URIs, an SVID has one", more + 1))),
         }
+    }
+
+    /// In hexadecimal digits.
+    pub(crate) fn serial(&self) -> String {
+        self.serial.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Whether it claims to be an SVID.
+    pub(crate) fn claims_spiffe(&self) -> bool {
+        let is_spiffe = |uri: &str| uri.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe:"));
+        self.names.uris().any(is_spiffe)
     }
 }
 
@@ -138,6 +150,7 @@ mod tests {
             params.not_after = rcgen::date_time_ymd(year, 3, 1);
             let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
             let leaf = Leaf::read(certificate.der()).unwrap();
+            assert_eq!(Utc(leaf.not_before).to_string(), format!("{year}-02-03T00:00:00Z"));
             assert_eq!(Utc(leaf.not_after).to_string(), format!("{year}-03-01T00:00:00Z"));
         }
     }

@@ -27,5 +27,8 @@ pub use provider::{CertificateProvider, KeyMaterial, ProviderFuture, Publisher};
 pub use spiffe::{SpiffeId, TrustDomain};
 pub use trust::TrustBundle;
 
+pub(crate) use certificate::{Leaf, Utc};
 pub(crate) use crypto::crypto;
+pub(crate) use names::NameKind;
 pub(crate) use providers::{Provider, Providers};
+pub(crate) use trust::{Roots, TrustedFor};

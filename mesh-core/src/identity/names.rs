@@ -40,6 +40,10 @@ impl Names {
         self.of(NameKind::Uri)
     }
 
+    pub(crate) fn dns(&self) -> impl Iterator<Item = &str> {
+        self.of(NameKind::Dns)
+    }
+
     fn of(&self, wanted: NameKind) -> impl Iterator<Item = &str> {
         self.iter().filter(move |(kind, _)| *kind == wanted).map(|(_, text)| text)
     }

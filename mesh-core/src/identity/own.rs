@@ -56,8 +56,16 @@ impl Identity {
         self.leaf.not_after
     }
 
+    pub(crate) fn not_before(&self) -> SystemTime {
+        self.leaf.not_before
+    }
+
     pub(crate) fn serial(&self) -> String {
-        self.leaf.serial.iter().map(|byte| format!("{byte:02x}")).collect()
+        self.leaf.serial()
+    }
+
+    pub(crate) fn pair(&self) -> &Arc<CertifiedKey> {
+        &self.pair
     }
 }
 

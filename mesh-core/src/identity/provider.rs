@@ -116,6 +116,7 @@ pub(crate) struct State {
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) why: Arc<str>,
+    pub(crate) at: SystemTime,
 }
 
 impl Publisher {
@@ -157,7 +158,7 @@ impl Publisher {
                     None => tracing::warn!(provider, "no new key material: {why}"),
                 }
             }
-            state.failure = Some(Failure { why });
+            state.failure = Some(Failure { why, at: SystemTime::now() });
         });
     }
 }

@@ -1,9 +1,9 @@
 //! The providers of a mesh, by name, each with the task that keeps its material fresh.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::certificate::Utc;
-use super::provider::{CertificateProvider, Publisher, State};
+use super::own::Identity;
+use super::provider::{CertificateProvider, KeyMaterial, Publisher, State};
+use crate::error::{Error, ErrorKind};
 
 /// All of them; clones share them.
 #[derive(Clone, Default)]
@@ -45,6 +47,14 @@ impl Providers {
         Self(Arc::new(providers.into_iter().map(start).collect()))
     }
 
+    pub(crate) fn find(&self, name: &str) -> Option<&Provider> {
+        self.0.get(name)
+    }
+
+    pub(crate) fn names(&self) -> BTreeSet<Arc<str>> {
+        self.0.keys().cloned().collect()
+    }
+
     pub(crate) fn all(&self) -> impl Iterator<Item = &Provider> {
         self.0.values()
     }
@@ -53,6 +63,59 @@ impl Providers {
 impl Provider {
     pub(crate) fn state(&self) -> State {
         self.state.borrow().clone()
+    }
+
+    /// What it published last. Waits while there is nothing yet and it has not failed; the caller bounds the time.
+    ///
+    /// # Errors
+    ///
+    /// When it has nothing and there is no hope.
+    pub(crate) async fn material(&self) -> Result<Arc<KeyMaterial>, Error> {
+        let mut state = self.state.clone();
+        let is_decided = |state: &State| state.material.is_some() || state.failure.is_some();
+        let state = state.wait_for(is_decided).await.map(|state| state.clone()).unwrap_or_else(|_| self.state());
+        state.material.clone().ok_or_else(|| self.unusable("has no key material", &state))
+    }
+
+    /// The identity to show to a peer now.
+    ///
+    /// # Errors
+    ///
+    /// When it has none, or it is not valid at the moment: never a reason to go without.
+    pub(crate) fn identity(&self, material: &KeyMaterial) -> Result<Identity, Error> {
+        let Some(identity) = &material.identity else {
+            return Err(self.unusable("has roots alone, and no certificate", &self.state()));
+        };
+        let now = SystemTime::now();
+        let problem = match (now.duration_since(identity.not_after()), identity.not_before().duration_since(now)) {
+            (Ok(ago), _) => {
+                format!("has an expired certificate: since {} ({} s ago)", Utc(identity.not_after()), ago.as_secs())
+            }
+            (_, Ok(early)) if !early.is_zero() => {
+                format!(
+                    "has a certificate that is valid from {} on ({} s from now)",
+                    Utc(identity.not_before()),
+                    early.as_secs()
+                )
+            }
+            _ => return Ok(identity.clone()),
+        };
+        Err(self.unusable(&problem, &self.state()))
+    }
+
+    /// For a context that takes roots from it, and it has none.
+    pub(crate) fn without_roots(&self) -> Error {
+        self.unusable("has a certificate alone, and no roots", &self.state())
+    }
+
+    fn unusable(&self, problem: &str, state: &State) -> Error {
+        let last_error = match &state.failure {
+            Some(failure) => format!("; last error, at {}: {}", Utc(failure.at), failure.why),
+            None => "; it reports no error".to_owned(),
+        };
+        let Self { name, kind, .. } = self;
+        let message = format!("certificate provider `{name}` ({kind}) {problem}{last_error}");
+        Error::new(ErrorKind::Connection, message)
     }
 }
 

@@ -24,6 +24,14 @@ pub(super) enum Trust {
     ByDomain(BTreeMap<TrustDomain, Roots>),
 }
 
+/// For whom a bundle vouches.
+pub(crate) enum TrustedFor<'a> {
+    /// Whoever the roots vouch for; workloads of this trust domain alone, if it is known.
+    Any(&'a Roots, Option<&'a TrustDomain>),
+    /// Workloads of these trust domains, each by its own roots.
+    Domains(&'a BTreeMap<TrustDomain, Roots>),
+}
+
 /// Roots in the form in which chains are verified, and as they came.
 #[derive(Clone)]
 pub(crate) struct Roots {
@@ -65,6 +73,13 @@ impl TrustBundle {
         }
     }
 
+    pub(crate) fn trusted_for(&self) -> TrustedFor<'_> {
+        match &*self.0 {
+            Trust::Roots { roots, domain } => TrustedFor::Any(roots, domain.as_ref()),
+            Trust::ByDomain(map) => TrustedFor::Domains(map),
+        }
+    }
+
     /// The trust domains that it is for; none if it is roots of no domain in particular.
     pub fn trust_domains(&self) -> Vec<TrustDomain> {
         match &*self.0 {
@@ -82,6 +97,15 @@ impl Roots {
             store.add(certificate.clone())?;
         }
         Ok(Self { store: Arc::new(store), certificates: certificates.into() })
+    }
+}
+
+impl Roots {
+    /// Those of the system that can be read: systems ship some that nobody can. `None`: none can.
+    pub(crate) fn system(certificates: Vec<CertificateDer<'static>>) -> Option<Self> {
+        let mut store = RootCertStore::empty();
+        store.add_parsable_certificates(certificates);
+        (!store.is_empty()).then(|| Self { store: Arc::new(store), certificates: Arc::default() })
     }
 }
 

@@ -26,12 +26,15 @@ use crate::identity::Providers;
 use crate::mirror::{MirrorLayer, Tasks};
 use crate::origin::Sourced;
 use crate::profile::Profile;
+use crate::resource::local::LocalNames;
 use crate::resource::named_policy::{MakePolicy, Policies};
 #[cfg(feature = "retry")]
 use crate::resource::retry_policy::RetryPolicy;
 #[cfg(feature = "retry")]
 use crate::retry::RetryLayer;
 use crate::snapshot::Snapshot;
+#[cfg(feature = "tls")]
+use crate::tls::ClientTls;
 use crate::xds::resource_type::Extensions;
 use crate::xds::transport::Transport;
 use crate::xds::transport::connector::InProcess;
@@ -300,7 +303,13 @@ impl MeshBuilder {
                     Some(connect) => Arc::new(GrpcTransport::in_process(connect, bootstrap, transport, &runtime)?),
                     None => Arc::new(GrpcTransport::new(bootstrap, transport, &runtime)?),
                 };
-                let extensions = Extensions::new(Policies::new(self.policies));
+                let extensions = Extensions::new(LocalNames {
+                    policies: Policies::new(self.policies),
+                    #[cfg(feature = "tls")]
+                    certificate_providers: Arc::new(certificate_providers.names()),
+                    #[cfg(not(feature = "tls"))]
+                    certificate_providers: Default::default(),
+                });
                 let options = XdsOptions { profile: self.profile.value, extensions, ..self.xds };
                 Some(XdsClient::start(bootstrap, options, transport, &runtime, &tasks, &cancel))
             }
@@ -309,6 +318,8 @@ impl MeshBuilder {
         let balance = self.balance.profile(profile.value);
         let (max_wait, max_pending) = (balance.max_wait.value, balance.max_pending.value);
         let connector = Http2Connector::new(self.connections.counted_by(&tasks));
+        #[cfg(feature = "tls")]
+        let connector = connector.with_tls(ClientTls::new(certificate_providers.clone()));
         let clusters = Clusters::new(connector, balance, Some(runtime.clone()), cancel.clone());
         Ok(Mesh::new(Inner {
             #[cfg(feature = "dns")]

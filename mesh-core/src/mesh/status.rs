@@ -8,6 +8,8 @@ use tokio::time::Instant;
 
 use super::Mesh;
 use crate::balance::{Ejected, Method, Unenforced};
+#[cfg(feature = "tls")]
+use crate::connect::ConnectionSecurity;
 use crate::connect::ConnectivityState;
 use crate::discover::Target;
 use crate::profile::Profile;
@@ -165,6 +167,10 @@ pub struct EndpointStatus {
     pub state: Option<ConnectivityState>,
     /// Why it could not be connected, or lost its connection.
     pub last_error: Option<Arc<str>>,
+    /// How each of its connections is secured: with which certificate, to whom, and until when; empty: in plaintext, or there
+    /// is none.
+    #[cfg(feature = "tls")]
+    pub security: Vec<Arc<ConnectionSecurity>>,
     /// Calls that it has not answered to the end.
     pub in_flight: u32,
     /// Why outlier detection lets it take no calls at the moment.
@@ -273,6 +279,8 @@ impl Mesh {
             priority: status.priority,
             locality: locality_name(&status.locality),
             state: status.subchannel.as_ref().map(|subchannel| subchannel.state),
+            #[cfg(feature = "tls")]
+            security: status.subchannel.as_ref().map(|subchannel| subchannel.security.clone()).unwrap_or_default(),
             last_error: status.subchannel.and_then(|subchannel| subchannel.last_error),
             in_flight: status.in_flight,
             ejection: status.ejected.map(EjectionStatus::new),

@@ -9,6 +9,7 @@ use super::endpoints::{Address, Endpoints, Health};
 use super::matcher::header::HeaderSource;
 use super::named_policy::NamedPolicy;
 use super::outlier_detection::OutlierDetection;
+use super::security::UpstreamTls;
 use super::slow_start::SlowStart;
 use super::weighted_round_robin::WeightedRoundRobin;
 use crate::origin::{Origin, Sourced};
@@ -29,6 +30,8 @@ pub(crate) struct Cluster {
     /// Of which health an endpoint may have sessions (A55).
     pub(crate) override_host_status: Sourced<HealthSet>,
     pub(crate) circuit_breakers: CircuitBreakers,
+    /// What secures the connections to endpoints; `None`: plaintext.
+    pub(crate) security: Option<Arc<UpstreamTls>>,
     /// Who set what else is set here.
     pub(crate) origin: Origin,
 }
@@ -49,6 +52,7 @@ impl Cluster {
             outlier_detection: None,
             override_host_status: HealthSet::DEFAULT,
             circuit_breakers: CircuitBreakers::NONE,
+            security: None,
             origin: Origin::Code,
         }
     }

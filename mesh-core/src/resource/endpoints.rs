@@ -59,6 +59,8 @@ pub(crate) struct Endpoint {
     pub(crate) health: Health,
     /// What policies with affinity hash instead of the address (A76).
     pub(crate) hash_key: Option<Arc<str>>,
+    /// The name under which its certificate is asked for, where the cluster says so (A101).
+    pub(crate) hostname: Option<Arc<str>>,
     /// What to connect to, in order of preference, if it is not `address` alone (A61, LOGICAL_DNS).
     pub(crate) reached_at: Option<Arc<[Address]>>,
 }
@@ -66,7 +68,7 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     /// An endpoint of which nothing but the address is known.
     pub(crate) fn new(address: Address) -> Self {
-        Self { address, weight: 1, health: Health::Unknown, hash_key: None, reached_at: None }
+        Self { address, weight: 1, health: Health::Unknown, hash_key: None, hostname: None, reached_at: None }
     }
 }
 

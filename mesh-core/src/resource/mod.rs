@@ -16,6 +16,7 @@ pub(crate) mod filter_chain;
 pub(crate) mod hash_policy;
 pub(crate) mod level;
 pub(crate) mod listener;
+pub(crate) mod local;
 pub(crate) mod matcher;
 pub(crate) mod mirror;
 pub(crate) mod named_policy;
@@ -25,7 +26,10 @@ pub(crate) mod rewrite;
 pub(crate) mod route;
 pub(crate) mod route_answer;
 pub(crate) mod route_config;
+pub(crate) mod security;
 pub(crate) mod slow_start;
+#[cfg(feature = "tls")]
+pub(crate) mod upstream_tls;
 pub(crate) mod verdict;
 pub(crate) mod weighted_round_robin;
 

@@ -11,7 +11,7 @@
 //! | 7 | [`Retry`] | what lies below is one attempt |
 //! | 8 | the application's attempt layers | see each attempt as it leaves |
 //! | 9 | [`Cluster`] | an attempt that is not admitted must not take an endpoint's place |
-//! | 10 | [`Balance`] | picks the endpoint and sends; TLS (to come) is part of its connections |
+//! | 10 | [`Balance`] | picks the endpoint and sends; TLS is part of its connections |
 
 use tower_layer::Layer;
 

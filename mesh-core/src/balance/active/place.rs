@@ -10,7 +10,7 @@ use super::members::{Locality, Members, Placed, candidates, is_same};
 use crate::balance::policy::{OwnPolicy, PickFirst, Plan};
 use crate::balance::spill::Takes;
 use crate::balance::subset;
-use crate::connect::{Connect, Subchannel};
+use crate::connect::{Connect, Security, Subchannel};
 use crate::profile::Profile;
 use crate::resource::cluster::{Balancing, Subset};
 use crate::resource::endpoints::{Address, Endpoint, Health, LocalityEndpoints, Priority};
@@ -81,7 +81,10 @@ impl<C: Connect> Active<C> {
             for endpoint in
                 takes.of(locality).filter(|endpoint| used.is_none_or(|used| used.contains(&endpoint.address)))
             {
-                let here = |at: &usize| old.get(*at).is_some_and(|old| *old.address() == endpoint.address);
+                let here = |at: &usize| {
+                    old.get(*at)
+                        .is_some_and(|old| *old.address() == endpoint.address && self.is_secured_for(old, endpoint))
+                };
                 let subchannel = match [at, at + 1].into_iter().find(here) {
                     Some(found) => {
                         at = found + 1;
@@ -119,12 +122,36 @@ impl<C: Connect> Active<C> {
 
     pub(super) fn subchannel(&mut self, endpoint: &Endpoint) -> Arc<Subchannel<C>> {
         let Endpoint { address, reached_at, .. } = endpoint;
-        if let Some(subchannel) = self.subchannels.get(address) {
+        if let Some(subchannel) = self.subchannels.get(address)
+            && self.is_secured_for(subchannel, endpoint)
+        {
             return subchannel.clone();
         }
-        let subchannel = Subchannel::start(address.clone(), reached_at.clone(), &self.environment);
-        self.subchannels.insert(address.clone(), subchannel.clone());
+        let security = Security::of(&self.config.cluster, endpoint);
+        let subchannel = Subchannel::start(address.clone(), reached_at.clone(), security, &self.environment);
+        // One that was secured otherwise takes no new calls from now on; those it has go on to their end.
+        if let Some(old) = self.subchannels.insert(address.clone(), subchannel.clone()) {
+            old.drain();
+        }
         subchannel
+    }
+
+    /// No call is made any more on a connection that was made by another security context; those in flight end in their
+    /// own time.
+    pub(super) fn forget_secured_otherwise(&mut self) {
+        let wanted = self.config.cluster.security.as_ref();
+        self.subchannels.retain(|_, subchannel| {
+            let is_same = subchannel.security.as_ref().map(|security| &security.context) == wanted;
+            if !is_same {
+                subchannel.drain();
+            }
+            is_same
+        });
+    }
+
+    /// Whether its connections are secured as the cluster now asks.
+    fn is_secured_for(&self, subchannel: &Subchannel<C>, endpoint: &Endpoint) -> bool {
+        Security::is_of(subchannel.security.as_ref(), &self.config.cluster, endpoint)
     }
 
     /// Lets go of the subchannels that were not stamped since. What is draining takes no calls, and keeps its connections

@@ -72,6 +72,8 @@ async fn the_time_of_the_next_try_is_that_of_the_call_and_not_of_the_look() {
         state: ConnectivityState::TransientFailure,
         last_error: Some("refused".into()),
         next_attempt,
+        #[cfg(feature = "tls")]
+        security: Vec::new(),
     };
     let endpoint = EndpointReport {
         address: address(1),

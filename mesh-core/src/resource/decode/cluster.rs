@@ -1,11 +1,15 @@
 //! `Cluster` (A27, A47, A48).
 
+use std::sync::Arc;
+
 use mesh_xds_proto::envoy::config::cluster::v3 as proto;
 use mesh_xds_proto::envoy::config::cluster::v3::cluster::TransportSocketMatch;
 use mesh_xds_proto::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
 use mesh_xds_proto::envoy::config::core::v3::transport_socket::ConfigType;
 use mesh_xds_proto::envoy::config::core::v3::{HealthStatus, TransportSocket};
 use mesh_xds_proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
+use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
+use prost_types::Any;
 
 use super::circuit_breakers::circuit_breakers;
 use super::discovery::discovery;
@@ -15,6 +19,7 @@ use super::place::{At, quoted};
 use super::value::{Extension, duration, is_self, whole_percent};
 use crate::origin::{Origin, Sourced};
 use crate::resource::cluster::{Balancing, Cluster, Discovery, HealthSet};
+use crate::resource::security::UpstreamTls;
 use crate::resource::verdict::Fields;
 
 pub(super) fn cluster(message: proto::Cluster, at: &At<'_>) -> Option<Cluster> {
@@ -31,7 +36,7 @@ pub(super) fn cluster(message: proto::Cluster, at: &At<'_>) -> Option<Cluster> {
     };
     let panic_threshold = panic_threshold(&message, at);
     let override_host_status = override_host_status(&message, at);
-    check_sockets(&message, at);
+    let security = security(&message, at);
     if let Some(server) = &message.lrs_server {
         is_self(server, &at.field("lrs_server"));
     }
@@ -46,6 +51,7 @@ pub(super) fn cluster(message: proto::Cluster, at: &At<'_>) -> Option<Cluster> {
         connect_timeout: connect_timeout.filter(|timeout| !timeout.is_zero()),
         outlier_detection,
         circuit_breakers,
+        security,
         panic_threshold: panic_threshold?,
         override_host_status,
         name: message.name.into(),
@@ -89,29 +95,64 @@ fn weighs_localities(message: &proto::Cluster) -> bool {
         || matches!(specifier, Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)))
 }
 
-/// Reports every socket that is not plaintext: what TLS was asked for never goes out without it.
-fn check_sockets(message: &proto::Cluster, at: &At<'_>) {
-    if let Some(socket) = &message.transport_socket {
-        check_socket(socket, &at.field("transport_socket"));
-    }
+/// What secures the cluster's connections, and a report of what cannot be done: what TLS was asked for never goes out
+/// without it.
+fn security(message: &proto::Cluster, at: &At<'_>) -> Option<Arc<UpstreamTls>> {
+    let socket = message.transport_socket.as_ref();
+    let security = socket.and_then(|socket| socket_security(socket, &at.field("transport_socket")));
     for (index, matching) in message.transport_socket_matches.iter().enumerate() {
         let at = &at.item("transport_socket_matches", index);
         matching.judge(at);
         let TransportSocketMatch { transport_socket, .. } = matching;
         if let Some(socket) = transport_socket {
-            check_socket(socket, &at.field("transport_socket"));
+            check_match(socket, security.is_some(), &at.field("transport_socket"));
         }
+    }
+    security
+}
+
+/// As gRPC, a cluster's own TLS context is for all its endpoints: what is not asked for TLS by its match gets it all the
+/// same. Without it, a match that asks for TLS cannot be honoured.
+fn check_match(socket: &TransportSocket, is_secured: bool, at: &At<'_>) {
+    if is_secured {
+        return at.ignored("`transport_socket` is for all endpoints");
+    }
+    socket.judge(at);
+    let at = &at.field("typed_config");
+    if let Some(extension) = Extension::open(typed_config(socket), at)
+        && !extension.is::<RawBuffer>()
+    {
+        let name = quoted(&extension.type_name);
+        at.error(format!("{name} is not supported in a match yet, and is never replaced by plaintext"));
     }
 }
 
-fn check_socket(socket: &TransportSocket, at: &At<'_>) {
+fn socket_security(socket: &TransportSocket, at: &At<'_>) -> Option<Arc<UpstreamTls>> {
     socket.judge(at);
-    let config = socket.config_type.as_ref().map(|ConfigType::TypedConfig(config)| config);
     let at = &at.field("typed_config");
-    let Some(extension) = Extension::open(config, at) else {
-        return;
-    };
-    if !extension.is::<RawBuffer>() {
-        at.error(format!("{} is not supported yet, and is never replaced by plaintext", quoted(&extension.type_name)));
+    let extension = Extension::open(typed_config(socket), at)?;
+    if extension.is::<RawBuffer>() {
+        return None;
     }
+    if !extension.is::<UpstreamTlsContext>() {
+        let name = quoted(&extension.type_name);
+        at.error(format!("{name} is not supported, and is never replaced by plaintext"));
+        return None;
+    }
+    tls_context(&extension, at)
+}
+
+fn typed_config(socket: &TransportSocket) -> Option<&Any> {
+    socket.config_type.as_ref().map(|ConfigType::TypedConfig(config)| config)
+}
+
+#[cfg(feature = "tls")]
+fn tls_context(extension: &Extension<'_>, at: &At<'_>) -> Option<Arc<UpstreamTls>> {
+    super::upstream_tls::upstream_tls(&extension.unpack(at)?, at).map(Arc::new)
+}
+
+#[cfg(not(feature = "tls"))]
+fn tls_context(_: &Extension<'_>, at: &At<'_>) -> Option<Arc<UpstreamTls>> {
+    at.error("needs mesh-core's feature `tls`, which is off, and is never replaced by plaintext");
+    None
 }

@@ -165,7 +165,18 @@ fn endpoint(member: &proto::LbEndpoint, form: Form, addresses: &mut Seen<Address
         at.field("endpoint").field("address").error(format!("{address} stands twice in the assignment"));
     }
     let hash_key = hash_key(&member.metadata, &at.field("metadata"));
-    Some(Endpoint { address, weight, health, reached_at, hash_key })
+    let hostname = hostname(member, &address, form);
+    Some(Endpoint { address, weight, health, reached_at, hostname, hash_key })
+}
+
+/// The name that is configured, else the one that is resolved (A101).
+fn hostname(member: &proto::LbEndpoint, address: &Address, form: Form) -> Option<Arc<str>> {
+    let Some(HostIdentifier::Endpoint(endpoint)) = &member.host_identifier else { return None };
+    match address {
+        _ if !endpoint.hostname.is_empty() => Some(endpoint.hostname.as_str().into()),
+        Address::Host(host, _) if form == Form::Names => Some(host.clone()),
+        _ => None,
+    }
 }
 
 /// `hash_key` of `envoy.lb` (A76). Large assignments have much metadata, and it is decoded only if it has that word.

@@ -236,7 +236,7 @@ fn supported(extension: &Extension<'_>, at: &At<'_>, depth: usize) -> Found {
         let at = &at.field("value");
         return Found::Policy(named_policy(&extension.type_name, &config, at).map(whole_priority));
     }
-    if let Some(own) = at.report().policies.make(&extension.type_name, || extension.structure(at)) {
+    if let Some(own) = at.report().local.policies.make(&extension.type_name, || extension.structure(at)) {
         let own = own.map_err(|error| at.field("value").error(with_causes(&*error)));
         return Found::Policy(own.ok().map(|own| whole_priority(EndpointPolicy::Named(own))));
     }

@@ -31,6 +31,8 @@ mod slow_start;
 mod stateful_session;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "tls")]
+mod upstream_tls;
 pub(super) mod value;
 mod weighted_round_robin;
 

@@ -6,8 +6,8 @@
 use std::cell::{Cell, RefCell};
 use std::fmt::Write;
 
+use crate::resource::local::LocalNames;
 use crate::resource::matcher::pattern::Budget;
-use crate::resource::named_policy::Policies;
 use crate::xds::resource_type::{Extensions, FieldError, IgnoredField};
 
 /// Errors beyond these are counted only, and ignored fields beyond these are dropped: the sender decides how many there
@@ -27,8 +27,8 @@ pub(crate) struct Report {
     scratch: RefCell<String>,
     /// What the patterns of the resource may take together.
     pub(crate) patterns: Budget,
-    /// The balancing policies that the application adds.
-    pub(super) policies: Policies,
+    /// What resources may ask for by name.
+    pub(super) local: LocalNames,
 }
 
 /// A place in a resource.
@@ -50,7 +50,7 @@ enum Step<'a> {
 impl Report {
     /// Of a resource that may say what is in `extensions` too.
     pub(super) fn new(extensions: &Extensions) -> Self {
-        Self { policies: extensions.get::<Policies>().cloned().unwrap_or_default(), ..Self::default() }
+        Self { local: extensions.get::<LocalNames>().cloned().unwrap_or_default(), ..Self::default() }
     }
 
     /// The place of the resource itself.

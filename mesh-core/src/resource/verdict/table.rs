@@ -15,6 +15,7 @@ use mesh_xds_proto::envoy::extensions::filters::http as filters;
 use mesh_xds_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use mesh_xds_proto::envoy::extensions::http::stateful_session as sessions;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies as policies;
+use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
 use mesh_xds_proto::envoy::r#type::http::v3 as http_type;
 use mesh_xds_proto::envoy::r#type::matcher::v3 as matcher;
 use mesh_xds_proto::envoy::r#type::v3 as envoy_type;
@@ -792,8 +793,8 @@ messages! {
     }
 
     "Cluster" cluster::Cluster {
-        transport_socket_matches: Act("each must be plaintext: TLS is not supported yet"),
-        transport_socket_matcher: Ignore("every socket that it could choose is plaintext"),
+        transport_socket_matches: Act("each must be plaintext if `transport_socket` is, else it is not read: TLS is for all endpoints"),
+        transport_socket_matcher: Ignore("`transport_socket` is for all endpoints"),
         name: Act,
         alt_stat_name: Ignore,
         stats_matcher: Ignore,
@@ -826,7 +827,7 @@ messages! {
         upstream_bind_config: Ignore,
         lb_subset_config: Ignore,
         common_lb_config: Act,
-        transport_socket: Act("raw_buffer; others are refused: TLS is not supported yet and never becomes plaintext"),
+        transport_socket: Act("raw_buffer or UpstreamTlsContext (A29); others are refused and never become plaintext"),
         metadata: Ignore,
         protocol_selection: Ignore,
         upstream_connection_options: Ignore,
@@ -997,7 +998,7 @@ messages! {
     "TransportSocketMatch" cluster::cluster::TransportSocketMatch {
         name: Act,
         r#match: Act,
-        transport_socket: Act("raw_buffer; others are refused"),
+        transport_socket: Act("raw_buffer; others are refused if they would be used"),
     }
 
     "TransportSocket" core::TransportSocket {
@@ -1005,6 +1006,78 @@ messages! {
     }
     one config_type: core::transport_socket::ConfigType {
         TypedConfig "typed_config": Act("required"),
+    }
+
+    "UpstreamTlsContext" tls::UpstreamTlsContext {
+        common_tls_context: Act("required"),
+        sni: Act("a DNS name of at most 255 bytes (A101)"),
+        auto_host_sni: Act("A101"),
+        auto_sni_san_validation: Act("A101; DNS names, with wildcards"),
+        allow_renegotiation: Ignore("never done"),
+        max_session_keys: Ignore("sessions are never resumed"),
+        enforce_rsa_key_usage: Ignore("the key usage of a peer's certificate is always looked at"),
+    }
+
+    "CommonTlsContext" tls::CommonTlsContext {
+        tls_params: Nack(LATER),
+        tls_certificates: Act("refused, unless a provider of certificates is named"),
+        tls_certificate_sds_secret_configs: Act("refused, unless a provider of certificates is named"),
+        tls_certificate_provider_instance: Act("A29"),
+        custom_tls_certificate_selector: Nack(LATER),
+        tls_certificate_certificate_provider: Nack(LATER),
+        tls_certificate_certificate_provider_instance: Act("if `tls_certificate_provider_instance` is not set"),
+        alpn_protocols: Ignore("`h2` is asked for, and a peer that does not choose it is refused"),
+        custom_handshaker: Nack(LATER),
+        key_log: Ignore("keys are never written"),
+    }
+    one validation_context_type: tls::common_tls_context::ValidationContextType {
+        ValidationContext "validation_context": Act("A29"),
+        ValidationContextSdsSecretConfig "validation_context_sds_secret_config": Nack(LATER),
+        CombinedValidationContext "combined_validation_context": Act("A29"),
+        ValidationContextCertificateProvider "validation_context_certificate_provider": Nack(LATER),
+        ValidationContextCertificateProviderInstance "validation_context_certificate_provider_instance": Act("A29"),
+    }
+
+    "CombinedCertificateValidationContext" tls::common_tls_context::CombinedCertificateValidationContext {
+        default_validation_context: Act,
+        validation_context_sds_secret_config: Nack(LATER),
+        validation_context_certificate_provider: Nack(LATER),
+        validation_context_certificate_provider_instance: Act("if `ca_certificate_provider_instance` is not set"),
+    }
+
+    "CertificateValidationContext" tls::CertificateValidationContext {
+        trusted_ca: Ignore("roots come from `ca_certificate_provider_instance` (A29) or `system_root_certs`"),
+        ca_certificate_provider_instance: Act("A29"),
+        system_root_certs: Act("A82; with conditions on names alone"),
+        watched_directory: Ignore("no file is read for a control plane"),
+        verify_certificate_spki: Nack(LATER),
+        verify_certificate_hash: Nack(LATER),
+        match_typed_subject_alt_names: Act("EMAIL, DNS, URI, IP_ADDRESS; others are refused"),
+        match_subject_alt_names: Act("A29; if `match_typed_subject_alt_names` is not set"),
+        require_signed_certificate_timestamp: Nack(LATER) if is_true,
+        crl: Nack(LATER),
+        allow_expired_certificate: Ignore("never allowed"),
+        trust_chain_verification: Ignore("chains are always verified"),
+        custom_validator_config: Nack(LATER),
+        only_verify_leaf_cert_crl: Ignore("there are no revocation lists"),
+        max_verify_depth: Nack(LATER),
+        suppress_client_ca_list: Ignore("for servers"),
+    }
+
+    "SubjectAltNameMatcher" tls::SubjectAltNameMatcher {
+        san_type: Act("EMAIL, DNS, URI, IP_ADDRESS; others are refused"),
+        matcher: Act("required"),
+        oid: Nack(LATER),
+    }
+
+    "CertificateProviderPluginInstance" tls::CertificateProviderPluginInstance {
+        instance_name: Act("a provider of the bootstrap or of code; others are refused"),
+        certificate_name: Ignore("a provider has one certificate"),
+    }
+
+    "CertificateProviderInstance" tls::common_tls_context::CertificateProviderInstance {
+        instance_name: Act("a provider of the bootstrap or of code; others are refused"),
+        certificate_name: Ignore("a provider has one certificate"),
     }
 
     "LoadBalancingPolicy" cluster::LoadBalancingPolicy {
@@ -1130,7 +1203,7 @@ messages! {
     "Endpoint" endpoint::Endpoint {
         address: Act("required"),
         health_check_config: Ignore,
-        hostname: Ignore,
+        hostname: Act("with `auto_host_sni` (A101)"),
         additional_addresses: Act("tried in turn, 250 ms apart (A61)"),
         observability_name: Ignore,
     }

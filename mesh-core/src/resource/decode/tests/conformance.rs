@@ -440,7 +440,7 @@ fn route_actions() {
 #[test]
 fn clusters() {
     use cluster::cluster::DiscoveryType;
-    const TLS: &str = "TLS is not built yet, and an endpoint that asks for it never gets plaintext";
+    const TLS: &str = "matches are not built yet, and an endpoint that asks for TLS never gets plaintext";
     check(&[
         same("`type: STATIC`", Nack, |f| f.cluster.cluster_discovery_type = discovered_by(DiscoveryType::Static)),
         same("`type: STRICT_DNS`", Nack, |f| {

@@ -73,8 +73,7 @@ fn a_cluster_says_what_is_not_supported() {
     );
     assert_eq!(
         errors(|f| f.cluster.transport_socket = Some(socket(any(&UpstreamTlsContext::default())))),
-        ["transport_socket.typed_config: \"envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext\" is not \
-          supported yet, and is never replaced by plaintext"]
+        ["transport_socket.typed_config.common_tls_context: must be set"]
     );
     assert_eq!(
         errors(|f| f.cluster.load_balancing_policy = Some(balanced_by([any_of("a.B"), any_of("c.D")]))),

@@ -1,5 +1,7 @@
 //! What Istio sends to proxyless clients, as recorded (`testdata/istio`).
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use prost::Message;
 use prost_reflect::DynamicMessage;
@@ -135,11 +137,25 @@ fn api_listener(decoded: &Decoded) -> &ApiListener {
     }
 }
 
+#[cfg(feature = "tls")]
 #[test]
-fn what_would_be_less_than_asked_is_refused() {
+fn mutual_tls_is_understood_if_there_is_a_provider_and_refused_if_not() {
+    use crate::resource::local::LocalNames;
+    use crate::resource::upstream_tls::RootsFrom;
+
     let refused: Vec<_> = recorded!("mtls").iter().map(errors).collect();
-    assert!(refused.iter().flatten().all(|error| error.contains("never replaced by plaintext")), "{refused:?}");
-    assert!(refused.iter().all(|errors| errors.len() == 1));
+    assert!(refused.iter().flatten().all(|error| error.contains("not a certificate provider")), "{refused:?}");
+    let local = LocalNames { certificate_providers: Arc::new(["default".into()].into()), ..LocalNames::default() };
+    for (_, bytes) in recorded!("mtls") {
+        let decoded = (CLUSTER.decode)(&bytes, &Extensions::new(local.clone()));
+        let security = value::<Cluster>(&decoded).security.clone().expect("TLS");
+        assert_eq!(security.identity.as_deref(), Some("default"));
+        assert_eq!(security.roots, RootsFrom::Provider("default".into()));
+        let echo = |name| security.names.iter().any(|wanted| wanted.matches(crate::identity::NameKind::Uri, name));
+        assert!(
+            echo("spiffe://cluster.local/ns/default/sa/echo-v1") && !echo("spiffe://cluster.local/ns/default/sa/x")
+        );
+    }
 }
 
 #[test]

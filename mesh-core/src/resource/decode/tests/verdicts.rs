@@ -9,6 +9,7 @@ use mesh_xds_proto::envoy::config::route::v3 as route;
 use mesh_xds_proto::envoy::config::route::v3::route_action::ClusterSpecifier;
 use mesh_xds_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use mesh_xds_proto::envoy::extensions::filters::http::header_mutation::v3::HeaderMutation;
+use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 use mesh_xds_proto::envoy::r#type::matcher::v3::StringMatcher;
 use prost::{Message, Name};
 use prost_reflect::{
@@ -243,6 +244,20 @@ fn place(full_name: &str, sample: &[u8], f: &mut Fixture) {
             // A value that `aggression` may have.
             let value = [sample, &RuntimeDouble { default_value: 1.0, ..Default::default() }.encode_to_vec()].concat();
             merge(&mut f.cluster, &nested(56, &nested(1, &nested(2, &value))));
+        }
+        context if context.starts_with("extensions.transport_sockets.tls.v3.") => {
+            let path: &[u32] = match context.rsplit('.').next().expect("a name") {
+                "UpstreamTlsContext" => &[],
+                "CommonTlsContext" => &[1],
+                "CombinedCertificateValidationContext" => &[1, 8],
+                "CertificateValidationContext" => &[1, 3],
+                "SubjectAltNameMatcher" => &[1, 3, 15],
+                "CertificateProviderPluginInstance" => &[1, 14],
+                "CertificateProviderInstance" => &[1, 11],
+                other => panic!("{other} has no place in a TLS context"),
+            };
+            let value = path.iter().rev().fold(sample.to_vec(), |message, number| nested(*number, &message));
+            f.cluster.transport_socket = Some(socket(Any { type_url: UpstreamTlsContext::type_url(), value }));
         }
         policy if policy.starts_with("extensions.load_balancing_policies.") => {
             f.cluster.load_balancing_policy = Some(balanced_by([packed]));

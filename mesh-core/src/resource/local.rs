@@ -1,0 +1,15 @@
+//! What this process has that resources may ask for by name.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::named_policy::Policies;
+
+/// Named things of the application and of the bootstrap; clones share them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LocalNames {
+    /// Balancing policies (A52).
+    pub(crate) policies: Policies,
+    /// Certificate providers (A29).
+    pub(crate) certificate_providers: Arc<BTreeSet<Arc<str>>>,
+}

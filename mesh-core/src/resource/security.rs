@@ -1,0 +1,61 @@
+//! What secures the connections of a cluster (A29, A101).
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::cluster::Cluster;
+use super::endpoints::Endpoint;
+
+#[cfg(feature = "tls")]
+pub(crate) use super::upstream_tls::UpstreamTls;
+
+/// Without the feature `tls` no cluster that asks for it is accepted.
+#[cfg(not(feature = "tls"))]
+pub(crate) type UpstreamTls = std::convert::Infallible;
+
+/// What secures the connections to one endpoint. Two that are equal ask for the same; a connection made for one is never
+/// used for another.
+#[derive(Clone, PartialEq)]
+pub struct Security {
+    pub(crate) context: Arc<UpstreamTls>,
+    /// The name to ask the peer for (SNI).
+    pub(crate) server_name: Option<Arc<str>>,
+}
+
+impl Security {
+    /// That of an endpoint of a cluster; `None`: plaintext.
+    pub(crate) fn of(cluster: &Cluster, endpoint: &Endpoint) -> Option<Self> {
+        let context = cluster.security.clone()?;
+        Some(Self { server_name: server_name(&context, endpoint), context })
+    }
+
+    /// Whether it is that of this endpoint.
+    pub(crate) fn is_of(this: Option<&Self>, cluster: &Cluster, endpoint: &Endpoint) -> bool {
+        match (this, &cluster.security) {
+            (None, None) => true,
+            (Some(this), Some(context)) => {
+                (Arc::ptr_eq(&this.context, context) || this.context == *context)
+                    && this.server_name == server_name(context, endpoint)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// A101: the endpoint's host name, else the one that is configured, else none.
+#[cfg(feature = "tls")]
+fn server_name(context: &UpstreamTls, endpoint: &Endpoint) -> Option<Arc<str>> {
+    let hostname = endpoint.hostname.clone().filter(|_| context.auto_host_sni);
+    hostname.or_else(|| context.sni.clone())
+}
+
+#[cfg(not(feature = "tls"))]
+fn server_name(context: &UpstreamTls, _: &Endpoint) -> Option<Arc<str>> {
+    match *context {}
+}
+
+impl fmt::Debug for Security {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Security").field("context", &self.context).field("server_name", &self.server_name).finish()
+    }
+}

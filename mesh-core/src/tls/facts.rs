@@ -1,0 +1,62 @@
+//! What is known of a connection that TLS secures.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use crate::identity::{Identity, Leaf, SpiffeId, Utc};
+
+/// Whom a connection leads to, as the peer's verified certificate says.
+#[derive(Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Peer {
+    /// Its SPIFFE ID, if its certificate is an SVID.
+    pub spiffe_id: Option<SpiffeId>,
+    /// The DNS names of its certificate.
+    pub dns_names: Vec<String>,
+    /// The serial number of its certificate, in hexadecimal digits.
+    pub serial: String,
+    /// When its certificate expires.
+    pub not_after: SystemTime,
+}
+
+/// How one connection is secured.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ConnectionSecurity {
+    /// `TLSv1.3` or `TLSv1.2`.
+    pub protocol: &'static str,
+    /// Whom it leads to.
+    pub peer: Peer,
+    /// The certificate that was shown to the peer if it asked for one; `None`: the cluster asks for none.
+    pub identity: Option<Identity>,
+}
+
+impl ConnectionSecurity {
+    /// The earlier end of the two certificates.
+    pub fn expires(&self) -> SystemTime {
+        let own = self.identity.as_ref().map(Identity::not_after);
+        own.map_or(self.peer.not_after, |own| own.min(self.peer.not_after))
+    }
+}
+
+impl Peer {
+    pub(super) fn new(leaf: &Leaf) -> Self {
+        Self {
+            spiffe_id: leaf.spiffe_id().ok(),
+            dns_names: leaf.names.dns().map(str::to_owned).collect(),
+            serial: leaf.serial(),
+            not_after: leaf.not_after,
+        }
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peer")
+            .field("spiffe_id", &self.spiffe_id)
+            .field("dns_names", &self.dns_names)
+            .field("serial", &self.serial)
+            .field("not_after", &format_args!("{}", Utc(self.not_after)))
+            .finish()
+    }
+}

@@ -1,0 +1,16 @@
+//! TLS to endpoints: a cluster's context and the latest key material become a handshake (A29, A87, A101).
+//!
+//! ```text
+//! Security (resource/) ─┐
+//! KeyMaterial (identity/) ─ client.rs: Handshake, made anew for each connection ─▸ stream, and its facts: facts.rs
+//!                           verify.rs: chain, time and names of the peer; never the names alone, never webpki's host names
+//! ```
+//!
+//! Sessions are never resumed: what a certificate was verified for holds for one connection.
+
+mod client;
+mod facts;
+mod verify;
+
+pub(crate) use client::{ClientTls, Handshake};
+pub use facts::{ConnectionSecurity, Peer};

@@ -1,0 +1,185 @@
+//! Whether the peer is who it must be: its chain by webpki, its names by the rules of SPIFFE and gRPC.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::identity::{Leaf, NameKind, Roots, TrustBundle, TrustDomain, TrustedFor};
+use crate::resource::security::{Security, UpstreamTls};
+use crate::resource::upstream_tls::is_dns_name_for;
+
+/// Verifies the peer of one handshake.
+#[derive(Debug)]
+pub(crate) struct Verifier {
+    pub(super) trust: Trusted,
+    pub(super) security: Security,
+    pub(super) crypto: Arc<CryptoProvider>,
+}
+
+/// Who vouches for the peer.
+pub(crate) enum Trusted {
+    /// Roots that a provider has. `own`: the trust domain of the own certificate, which they are for if they do not say.
+    Bundle { bundle: TrustBundle, own: Option<TrustDomain> },
+    /// The system's, which vouch for DNS names.
+    System(Roots),
+}
+
+/// Why a peer is refused.
+#[derive(Debug)]
+struct Refused(String);
+
+impl Verifier {
+    /// The peer's leaf, if everything about it is as it must be.
+    pub(super) fn verify(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Leaf, rustls::Error> {
+        let certificate = ParsedCertificate::try_from(end_entity)?;
+        let leaf = Leaf::read(end_entity).map_err(|error| refused(&error))?;
+        let roots = self.roots(&leaf)?;
+        let algorithms = self.crypto.signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms)?;
+        self.check_names(&leaf)?;
+        Ok(leaf)
+    }
+
+    /// Those that may vouch for a peer of this name. What it claims to be is believed only if they do.
+    fn roots(&self, leaf: &Leaf) -> Result<&RootCertStore, rustls::Error> {
+        let (bundle, own) = match &self.trust {
+            Trusted::System(roots) => return Ok(&roots.store),
+            Trusted::Bundle { bundle, own } => (bundle, own),
+        };
+        match bundle.trusted_for() {
+            TrustedFor::Domains(domains) => {
+                let id = leaf.spiffe_id().map_err(|error| refused(&error))?;
+                let roots = domains.get(&id.trust_domain());
+                let roots = roots.ok_or_else(|| refused(&format!("no roots for the trust domain of {id}")))?;
+                Ok(&roots.store)
+            }
+            TrustedFor::Any(roots, domain) => {
+                if let Some(domain) = domain.or(own.as_ref())
+                    && leaf.claims_spiffe()
+                {
+                    let id = leaf.spiffe_id().map_err(|error| refused(&error))?;
+                    if id.trust_domain() != *domain {
+                        return Err(refused(&format!(
+                            "the roots are those of trust domain {domain}, and the peer is {id}"
+                        )));
+                    }
+                }
+                Ok(&roots.store)
+            }
+        }
+    }
+
+    fn check_names(&self, leaf: &Leaf) -> Result<(), rustls::Error> {
+        let UpstreamTls { names, auto_sni_san_validation, .. } = &*self.security.context;
+        if let (true, Some(asked)) = (auto_sni_san_validation, &self.security.server_name) {
+            return match leaf.names.dns().any(|name| is_dns_name_for(name, asked)) {
+                true => Ok(()),
+                false => Err(refused(&format!("`{asked}` was asked for, and the peer is {}", Listed(leaf)))),
+            };
+        }
+        match names.is_empty() {
+            // The roots vouch for one mesh, and any of its workloads will do (A29).
+            true if matches!(self.trust, Trusted::Bundle { .. }) => Ok(()),
+            true => Err(refused(&"no name of the peer was asked for, and the system's roots vouch for everyone")),
+            false if leaf.names.iter().any(|(kind, name)| names.iter().any(|wanted| wanted.matches(kind, name))) => {
+                Ok(())
+            }
+            false => Err(refused(&format!("the cluster asks for another peer, and this one is {}", Listed(leaf)))),
+        }
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.verify(end_entity, intermediates, now).map(|_| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.crypto.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.crypto.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.crypto.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn refused(why: &impl fmt::Display) -> rustls::Error {
+    let why = OtherError(Arc::new(Refused(why.to_string())));
+    rustls::Error::InvalidCertificate(CertificateError::Other(why))
+}
+
+/// The names of a certificate: as many as a person reads, since the peer chose how many there are.
+struct Listed<'a>(&'a Leaf);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MOST: usize = 4;
+        let mut names = self.0.names.iter();
+        let kind = |kind| match kind {
+            NameKind::Uri => "",
+            NameKind::Dns => "DNS:",
+            NameKind::Email => "email:",
+            NameKind::Ip => "IP:",
+        };
+        match names.next() {
+            None => f.write_str("nobody: its certificate has no names")?,
+            Some((first, name)) => write!(f, "{}{}", kind(first), cut(name))?,
+        }
+        names.by_ref().take(MOST - 1).try_for_each(|(other, name)| write!(f, ", {}{}", kind(other), cut(name)))?;
+        if names.next().is_some() { f.write_str(", …") } else { Ok(()) }
+    }
+}
+
+/// ASCII, so that any place is a good one.
+fn cut(name: &str) -> String {
+    name.get(..200).unwrap_or(name).escape_debug().to_string()
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl fmt::Debug for Trusted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bundle { bundle, own } => f.debug_struct("Bundle").field("bundle", bundle).field("own", own).finish(),
+            Self::System(_) => f.write_str("System"),
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! TLS and mTLS to endpoints, as the cluster asks (A29, A82, A87, A101).
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use mesh_core::connect::ConnectionSecurity;
+use mesh_core::identity::{CertificateProvider, FileWatcher, KeyMaterial, ProviderFuture, Publisher, TrustBundle};
+use mesh_core::testing::{ControlPlane, Resources, any, cluster, endpoints};
+use mesh_core::{Mesh, MeshBuilder};
+use mesh_xds_proto::envoy::config::core::v3::TransportSocket;
+use mesh_xds_proto::envoy::config::core::v3::transport_socket::ConfigType;
+use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
+use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context as common;
+use mesh_xds_proto::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
+use tokio::sync::watch;
+use tonic::Code;
+
+use crate::support::PATIENCE;
+use crate::support::backend::Backend;
+use crate::support::client::{Client, assert_says, impatient, quick};
+use crate::support::pki::{Authority, Issued, Mounted, dns};
+use crate::support::tls::{TlsFront, server};
+
+const CLIENT: &str = "spiffe://cluster.local/ns/shop/sa/client";
+const SERVER: &str = "spiffe://cluster.local/ns/shop/sa/server";
+
+/// A backend behind TLS, and a control plane that knows it as `greeter`.
+struct Site {
+    authority: Authority,
+    backend: Backend,
+    front: TlsFront,
+    control_plane: ControlPlane,
+}
+
+impl Site {
+    /// The server shows an SVID, and takes clients of its own authority alone.
+    async fn mutual() -> Self {
+        let authority = Authority::new();
+        let config = server(&authority.svid(SERVER), Some(&authority));
+        Self::with(authority, config).await
+    }
+
+    async fn with(authority: Authority, config: rustls::ServerConfig) -> Self {
+        let backend = Backend::start("a").await;
+        let front = TlsFront::start(backend.address(), config).await;
+        let control_plane = ControlPlane::new();
+        control_plane.set(Resources::service("greeter", [front.address()]));
+        Self { authority, backend, front, control_plane }
+    }
+
+    fn ask(&self, context: &tls::UpstreamTlsContext) {
+        self.control_plane.put(cluster("greeter").modify(|cluster| {
+            cluster.transport_socket = Some(TransportSocket {
+                name: "envoy.transport_sockets.tls".into(),
+                config_type: Some(ConfigType::TypedConfig(any(context))),
+            });
+        }));
+    }
+
+    fn material(&self) -> KeyMaterial {
+        KeyMaterial::new().identity(self.authority.svid(CLIENT).identity()).trust(self.authority.trust())
+    }
+
+    async fn mesh(&self, builder: MeshBuilder) -> Mesh {
+        builder.control_plane(&self.control_plane).build().await.expect("a mesh")
+    }
+}
+
+fn instance() -> tls::CertificateProviderPluginInstance {
+    tls::CertificateProviderPluginInstance { instance_name: "default".into(), ..Default::default() }
+}
+
+/// mTLS with the provider `default`, to one of these peers.
+fn context(peers: &[&str]) -> tls::UpstreamTlsContext {
+    let exact = |peer: &&str| StringMatcher {
+        match_pattern: Some(MatchPattern::Exact((*peer).to_owned())),
+        ..Default::default()
+    };
+    let validation = tls::CertificateValidationContext {
+        ca_certificate_provider_instance: Some(instance()),
+        match_subject_alt_names: peers.iter().map(exact).collect(),
+        ..Default::default()
+    };
+    let common = tls::CommonTlsContext {
+        tls_certificate_provider_instance: Some(instance()),
+        validation_context_type: Some(common::ValidationContextType::ValidationContext(validation)),
+        ..Default::default()
+    };
+    tls::UpstreamTlsContext { common_tls_context: Some(common), ..Default::default() }
+}
+
+fn validation(context: &mut tls::UpstreamTlsContext) -> &mut tls::CertificateValidationContext {
+    match context.common_tls_context.as_mut().and_then(|common| common.validation_context_type.as_mut()) {
+        Some(common::ValidationContextType::ValidationContext(validation)) => validation,
+        _ => panic!("it has one"),
+    }
+}
+
+fn connections(mesh: &Mesh) -> Vec<ConnectionSecurity> {
+    let endpoints = mesh.status().targets.into_iter().flat_map(|target| target.clusters).flat_map(|one| one.endpoints);
+    endpoints.flat_map(|endpoint| endpoint.security).map(|security| (*security).clone()).collect()
+}
+
+#[tokio::test]
+async fn both_sides_prove_who_they_are_and_the_status_says_so() {
+    let site = Site::mutual().await;
+    let issued = site.authority.svid(CLIENT);
+    let mounted = Mounted::new(&issued, &site.authority.pem());
+    let files =
+        FileWatcher::new().identity(mounted.file("tls.crt"), mounted.file("tls.key")).roots(mounted.file("ca.crt"));
+    site.ask(&context(&["spiffe://other/x", SERVER]));
+    let mesh = site.mesh(quick().certificate_provider("default", files)).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+    assert_eq!(site.front.clients()[0].serial, Some(issued.serial.clone()));
+    let [connection] = &connections(&mesh)[..] else { panic!("one connection") };
+    assert_eq!(connection.protocol, "TLSv1.3");
+    assert_eq!(connection.peer.spiffe_id.as_ref().unwrap().as_str(), SERVER);
+    let identity = connection.identity.as_ref().unwrap();
+    assert_eq!(identity.spiffe_id().unwrap().as_str(), CLIENT);
+    assert_eq!(connection.expires(), identity.not_after().min(connection.peer.not_after));
+    assert_eq!(mesh.status().ignored_fields, []);
+}
+
+#[tokio::test]
+async fn the_older_fields_that_istio_sends_mean_the_same() {
+    let site = Site::mutual().await;
+    let older = || common::CertificateProviderInstance { instance_name: "default".into(), ..Default::default() };
+    let mut asked = context(&[SERVER]);
+    let mut names = validation(&mut asked).clone();
+    names.ca_certificate_provider_instance = None;
+    let combined = common::CombinedCertificateValidationContext {
+        default_validation_context: Some(names),
+        validation_context_certificate_provider_instance: Some(older()),
+        ..Default::default()
+    };
+    let both = asked.common_tls_context.as_mut().unwrap();
+    both.tls_certificate_provider_instance = None;
+    both.tls_certificate_certificate_provider_instance = Some(older());
+    both.validation_context_type = Some(common::ValidationContextType::CombinedValidationContext(combined));
+    site.ask(&asked);
+    let mesh = site.mesh(quick().certificate_provider("default", site.material())).await;
+    assert_eq!(Client::new(&mesh, "xds:///greeter").hello().await.unwrap(), "a");
+    assert!(site.front.clients()[0].serial.is_some());
+}
+
+#[tokio::test]
+async fn a_peer_that_the_cluster_does_not_name_is_refused() {
+    let site = Site::mutual().await;
+    site.ask(&context(&["spiffe://cluster.local/ns/shop/sa/other"]));
+    let mesh = site.mesh(impatient().certificate_provider("default", site.material())).await;
+    let status = Client::new(&mesh, "xds:///greeter").hello().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_says(&status, &["the cluster asks for another peer", SERVER]);
+
+    // Nor is one whom another authority vouches for.
+    let stranger = Authority::new();
+    site.front.configure(server(&stranger.svid(SERVER), None));
+    site.ask(&context(&[SERVER]));
+    let status = Client::new(&mesh, "xds:///greeter").hello().await.unwrap_err();
+    assert_says(&status, &["TLS", "invalid peer certificate: UnknownIssuer"]);
+    assert_eq!(site.backend.calls(), 0);
+}
+
+/// Publishes what the test tells it.
+struct Told(watch::Receiver<Option<Result<KeyMaterial, String>>>);
+
+impl CertificateProvider for Told {
+    fn kind(&self) -> &str {
+        "told"
+    }
+
+    fn run(mut self: Box<Self>, publisher: Publisher) -> ProviderFuture {
+        Box::pin(async move {
+            loop {
+                match self.0.borrow_and_update().clone() {
+                    Some(Ok(material)) => publisher.publish(material),
+                    Some(Err(error)) => publisher.fail(error),
+                    None => {}
+                }
+                if self.0.changed().await.is_err() {
+                    return;
+                }
+            }
+        })
+    }
+}
+
+fn told() -> (watch::Sender<Option<Result<KeyMaterial, String>>>, Told) {
+    let (sender, receiver) = watch::channel(None);
+    (sender, Told(receiver))
+}
+
+#[tokio::test]
+async fn s1_a_missing_or_expired_certificate_means_no_connection_and_the_call_says_why() {
+    let site = Site::mutual().await;
+    site.ask(&context(&[SERVER]));
+    let (tell, told) = told();
+    tell.send_replace(Some(Err("the vault is sealed".into())));
+    let mesh = site.mesh(impatient().certificate_provider("default", told)).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    let status = client.hello().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_says(&status, &["certificate provider `default` (told) has no key material", "the vault is sealed"]);
+
+    let expired = site.authority.issue(&[crate::support::pki::uri(CLIENT)], |params| {
+        params.not_after = (std::time::SystemTime::now() - Duration::from_secs(5)).into();
+    });
+    let material = KeyMaterial::new().identity(expired.identity()).trust(site.authority.trust());
+    tell.send_replace(Some(Ok(material)));
+    let says = says_in_time(&client, "has an expired certificate: since 20").await;
+    assert_says(&says, &["certificate provider `default` (told)", "it reports no error"]);
+
+    tell.send_replace(Some(Ok(KeyMaterial::new().trust(site.authority.trust()))));
+    says_in_time(&client, "has roots alone, and no certificate").await;
+    assert_eq!(site.front.clients(), [], "not one connection was made");
+
+    tell.send_replace(Some(Ok(site.material())));
+    assert_eq!(client.recovers().await, "a");
+}
+
+/// Calls until the failure says this.
+async fn says_in_time(client: &Client, text: &str) -> tonic::Status {
+    let said = async {
+        loop {
+            let status = client.hello().await.expect_err("no connection can be made");
+            if status.message().contains(text) {
+                return status;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, said).await.unwrap_or_else(|_| panic!("`{text}` is never said"))
+}
+
+#[tokio::test]
+async fn a_call_waits_for_the_first_certificate_and_is_made_with_it() {
+    let site = Site::mutual().await;
+    site.ask(&context(&[SERVER]));
+    let (tell, told) = told();
+    let mesh = site.mesh(quick().certificate_provider("default", told)).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    let call = tokio::spawn(async move { client.hello().await });
+    tokio::task::yield_now().await;
+    tell.send_replace(Some(Ok(site.material())));
+    assert_eq!(call.await.unwrap().unwrap(), "a");
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_used_by_the_next_connection() {
+    let mut site = Site::mutual().await;
+    site.ask(&context(&[SERVER]));
+    let (tell, told) = told();
+    let material =
+        |issued: &Issued| Some(Ok(KeyMaterial::new().identity(issued.identity()).trust(site.authority.trust())));
+    let (first, second) = (site.authority.svid(CLIENT), site.authority.svid(CLIENT));
+    tell.send_replace(material(&first));
+    let mesh = site.mesh(quick().certificate_provider("default", told)).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+    tell.send_replace(material(&second));
+    site.backend.stop().await;
+    site.backend.restart().await;
+    client.recovers().await;
+    let serials: Vec<_> = site.front.clients().into_iter().filter_map(|client| client.serial).collect();
+    assert_eq!(serials.first(), Some(&first.serial));
+    assert_eq!(serials.last(), Some(&second.serial));
+}
+
+#[tokio::test]
+async fn s5_no_call_uses_a_connection_of_an_older_context() {
+    let site = Site::mutual().await;
+    // First in plaintext, to the backend itself.
+    site.control_plane.put(cluster("greeter"));
+    site.control_plane.put(endpoints("greeter").endpoint(site.backend.address()));
+    let mesh = site.mesh(impatient().certificate_provider("default", site.material())).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+
+    // The plaintext connection is open, and not used for a cluster that asks for TLS: this endpoint cannot.
+    site.ask(&context(&[SERVER]));
+    let status = fails_in_time(&client).await;
+    assert_eq!(status.code(), Code::Unavailable);
+    let calls = site.backend.calls();
+    client.hello().await.unwrap_err();
+    assert_eq!(site.backend.calls(), calls);
+
+    // With TLS; then the names that are asked for change, and the connection to another peer is not used either.
+    site.control_plane.put(endpoints("greeter").endpoint(site.front.address()));
+    assert_eq!(client.recovers().await, "a");
+    site.ask(&context(&["spiffe://cluster.local/ns/shop/sa/other"]));
+    let status = fails_in_time(&client).await;
+    assert_says(&status, &["the cluster asks for another peer"]);
+    site.ask(&context(&[SERVER]));
+    assert_eq!(client.recovers().await, "a");
+
+    // Back to plaintext, as the control plane says.
+    site.control_plane.put(cluster("greeter"));
+    site.control_plane.put(endpoints("greeter").endpoint(site.backend.address()));
+    client.recovers().await;
+}
+
+async fn fails_in_time(client: &Client) -> tonic::Status {
+    let failed = async {
+        loop {
+            match client.hello().await {
+                Err(status) => return status,
+                Ok(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, failed).await.expect("calls fail")
+}
+
+#[tokio::test]
+async fn s6_roots_vouch_for_their_own_trust_domain_alone() {
+    let site = Site::mutual().await;
+    let foreign = "spiffe://partner.example/ns/x/sa/y";
+    site.front.configure(server(&site.authority.svid(foreign), None));
+    // Without a condition on names any workload of the mesh will do (A29), but not one of another trust domain.
+    site.ask(&context(&[]));
+    let (tell, told) = told();
+    tell.send_replace(Some(Ok(site.material())));
+    let mesh = site.mesh(impatient().certificate_provider("default", told)).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    says_in_time(&client, &format!("the roots are those of trust domain cluster.local, and the peer is {foreign}"))
+        .await;
+
+    let map = |domains: &[&str]| {
+        let root = base64::engine::general_purpose::STANDARD.encode(site.authority.der());
+        let keys = serde_json::json!({"keys": [{"kty": "EC", "use": "x509-svid", "x5c": [root]}]});
+        let domains: serde_json::Map<_, _> =
+            domains.iter().map(|domain| ((*domain).to_owned(), keys.clone())).collect();
+        let json = serde_json::json!({"trust_domains": domains}).to_string();
+        let trust = TrustBundle::from_spiffe_bundle_map(&json).expect("a bundle map");
+        Some(Ok(KeyMaterial::new().identity(site.authority.svid(CLIENT).identity()).trust(trust)))
+    };
+    tell.send_replace(map(&["cluster.local"]));
+    says_in_time(&client, &format!("no roots for the trust domain of {foreign}")).await;
+    tell.send_replace(map(&["cluster.local", "partner.example"]));
+    assert_eq!(client.recovers().await, "a");
+
+    // With a bundle map the peer must be an SVID (A87).
+    site.front.configure(server(&site.authority.issue(&[dns("a.test")], |_| {}), None));
+    site.ask(&context(&["a.test"]));
+    says_in_time(&client, "the certificate has no SPIFFE ID").await;
+    tell.send_replace(Some(Ok(site.material())));
+    assert_eq!(client.recovers().await, "a");
+}
+
+#[tokio::test]
+async fn the_name_that_is_asked_for_is_sent_and_must_be_the_peers() {
+    let authority = Authority::new();
+    let config = server(&authority.issue(&[dns("*.shop.test")], |_| {}), None);
+    let site = Site::with(authority, config).await;
+    let mut asked = context(&["never looked at"]);
+    asked.common_tls_context.as_mut().unwrap().tls_certificate_provider_instance = None;
+    asked.sni = "greeter.shop.test".into();
+    asked.auto_sni_san_validation = true;
+    site.ask(&asked);
+    let roots = KeyMaterial::new().trust(site.authority.trust());
+    let mesh = site.mesh(impatient().certificate_provider("default", roots)).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+    let seen = &site.front.clients()[0];
+    assert_eq!((seen.server_name.as_deref(), &seen.serial), (Some("greeter.shop.test"), &None));
+
+    asked.sni = "greeter.bank.test".into();
+    site.ask(&asked);
+    let status = fails_in_time(&client).await;
+    assert_says(&status, &["`greeter.bank.test` was asked for", "DNS:*.shop.test"]);
+}
+
+#[tokio::test]
+async fn s10_a_peer_that_does_not_choose_http2_is_refused() {
+    let authority = Authority::new();
+    let mut config = server(&authority.svid(SERVER), None);
+    config.alpn_protocols = Vec::new();
+    let site = Site::with(authority, config).await;
+    site.ask(&context(&[SERVER]));
+    let mesh = site.mesh(impatient().certificate_provider("default", site.material())).await;
+    let status = Client::new(&mesh, "xds:///greeter").hello().await.unwrap_err();
+    assert_says(&status, &["did not choose HTTP/2 (ALPN `h2`)"]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_honoured_is_refused_by_field_and_the_last_good_one_serves() {
+    let site = Site::mutual().await;
+    site.ask(&context(&[SERVER]));
+    let mesh = site.mesh(quick().certificate_provider("default", site.material())).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+
+    let mut unknown = context(&[SERVER]);
+    validation(&mut unknown).ca_certificate_provider_instance.as_mut().unwrap().instance_name = "vault".into();
+    site.ask(&unknown);
+    let (_, nack) = site.control_plane.next_nack().await.error.expect("a NACK says why");
+    let path = "transport_socket.typed_config.common_tls_context.validation_context.ca_certificate_provider_instance";
+    assert!(nack.contains(&format!("{path}.instance_name: \"vault\" is not a certificate provider")), "{nack}");
+    assert_eq!(client.hello().await.unwrap(), "a");
+}
