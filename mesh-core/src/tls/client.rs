@@ -3,11 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, ProtocolVersion};
 use rustls_pki_types::{IpAddr, Ipv4Addr, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OnceCell;
@@ -109,7 +109,11 @@ impl Handshake {
         if session.alpn_protocol() != Some(H2) {
             return Err(failed("the peer did not choose HTTP/2 (ALPN `h2`)"));
         }
-        let protocol = session.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS");
+        let protocol = match session.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            _ => return Err(failed("neither version 1.3 nor 1.2 was agreed on")),
+        };
         let Some([leaf, others @ ..]) = session.peer_certificates() else {
             return Err(failed("the peer showed no certificate"));
         };
