@@ -136,5 +136,7 @@ def bootstrap(folder, server, node=None):
     path = folder / f"bootstrap-{server.rsplit(':', 1)[1]}.json"
     credentials = [{"type": "insecure"}]
     servers = [{"server_uri": server, "channel_creds": credentials, "server_features": ["xds_v3"]}]
-    path.write_text(json.dumps({"xds_servers": servers, "node": node or {"id": "interop", "cluster": "interop"}}))
+    node = node or {"id": "interop", "cluster": "interop"}
+    of_servers = {"server_listener_resource_name_template": "server-%s"}
+    path.write_text(json.dumps({"xds_servers": servers, "node": node, **of_servers}))
     return path
