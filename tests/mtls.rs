@@ -5,10 +5,11 @@ use std::time::Duration;
 use base64::Engine as _;
 use mesh_core::connect::ConnectionSecurity;
 use mesh_core::identity::{CertificateProvider, FileWatcher, KeyMaterial, ProviderFuture, Publisher, TrustBundle};
-use mesh_core::testing::{ControlPlane, Resources, any, cluster, endpoints};
+use mesh_core::testing::{ControlPlane, Resources, any, cluster, endpoint, endpoints};
 use mesh_core::{Mesh, MeshBuilder};
 use mesh_xds_proto::envoy::config::core::v3::TransportSocket;
 use mesh_xds_proto::envoy::config::core::v3::transport_socket::ConfigType;
+use mesh_xds_proto::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context as common;
 use mesh_xds_proto::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
@@ -369,6 +370,34 @@ async fn the_name_that_is_asked_for_is_sent_and_must_be_the_peers() {
     site.ask(&asked);
     let status = fails_in_time(&client).await;
     assert_says(&status, &["`greeter.bank.test` was asked for", "DNS:*.shop.test"]);
+}
+
+#[tokio::test]
+async fn the_host_name_of_the_endpoint_is_asked_for_if_the_cluster_says_so() {
+    let authority = Authority::new();
+    let config = server(&authority.issue(&[dns("one.shop.test")], |_| {}), None);
+    let site = Site::with(authority, config).await;
+    let known_as = |name: &'static str| {
+        let endpoint = endpoint(site.front.address()).modify(move |endpoint| {
+            let Some(HostIdentifier::Endpoint(endpoint)) = &mut endpoint.host_identifier else { panic!("an endpoint") };
+            endpoint.hostname = name.to_owned();
+        });
+        site.control_plane.put(endpoints("greeter").endpoint(endpoint));
+    };
+    let mut asked = context(&[]);
+    asked.common_tls_context.as_mut().unwrap().tls_certificate_provider_instance = None;
+    (asked.sni, asked.auto_host_sni, asked.auto_sni_san_validation) = ("another.test".into(), true, true);
+    known_as("one.shop.test");
+    site.ask(&asked);
+    let roots = KeyMaterial::new().trust(site.authority.trust());
+    let mesh = site.mesh(impatient().certificate_provider("default", roots)).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+    assert_eq!(site.front.clients()[0].server_name.as_deref(), Some("one.shop.test"));
+
+    known_as("two.shop.test");
+    let status = fails_in_time(&client).await;
+    assert_says(&status, &["`two.shop.test` was asked for", "DNS:one.shop.test"]);
 }
 
 #[tokio::test]
