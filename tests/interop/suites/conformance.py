@@ -1,5 +1,6 @@
 """One change to a good set of resources: calls of our client and of gRPC C-core's come to the same."""
 
+import copy
 import threading
 from dataclasses import dataclass
 from typing import Callable
@@ -373,10 +374,12 @@ def test_change(programs, tmp_path, backend, row):
     row.change(changed)
     found = {}
 
-    def run(client):
-        found[client.name] = outcome(programs, tmp_path, client, changed.all)
+    def run(client, resources):
+        found[client.name] = outcome(programs, tmp_path, client, resources)
 
-    both = [threading.Thread(target=run, args=[client()]) for client in (calls.mesh, calls.c_core)]
+    # Each has resources of its own: while one is encoded, its type is taken out of it.
+    own = lambda: copy.deepcopy(changed.all)
+    both = [threading.Thread(target=run, args=[client(), own()]) for client in (calls.mesh, calls.c_core)]
     for thread in both:
         thread.start()
     for thread in both:
