@@ -290,7 +290,7 @@ impl Mesh {
     /// after `drain_timeout` (10 s); a call that takes longer is cut off and [says so](Error::is_shutdown).
     ///
     /// Resolves when the control plane was told what it is owed (that a resource was rejected, for one) and every
-    /// connection is closed. A peer that does not read holds that up for a second.
+    /// connection is closed. A peer that does not read holds that up for 2 s at most.
     pub async fn shutdown(&self) {
         self.inner.closed.cancel();
         self.inner.clusters.drained(self.inner.drain_timeout).await;
