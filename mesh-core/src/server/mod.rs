@@ -117,6 +117,7 @@ impl Runner {
         let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
         let _cut_on_drop = cut.clone().drop_guard();
         let followed = cut.child_token();
+        let mut following = None;
         match resources.zip(state.listener.clone()) {
             None => {
                 state.gate.set(ServingMode::Serving, Some(Arc::new(Setup::without_listener(drain.clone()))));
@@ -125,7 +126,7 @@ impl Runner {
             Some((resources, name)) => {
                 let watcher = Watcher::new(name, state.address, drain.clone());
                 let follow = follow::follow(resources, watcher, state.clone(), on_serving_mode.clone());
-                tokio::spawn(followed.clone().run_until_cancelled_owned(follow));
+                following = Some(tokio::spawn(followed.clone().run_until_cancelled_owned(follow)));
             }
         }
         let mut shutdown = pin!(shutdown);
@@ -148,6 +149,10 @@ impl Runner {
         }
         drop(listener);
         followed.cancel();
+        if let Some(following) = following {
+            // What it has just taken up is told before the shutdown, and never after it.
+            let _ = following.await;
+        }
         state.gate.set(ServingMode::ShuttingDown, None);
         follow::tell(&state, &ServingMode::ShuttingDown, &on_serving_mode);
         drain.cancel();
