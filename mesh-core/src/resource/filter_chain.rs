@@ -88,8 +88,9 @@ struct Connection {
 }
 
 impl FilterChains {
-    /// The place in [`all`](Self::all) of a connection's chain; `None`: there is none for it. The criteria are asked in their order, and each leaves
-    /// only those that fit it best: a chain that an earlier one ruled out is not gone back to (A36, Envoy).
+    /// The place in [`all`](Self::all) of a connection's chain; `None`: there is none for it. The criteria are asked in
+    /// their order, and each leaves only those that fit it best: a chain that an earlier one ruled out is not gone back to
+    /// (A36, Envoy).
     pub(crate) fn find(&self, local: SocketAddr, peer: SocketAddr) -> Option<usize> {
         const CRITERIA: [fn(&ChainMatch, &Connection) -> Fit; 5] = [
             |chain, connection| best(&chain.destinations, connection.local),

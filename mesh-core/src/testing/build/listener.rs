@@ -48,15 +48,13 @@ impl ListenerBuilder {
 
     /// Carries the routes inside the listener.
     pub fn inline(mut self, routes: RouteConfigBuilder) -> Self {
-        let specifier = hcm::http_connection_manager::RouteSpecifier::RouteConfig(routes.build());
-        self.manager.route_specifier = Some(specifier);
+        self.manager.route_specifier = Some(inline(routes));
         self
     }
 
     /// Adds an HTTP filter behind those added before, and before the router.
     pub fn filter<M: Message + Name>(mut self, name: impl Into<String>, config: &M) -> Self {
-        let before_router = self.manager.http_filters.len().saturating_sub(1);
-        self.manager.http_filters.insert(before_router, filter(name, config));
+        add_filter(&mut self.manager, filter(name, config));
         self
     }
 
@@ -165,15 +163,13 @@ impl FilterChainBuilder {
 
     /// Carries these routes.
     pub fn inline(mut self, routes: RouteConfigBuilder) -> Self {
-        let specifier = hcm::http_connection_manager::RouteSpecifier::RouteConfig(routes.build());
-        self.manager.route_specifier = Some(specifier);
+        self.manager.route_specifier = Some(inline(routes));
         self
     }
 
     /// Adds an HTTP filter before the router.
     pub fn filter<M: Message + Name>(mut self, name: impl Into<String>, config: &M) -> Self {
-        let before_router = self.manager.http_filters.len().saturating_sub(1);
-        self.manager.http_filters.insert(before_router, filter(name, config));
+        add_filter(&mut self.manager, filter(name, config));
         self
     }
 
@@ -216,6 +212,16 @@ impl FilterChainBuilder {
 fn rds(name: String) -> hcm::http_connection_manager::RouteSpecifier {
     let rds = hcm::Rds { config_source: Some(ads()), route_config_name: name };
     hcm::http_connection_manager::RouteSpecifier::Rds(rds)
+}
+
+fn inline(routes: RouteConfigBuilder) -> hcm::http_connection_manager::RouteSpecifier {
+    hcm::http_connection_manager::RouteSpecifier::RouteConfig(routes.build())
+}
+
+/// Behind those added before, and before the router.
+fn add_filter(manager: &mut hcm::HttpConnectionManager, filter: hcm::HttpFilter) {
+    let before_router = manager.http_filters.len().saturating_sub(1);
+    manager.http_filters.insert(before_router, filter);
 }
 
 fn filter<M: Message + Name>(name: impl Into<String>, config: &M) -> hcm::HttpFilter {
