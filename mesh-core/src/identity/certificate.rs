@@ -16,6 +16,8 @@ pub(crate) struct Leaf {
     pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
     serial: Box<[u8]>,
+    /// As RFC 2253 writes it, empty if it has no part.
+    pub(crate) subject: Box<str>,
     pub(crate) names: Names,
     is_authority: bool,
 }
@@ -29,8 +31,8 @@ impl Leaf {
     pub(crate) fn read(certificate: &CertificateDer<'_>) -> Result<Self, Error> {
         let facts =
             Facts::read(certificate).map_err(|problem| Error::setup(format!("read a certificate: {problem}")))?;
-        let Facts { not_before, not_after, serial, is_authority, names } = facts;
-        Ok(Self { not_before: time(not_before), not_after: time(not_after), serial, names, is_authority })
+        let Facts { not_before, not_after, serial, subject, is_authority, names } = facts;
+        Ok(Self { not_before: time(not_before), not_after: time(not_after), serial, subject, names, is_authority })
     }
 
     /// The ID of an SVID: exactly one URI, a SPIFFE ID, in a certificate that is no authority's (X509-SVID, 2 and 4.1).

@@ -3,13 +3,14 @@
 //! What is verified is verified by webpki; this reads what webpki does not tell. Any bytes lead to a value or to an error.
 
 use super::names::Names;
+use super::subject::distinguished_name;
 
 const BOOLEAN: u8 = 0x01;
-const OBJECT_ID: u8 = 0x06;
+pub(super) const OBJECT_ID: u8 = 0x06;
 const OCTETS: u8 = 0x04;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
-const SEQUENCE: u8 = 0x30;
+pub(super) const SEQUENCE: u8 = 0x30;
 const VERSION: u8 = 0xa0;
 const EXTENSIONS: u8 = 0xa3;
 /// `id-ce-subjectAltName`, 2.5.29.17.
@@ -24,13 +25,14 @@ pub(super) struct Facts {
     pub(super) not_before: i64,
     pub(super) not_after: i64,
     pub(super) serial: Box<[u8]>,
+    pub(super) subject: Box<str>,
     pub(super) is_authority: bool,
     pub(super) names: Names,
 }
 
 /// Bytes that are read from the front.
 #[derive(Clone, Copy)]
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 /// What is not as DER has it.
 pub(super) type Malformed = &'static str;
@@ -48,7 +50,8 @@ impl Facts {
         let _issuer = fields.take(SEQUENCE)?;
         let mut validity = Reader(fields.take(SEQUENCE)?);
         let (not_before, not_after) = (validity.time()?, validity.time()?);
-        let mut facts = Self { not_before, not_after, serial, is_authority: false, names: Names::default() };
+        let subject = distinguished_name(fields.take(SEQUENCE)?)?;
+        let mut facts = Self { not_before, not_after, serial, subject, is_authority: false, names: Names::default() };
         while !fields.0.is_empty() {
             let (tag, content) = fields.any()?;
             if tag == EXTENSIONS {
@@ -99,14 +102,14 @@ impl<'a> Reader<'a> {
     }
 
     /// The content of the next value, which must have this tag.
-    fn take(&mut self, tag: u8) -> Result<&'a [u8], Malformed> {
+    pub(super) fn take(&mut self, tag: u8) -> Result<&'a [u8], Malformed> {
         match self.any()? {
             (found, content) if found == tag => Ok(content),
             _ => Err("another field than expected"),
         }
     }
 
-    fn any(&mut self) -> Result<(u8, &'a [u8]), Malformed> {
+    pub(super) fn any(&mut self) -> Result<(u8, &'a [u8]), Malformed> {
         const SHORT: Malformed = "it ends too early";
         let [tag, length, rest @ ..] = self.0 else { return Err(SHORT) };
         let (length, rest) = match usize::from(*length) {

@@ -19,6 +19,7 @@ mod own;
 mod provider;
 mod providers;
 mod spiffe;
+mod subject;
 mod trust;
 
 pub use file_watcher::FileWatcher;

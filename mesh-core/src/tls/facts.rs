@@ -11,8 +11,12 @@ use crate::identity::{Identity, Leaf, SpiffeId, Utc};
 pub struct Peer {
     /// Its SPIFFE ID, if its certificate is an SVID.
     pub spiffe_id: Option<SpiffeId>,
+    /// The URIs of its certificate, a SPIFFE ID among them.
+    pub uris: Vec<String>,
     /// The DNS names of its certificate.
     pub dns_names: Vec<String>,
+    /// The subject of its certificate as RFC 2253 writes it (`CN=a,O=b`); empty if it has none.
+    pub subject: String,
     /// The serial number of its certificate, in hexadecimal digits.
     pub serial: String,
     /// When its certificate expires.
@@ -43,7 +47,9 @@ impl Peer {
     pub(super) fn new(leaf: &Leaf) -> Self {
         Self {
             spiffe_id: leaf.spiffe_id().ok(),
+            uris: leaf.names.uris().map(str::to_owned).collect(),
             dns_names: leaf.names.dns().map(str::to_owned).collect(),
+            subject: leaf.subject.clone().into(),
             serial: leaf.serial(),
             not_after: leaf.not_after,
         }
@@ -54,7 +60,9 @@ impl fmt::Debug for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Peer")
             .field("spiffe_id", &self.spiffe_id)
+            .field("uris", &self.uris)
             .field("dns_names", &self.dns_names)
+            .field("subject", &self.subject)
             .field("serial", &self.serial)
             .field("not_after", &format_args!("{}", Utc(self.not_after)))
             .finish()
