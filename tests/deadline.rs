@@ -9,6 +9,7 @@ use mesh_examples::helloworld::HelloRequest;
 use tokio_stream::StreamExt;
 use tonic::{Code, Request, Status};
 
+use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, SOON, assert_says, quick, quick_mesh};
 use crate::support::network::BlackHole;
@@ -224,6 +225,55 @@ async fn a_deadline_passes_while_a_reader_takes_an_endless_response() {
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
     backend.wait_for_in_flight(0).await;
     drop(replies);
+}
+
+/// How far a reader is when it stops to read an answer without an end, and what it finds later.
+async fn stops_reading_after(read: usize) -> Status {
+    let backend = Backend::start("a").await;
+    let mesh = Mesh::builder().drain_timeout(HOUR).build().await.unwrap();
+    let client = Client::new(&mesh, &format!("static:///{}", backend.address()));
+    let mut request = Request::new(HelloRequest { name: u64::MAX.to_string() });
+    request.set_timeout(2 * SOON);
+    let mut replies = client.greeter().say_hello_stream(request).await.unwrap().into_inner();
+    for _ in 0..read {
+        assert_eq!(replies.message().await.unwrap().unwrap().message, "a");
+    }
+    assert_eq!(backend.in_flight(), 1);
+    backend.wait_for_in_flight(0).await;
+    // Its place is free, too: a shutdown waits for no call.
+    tokio::time::timeout(PATIENCE, mesh.shutdown()).await.expect("no call is in flight");
+    loop {
+        match replies.message().await {
+            // What had been read before the deadline is the reader's.
+            Ok(reply) => assert_eq!(reply.expect("it has no end").message, "a"),
+            Err(status) => break status,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_nobody_reads_ends_at_its_deadline() {
+    for read in [0, 1, 5_000] {
+        let status = stops_reading_after(read).await;
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{read} read: {status}");
+        assert_says(&status, &["400ms", "while reading the response"]);
+    }
+}
+
+#[tokio::test]
+async fn a_silent_response_that_nobody_waits_for_ends_at_its_deadline() {
+    let backend = Backend::start("a").await;
+    let mesh = Mesh::builder().build().await.unwrap();
+    let client = Client::new(&mesh, &format!("static:///{}", backend.address()));
+    let requests = tokio_stream::once(HelloRequest::default()).chain(tokio_stream::pending());
+    let mut request = Request::new(requests);
+    request.set_timeout(2 * SOON);
+    let mut replies = client.greeter().chat(request).await.unwrap().into_inner();
+    assert_eq!(replies.message().await.unwrap().unwrap().message, "a");
+    // Its reader asked once, and turned to something else.
+    assert!(futures_util::poll!(std::pin::pin!(replies.message())).is_pending());
+    backend.wait_for_in_flight(0).await;
+    assert_eq!(replies.message().await.unwrap_err().code(), Code::DeadlineExceeded);
 }
 
 #[tokio::test]

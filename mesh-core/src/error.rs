@@ -5,6 +5,7 @@
 //! the whole into a `grpc-status` and a message. Kinds say whose fault it was, and [`Error::request_sent`] whether
 //! the request left, so that a retry reads data and not text.
 
+use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
@@ -250,5 +251,12 @@ impl fmt::Debug for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.inner.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+/// For bodies and services that cannot fail.
+impl From<Infallible> for Error {
+    fn from(never: Infallible) -> Self {
+        match never {}
     }
 }

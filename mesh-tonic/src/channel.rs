@@ -113,7 +113,7 @@ impl<A, B, R> Service<Request<B>> for MeshChannel<A>
 where
     A: Service<Request<AttemptBody<B>>, Response = Response<R>, Error = mesh_core::Error> + Clone,
     B: Body<Data = Bytes>,
-    R: Body<Data = Bytes, Error = mesh_core::Error>,
+    R: Body<Data = Bytes, Error = mesh_core::Error> + Send + Unpin + 'static,
 {
     type Response = Response<ResponseBody<CallBody<R>>>;
     type Error = Error;

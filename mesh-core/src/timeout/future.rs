@@ -2,7 +2,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::Response;
+use http_body::Body;
 use pin_project::pin_project;
 
 use super::{ResponseBody, Timer};
@@ -31,6 +33,7 @@ impl<F> ResponseFuture<F> {
 impl<F, R> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<R>, Error>>,
+    R: Body<Data = Bytes, Error: Into<Error>> + Send + Unpin + 'static,
 {
     type Output = Result<Response<ResponseBody<R>>, Error>;
 
@@ -39,13 +42,14 @@ where
         // The inner future first: what it says about its own end is more exact than what the timer can say.
         let Some(inner) = this.inner.as_pin_mut() else {
             let timer = this.timer.take().expect("polled after it was ready");
-            return Poll::Ready(Err(timer.error()));
+            return Poll::Ready(Err(timer.terms().error()));
         };
         if let Poll::Ready(result) = inner.poll(cx) {
             let timer = this.timer.take();
             return Poll::Ready(match (result, timer) {
-                (Ok(response), timer) => Ok(response.map(|body| ResponseBody::new(body, timer))),
-                (Err(error), Some(timer)) => Err(timer.reason(error)),
+                (Ok(response), None) => Ok(response.map(ResponseBody::unlimited)),
+                (Ok(response), Some(timer)) => Ok(response.map(|body| ResponseBody::limited(body, timer, cx))),
+                (Err(error), Some(timer)) => Err(timer.terms().reason(error)),
                 (Err(error), None) => Err(error),
             });
         }

@@ -8,7 +8,9 @@ use crate::profile::Profile;
 /// ```
 /// use std::time::Duration;
 ///
+/// use bytes::Bytes;
 /// use http::{Request, Response};
+/// use http_body_util::Empty;
 /// use mesh_core::Call;
 /// use mesh_core::timeout::TimeoutLayer;
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
@@ -17,7 +19,7 @@ use crate::profile::Profile;
 /// # async fn main() {
 /// let slow = service_fn(|_: Request<()>| async {
 ///     tokio::time::sleep(Duration::from_secs(60)).await;
-///     Ok(Response::new(()))
+///     Ok(Response::new(Empty::<Bytes>::new()))
 /// });
 /// let client = ServiceBuilder::new().layer(TimeoutLayer::new()).service(slow);
 /// let mut request = Request::new(());

@@ -1,45 +1,39 @@
 //! The deadline of a call: the least of the application's and the route's (A31).
 //!
 //! It holds from the first attempt to the last byte of the response, is told to the peer in a header, and is enforced
-//! here. Without a [`Call`] in the request's extensions there is none but that of the call that is being
+//! here: a response that goes on ends at its deadline even if nobody reads it, so that neither its stream nor its place at the
+//! endpoint outlives the call. Without a [`Call`] in the request's extensions there is none but that of the call that is being
 //! [served](crate::context); without that one the layer does nothing.
 
+mod ahead;
 mod body;
 mod future;
+mod held;
 mod in_force;
 mod layer;
 #[cfg(test)]
 mod tests;
+mod timer;
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 pub use body::ResponseBody;
+use bytes::Bytes;
 pub use future::ResponseFuture;
 use http::{Request, Response};
+use http_body::Body;
 pub(crate) use in_force::in_force;
 pub use layer::TimeoutLayer;
-use pin_project::pin_project;
-use tokio::time::{Instant, Sleep};
+use timer::{Terms, Timer};
+use tokio::time::Instant;
 use tower_service::Service;
 
 pub use crate::call::EncodeDeadline;
-use crate::call::{self, Call, Progress, Stage};
-use crate::error::{Error, ErrorKind};
+use crate::call::{self, Call, Progress};
+use crate::error::Error;
 use crate::profile::Profile;
-use crate::resource::endpoints::Address;
-use crate::snapshot::ClusterEntry;
-
-/// With this HTTP/2 error code a peer resets a stream that it has given up.
-const CANCEL: u32 = 0x8;
-/// A peer's clock may be that much ahead of the timers here.
-const ROUNDING: Duration = Duration::from_millis(1);
-
-const WAITED: &str = "see why the cluster had no endpoint for the call, or give the call more time";
-const SLOW: &str = "see why the endpoint took so long, or give the call more time";
 
 /// Gives each call its deadline and ends it there.
 #[derive(Clone, Debug)]
@@ -59,6 +53,7 @@ impl<S> Timeout<S> {
 impl<S, B, R> Service<Request<B>> for Timeout<S>
 where
     S: Service<Request<B>, Response = Response<R>, Error = Error>,
+    R: Body<Data = Bytes, Error: Into<Error>> + Send + Unpin + 'static,
 {
     type Response = Response<ResponseBody<R>>;
     type Error = Error;
@@ -72,27 +67,10 @@ where
         let timer = start(&mut request, self.encode, self.profile);
         match timer {
             // There is not even the time to send it.
-            Some(timer) if timer.has_expired() => ResponseFuture::expired(timer),
+            Some(timer) if timer.terms().has_expired() => ResponseFuture::expired(timer),
             timer => ResponseFuture::new(self.inner.call(request), timer),
         }
     }
-}
-
-/// The running deadline of one call. One reference: a call without a deadline moves the room for it, too.
-#[derive(Debug)]
-pub(crate) struct Timer(Pin<Box<Running>>);
-
-#[pin_project]
-#[derive(Debug)]
-struct Running {
-    #[pin]
-    sleep: Sleep,
-    limit: Duration,
-    /// It is that of the call that is being served.
-    inherited: bool,
-    progress: Arc<Progress>,
-    cluster: Option<Arc<ClusterEntry>>,
-    route: Option<Arc<str>>,
 }
 
 fn start<B>(request: &mut Request<B>, encode: Option<EncodeDeadline>, profile: Profile) -> Option<Timer> {
@@ -115,8 +93,7 @@ fn start<B>(request: &mut Request<B>, encode: Option<EncodeDeadline>, profile: P
         value.set_sensitive(inherited);
         request.headers_mut().insert(name, value);
     }
-    let sleep = tokio::time::sleep_until(deadline);
-    Some(Timer(Box::pin(Running { sleep, limit, inherited, progress, cluster, route })))
+    Some(Timer::new(Terms { deadline, limit, inherited, progress, cluster, route }))
 }
 
 /// To whole milliseconds.
@@ -133,53 +110,4 @@ fn limit(call: &Call, profile: Profile) -> Option<Duration> {
         Ok(table) => table.deadline(route, application, profile),
         Err(_) => application,
     }
-}
-
-impl Timer {
-    /// Ready with the error of the call once its deadline has passed.
-    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
-        ready!(self.0.as_mut().project().sleep.poll(cx));
-        Poll::Ready(self.error())
-    }
-
-    /// What the call failed of. The peer knows the deadline too, and can end the call before the timer here fires:
-    /// that is the deadline's doing and not a cancellation.
-    fn reason(&self, error: Error) -> Error {
-        let passed = Instant::now() + ROUNDING >= self.0.sleep.deadline();
-        if passed && error.reset_code() == Some(CANCEL) { self.error() } else { error }
-    }
-
-    fn has_expired(&self) -> bool {
-        self.0.sleep.deadline() <= Instant::now()
-    }
-
-    fn error(&self) -> Error {
-        let mut error = self.exceeded();
-        let context = error.context_mut();
-        context.cluster = self.0.cluster.as_ref().map(|cluster| cluster.key.name.clone());
-        context.route = self.0.route.clone();
-        error
-    }
-
-    fn exceeded(&self) -> Error {
-        let limit = self.0.limit;
-        let exceeded = |so_far: &str| {
-            let message = match self.0.inherited {
-                true => format!("what was left of the inbound call's deadline, {limit:?}, exceeded {so_far}"),
-                false => format!("deadline of {limit:?} exceeded {so_far}"),
-            };
-            Error::new(ErrorKind::Deadline, message)
-        };
-        match self.0.progress.stage() {
-            Stage::Waiting => exceeded("before an endpoint could take the call").with_next_step(WAITED),
-            Stage::Delayed => exceeded("while a fault of the configuration delayed the call"),
-            Stage::Sent(endpoint) => at(exceeded("while waiting for the response"), &endpoint),
-            Stage::Responding(endpoint) => at(exceeded("while reading the response"), &endpoint),
-        }
-    }
-}
-
-fn at(mut error: Error, endpoint: &Address) -> Error {
-    error.context_mut().endpoint = Some(endpoint.to_string());
-    error.with_next_step(SLOW).sent()
 }

@@ -8,17 +8,20 @@ use http_body_util::{BodyExt, Empty, StreamBody};
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt, service_fn};
 
-use super::{CANCEL, ResponseBody, Timeout, TimeoutLayer};
+use super::timer::CANCEL;
+use super::{ResponseBody, Timeout, TimeoutLayer};
 use crate::call::{self, Call};
 use crate::error::{Error, ErrorKind};
 
 const LIMIT: Duration = Duration::from_millis(100);
+/// Ahead of the timers here by what a peer's clock may be.
+const ALMOST: Duration = Duration::from_millis(99);
 const INTERNAL_ERROR: u32 = 0x2;
 
 /// When a peer resets the stream, with which code, and what the call is to fail of.
 const RESETS: [(Duration, u32, ErrorKind); 3] = [
-    (LIMIT, CANCEL, ErrorKind::Deadline),
-    (LIMIT, INTERNAL_ERROR, ErrorKind::Reset(INTERNAL_ERROR)),
+    (ALMOST, CANCEL, ErrorKind::Deadline),
+    (ALMOST, INTERNAL_ERROR, ErrorKind::Reset(INTERNAL_ERROR)),
     (Duration::from_millis(50), CANCEL, ErrorKind::Reset(CANCEL)),
 ];
 

@@ -7,6 +7,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use http_body_util::Empty;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tower::ServiceBuilder;
@@ -118,6 +119,7 @@ fn mesh_call(server: Hop, is_last: bool) -> Hop {
         .layer(TimeoutLayer::new().tell_peer(tell))
         .layer(RetryLayer::new().policy(policy).protocol(&Wire))
         .map_request(|request: Request<RequestBody<()>>| request.map(drop))
+        .map_response(|response: Response<()>| response.map(|()| Empty::<Bytes>::new()))
         .service(server);
     BoxCloneSyncService::new(client.map_response(|response| response.map(drop)))
 }

@@ -1,0 +1,139 @@
+//! The running deadline of one call, and what is said when it passes.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::Body;
+use pin_project::pin_project;
+use tokio::task::unconstrained;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::ahead::Ahead;
+use crate::call::{Progress, Stage};
+use crate::error::{Error, ErrorKind};
+use crate::resource::endpoints::Address;
+use crate::snapshot::ClusterEntry;
+
+/// With this HTTP/2 error code a peer resets a stream that it has given up.
+pub(super) const CANCEL: u32 = 0x8;
+/// A peer's clock may be that much ahead of the timers here.
+const ROUNDING: Duration = Duration::from_millis(1);
+
+const WAITED: &str = "see why the cluster had no endpoint for the call, or give the call more time";
+const SLOW: &str = "see why the endpoint took so long, or give the call more time";
+
+/// What wakes a call at its deadline. One reference: a call without a deadline moves the room for it, too.
+#[derive(Debug)]
+pub(super) struct Timer(Pin<Box<Running>>);
+
+#[pin_project]
+#[derive(Debug)]
+struct Running {
+    #[pin]
+    sleep: Sleep,
+    terms: Terms,
+    ahead: Ahead,
+}
+
+/// A deadline, and what its error tells.
+#[derive(Debug)]
+pub(super) struct Terms {
+    pub(super) deadline: Instant,
+    pub(super) limit: Duration,
+    /// It is that of the call that is being served.
+    pub(super) inherited: bool,
+    pub(super) progress: Arc<Progress>,
+    pub(super) cluster: Option<Arc<ClusterEntry>>,
+    pub(super) route: Option<Arc<str>>,
+}
+
+impl Timer {
+    pub(super) fn new(terms: Terms) -> Self {
+        Self(Box::pin(Running { sleep: sleep_until(terms.deadline), terms, ahead: Ahead::default() }))
+    }
+
+    pub(super) fn terms(&self) -> &Terms {
+        &self.0.terms
+    }
+
+    /// Ready with the error of the call once its deadline has passed.
+    pub(super) fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        ready!(self.0.as_mut().project().sleep.poll(cx));
+        Poll::Ready(self.terms().error())
+    }
+
+    /// From now on it is `waker` that is woken at the deadline, and only then.
+    pub(super) fn set_waker(&mut self, waker: &Waker) {
+        // A task's budget would have it woken now, and not then.
+        let sleep = unconstrained(self.0.as_mut().project().sleep);
+        if std::pin::pin!(sleep).poll(&mut Context::from_waker(waker)).is_ready() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Reads of `body` what came with its head. Returns whether that is all.
+    pub(super) fn look_ahead<R>(&mut self, body: &mut R, cx: &mut Context<'_>) -> bool
+    where
+        R: Body<Data = Bytes, Error: Into<Error>> + Unpin,
+    {
+        let running = self.0.as_mut().project();
+        running.ahead.read(body, running.terms, cx)
+    }
+
+    /// What was read ahead and waits.
+    pub(super) fn waiting(&self) -> &Ahead {
+        &self.0.ahead
+    }
+
+    /// The same, to take from.
+    pub(super) fn ahead(&mut self) -> &mut Ahead {
+        self.0.as_mut().project().ahead
+    }
+}
+
+impl Terms {
+    /// What the call failed of. The peer knows the deadline too, and can end the call before the timer here fires:
+    /// that is the deadline's doing and not a cancellation.
+    pub(super) fn reason(&self, error: Error) -> Error {
+        let passed = Instant::now() + ROUNDING >= self.deadline;
+        if passed && error.reset_code() == Some(CANCEL) { self.error() } else { error }
+    }
+
+    pub(super) fn has_expired(&self) -> bool {
+        self.deadline <= Instant::now()
+    }
+
+    pub(super) fn error(&self) -> Error {
+        let mut error = self.exceeded();
+        let context = error.context_mut();
+        context.cluster = self.cluster.as_ref().map(|cluster| cluster.key.name.clone());
+        context.route = self.route.clone();
+        error
+    }
+
+    fn exceeded(&self) -> Error {
+        let limit = self.limit;
+        let exceeded = |so_far: &str| {
+            let message = match self.inherited {
+                true => format!("what was left of the inbound call's deadline, {limit:?}, exceeded {so_far}"),
+                false => format!("deadline of {limit:?} exceeded {so_far}"),
+            };
+            Error::new(ErrorKind::Deadline, message)
+        };
+        match self.progress.stage() {
+            Stage::Waiting => exceeded("before an endpoint could take the call").with_next_step(WAITED),
+            Stage::Delayed => exceeded("while a fault of the configuration delayed the call"),
+            Stage::Sent(endpoint) => at(exceeded("while waiting for the response"), &endpoint),
+            Stage::Responding(endpoint) => at(exceeded("while reading the response"), &endpoint),
+        }
+    }
+}
+
+fn at(mut error: Error, endpoint: &Address) -> Error {
+    error.context_mut().endpoint = Some(endpoint.to_string());
+    error.with_next_step(SLOW).sent()
+}
