@@ -31,6 +31,7 @@ mod policies;
 mod rate_limiting;
 mod readiness;
 mod retry;
+mod rotation;
 mod route_actions;
 mod routing;
 mod runtimes;

@@ -3,104 +3,18 @@
 use std::time::Duration;
 
 use base64::Engine as _;
-use mesh_core::connect::ConnectionSecurity;
-use mesh_core::identity::{CertificateProvider, FileWatcher, KeyMaterial, ProviderFuture, Publisher, TrustBundle};
-use mesh_core::testing::{ControlPlane, Resources, any, cluster, endpoint, endpoints};
-use mesh_core::{Mesh, MeshBuilder};
-use mesh_xds_proto::envoy::config::core::v3::TransportSocket;
-use mesh_xds_proto::envoy::config::core::v3::transport_socket::ConfigType;
+use mesh_core::identity::{FileWatcher, KeyMaterial, TrustBundle};
+use mesh_core::testing::{cluster, endpoint, endpoints};
 use mesh_xds_proto::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
-use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context as common;
-use mesh_xds_proto::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
-use tokio::sync::watch;
 use tonic::Code;
 
-use crate::support::PATIENCE;
-use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, impatient, quick};
 use crate::support::pki::{Authority, Issued, Mounted, dns};
-use crate::support::tls::{TlsFront, server};
-
-const CLIENT: &str = "spiffe://cluster.local/ns/shop/sa/client";
-const SERVER: &str = "spiffe://cluster.local/ns/shop/sa/server";
-
-/// A backend behind TLS, and a control plane that knows it as `greeter`.
-struct Site {
-    authority: Authority,
-    backend: Backend,
-    front: TlsFront,
-    control_plane: ControlPlane,
-}
-
-impl Site {
-    /// The server shows an SVID, and takes clients of its own authority alone.
-    async fn mutual() -> Self {
-        let authority = Authority::new();
-        let config = server(&authority.svid(SERVER), Some(&authority));
-        Self::with(authority, config).await
-    }
-
-    async fn with(authority: Authority, config: rustls::ServerConfig) -> Self {
-        let backend = Backend::start("a").await;
-        let front = TlsFront::start(backend.address(), config).await;
-        let control_plane = ControlPlane::new();
-        control_plane.set(Resources::service("greeter", [front.address()]));
-        Self { authority, backend, front, control_plane }
-    }
-
-    fn ask(&self, context: &tls::UpstreamTlsContext) {
-        self.control_plane.put(cluster("greeter").modify(|cluster| {
-            cluster.transport_socket = Some(TransportSocket {
-                name: "envoy.transport_sockets.tls".into(),
-                config_type: Some(ConfigType::TypedConfig(any(context))),
-            });
-        }));
-    }
-
-    fn material(&self) -> KeyMaterial {
-        KeyMaterial::new().identity(self.authority.svid(CLIENT).identity()).trust(self.authority.trust())
-    }
-
-    async fn mesh(&self, builder: MeshBuilder) -> Mesh {
-        builder.control_plane(&self.control_plane).build().await.expect("a mesh")
-    }
-}
-
-fn instance() -> tls::CertificateProviderPluginInstance {
-    tls::CertificateProviderPluginInstance { instance_name: "default".into(), ..Default::default() }
-}
-
-/// mTLS with the provider `default`, to one of these peers.
-fn context(peers: &[&str]) -> tls::UpstreamTlsContext {
-    let exact = |peer: &&str| StringMatcher {
-        match_pattern: Some(MatchPattern::Exact((*peer).to_owned())),
-        ..Default::default()
-    };
-    let validation = tls::CertificateValidationContext {
-        ca_certificate_provider_instance: Some(instance()),
-        match_subject_alt_names: peers.iter().map(exact).collect(),
-        ..Default::default()
-    };
-    let common = tls::CommonTlsContext {
-        tls_certificate_provider_instance: Some(instance()),
-        validation_context_type: Some(common::ValidationContextType::ValidationContext(validation)),
-        ..Default::default()
-    };
-    tls::UpstreamTlsContext { common_tls_context: Some(common), ..Default::default() }
-}
-
-fn validation(context: &mut tls::UpstreamTlsContext) -> &mut tls::CertificateValidationContext {
-    match context.common_tls_context.as_mut().and_then(|common| common.validation_context_type.as_mut()) {
-        Some(common::ValidationContextType::ValidationContext(validation)) => validation,
-        _ => panic!("it has one"),
-    }
-}
-
-fn connections(mesh: &Mesh) -> Vec<ConnectionSecurity> {
-    let endpoints = mesh.status().targets.into_iter().flat_map(|target| target.clusters).flat_map(|one| one.endpoints);
-    endpoints.flat_map(|endpoint| endpoint.security).map(|security| (*security).clone()).collect()
-}
+use crate::support::secured::{
+    CLIENT, SERVER, Site, connections, context, fails_in_time, says_in_time, told, validation,
+};
+use crate::support::tls::server;
 
 #[tokio::test]
 async fn both_sides_prove_who_they_are_and_the_status_says_so() {
@@ -164,35 +78,6 @@ async fn a_peer_that_the_cluster_does_not_name_is_refused() {
     assert_eq!(site.backend.calls(), 0);
 }
 
-/// Publishes what the test tells it.
-struct Told(watch::Receiver<Option<Result<KeyMaterial, String>>>);
-
-impl CertificateProvider for Told {
-    fn kind(&self) -> &str {
-        "told"
-    }
-
-    fn run(mut self: Box<Self>, publisher: Publisher) -> ProviderFuture {
-        Box::pin(async move {
-            loop {
-                match self.0.borrow_and_update().clone() {
-                    Some(Ok(material)) => publisher.publish(material),
-                    Some(Err(error)) => publisher.fail(error),
-                    None => {}
-                }
-                if self.0.changed().await.is_err() {
-                    return;
-                }
-            }
-        })
-    }
-}
-
-fn told() -> (watch::Sender<Option<Result<KeyMaterial, String>>>, Told) {
-    let (sender, receiver) = watch::channel(None);
-    (sender, Told(receiver))
-}
-
 #[tokio::test]
 async fn s1_a_missing_or_expired_certificate_means_no_connection_and_the_call_says_why() {
     let site = Site::mutual().await;
@@ -219,19 +104,6 @@ async fn s1_a_missing_or_expired_certificate_means_no_connection_and_the_call_sa
 
     tell.send_replace(Some(Ok(site.material())));
     assert_eq!(client.recovers().await, "a");
-}
-
-/// Calls until one fails and says this: until what was told has arrived, calls may be answered.
-async fn says_in_time(client: &Client, text: &str) -> tonic::Status {
-    let said = async {
-        loop {
-            match client.hello().await {
-                Err(status) if status.message().contains(text) => return status,
-                _ => tokio::task::yield_now().await,
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, said).await.unwrap_or_else(|_| panic!("`{text}` is never said"))
 }
 
 #[tokio::test]
@@ -299,18 +171,6 @@ async fn s5_no_call_uses_a_connection_of_an_older_context() {
     site.control_plane.put(cluster("greeter"));
     site.control_plane.put(endpoints("greeter").endpoint(site.backend.address()));
     client.recovers().await;
-}
-
-async fn fails_in_time(client: &Client) -> tonic::Status {
-    let failed = async {
-        loop {
-            match client.hello().await {
-                Err(status) => return status,
-                Ok(_) => tokio::task::yield_now().await,
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, failed).await.expect("calls fail")
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ pub(crate) mod network;
 pub(crate) mod orca;
 pub(crate) mod pki;
 pub(crate) mod relay;
+pub(crate) mod secured;
 pub(crate) mod served;
 pub(crate) mod tier;
 pub(crate) mod timeout;

@@ -52,6 +52,11 @@ impl Authority {
         self.issue(&[uri(id)], |_| {})
     }
 
+    /// An SVID that ends at most so long from now, and up to a second sooner: certificates know whole seconds.
+    pub(crate) fn svid_for(&self, id: &str, life: Duration) -> Issued {
+        self.issue(&[uri(id)], |params| params.not_after = (SystemTime::now() + life).into())
+    }
+
     /// A certificate with these names, as changed.
     pub(crate) fn issue(&self, names: &[SanType], change: impl FnOnce(&mut CertificateParams)) -> Issued {
         let now = SystemTime::now();

@@ -80,7 +80,7 @@ pub(crate) fn stream(error: StreamError, call: Option<&InFlight>) -> Error {
     let (kind, sent) = match error.kind() {
         SendErrorKind::Unsent | SendErrorKind::Refused => (ErrorKind::Connection, false),
         SendErrorKind::Reset(code) => (ErrorKind::Reset(code), true),
-        SendErrorKind::ConnectionLost => (ErrorKind::Connection, true),
+        SendErrorKind::ConnectionLost | SendErrorKind::Untrusted => (ErrorKind::Connection, true),
         SendErrorKind::Closed => (ErrorKind::Shutdown, true),
         SendErrorKind::BadResponse => (ErrorKind::Protocol, true),
         SendErrorKind::BadRequest => (ErrorKind::Setup, false),
@@ -131,6 +131,10 @@ fn after(failure: SendErrorKind) -> Option<&'static str> {
         SendErrorKind::Closed => Some(
             "keep the `Mesh` alive until its calls have ended, or raise `drain_timeout`; the endpoint may have acted on the \
              request",
+        ),
+        SendErrorKind::Untrusted => Some(
+            "see why no newer certificate or roots came in time (`Mesh::status`, `certificate_providers`); the endpoint may \
+             have acted on the request",
         ),
         SendErrorKind::BadResponse => Some("see what answers at the endpoint"),
         SendErrorKind::BadRequest => Some("correct the request"),

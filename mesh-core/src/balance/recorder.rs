@@ -81,6 +81,7 @@ impl Recorder {
             SendErrorKind::Refused => self.record(Some(Ended::Refused)),
             SendErrorKind::Unsent
             | SendErrorKind::Closed
+            | SendErrorKind::Untrusted
             | SendErrorKind::BadRequest
             | SendErrorKind::TooLarge
             | SendErrorKind::RequestBody => self.open = false,

@@ -38,6 +38,9 @@ pub enum SendErrorKind {
     /// The connection was closed on this side, as the mesh was shut down or its runtime is gone; the peer may have acted
     /// on the request.
     Closed,
+    /// The connection was closed on this side, as its certificates do not hold any more: one of them expired, or the roots
+    /// changed and do not vouch for the peer. The peer may have acted on the request.
+    Untrusted,
     /// What the peer sent breaks the protocol, or a limit.
     BadResponse,
     /// The request cannot be expressed in the protocol; nothing was sent.
@@ -72,6 +75,7 @@ impl fmt::Display for StreamError {
             SendErrorKind::Reset(_) => "stream reset by the endpoint",
             SendErrorKind::ConnectionLost => "connection lost",
             SendErrorKind::Closed => "call cut off",
+            SendErrorKind::Untrusted => "connection closed, as its certificates do not hold any more",
             SendErrorKind::BadResponse => "invalid response",
             SendErrorKind::BadRequest => "invalid request",
             SendErrorKind::TooLarge => "request too large, not sent",

@@ -17,6 +17,8 @@ use tokio_util::task::TaskTracker;
 
 use super::complaints::Complaints;
 use super::load_reports::{self, ReportSink, ReportsEnd};
+#[cfg(feature = "tls")]
+use super::secured::Secured;
 use super::{Connect, Connection, SendError, SendErrorKind, SendRequest, StreamError, Unavailable};
 use crate::backoff::bounded;
 use crate::error::BoxError;
@@ -31,7 +33,7 @@ use crate::tls::{ClientTls, ConnectionSecurity, Handshake};
 #[cfg(not(feature = "tls"))]
 type Handshake = std::convert::Infallible;
 #[cfg(not(feature = "tls"))]
-type ConnectionSecurity = std::convert::Infallible;
+type Secured = std::convert::Infallible;
 
 /// How connections are made and kept.
 ///
@@ -154,32 +156,29 @@ impl Http2Connector {
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        match secured {
-            None => self.handshake(io, address, None).await,
+        let (connection, secured) = match secured {
+            None => (self.handshake(io, &address).await?, None),
             #[cfg(feature = "tls")]
             Some(handshake) => {
-                let (io, security) = handshake.run(io).await?;
-                self.handshake(io, address, Some(Arc::new(security))).await
+                let (io, facts, lifetime) = handshake.run(io).await?;
+                let connection = self.handshake(io, &address).await?;
+                let secured = Secured::new(facts, lifetime, &connection, &address);
+                (connection, Some(secured))
             }
             #[cfg(not(feature = "tls"))]
             Some(never) => match never {},
-        }
+        };
+        let origin = Origin { address, complaints: self.complaints.clone(), secured };
+        Ok(Http2Connection { connection, origin: Arc::new(origin) })
     }
 
-    async fn handshake<IO>(
-        &self,
-        io: IO,
-        address: Address,
-        security: Option<Arc<ConnectionSecurity>>,
-    ) -> Result<Http2Connection, BoxError>
+    async fn handshake<IO>(&self, io: IO, address: &Address) -> Result<http2::Connection, BoxError>
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let mut config = self.options.http2.clone();
-        config.keepalive = config.keepalive.map(|keepalive| self.complaints.keepalive(&address, keepalive));
-        let connection = http2::handshake(io, &config, &Handle::current()).await?;
-        let origin = Origin { address, complaints: self.complaints.clone(), security };
-        Ok(Http2Connection { connection, origin: Arc::new(origin) })
+        config.keepalive = config.keepalive.map(|keepalive| self.complaints.keepalive(address, keepalive));
+        Ok(http2::handshake(io, &config, &Handle::current()).await?)
     }
 }
 
@@ -215,7 +214,7 @@ pub struct Http2Connection {
 struct Origin {
     address: Address,
     complaints: Arc<Complaints>,
-    security: Option<Arc<ConnectionSecurity>>,
+    secured: Option<Secured>,
 }
 
 impl Connection for Http2Connection {
@@ -223,7 +222,7 @@ impl Connection for Http2Connection {
 
     fn try_acquire(&self) -> Result<Http2Slot, Unavailable> {
         match self.connection.try_acquire() {
-            Ok(slot) => Ok(Http2Slot { slot, is_secured: self.origin.security.is_some() }),
+            Ok(slot) => Ok(Http2Slot { slot, is_secured: self.origin.secured.is_some() }),
             Err(http2::Unavailable::Full) => Err(Unavailable::Full),
             Err(http2::Unavailable::Draining) => Err(Unavailable::Draining),
             Err(http2::Unavailable::Closed) => Err(Unavailable::Closed),
@@ -234,12 +233,20 @@ impl Connection for Http2Connection {
         let mut state = self.connection.state();
         let why = match state.wait_for(|state| !matches!(state, http2::State::Ready)).await.as_deref() {
             Ok(http2::State::Lost(why) | http2::State::Draining(Some(why))) => why.clone(),
-            _ => return "connection drained".into(),
+            _ => return self.why_drained(),
         };
         if why.is_too_many_pings() {
             self.origin.complaints.complained(&self.origin.address);
         }
         why.into()
+    }
+
+    #[cfg(feature = "tls")]
+    async fn outlived(&self) -> Arc<str> {
+        match &self.origin.secured {
+            Some(secured) => secured.outlived().await,
+            None => std::future::pending().await,
+        }
     }
 
     fn drain(&self) {
@@ -256,7 +263,7 @@ impl Connection for Http2Connection {
 
     #[cfg(feature = "tls")]
     fn security(&self) -> Option<Arc<ConnectionSecurity>> {
-        self.origin.security.clone()
+        self.origin.secured.as_ref().map(Secured::facts)
     }
 
     fn load_reports(&self, period: Duration, sink: ReportSink) -> impl Future<Output = ReportsEnd> + Send {
@@ -265,6 +272,16 @@ impl Connection for Http2Connection {
             address => address.to_string(),
         };
         load_reports::stream(self.connection.clone(), authority, period, sink)
+    }
+}
+
+impl Http2Connection {
+    fn why_drained(&self) -> BoxError {
+        #[cfg(feature = "tls")]
+        if let Some(why) = self.origin.secured.as_ref().and_then(Secured::why_drained) {
+            return why;
+        }
+        "connection drained".into()
     }
 }
 
@@ -379,7 +396,11 @@ impl Body for Http2Body {
 }
 
 fn lost(why: http2::ConnectionError) -> StreamError {
-    let kind = if why.is_closed_here() { SendErrorKind::Closed } else { SendErrorKind::ConnectionLost };
+    let kind = match () {
+        () if why.is_closed_here() => SendErrorKind::Closed,
+        () if why.is_untrusted() => SendErrorKind::Untrusted,
+        () => SendErrorKind::ConnectionLost,
+    };
     StreamError::new(kind, why)
 }
 

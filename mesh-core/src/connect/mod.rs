@@ -23,13 +23,14 @@ mod load;
 mod load_reports;
 mod outcomes;
 mod reports;
+#[cfg(feature = "tls")]
+mod secured;
 mod stats;
 mod subchannel;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use std::future::{Future, ready};
-#[cfg(feature = "tls")]
+use std::future::{Future, pending, ready};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +83,12 @@ pub trait Connection: Clone + Send + Sync + 'static {
     /// Ends when the connection takes no new calls, with why: the peer said so (GOAWAY), it ended, or it was drained or
     /// closed on this side.
     fn ended(&self) -> impl Future<Output = BoxError> + Send;
+
+    /// Ends when another connection is to take the place of this one while it still takes calls, with why: certificates that
+    /// secure it near their end. Unless it is written otherwise: never.
+    fn outlived(&self) -> impl Future<Output = Arc<str>> + Send {
+        pending()
+    }
 
     /// Takes no new calls from now on, and closes once those in flight have ended.
     fn drain(&self);

@@ -313,19 +313,68 @@ impl<C: Connect> Subchannel<C> {
         Some(number)
     }
 
-    /// Hands out `connection` until it ends. After a GOAWAY, its calls go on to their end.
-    async fn keep(&self, connection: C::Connection, number: u64) -> BoxError {
-        let why = connection.ended().await;
-        let mut state = self.state.lock();
+    /// Hands out `connection`, and those that replace it in their time, until one ends; after a GOAWAY, its calls go on to
+    /// their end. `connected` notes of each where it leads.
+    async fn keep(
+        &self,
+        mut connection: C::Connection,
+        mut number: u64,
+        connected: impl Fn(&mut State<C::Connection>, Address),
+    ) -> BoxError {
+        loop {
+            let next = tokio::select! {
+                why = connection.ended() => {
+                    self.remove(&mut self.state.lock(), number);
+                    self.environment.leaving.add(connection);
+                    return why;
+                }
+                next = self.successor(&connection) => next,
+            };
+            (connection, number) = match self.replace(connection, number, next, &connected) {
+                Some(kept) => kept,
+                None => return "the subchannel was closed".into(),
+            };
+        }
+    }
+
+    /// The connection that is to take the place of another, made while that one serves: it is tried again until it is there.
+    async fn successor(&self, connection: &C::Connection) -> (C::Connection, Address) {
+        connection.outlived().await;
+        let mut backoff = Backoff::new(self.environment.backoff);
+        loop {
+            match self.connect().await {
+                Ok(made) => return made,
+                Err(error) => self.state.lock().connectivity.note(with_causes(&*error).into()),
+            }
+            tokio::time::sleep(backoff.next_delay(fastrand::f64())).await;
+        }
+    }
+
+    /// Puts a connection in the place of another, whose calls go on to their end: no moment is without one. `None`: the
+    /// subchannel was closed meanwhile.
+    fn replace(
+        &self,
+        old: C::Connection,
+        number: u64,
+        (new, address): (C::Connection, Address),
+        connected: impl Fn(&mut State<C::Connection>, Address),
+    ) -> Option<(C::Connection, u64)> {
+        let replaced = self.add(&new, |state| {
+            self.remove(state, number);
+            connected(state, address);
+        });
+        self.environment.leaving.add(old);
+        replaced.map(|number| (new, number))
+    }
+
+    /// Hands out a connection no more.
+    fn remove(&self, state: &mut State<C::Connection>, number: u64) {
         state.connections.retain(|(other, _)| *other != number);
         if state.reports.stream.as_ref().is_some_and(|(other, _)| *other == number) {
             // Else the stream would keep the connection open whose calls have ended.
             state.reports.stop();
-            self.ask_for_reports(&mut state);
+            self.ask_for_reports(state);
         }
-        drop(state);
-        self.environment.leaving.add(connection);
-        why
     }
 
     fn event<R>(&self, event: impl FnOnce(&mut State<C::Connection>, Instant) -> R) -> R {
@@ -361,12 +410,12 @@ async fn drive<C: Connect>(subchannel: Arc<Subchannel<C>>) {
     loop {
         let due = match subchannel.connect().await {
             Ok((connection, address)) => {
-                let connected = |state: &mut State<_>| {
+                let connected = |state: &mut State<_>, address| {
                     state.connected_to = Some(address);
                     state.connectivity.handle_connected(Instant::now());
                 };
-                let Some(number) = subchannel.add(&connection, connected) else { return };
-                let why = with_causes(&*subchannel.keep(connection, number).await).into();
+                let Some(number) = subchannel.add(&connection, |state| connected(state, address)) else { return };
+                let why = with_causes(&*subchannel.keep(connection, number, connected).await).into();
                 let answered = subchannel.stats.take_answered();
                 subchannel.event(|state, now| {
                     let useful = answered | std::mem::take(&mut state.moved);
@@ -391,7 +440,7 @@ async fn expand<C: Connect>(subchannel: Arc<Subchannel<C>>) {
             let Some(number) = subchannel.add(&connection, |state| state.expansion = Expansion::Allowed) else {
                 return;
             };
-            subchannel.keep(connection, number).await;
+            subchannel.keep(connection, number, |_, _| {}).await;
             subchannel.changed();
         }
         Err(error) => {

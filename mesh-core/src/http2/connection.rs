@@ -136,7 +136,17 @@ impl Connection {
 
     /// Closes at once; calls in flight fail with `reason`.
     pub(crate) fn close(&self, reason: &str) {
-        self.inner.shared.lost(ConnectionError::new(ConnectionErrorKind::Closed, reason));
+        self.end(ConnectionError::new(ConnectionErrorKind::Closed, reason));
+    }
+
+    /// Closes at once, as certificates do not hold any more; calls in flight fail with `reason`.
+    #[cfg(feature = "tls")]
+    pub(crate) fn distrust(&self, reason: Arc<str>) {
+        self.end(ConnectionError::new(ConnectionErrorKind::Untrusted, reason));
+    }
+
+    fn end(&self, why: ConnectionError) {
+        self.inner.shared.lost(why);
         self.inner.sender.lock().take();
         self.inner.task.abort();
     }

@@ -78,6 +78,9 @@ pub(crate) enum ConnectionErrorKind {
     Protocol(Code),
     /// It was closed on this side.
     Closed,
+    /// It was closed on this side, as its certificates do not hold any more.
+    #[cfg(feature = "tls")]
+    Untrusted,
 }
 
 impl ConnectionError {
@@ -109,6 +112,14 @@ impl ConnectionError {
     /// Whether this side closed it, neither the peer nor the network.
     pub(crate) fn is_closed_here(&self) -> bool {
         self.kind == ConnectionErrorKind::Closed
+    }
+
+    /// Whether this side closed it as its certificates do not hold any more.
+    pub(crate) fn is_untrusted(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.kind == ConnectionErrorKind::Untrusted;
+        #[cfg(not(feature = "tls"))]
+        false
     }
 
     #[cfg(test)]

@@ -20,7 +20,8 @@ use crate::error::{Error, ErrorKind};
 #[derive(Clone, Default)]
 pub(crate) struct Providers(Arc<BTreeMap<Arc<str>, Provider>>);
 
-/// One that runs.
+/// One that runs; clones see the same.
+#[derive(Clone)]
 pub(crate) struct Provider {
     pub(crate) name: Arc<str>,
     pub(crate) kind: Arc<str>,
@@ -63,6 +64,22 @@ impl Providers {
 impl Provider {
     pub(crate) fn state(&self) -> State {
         self.state.borrow().clone()
+    }
+
+    /// What it published last; [`changed`](Self::changed) waits for what comes after.
+    pub(crate) fn latest(&mut self) -> State {
+        self.state.borrow_and_update().clone()
+    }
+
+    /// Waits until it published or failed since it was last [looked at](Self::latest). `false`: it ended, and will not.
+    pub(crate) async fn changed(&mut self) -> bool {
+        self.state.changed().await.is_ok()
+    }
+
+    /// What is said of a connection that was made with a certificate which is over.
+    pub(crate) fn expired(&self, shown: &Identity) -> String {
+        let expired = format!("gave a certificate that expired at {}", Utc(shown.not_after()));
+        self.unusable(&expired, &self.state()).to_string()
     }
 
     /// What it published last. Waits while there is nothing yet and it has not failed; the caller bounds the time.

@@ -8,16 +8,17 @@ use rustls::crypto::CryptoProvider;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ProtocolVersion};
-use rustls_pki_types::{IpAddr, Ipv4Addr, ServerName, UnixTime};
+use rustls_pki_types::{IpAddr, Ipv4Addr, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::facts::{ConnectionSecurity, Peer};
+use super::lifetime::Lifetime;
 use super::verify::{Trusted, Verifier};
 use crate::error::{Error, ErrorKind};
-use crate::identity::{Identity, Provider, Providers, Roots, crypto};
+use crate::identity::{Identity, Provider, Providers, Roots, TrustBundle, crypto};
 use crate::resource::security::Security;
 use crate::resource::upstream_tls::RootsFrom;
 
@@ -41,6 +42,10 @@ pub(crate) struct Handshake {
     server_name: ServerName<'static>,
     verifier: Arc<Verifier>,
     identity: Option<Identity>,
+    /// The provider of the identity.
+    own: Option<Provider>,
+    /// The provider of the roots, unless they are the system's, and what it had.
+    vouching: Option<(Provider, TrustBundle)>,
 }
 
 impl ClientTls {
@@ -59,27 +64,29 @@ impl ClientTls {
             Some(crypto) => crypto.clone(),
             None => crypto()?,
         };
-        let identity = self.identity(security).await?;
-        let own = identity.as_ref().and_then(Identity::spiffe_id).map(|id| id.trust_domain());
-        let trust = match &security.context.roots {
-            RootsFrom::System => Trusted::System(self.0.system.get_or_try_init(system_roots).await?.clone()),
+        let own = security.context.identity.as_deref().map(|name| self.provider(name)).transpose()?;
+        let identity = match own {
+            Some(provider) => Some(provider.identity(&*provider.material().await?)?),
+            None => None,
+        };
+        let vouching = match &security.context.roots {
+            RootsFrom::System => None,
             RootsFrom::Provider(name) => {
                 let provider = self.provider(name)?;
-                let material = provider.material().await?;
-                let bundle = material.trust.clone().ok_or_else(|| provider.without_roots())?;
-                Trusted::Bundle { bundle, own }
+                let bundle = provider.material().await?.trust.clone().ok_or_else(|| provider.without_roots())?;
+                Some((provider.clone(), bundle))
+            }
+        };
+        let trust = match &vouching {
+            None => Trusted::System(self.0.system.get_or_try_init(system_roots).await?.clone()),
+            Some((_, bundle)) => {
+                let own = identity.as_ref().and_then(Identity::spiffe_id).map(|id| id.trust_domain());
+                Trusted::Bundle { bundle: bundle.clone(), own }
             }
         };
         let verifier = Arc::new(Verifier { trust, security: security.clone(), crypto: crypto.clone() });
         let config = config(crypto, verifier.clone(), identity.as_ref(), security.server_name.is_some())?;
-        Ok(Handshake { config, server_name: server_name(security)?, verifier, identity })
-    }
-
-    async fn identity(&self, security: &Security) -> Result<Option<Identity>, Error> {
-        let Some(name) = &security.context.identity else { return Ok(None) };
-        let provider = self.provider(name)?;
-        let material = provider.material().await?;
-        provider.identity(&material).map(Some)
+        Ok(Handshake { config, server_name: server_name(security)?, verifier, identity, own: own.cloned(), vouching })
     }
 
     fn provider(&self, name: &str) -> Result<&Provider, Error> {
@@ -93,12 +100,12 @@ impl ClientTls {
 }
 
 impl Handshake {
-    /// Secures a connection.
+    /// Secures a connection; also says how, and for how long.
     ///
     /// # Errors
     ///
     /// When either side refuses the other, or the peer does not choose HTTP/2.
-    pub(crate) async fn run<IO>(self, io: IO) -> Result<(TlsStream<IO>, ConnectionSecurity), Error>
+    pub(crate) async fn run<IO>(self, io: IO) -> Result<(TlsStream<IO>, ConnectionSecurity, Lifetime), Error>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
@@ -114,13 +121,16 @@ impl Handshake {
             Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
             _ => return Err(failed("neither version 1.3 nor 1.2 was agreed on")),
         };
-        let Some([leaf, others @ ..]) = session.peer_certificates() else {
-            return Err(failed("the peer showed no certificate"));
-        };
-        let leaf = self.verifier.verify(leaf, others, UnixTime::now());
-        let leaf = leaf.map_err(|error| failed("the handshake failed").with_source(error))?;
-        let security = ConnectionSecurity { protocol, peer: Peer::new(&leaf), identity: self.identity };
-        Ok((stream, security))
+        let chain: Vec<_> =
+            session.peer_certificates().unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect();
+        let leaf =
+            self.verifier.verify_chain(&chain).map_err(|error| failed("the handshake failed").with_source(error))?;
+        let security = ConnectionSecurity { protocol, peer: Peer::new(&leaf), identity: self.identity, replaced: None };
+        let mut lifetime = Lifetime::new(&security, self.own);
+        if let Some((provider, bundle)) = self.vouching {
+            lifetime = lifetime.vouched_for_by(provider, bundle, chain, self.verifier);
+        }
+        Ok((stream, security, lifetime))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is known of a connection that TLS secures.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::identity::{Identity, Leaf, SpiffeId, Utc};
@@ -33,10 +34,12 @@ pub struct ConnectionSecurity {
     pub peer: Peer,
     /// The certificate that was shown to the peer if it asked for one; `None`: the cluster asks for none.
     pub identity: Option<Identity>,
+    /// Why another connection is to take its place; `None`: none is. Until that one serves, this one goes on.
+    pub replaced: Option<Arc<str>>,
 }
 
 impl ConnectionSecurity {
-    /// The earlier end of the two certificates.
+    /// The earlier end of the two certificates. The connection is closed then, whatever calls it has.
     pub fn expires(&self) -> SystemTime {
         let own = self.identity.as_ref().map(Identity::not_after);
         own.map_or(self.peer.not_after, |own| own.min(self.peer.not_after))

@@ -4,13 +4,18 @@
 //! Security (resource/) ─┐
 //! KeyMaterial (identity/) ─ client.rs: Handshake, made anew for each connection ─▸ stream, and its facts: facts.rs
 //!                           verify.rs: chain, time and names of the peer; never the names alone, never webpki's host names
+//!                           lifetime.rs, plan.rs: what becomes of the connection as certificates change and end
 //! ```
 //!
 //! Sessions are never resumed: what a certificate was verified for holds for one connection.
 
 mod client;
 mod facts;
+mod lifetime;
+mod plan;
 mod verify;
 
 pub(crate) use client::{ClientTls, Handshake};
 pub use facts::{ConnectionSecurity, Peer};
+pub(crate) use lifetime::Lifetime;
+pub(crate) use plan::Turn;

@@ -10,6 +10,7 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+use super::lifetime::VerifyAgain;
 use crate::identity::{Leaf, NameKind, Roots, TrustBundle, TrustDomain, TrustedFor};
 use crate::resource::security::{Security, UpstreamTls};
 use crate::resource::upstream_tls::is_dns_name_for;
@@ -35,6 +36,12 @@ pub(crate) enum Trusted {
 struct Refused(String);
 
 impl Verifier {
+    /// The same of a whole chain, the leaf first, at this moment.
+    pub(super) fn verify_chain(&self, chain: &[CertificateDer<'_>]) -> Result<Leaf, rustls::Error> {
+        let (leaf, others) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
+        self.verify(leaf, others, UnixTime::now())
+    }
+
     /// The peer's leaf, if everything about it is as it must be.
     pub(super) fn verify(
         &self,
@@ -132,6 +139,19 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.crypto.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl VerifyAgain for Arc<Verifier> {
+    fn verify_again(
+        &self,
+        trust: &TrustBundle,
+        own: Option<&TrustDomain>,
+        chain: &[CertificateDer<'static>],
+    ) -> Result<(), String> {
+        let trust = Trusted::Bundle { bundle: trust.clone(), own: own.cloned() };
+        let again = Verifier { trust, security: self.security.clone(), crypto: self.crypto.clone() };
+        again.verify_chain(chain).map(drop).map_err(|error| error.to_string())
     }
 }
 

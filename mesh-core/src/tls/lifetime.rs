@@ -1,0 +1,180 @@
+//! What certificates make of a connection that is open: it is replaced, drained and closed as they change and end.
+
+use std::fmt;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls_pki_types::CertificateDer;
+use tokio::time::sleep_until;
+
+use super::facts::ConnectionSecurity;
+use super::plan::{Now, Plan, Step, Turn, Whose};
+use crate::identity::{Identity, Provider, TrustBundle, TrustDomain, Utc};
+
+/// The wall clock may be set while nothing else happens: it is looked at so often.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// The life of one connection, of either side. Whoever keeps the connection asks for its turns, in the task that it has:
+///
+/// ```text
+/// tokio::select! {
+///     turn = lifetime.next() => match turn {
+///         Turn::Replace(why) => …   // a client makes another first; a server drains, its calls have all their time
+///         Turn::Drain(why) => …     // no new calls
+///         Turn::End(why) => …       // closed; `next` is not asked again
+///     }
+///     …
+/// }
+/// ```
+pub(crate) struct Lifetime {
+    plan: Plan,
+    /// The provider of what was shown to the peer, and what that was.
+    own: Option<(Provider, Identity)>,
+    /// What vouches for the peer; `None`: what never changes, as the system's roots.
+    vouching: Option<Vouching>,
+    peer: String,
+}
+
+struct Vouching {
+    provider: Provider,
+    /// The roots by which the peer was verified last, and the trust domain of the own certificate then.
+    by: (Option<TrustBundle>, Option<TrustDomain>),
+    /// The peer's, the leaf first.
+    chain: Vec<CertificateDer<'static>>,
+    verify: Box<dyn VerifyAgain>,
+}
+
+/// Verifies the chain of a peer that was verified once.
+pub(crate) trait VerifyAgain: Send + Sync {
+    /// Whether these roots vouch for it now, for one whose own certificate is of the trust domain `own`.
+    ///
+    /// # Errors
+    ///
+    /// Why they do not.
+    fn verify_again(
+        &self,
+        trust: &TrustBundle,
+        own: Option<&TrustDomain>,
+        chain: &[CertificateDer<'static>],
+    ) -> Result<(), String>;
+}
+
+impl Lifetime {
+    /// Of a connection that was made now. `own`: the provider of the certificate that was shown to the peer.
+    pub(crate) fn new(facts: &ConnectionSecurity, own: Option<Provider>) -> Self {
+        let identity = facts.identity.clone();
+        let plan =
+            Plan::new(identity.as_ref().map(Identity::not_after), facts.peer.not_after, Now::here(), fastrand::f64());
+        let peer = match &facts.peer.spiffe_id {
+            Some(id) => format!("{id} (serial number {})", facts.peer.serial),
+            None => format!("serial number {}", facts.peer.serial),
+        };
+        Self { plan, own: own.zip(identity), vouching: None, peer }
+    }
+
+    /// The peer is verified again whenever `provider` publishes other roots than `trust`, by which it was verified.
+    pub(crate) fn vouched_for_by(
+        mut self,
+        provider: Provider,
+        trust: TrustBundle,
+        chain: Vec<CertificateDer<'static>>,
+        verify: impl VerifyAgain + 'static,
+    ) -> Self {
+        let own = domain(self.own.as_ref().map(|(_, shown)| shown));
+        self.vouching = Some(Vouching { provider, by: (Some(trust), own), chain, verify: Box::new(verify) });
+        self
+    }
+
+    /// What is to become of the connection next; waits until there is something. May be dropped and asked again.
+    pub(crate) async fn next(&mut self) -> Turn {
+        loop {
+            let now = Now::here();
+            self.look(now);
+            if let Some(step) = self.plan.step(now) {
+                return self.turn(step);
+            }
+            let wake = self.plan.due().min(now.at + LOOK_EVERY);
+            tokio::select! {
+                () = news(self.own.as_mut().map(|(provider, _)| provider)) => {}
+                () = news(self.vouching.as_mut().map(|vouching| &mut vouching.provider)) => {}
+                () = sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// Takes in what the providers published.
+    fn look(&mut self, now: Now) {
+        let mut own = None;
+        if let Some((provider, shown)) = &mut self.own {
+            let latest = provider.latest().material.and_then(|material| material.identity.clone());
+            if latest.as_ref().is_some_and(|latest| latest != shown) {
+                self.plan.handle_renewed(now, fastrand::f64());
+            }
+            own = domain(latest.as_ref()).or_else(|| domain(Some(shown)));
+        }
+        let Some(vouching) = self.vouching.as_mut().filter(|_| !self.plan.is_refused()) else { return };
+        let state = vouching.provider.latest();
+        let Some(material) = state.material else { return };
+        let by = (material.trust.clone(), own);
+        if by == vouching.by {
+            return;
+        }
+        vouching.by = by;
+        if let Err(why) = vouching.verify() {
+            let published = state.received.map_or(now.at, |(at, _)| at);
+            let name = &vouching.provider.name;
+            let why = format!("the roots that certificate provider `{name}` has now do not vouch for it: {why}");
+            self.plan.handle_refused(why.into(), published);
+        }
+    }
+
+    fn turn(&self, step: Step) -> Turn {
+        let of_peer = |why: &str| -> Arc<str> { format!("the peer, {}, is trusted no more: {why}", self.peer).into() };
+        match (step, &self.own) {
+            (Step::Replace(Whose::Own), Some((provider, shown))) => {
+                let (name, expires) = (&provider.name, Utc(shown.not_after()));
+                let why = format!(
+                    "certificate provider `{name}` has a newer certificate than the one that expires at {expires}"
+                );
+                Turn::Replace(why.into())
+            }
+            (Step::Replace(_), _) => {
+                Turn::Replace(format!("the peer's certificate nears its end: {}", self.peer).into())
+            }
+            (Step::Drain(why), _) => Turn::Drain(of_peer(&why)),
+            (Step::Refused(why), _) => Turn::End(of_peer(&why)),
+            (Step::Expired(Whose::Own), Some((provider, shown))) => Turn::End(provider.expired(shown).into()),
+            (Step::Expired(_), _) => Turn::End(format!("the peer's certificate expired: {}", self.peer).into()),
+        }
+    }
+}
+
+impl Vouching {
+    fn verify(&self) -> Result<(), String> {
+        let (trust, own) = &self.by;
+        let trust = trust.as_ref().ok_or("there are none")?;
+        self.verify.verify_again(trust, own.as_ref(), &self.chain)
+    }
+}
+
+/// Ends when the provider published something; never, if it will not.
+async fn news(provider: Option<&mut Provider>) {
+    let has_news = match provider {
+        Some(provider) => provider.changed().await,
+        None => false,
+    };
+    if !has_news {
+        pending().await
+    }
+}
+
+fn domain(identity: Option<&Identity>) -> Option<TrustDomain> {
+    identity.and_then(Identity::spiffe_id).map(|id| id.trust_domain())
+}
+
+impl fmt::Debug for Lifetime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lifetime").field("plan", &self.plan).field("peer", &self.peer).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,157 @@
+//! A backend behind TLS, a cluster that asks for it, and a provider of certificates that does as told.
+
+use mesh_core::connect::ConnectionSecurity;
+use mesh_core::identity::{CertificateProvider, KeyMaterial, ProviderFuture, Publisher};
+use mesh_core::testing::{ControlPlane, Resources, any, cluster};
+use mesh_core::{Mesh, MeshBuilder};
+use mesh_xds_proto::envoy::config::core::v3::TransportSocket;
+use mesh_xds_proto::envoy::config::core::v3::transport_socket::ConfigType;
+use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
+use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context as common;
+use mesh_xds_proto::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
+use tokio::sync::watch;
+
+use super::PATIENCE;
+use super::backend::Backend;
+use super::client::Client;
+use super::pki::{Authority, Issued};
+use super::tls::{TlsFront, server};
+
+pub(crate) const CLIENT: &str = "spiffe://cluster.local/ns/shop/sa/client";
+pub(crate) const SERVER: &str = "spiffe://cluster.local/ns/shop/sa/server";
+
+/// A backend behind TLS, and a control plane that knows it as `greeter`.
+pub(crate) struct Site {
+    pub(crate) authority: Authority,
+    pub(crate) backend: Backend,
+    pub(crate) front: TlsFront,
+    pub(crate) control_plane: ControlPlane,
+}
+
+impl Site {
+    /// The server shows an SVID, and takes clients of its own authority alone.
+    pub(crate) async fn mutual() -> Self {
+        let authority = Authority::new();
+        let config = server(&authority.svid(SERVER), Some(&authority));
+        Self::with(authority, config).await
+    }
+
+    pub(crate) async fn with(authority: Authority, config: rustls::ServerConfig) -> Self {
+        let backend = Backend::start("a").await;
+        let front = TlsFront::start(backend.address(), config).await;
+        let control_plane = ControlPlane::new();
+        control_plane.set(Resources::service("greeter", [front.address()]));
+        Self { authority, backend, front, control_plane }
+    }
+
+    pub(crate) fn ask(&self, context: &tls::UpstreamTlsContext) {
+        self.control_plane.put(cluster("greeter").modify(|cluster| {
+            cluster.transport_socket = Some(TransportSocket {
+                name: "envoy.transport_sockets.tls".into(),
+                config_type: Some(ConfigType::TypedConfig(any(context))),
+            });
+        }));
+    }
+
+    pub(crate) fn material(&self) -> KeyMaterial {
+        self.material_of(&self.authority.svid(CLIENT))
+    }
+
+    /// With roots of the site's authority.
+    pub(crate) fn material_of(&self, issued: &Issued) -> KeyMaterial {
+        KeyMaterial::new().identity(issued.identity()).trust(self.authority.trust())
+    }
+
+    pub(crate) async fn mesh(&self, builder: MeshBuilder) -> Mesh {
+        builder.control_plane(&self.control_plane).build().await.expect("a mesh")
+    }
+}
+
+pub(crate) fn instance() -> tls::CertificateProviderPluginInstance {
+    tls::CertificateProviderPluginInstance { instance_name: "default".into(), ..Default::default() }
+}
+
+/// mTLS with the provider `default`, to one of these peers.
+pub(crate) fn context(peers: &[&str]) -> tls::UpstreamTlsContext {
+    let exact = |peer: &&str| StringMatcher {
+        match_pattern: Some(MatchPattern::Exact((*peer).to_owned())),
+        ..Default::default()
+    };
+    let validation = tls::CertificateValidationContext {
+        ca_certificate_provider_instance: Some(instance()),
+        match_subject_alt_names: peers.iter().map(exact).collect(),
+        ..Default::default()
+    };
+    let common = tls::CommonTlsContext {
+        tls_certificate_provider_instance: Some(instance()),
+        validation_context_type: Some(common::ValidationContextType::ValidationContext(validation)),
+        ..Default::default()
+    };
+    tls::UpstreamTlsContext { common_tls_context: Some(common), ..Default::default() }
+}
+
+pub(crate) fn validation(context: &mut tls::UpstreamTlsContext) -> &mut tls::CertificateValidationContext {
+    match context.common_tls_context.as_mut().and_then(|common| common.validation_context_type.as_mut()) {
+        Some(common::ValidationContextType::ValidationContext(validation)) => validation,
+        _ => panic!("it has one"),
+    }
+}
+
+pub(crate) fn connections(mesh: &Mesh) -> Vec<ConnectionSecurity> {
+    let endpoints = mesh.status().targets.into_iter().flat_map(|target| target.clusters).flat_map(|one| one.endpoints);
+    endpoints.flat_map(|endpoint| endpoint.security).map(|security| (*security).clone()).collect()
+}
+
+/// Publishes what the test tells it.
+pub(crate) struct Told(watch::Receiver<Option<Result<KeyMaterial, String>>>);
+
+impl CertificateProvider for Told {
+    fn kind(&self) -> &str {
+        "told"
+    }
+
+    fn run(mut self: Box<Self>, publisher: Publisher) -> ProviderFuture {
+        Box::pin(async move {
+            loop {
+                match self.0.borrow_and_update().clone() {
+                    Some(Ok(material)) => publisher.publish(material),
+                    Some(Err(error)) => publisher.fail(error),
+                    None => {}
+                }
+                if self.0.changed().await.is_err() {
+                    return;
+                }
+            }
+        })
+    }
+}
+
+pub(crate) fn told() -> (watch::Sender<Option<Result<KeyMaterial, String>>>, Told) {
+    let (sender, receiver) = watch::channel(None);
+    (sender, Told(receiver))
+}
+
+/// Calls until one fails and says this: until what was told has arrived, calls may be answered.
+pub(crate) async fn says_in_time(client: &Client, text: &str) -> tonic::Status {
+    let said = async {
+        loop {
+            match client.hello().await {
+                Err(status) if status.message().contains(text) => return status,
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, said).await.unwrap_or_else(|_| panic!("`{text}` is never said"))
+}
+
+pub(crate) async fn fails_in_time(client: &Client) -> tonic::Status {
+    let failed = async {
+        loop {
+            match client.hello().await {
+                Err(status) => return status,
+                Ok(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, failed).await.expect("calls fail")
+}
