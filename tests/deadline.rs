@@ -6,8 +6,11 @@ use mesh_core::balance::BalanceOptions;
 use mesh_core::testing::{ControlPlane, ListenerBuilder, Resources, RouteBuilder, listener, route, route_config};
 use mesh_core::{CallOptions, Mesh, Profile};
 use mesh_examples::helloworld::HelloRequest;
+use mesh_examples::helloworld::greeter_client::GreeterClient;
+use mesh_tonic::MeshChannel;
 use tokio_stream::StreamExt;
 use tonic::{Code, Request, Status};
+use tower::util::MapResponseLayer;
 
 use crate::support::PATIENCE;
 use crate::support::backend::Backend;
@@ -304,6 +307,33 @@ async fn a_server_that_says_deadline_exceeded_is_quoted() {
     let client = Client::new(&mesh, &format!("static:///{}", backend.address()));
     let status = client.hello_within(LONG).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::DeadlineExceeded, "the server's own"));
+}
+
+/// Hands a response on when the call's time is over, with no timer having had the time to say so.
+fn late<R>(response: R) -> R {
+    std::thread::sleep(2 * SOON);
+    response
+}
+
+#[tokio::test]
+async fn a_server_that_says_cancelled_at_the_deadline_means_the_deadline() {
+    let backend = Backend::start("a").await;
+    let mesh = Mesh::builder().build().await.unwrap();
+    let target = format!("static:///{}", backend.address());
+    let channel = MeshChannel::builder(&mesh, &target).attempt_layer(MapResponseLayer::new(late)).build().unwrap();
+    let mut greeter = GreeterClient::new(channel);
+    let within = |limit| {
+        let mut request = Request::new(HelloRequest::default());
+        request.set_timeout(limit);
+        request
+    };
+    // As tonic's servers do.
+    backend.fail(Status::cancelled("Timeout expired"));
+    let status = greeter.say_hello(within(SOON)).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    assert_says(&status, &["200ms", "while reading the response", &format!("endpoint {}", backend.address())]);
+    let status = greeter.say_hello(within(LONG)).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::Cancelled, "Timeout expired"));
 }
 
 /// A client of a service by its address, with nothing that limits its calls.

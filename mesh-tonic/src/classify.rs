@@ -10,6 +10,9 @@ use crate::grpc::Grpc;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
+/// [`Code::Cancelled`] as it is written.
+const CANCELLED: &str = "1";
+
 const GRPC: &[u8] = b"application/grpc";
 
 impl Classify for Grpc {
@@ -22,6 +25,10 @@ impl Classify for Grpc {
             Some(code) => of_code(Code::from_bytes(code.as_bytes())),
             None => of_http(status),
         }
+    }
+
+    fn is_cancelled(&self, trailers: &HeaderMap) -> bool {
+        grpc_status(trailers).is_some_and(|code| code == CANCELLED)
     }
 }
 

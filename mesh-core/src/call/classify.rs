@@ -19,6 +19,13 @@ pub trait Classify: fmt::Debug + Send + Sync {
     /// The outcome of a response that has ended, by its status and its trailers; the headers stand for trailers where the
     /// response was nothing but a head.
     fn outcome(&self, status: StatusCode, trailers: Option<&HeaderMap>) -> Outcome;
+
+    /// Whether a response that ended so, by its trailers or as nothing but a head, says that the call was given up. A peer
+    /// that knows the call's deadline may say so at its end. Default: none does.
+    fn is_cancelled(&self, trailers: &HeaderMap) -> bool {
+        let _ = trailers;
+        false
+    }
 }
 
 /// By the HTTP status alone.

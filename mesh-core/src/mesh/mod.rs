@@ -234,10 +234,11 @@ impl Mesh {
 
     /// The layers of a call to `target`, in the recommended order, with `attempt_layer` around each attempt. Adapters
     /// build their channels on it. `tell_deadline` is what [`TimeoutLayer::tell_peer`] takes, `protocol` what
-    /// [`RetryLayer::protocol`] and [`FilterLayer::protocol`] take; each does nothing while the feature of its layer is
+    /// [`TimeoutLayer::protocol`], [`RetryLayer::protocol`] and [`FilterLayer::protocol`] take; each does nothing while the feature of its layer is
     /// off.
     ///
     /// [`TimeoutLayer::tell_peer`]: crate::timeout::TimeoutLayer::tell_peer
+    /// [`TimeoutLayer::protocol`]: crate::timeout::TimeoutLayer::protocol
     /// [`RetryLayer::protocol`]: crate::retry::RetryLayer::protocol
     /// [`FilterLayer::protocol`]: crate::filter::FilterLayer::protocol
     pub fn client_stack<L: Layer<Attempt>>(
@@ -253,6 +254,8 @@ impl Mesh {
             tell_deadline,
             #[cfg(feature = "timeout")]
             profile: self.inner.profile.value,
+            #[cfg(feature = "timeout")]
+            protocol,
             #[cfg(feature = "filter")]
             filter: protocol
                 .map_or_else(|| self.inner.filter.clone(), |known| self.inner.filter.clone().protocol(known)),

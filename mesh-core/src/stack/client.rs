@@ -17,6 +17,8 @@ use tower_layer::Layer;
 
 use crate::balance::Balance;
 use crate::call::EncodeDeadline;
+#[cfg(feature = "timeout")]
+use crate::call::Protocol;
 #[cfg(feature = "cluster")]
 use crate::cluster::{Cluster, ClusterLayer};
 use crate::connect::Http2Connector;
@@ -87,6 +89,8 @@ pub(crate) struct ClientStackBuilder {
     pub(crate) tell_deadline: Option<EncodeDeadline>,
     #[cfg(feature = "timeout")]
     pub(crate) profile: Profile,
+    #[cfg(feature = "timeout")]
+    pub(crate) protocol: Option<&'static dyn Protocol>,
     #[cfg(feature = "filter")]
     pub(crate) filter: FilterLayer,
     #[cfg(feature = "mirror")]
@@ -99,6 +103,8 @@ pub(crate) struct ClientStackBuilder {
 
 impl ClientStackBuilder {
     pub(crate) fn build<L: Layer<Attempt>>(self, attempt_layer: &L) -> ClientStack<L::Service> {
+        #[cfg(feature = "timeout")]
+        let timeout = self.timeout();
         #[cfg(feature = "cluster")]
         let attempt = self.cluster.layer(self.balance);
         #[cfg(not(feature = "cluster"))]
@@ -115,12 +121,14 @@ impl ClientStackBuilder {
         #[cfg(not(feature = "filter"))]
         let call = attempt;
         #[cfg(feature = "timeout")]
-        let call = match self.tell_deadline {
-            Some(encode) => TimeoutLayer::new().tell_peer(encode),
-            None => TimeoutLayer::new(),
-        }
-        .profile(self.profile)
-        .layer(call);
+        let call = timeout.layer(call);
         Discover::new(Route::new(call), self.target)
+    }
+
+    #[cfg(feature = "timeout")]
+    fn timeout(&self) -> TimeoutLayer {
+        let layer = TimeoutLayer::new().profile(self.profile);
+        let layer = self.tell_deadline.map_or(layer, |encode| layer.tell_peer(encode));
+        self.protocol.map_or(layer, |known| layer.protocol(known))
     }
 }

@@ -28,7 +28,7 @@ impl Ahead {
                 Poll::Ready(None) => return true,
                 Poll::Ready(Some(frame)) => {
                     let is_last = !matches!(&frame, Ok(frame) if frame.is_data());
-                    *place = Some(frame.map_err(|error| terms.reason(error.into())));
+                    *place = Some(terms.check(frame.map_err(Into::into)));
                     if is_last {
                         return true;
                     }

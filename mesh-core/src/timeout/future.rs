@@ -48,7 +48,7 @@ where
             let timer = this.timer.take();
             return Poll::Ready(match (result, timer) {
                 (Ok(response), None) => Ok(response.map(ResponseBody::unlimited)),
-                (Ok(response), Some(timer)) => Ok(response.map(|body| ResponseBody::limited(body, timer, cx))),
+                (Ok(response), Some(timer)) => limited(response, timer, cx),
                 (Err(error), Some(timer)) => Err(timer.terms().reason(error)),
                 (Err(error), None) => Err(error),
             });
@@ -58,4 +58,14 @@ where
             None => Poll::Pending,
         }
     }
+}
+
+fn limited<R>(response: Response<R>, timer: Timer, cx: &mut Context<'_>) -> Result<Response<ResponseBody<R>>, Error>
+where
+    R: Body<Data = Bytes, Error: Into<Error>> + Send + Unpin + 'static,
+{
+    if response.body().is_end_stream() {
+        timer.terms().check_end(response.headers())?;
+    }
+    Ok(response.map(|body| ResponseBody::limited(body, timer, cx)))
 }

@@ -65,7 +65,7 @@ where
             }
         }
         drop(place);
-        Poll::Ready(ready!(frame).map(|frame| frame.map_err(|error| timer.terms().reason(error.into()))))
+        Poll::Ready(ready!(frame).map(|frame| timer.terms().check(frame.map_err(Into::into))))
     }
 }
 

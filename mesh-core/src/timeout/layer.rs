@@ -1,6 +1,7 @@
 use tower_layer::Layer;
 
-use super::{EncodeDeadline, Timeout};
+use super::{EncodeDeadline, Settings, Timeout};
+use crate::call::Classify;
 use crate::profile::Profile;
 
 /// Makes [`Timeout`] services, around the mesh's layers or any other `http` service.
@@ -30,8 +31,7 @@ use crate::profile::Profile;
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TimeoutLayer {
-    encode: Option<EncodeDeadline>,
-    profile: Profile,
+    settings: Settings,
 }
 
 impl TimeoutLayer {
@@ -42,14 +42,22 @@ impl TimeoutLayer {
 
     /// Tells the peer the time that remains in the header that `encode` makes; gRPC's is `grpc-timeout`.
     pub fn tell_peer(mut self, encode: EncodeDeadline) -> Self {
-        self.encode = Some(encode);
+        self.settings.encode = Some(encode);
+        self
+    }
+
+    /// The protocol of the responses. One that says at the deadline that the call was cancelled fails as every call does whose
+    /// deadline passed: the peer counts on a clock of its own, which may be ahead by 1 ms and a thousandth of the
+    /// limit. Default: none, and what the peer says stands.
+    pub fn protocol(mut self, protocol: &'static dyn Classify) -> Self {
+        self.settings.protocol = Some(protocol);
         self
     }
 
     /// Whether Envoy's `timeout` of a route limits its calls, from their start: in [`Profile::Envoy`] it does. Default
     /// [`Profile::Grpc`].
     pub fn profile(mut self, profile: Profile) -> Self {
-        self.profile = profile;
+        self.settings.profile = profile;
         self
     }
 }
@@ -58,6 +66,6 @@ impl<S> Layer<S> for TimeoutLayer {
     type Service = Timeout<S>;
 
     fn layer(&self, inner: S) -> Timeout<S> {
-        Timeout { inner, encode: self.encode, profile: self.profile }
+        Timeout { inner, settings: self.settings }
     }
 }

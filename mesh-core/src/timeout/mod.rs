@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 pub use crate::call::EncodeDeadline;
-use crate::call::{self, Call, Progress};
+use crate::call::{self, Call, Classify, Progress};
 use crate::error::Error;
 use crate::profile::Profile;
 
@@ -39,14 +39,20 @@ use crate::profile::Profile;
 #[derive(Clone, Debug)]
 pub struct Timeout<S> {
     inner: S,
+    settings: Settings,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Settings {
     encode: Option<EncodeDeadline>,
     profile: Profile,
+    protocol: Option<&'static dyn Classify>,
 }
 
 impl<S> Timeout<S> {
     /// Ends the calls to `inner` at their deadlines, which are not told to the peer.
     pub fn new(inner: S) -> Self {
-        Self { inner, encode: None, profile: Profile::default() }
+        Self { inner, settings: Settings::default() }
     }
 }
 
@@ -64,7 +70,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let timer = start(&mut request, self.encode, self.profile);
+        let timer = start(&mut request, self.settings);
         match timer {
             // There is not even the time to send it.
             Some(timer) if timer.terms().has_expired() => ResponseFuture::expired(timer),
@@ -73,7 +79,8 @@ where
     }
 }
 
-fn start<B>(request: &mut Request<B>, encode: Option<EncodeDeadline>, profile: Profile) -> Option<Timer> {
+fn start<B>(request: &mut Request<B>, settings: Settings) -> Option<Timer> {
+    let Settings { encode, profile, protocol } = settings;
     let call = call::of(request.extensions_mut());
     let remaining = limit(call, profile)?;
     let deadline = Instant::now().checked_add(remaining)?;
@@ -93,7 +100,7 @@ fn start<B>(request: &mut Request<B>, encode: Option<EncodeDeadline>, profile: P
         value.set_sensitive(inherited);
         request.headers_mut().insert(name, value);
     }
-    Some(Timer::new(Terms { deadline, limit, inherited, progress, cluster, route }))
+    Some(Timer::new(Terms { deadline, limit, inherited, progress, cluster, route, protocol }))
 }
 
 /// To whole milliseconds.

@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response};
+use futures_util::stream;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http_body::Frame;
 use http_body_util::{BodyExt, Empty, StreamBody};
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::timer::CANCEL;
 use super::{ResponseBody, Timeout, TimeoutLayer};
-use crate::call::{self, Call};
+use crate::call::{self, Call, Classify};
+use crate::connect::Outcome;
 use crate::error::{Error, ErrorKind};
 
 const LIMIT: Duration = Duration::from_millis(100);
@@ -56,7 +59,7 @@ async fn peer_that_cancels_at_the_deadline_did_so_for_the_deadline() {
 async fn peer_that_cancels_a_response_at_the_deadline_did_so_for_the_deadline() {
     for (after, code, wanted) in RESETS {
         let inner = service_fn(move |_| async move {
-            let failing = futures_util::stream::once(async move { Err(reset(after, code).await) });
+            let failing = stream::once(async move { Err(reset(after, code).await) });
             Ok::<_, Error>(Response::new(StreamBody::new(Box::pin(failing))))
         });
         let response = Timeout::new(inner).oneshot(limited()).await.expect("a response head");
@@ -84,4 +87,64 @@ async fn the_peer_is_told_a_deadline_of_the_applications_in_whole_milliseconds_a
     };
     assert_eq!(told(false).await, ("90000000".to_owned(), false));
     assert_eq!(told(true).await, ("89700000".to_owned(), true));
+}
+
+/// Of a protocol whose responses say so in a header.
+#[derive(Debug)]
+struct Says;
+
+impl Classify for Says {
+    fn outcome(&self, _: StatusCode, _: Option<&HeaderMap>) -> Outcome {
+        Outcome::Failure
+    }
+
+    fn is_cancelled(&self, trailers: &HeaderMap) -> bool {
+        trailers.contains_key("cancelled")
+    }
+}
+
+/// The end of a response that came after so long and says so.
+async fn ends(after: Duration, limit: Duration, says: &'static str, in_head: bool) -> Result<HeaderMap, ErrorKind> {
+    let inner = service_fn(move |_: Request<()>| async move {
+        let trailers: HeaderMap = [(HeaderName::from_static(says), HeaderValue::from_static(""))].into_iter().collect();
+        if in_head {
+            sleep(after).await;
+            let mut response = Response::new(Empty::new().map_err(Error::from).boxed_unsync());
+            *response.headers_mut() = trailers;
+            return Ok::<_, Error>(response);
+        }
+        let end = stream::once(async move {
+            sleep(after).await;
+            Ok::<_, Error>(Frame::trailers(trailers))
+        });
+        Ok(Response::new(StreamBody::new(end).boxed_unsync()))
+    });
+    let mut request = Request::new(());
+    request.extensions_mut().insert(Call::new(Some(limit)));
+    let response = TimeoutLayer::new().protocol(&Says).layer(inner).oneshot(request).await;
+    let response = response.map_err(|error| error.kind())?;
+    let headers = response.headers().clone();
+    let end = response.into_body().collect().await.map_err(|error| error.kind())?;
+    Ok(end.trailers().cloned().unwrap_or(headers))
+}
+
+#[tokio::test(start_paused = true)]
+async fn peer_that_says_cancelled_at_the_deadline_did_so_for_the_deadline() {
+    let millis = Duration::from_millis;
+    let long = millis(20_000);
+    for in_head in [true, false] {
+        for (after, limit) in [(millis(99), LIMIT), (millis(19_980), long)] {
+            assert_eq!(
+                ends(after, limit, "cancelled", in_head).await,
+                Err(ErrorKind::Deadline),
+                "{after:?} of {limit:?}"
+            );
+            let failed = ends(after, limit, "failed", in_head).await.expect("an answer of the peer's own");
+            assert!(failed.contains_key("failed"));
+        }
+        for (after, limit) in [(millis(98), LIMIT), (millis(19_975), long)] {
+            let end = ends(after, limit, "cancelled", in_head).await.expect("an answer of the peer's own");
+            assert!(end.contains_key("cancelled"), "{after:?} of {limit:?}");
+        }
+    }
 }

@@ -7,21 +7,24 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::Body;
+use http::HeaderMap;
+use http_body::{Body, Frame};
 use pin_project::pin_project;
 use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::ahead::Ahead;
-use crate::call::{Progress, Stage};
+use crate::call::{Classify, Progress, Stage};
 use crate::error::{Error, ErrorKind};
 use crate::resource::endpoints::Address;
 use crate::snapshot::ClusterEntry;
 
 /// With this HTTP/2 error code a peer resets a stream that it has given up.
 pub(super) const CANCEL: u32 = 0x8;
-/// A peer's clock may be that much ahead of the timers here.
+/// A peer's clock may be that much ahead of the timers here,
 const ROUNDING: Duration = Duration::from_millis(1);
+/// and run faster by the limit's share of this: twice what NTP does to a clock that it corrects.
+const DRIFT: u32 = 1000;
 
 const WAITED: &str = "see why the cluster had no endpoint for the call, or give the call more time";
 const SLOW: &str = "see why the endpoint took so long, or give the call more time";
@@ -49,6 +52,7 @@ pub(super) struct Terms {
     pub(super) progress: Arc<Progress>,
     pub(super) cluster: Option<Arc<ClusterEntry>>,
     pub(super) route: Option<Arc<str>>,
+    pub(super) protocol: Option<&'static dyn Classify>,
 }
 
 impl Timer {
@@ -99,8 +103,25 @@ impl Terms {
     /// What the call failed of. The peer knows the deadline too, and can end the call before the timer here fires:
     /// that is the deadline's doing and not a cancellation.
     pub(super) fn reason(&self, error: Error) -> Error {
-        let passed = Instant::now() + ROUNDING >= self.deadline;
-        if passed && error.reset_code() == Some(CANCEL) { self.error() } else { error }
+        if error.reset_code() == Some(CANCEL) && self.has_passed_there() { self.error() } else { error }
+    }
+
+    /// The error of a call whose peer says that it was cancelled, and means its deadline.
+    pub(super) fn check_end(&self, trailers: &HeaderMap) -> Result<(), Error> {
+        let cancelled = self.protocol.is_some_and(|protocol| protocol.is_cancelled(trailers));
+        if cancelled && self.has_passed_there() { Err(self.error()) } else { Ok(()) }
+    }
+
+    /// A frame of the response, if it is not the end that the deadline made.
+    pub(super) fn check(&self, frame: Result<Frame<Bytes>, Error>) -> Result<Frame<Bytes>, Error> {
+        let frame = frame.map_err(|error| self.reason(error))?;
+        frame.trailers_ref().map_or(Ok(()), |trailers| self.check_end(trailers))?;
+        Ok(frame)
+    }
+
+    /// Whether the deadline may have passed on the peer's clock.
+    fn has_passed_there(&self) -> bool {
+        self.deadline <= Instant::now() + ROUNDING + self.limit / DRIFT
     }
 
     pub(super) fn has_expired(&self) -> bool {
