@@ -16,6 +16,7 @@ mod drain;
 mod failover;
 mod faults;
 mod flips;
+mod floor;
 mod foreign_response;
 mod header_mutation;
 mod hedging;

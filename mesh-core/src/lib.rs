@@ -94,3 +94,5 @@ pub use resource::retry_policy::RetryPolicy;
 pub use resource::verdict::{FieldVerdict, Verdict, verdicts};
 pub use snapshot::Snapshot;
 pub use snapshot::fixed::{ClusterBuilder, RouteBuilder, SnapshotBuilder};
+#[cfg(feature = "tls")]
+pub use tls::{SecurityFloor, TlsVersion};

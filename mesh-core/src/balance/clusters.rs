@@ -47,6 +47,9 @@ pub(crate) struct Registry<C: Connect> {
     me: Weak<Self>,
 }
 
+/// In the place of the running state of a cluster that is to have none.
+struct Refused;
+
 impl<C: Connect> Clusters<C> {
     /// Tasks run on `runtime`, or on that of the first call. `shutdown` closes all connections and fails all calls.
     pub(crate) fn new(
@@ -130,6 +133,12 @@ impl<C: Connect> Clusters<C> {
         }
     }
 
+    /// Why the entry's cluster is not used although its configuration is good.
+    pub(crate) fn refusal(&self, entry: &ClusterEntry) -> Option<Error> {
+        let config = entry.config.as_ref().ok().filter(|_| entry.leaves.is_none())?;
+        self.0.check(&entry.key, config).err()
+    }
+
     /// The connectivity state of the entry's cluster at this moment; `None` if the cluster cannot be used.
     pub(crate) fn connectivity(&self, entry: &ClusterEntry) -> Option<ConnectivityState> {
         match entry.leaves {
@@ -175,6 +184,7 @@ impl<C: Connect> Clusters<C> {
         {
             return Ok(balancer);
         }
+        self.0.permit(entry, config)?;
         let balancer = self.0.balancer(&entry.key, config);
         entry.attachment.get_or_init(|| balancer.clone());
         if self.attached(entry).is_none() {
@@ -195,9 +205,14 @@ impl<C: Connect> Clusters<C> {
             return Ok(aggregate);
         }
         let members = entry.leaves.iter().flat_map(|leaves| leaves.entries.iter());
-        let leaves = members.map(|leaf| Ok((leaf.clone(), self.balancer(leaf)?)));
-        let leaves = leaves.collect::<Result<Vec<Leaf<C>>, Error>>()?;
-        let first = leaves.first().ok_or_else(error::no_cluster)?;
+        let (mut leaves, mut refusal) = (Vec::new(), None);
+        for leaf in members {
+            match self.balancer(leaf) {
+                Ok(balancer) => leaves.push((leaf.clone(), balancer)),
+                Err(error) => refusal = Some(error),
+            }
+        }
+        let first: &Leaf<C> = leaves.first().ok_or_else(|| refusal.unwrap_or_else(error::no_cluster))?;
         let aggregate = self.0.aggregate(&entry.key, first);
         aggregate.update(leaves);
         entry.attachment.get_or_init(|| aggregate.clone());
@@ -237,6 +252,25 @@ impl<C: Connect> Registry<C> {
         let balancer = Balancer::new(key.clone(), config.clone(), self);
         clusters.insert(key.clone(), Arc::downgrade(&balancer));
         balancer
+    }
+
+    /// Whether a cluster is to have connections at all. That it is not is logged, too, once for each of its configurations.
+    fn permit(&self, entry: &ClusterEntry, config: &ClusterConfig) -> Result<(), Error> {
+        let permitted = self.check(&entry.key, config);
+        if let Err(error) = &permitted
+            && entry.attachment.get::<Refused>().is_none()
+        {
+            tracing::warn!(cluster = &*entry.key.name, "a cluster is not used: {error}");
+            entry.attachment.get_or_init(|| Arc::new(Refused));
+        }
+        permitted
+    }
+
+    fn check(&self, key: &ClusterKey, config: &ClusterConfig) -> Result<(), Error> {
+        #[cfg(feature = "tls")]
+        self.options.floor.check_cluster(&key.name, config.cluster.security.as_deref())?;
+        let _ = (key, config);
+        Ok(())
     }
 
     fn is_busy(&self) -> bool {

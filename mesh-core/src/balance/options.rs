@@ -30,6 +30,9 @@ pub struct BalanceOptions {
     policies: HashMap<Arc<str>, OwnPolicy>,
     pub(crate) profile: Profile,
     pub(crate) outlier_detection: Sourced<bool>,
+    /// A mesh takes its builder's.
+    #[cfg(feature = "tls")]
+    pub(crate) floor: crate::tls::SecurityFloor,
 }
 
 impl Default for BalanceOptions {
@@ -47,6 +50,8 @@ impl Default for BalanceOptions {
             policies: HashMap::new(),
             profile: Profile::default(),
             outlier_detection: Sourced::by_default(true),
+            #[cfg(feature = "tls")]
+            floor: Default::default(),
         }
     }
 }
@@ -122,6 +127,13 @@ impl BalanceOptions {
     /// The application's policy for this cluster.
     pub(crate) fn own_policy(&self, cluster: &str) -> Option<&OwnPolicy> {
         self.policies.get(cluster).or(self.policy.as_ref())
+    }
+
+    /// Clusters that fall below it are not used.
+    #[cfg(feature = "tls")]
+    pub(crate) fn floor(mut self, floor: crate::tls::SecurityFloor) -> Self {
+        self.floor = floor;
+        self
     }
 
     /// Whose rules hold where gRPC and Envoy differ: whether calls spill over priorities, whether degraded endpoints take

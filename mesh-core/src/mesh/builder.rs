@@ -34,7 +34,7 @@ use crate::resource::retry_policy::RetryPolicy;
 use crate::retry::RetryLayer;
 use crate::snapshot::Snapshot;
 #[cfg(feature = "tls")]
-use crate::tls::ClientTls;
+use crate::tls::{ClientTls, SecurityFloor};
 use crate::xds::resource_type::Extensions;
 use crate::xds::transport::Transport;
 use crate::xds::transport::connector::InProcess;
@@ -61,6 +61,8 @@ pub struct MeshBuilder {
     retry: RetryLayer,
     #[cfg(feature = "tls")]
     pub(super) certificate_providers: super::certificates::Named,
+    #[cfg(feature = "tls")]
+    pub(super) floor: SecurityFloor,
     connections: Http2Options,
     #[cfg(feature = "dns")]
     dns_interval: Duration,
@@ -87,6 +89,8 @@ impl Default for MeshBuilder {
             retry: RetryLayer::default(),
             #[cfg(feature = "tls")]
             certificate_providers: Default::default(),
+            #[cfg(feature = "tls")]
+            floor: SecurityFloor::new(),
             connections: Http2Options::default(),
             #[cfg(feature = "dns")]
             dns_interval: Duration::from_secs(30),
@@ -290,6 +294,10 @@ impl MeshBuilder {
             ),
             (bootstrap, _) => bootstrap,
         };
+        #[cfg(feature = "tls")]
+        if let Some(bootstrap) = &bootstrap {
+            self.floor.check_control_plane(bootstrap)?;
+        }
         let transport = GrpcOptions { tasks: tasks.clone(), ..self.transport };
         #[cfg(feature = "tls")]
         let certificate_providers = {
@@ -319,7 +327,9 @@ impl MeshBuilder {
         let (max_wait, max_pending) = (balance.max_wait.value, balance.max_pending.value);
         let connector = Http2Connector::new(self.connections.counted_by(&tasks));
         #[cfg(feature = "tls")]
-        let connector = connector.with_tls(ClientTls::new(certificate_providers.clone()));
+        let connector = connector.with_tls(ClientTls::new(certificate_providers.clone(), self.floor.clone()));
+        #[cfg(feature = "tls")]
+        let balance = balance.floor(self.floor);
         let clusters = Clusters::new(connector, balance, Some(runtime.clone()), cancel.clone());
         Ok(Mesh::new(Inner {
             #[cfg(feature = "dns")]

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use super::{Mesh, MeshBuilder};
 use crate::bootstrap::Bootstrap;
 use crate::identity::{CertificateProvider, FileWatcher, Provider, SpiffeId, TrustDomain};
+use crate::tls::SecurityFloor;
 
 /// Providers that do not run yet.
 pub(super) type Named = BTreeMap<Arc<str>, Box<dyn CertificateProvider>>;
@@ -48,6 +49,12 @@ impl MeshBuilder {
     /// ```
     pub fn certificate_provider(mut self, name: impl Into<Arc<str>>, provider: impl CertificateProvider) -> Self {
         self.certificate_providers.insert(name.into(), Box::new(provider));
+        self
+    }
+
+    /// The least security of connections, whatever the control plane asks for. Default: as it asks.
+    pub fn security_floor(mut self, floor: SecurityFloor) -> Self {
+        self.floor = floor;
         self
     }
 }

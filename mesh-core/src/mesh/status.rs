@@ -292,9 +292,10 @@ impl Mesh {
         };
         #[cfg(not(feature = "cluster"))]
         let (in_flight, refused, dropped) = Default::default();
+        let refusal = || self.inner.clusters.refusal(entry).map(|error| error.to_string());
         ClusterStatus {
             name: entry.key.name.clone(),
-            problem: entry.config.as_ref().err().map(ToString::to_string),
+            problem: entry.config.as_ref().err().map(ToString::to_string).or_else(refusal),
             endpoints: self.inner.clusters.states(entry).into_iter().map(endpoint).collect(),
             leaves: self.leaves(entry),
             ejections: self.inner.clusters.ejections(entry).into_iter().map(EjectionCount::new).collect(),

@@ -17,6 +17,8 @@ pub(crate) type UpstreamTls = std::convert::Infallible;
 /// used for another.
 #[derive(Clone, PartialEq)]
 pub struct Security {
+    /// The cluster's name.
+    pub(crate) cluster: Arc<str>,
     pub(crate) context: Arc<UpstreamTls>,
     /// The name to ask the peer for (SNI).
     pub(crate) server_name: Option<Arc<str>>,
@@ -26,7 +28,7 @@ impl Security {
     /// That of an endpoint of a cluster; `None`: plaintext.
     pub(crate) fn of(cluster: &Cluster, endpoint: &Endpoint) -> Option<Self> {
         let context = cluster.security.clone()?;
-        Some(Self { server_name: server_name(&context, endpoint), context })
+        Some(Self { cluster: cluster.name.clone(), server_name: server_name(&context, endpoint), context })
     }
 
     /// Whether it is that of this endpoint.

@@ -7,7 +7,7 @@ use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ProtocolVersion};
+use rustls::{ClientConfig, ProtocolVersion, SupportedProtocolVersion};
 use rustls_pki_types::{IpAddr, Ipv4Addr, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OnceCell;
@@ -15,6 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::facts::{ConnectionSecurity, Peer};
+use super::floor::{SecurityFloor, TlsVersion};
 use super::lifetime::Lifetime;
 use super::verify::{Trusted, Verifier};
 use crate::error::{Error, ErrorKind};
@@ -34,6 +35,7 @@ struct Inner {
     crypto: Option<Arc<CryptoProvider>>,
     /// The system's roots, read when they are first asked for.
     system: OnceCell<Roots>,
+    floor: SecurityFloor,
 }
 
 /// What one handshake needs: the certificates of this moment.
@@ -49,9 +51,9 @@ pub(crate) struct Handshake {
 }
 
 impl ClientTls {
-    /// With the certificates of these providers.
-    pub(crate) fn new(providers: Providers) -> Self {
-        Self(Arc::new(Inner { providers, crypto: crypto().ok(), system: OnceCell::new() }))
+    /// With the certificates of these providers, and no less security than the floor's.
+    pub(crate) fn new(providers: Providers, floor: SecurityFloor) -> Self {
+        Self(Arc::new(Inner { providers, crypto: crypto().ok(), system: OnceCell::new(), floor }))
     }
 
     /// Gathers what a handshake needs. Waits while a provider has nothing yet; the caller bounds the time.
@@ -84,7 +86,8 @@ impl ClientTls {
                 Trusted::Bundle { bundle: bundle.clone(), own }
             }
         };
-        let verifier = Arc::new(Verifier { trust, security: security.clone(), crypto: crypto.clone() });
+        let floor = self.0.floor.clone();
+        let verifier = Arc::new(Verifier { trust, security: security.clone(), crypto: crypto.clone(), floor });
         let config = config(crypto, verifier.clone(), identity.as_ref(), security.server_name.is_some())?;
         Ok(Handshake { config, server_name: server_name(security)?, verifier, identity, own: own.cloned(), vouching })
     }
@@ -140,8 +143,12 @@ fn config(
     identity: Option<&Identity>,
     sends_name: bool,
 ) -> Result<Arc<ClientConfig>, Error> {
+    let versions: &[&SupportedProtocolVersion] = match verifier.floor.min_version() {
+        TlsVersion::V1_2 => &[&TLS13, &TLS12],
+        TlsVersion::V1_3 => &[&TLS13],
+    };
     let builder = ClientConfig::builder_with_provider(crypto)
-        .with_protocol_versions(&[&TLS13, &TLS12])
+        .with_protocol_versions(versions)
         .map_err(|error| Error::new(ErrorKind::Setup, "the cryptography cannot do TLS").with_source(error))?
         .dangerous()
         .with_custom_certificate_verifier(verifier);

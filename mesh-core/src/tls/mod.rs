@@ -4,6 +4,7 @@
 //! Security (resource/) ─┐
 //! KeyMaterial (identity/) ─ client.rs: Handshake, made anew for each connection ─▸ stream, and its facts: facts.rs
 //!                           verify.rs: chain, time and names of the peer; never the names alone, never webpki's host names
+//!                           floor.rs: what is demanded whatever the control plane asks for
 //!                           lifetime.rs, plan.rs: what becomes of the connection as certificates change and end
 //! ```
 //!
@@ -11,11 +12,13 @@
 
 mod client;
 mod facts;
+mod floor;
 mod lifetime;
 mod plan;
 mod verify;
 
 pub(crate) use client::{ClientTls, Handshake};
 pub use facts::{ConnectionSecurity, Peer};
+pub use floor::{SecurityFloor, TlsVersion};
 pub(crate) use lifetime::Lifetime;
 pub(crate) use plan::Turn;

@@ -10,6 +10,7 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+use super::floor::SecurityFloor;
 use super::lifetime::VerifyAgain;
 use crate::identity::{Leaf, NameKind, Roots, TrustBundle, TrustDomain, TrustedFor};
 use crate::resource::security::{Security, UpstreamTls};
@@ -21,6 +22,7 @@ pub(crate) struct Verifier {
     pub(super) trust: Trusted,
     pub(super) security: Security,
     pub(super) crypto: Arc<CryptoProvider>,
+    pub(super) floor: SecurityFloor,
 }
 
 /// Who vouches for the peer.
@@ -55,6 +57,7 @@ impl Verifier {
         let algorithms = self.crypto.signature_verification_algorithms.all;
         verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms)?;
         self.check_names(&leaf)?;
+        self.floor.check_peer(&self.security.cluster, &leaf).map_err(|why| refused(&why))?;
         Ok(leaf)
     }
 
@@ -150,7 +153,8 @@ impl VerifyAgain for Arc<Verifier> {
         chain: &[CertificateDer<'static>],
     ) -> Result<(), String> {
         let trust = Trusted::Bundle { bundle: trust.clone(), own: own.cloned() };
-        let again = Verifier { trust, security: self.security.clone(), crypto: self.crypto.clone() };
+        let Verifier { security, crypto, floor, .. } = &**self;
+        let again = Verifier { trust, security: security.clone(), crypto: crypto.clone(), floor: floor.clone() };
         again.verify_chain(chain).map(drop).map_err(|error| error.to_string())
     }
 }

@@ -1,0 +1,279 @@
+//! What security a mesh insists on, whatever its control plane asks for.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::bootstrap::{Bootstrap, ChannelCredentials, ServerAddress};
+use crate::error::{Error, ErrorKind};
+use crate::identity::{Leaf, SpiffeId, TrustDomain};
+use crate::resource::upstream_tls::{RootsFrom, UpstreamTls};
+
+/// The least security of a mesh's connections, set in code: a control plane that asks for less does not get it. A cluster
+/// that falls below is not used: its calls fail and say why, `Mesh::status` has it as the cluster's problem, and a warning is
+/// logged; all other clusters live. Without a floor, connections are as the control plane asks.
+///
+/// ```
+/// use mesh_core::{Mesh, SecurityFloor, TlsVersion};
+///
+/// let floor = SecurityFloor::new()
+///     .require_mtls()
+///     .min_tls_version(TlsVersion::V1_3)
+///     .allow_trust_domain("cluster.local".parse()?)
+///     .expect_peer("payments", ["spiffe://cluster.local/ns/shop/sa/payments".parse()?]);
+/// let builder = Mesh::builder().security_floor(floor);
+/// # let _ = builder; Ok::<(), mesh_core::Error>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct SecurityFloor(Arc<Demands>);
+
+#[derive(Clone, Default)]
+struct Demands {
+    mtls: bool,
+    min_version: TlsVersion,
+    trust_domains: Vec<TrustDomain>,
+    peers: BTreeMap<Arc<str>, Vec<SpiffeId>>,
+    local_roots: bool,
+    clusters: Option<Vec<Arc<str>>>,
+    secure_control_plane: bool,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum TlsVersion {
+    /// TLS 1.2, with the extended master secret and authenticated ciphers alone.
+    #[default]
+    V1_2,
+    /// TLS 1.3.
+    V1_3,
+}
+
+impl SecurityFloor {
+    /// A floor that demands nothing beyond what always holds.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Demands)) -> Self {
+        change(Arc::make_mut(&mut self.0));
+        self
+    }
+
+    /// Both sides of every connection to an endpoint prove who they are. Clusters in plaintext, or by TLS without a
+    /// certificate of this process, are not used; nor are targets without a control plane, which are in plaintext.
+    pub fn require_mtls(self) -> Self {
+        self.with(|floor| floor.mtls = true)
+    }
+
+    /// No older version is offered. Default [`TlsVersion::V1_2`].
+    pub fn min_tls_version(self, version: TlsVersion) -> Self {
+        self.with(|floor| floor.min_version = version)
+    }
+
+    /// Every peer is a workload (its certificate is an SVID) of this trust domain, or of another one that is allowed as
+    /// well. Clusters in plaintext are not used. Default: any that the roots vouch for.
+    pub fn allow_trust_domain(self, domain: TrustDomain) -> Self {
+        self.with(|floor| floor.trust_domains.push(domain))
+    }
+
+    /// Whoever answers at the cluster of this name is one of these workloads, in addition to what the cluster asks for; in
+    /// plaintext it is not used. With no IDs, nobody is.
+    pub fn expect_peer(self, cluster: impl Into<Arc<str>>, ids: impl IntoIterator<Item = SpiffeId>) -> Self {
+        self.with(|floor| floor.peers.entry(cluster.into()).or_default().extend(ids))
+    }
+
+    /// Only roots of the certificate providers of bootstrap and code vouch for peers: not the system's, and none that a
+    /// control plane sends.
+    pub fn local_roots_only(self) -> Self {
+        self.with(|floor| floor.local_roots = true)
+    }
+
+    /// Calls and their copies (mirrors) go to the cluster of this name, or of another one that is allowed as well, and to no
+    /// other. A name that ends in `*` stands for all that begin with what is before it. A target without a control plane
+    /// names its cluster by what comes after the scheme. Default: to all.
+    pub fn allow_cluster(self, name: impl Into<Arc<str>>) -> Self {
+        self.with(|floor| floor.clusters.get_or_insert_default().push(name.into()))
+    }
+
+    /// The control plane is reached by TLS; a Unix socket and one in this process are secure, too. Otherwise the mesh is not
+    /// built.
+    pub fn require_secure_control_plane(self) -> Self {
+        self.with(|floor| floor.secure_control_plane = true)
+    }
+
+    /// Whether a cluster may be used.
+    ///
+    /// # Errors
+    ///
+    /// What it falls short of.
+    pub(crate) fn check_cluster(&self, name: &str, security: Option<&UpstreamTls>) -> Result<(), Error> {
+        self.shortfall(name, security).map_or(Ok(()), |shortfall| {
+            let message = format!("cluster `{name}` is below the security floor of this mesh: {shortfall}");
+            let next = "have the control plane ask for what the floor demands, or lower the `SecurityFloor` in code";
+            let mut error = Error::new(ErrorKind::Configuration, message).with_next_step(next);
+            error.context_mut().cluster = Some(name.into());
+            Err(error)
+        })
+    }
+
+    fn shortfall(&self, name: &str, security: Option<&UpstreamTls>) -> Option<String> {
+        let Demands { mtls, trust_domains, peers, local_roots, clusters, .. } = &*self.0;
+        if clusters.as_ref().is_some_and(|allowed| !allowed.iter().any(|allowed| stands_for(allowed, name))) {
+            return Some("it is none of the clusters that are allowed (`allow_cluster`)".to_owned());
+        }
+        let Some(security) = security else {
+            let demand = match () {
+                () if *mtls => "mTLS is required (`require_mtls`)",
+                () if peers.contains_key(name) => "its peers are to prove who they are (`expect_peer`)",
+                () if !trust_domains.is_empty() => "peers are to prove their trust domain (`allow_trust_domain`)",
+                () => return None,
+            };
+            return Some(format!("it is in plaintext, and {demand}"));
+        };
+        if *mtls && security.identity.is_none() {
+            return Some(
+                "it asks for no certificate of this process, and mTLS is required (`require_mtls`)".to_owned(),
+            );
+        }
+        let is_local = match security.roots {
+            RootsFrom::Provider(_) => true,
+            RootsFrom::System => false,
+        };
+        (*local_roots && !is_local)
+            .then(|| "it trusts the system's roots, and only those of this mesh's certificate providers vouch (`local_roots_only`)".to_owned())
+    }
+
+    /// Whether whoever answers at a cluster may be this one, whose certificate was verified.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub(super) fn check_peer(&self, cluster: &str, leaf: &Leaf) -> Result<(), String> {
+        let Demands { trust_domains, peers, .. } = &*self.0;
+        let expected = peers.get(cluster);
+        if expected.is_none() && trust_domains.is_empty() {
+            return Ok(());
+        }
+        let id = leaf.spiffe_id().map_err(|error| format!("the floor in code demands a SPIFFE ID: {error}"))?;
+        if !trust_domains.is_empty() && !trust_domains.contains(&id.trust_domain()) {
+            return Err(format!("the floor in code allows no peer of the trust domain of {id} (`allow_trust_domain`)"));
+        }
+        match expected {
+            Some(expected) if !expected.contains(&id) => Err(format!(
+                "the floor in code expects another peer at cluster `{cluster}`, and this one is {id} (`expect_peer`)"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the control plane of this bootstrap may be asked.
+    ///
+    /// # Errors
+    ///
+    /// When it may not.
+    pub(crate) fn check_control_plane(&self, bootstrap: &Bootstrap) -> Result<(), Error> {
+        let server = bootstrap.server();
+        let is_local = matches!(server.address, ServerAddress::Unix(_) | ServerAddress::InProcess(_));
+        if !self.0.secure_control_plane || is_local || server.credentials != ChannelCredentials::Insecure {
+            return Ok(());
+        }
+        let message = format!(
+            "the control plane at `{}` would be reached in plaintext, which is below the security floor",
+            server.uri
+        );
+        let next = r#"give it `"channel_creds": [{"type": "tls"}]`, or drop `require_secure_control_plane`"#;
+        Err(Error::new(ErrorKind::Setup, message).with_next_step(next))
+    }
+
+    pub(super) fn min_version(&self) -> TlsVersion {
+        self.0.min_version
+    }
+}
+
+fn stands_for(allowed: &str, name: &str) -> bool {
+    allowed.strip_suffix('*').map_or(allowed == name, |start| name.starts_with(start))
+}
+
+impl fmt::Debug for SecurityFloor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Demands { mtls, min_version, trust_domains, peers, local_roots, clusters, secure_control_plane } = &*self.0;
+        f.debug_struct("SecurityFloor")
+            .field("mtls", mtls)
+            .field("min_tls_version", min_version)
+            .field("trust_domains", trust_domains)
+            .field("peers", peers)
+            .field("local_roots_only", local_roots)
+            .field("clusters", clusters)
+            .field("secure_control_plane", secure_control_plane)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context(identity: bool, roots: RootsFrom) -> UpstreamTls {
+        UpstreamTls {
+            identity: identity.then(|| "default".into()),
+            roots,
+            names: Vec::new(),
+            sni: None,
+            auto_host_sni: false,
+            auto_sni_san_validation: false,
+        }
+    }
+
+    #[test]
+    fn s7_a_cluster_that_asks_for_less_is_not_used_and_one_that_asks_for_enough_is() {
+        let floor = SecurityFloor::new;
+        let provider = || RootsFrom::Provider("default".into());
+        let id = || "spiffe://a/b".parse::<SpiffeId>().unwrap();
+        let (plaintext, tls, mtls) = (None, Some(context(false, provider())), Some(context(true, provider())));
+        let system = Some(context(true, RootsFrom::System));
+        for (floor, security, problem) in [
+            (floor(), &plaintext, None),
+            (floor().require_mtls(), &plaintext, Some("in plaintext, and mTLS is required")),
+            (floor().require_mtls(), &tls, Some("no certificate of this process")),
+            (floor().require_mtls(), &mtls, None),
+            (floor().require_mtls(), &system, None),
+            (floor().local_roots_only(), &system, Some("the system's roots")),
+            (floor().local_roots_only(), &mtls, None),
+            (floor().local_roots_only(), &plaintext, None),
+            (floor().expect_peer("shop", [id()]), &plaintext, Some("`expect_peer`")),
+            (floor().expect_peer("other", [id()]), &plaintext, None),
+            (floor().expect_peer("shop", [id()]), &tls, None),
+            (floor().allow_trust_domain("a".parse().unwrap()), &plaintext, Some("`allow_trust_domain`")),
+            (floor().min_tls_version(TlsVersion::V1_3), &plaintext, None),
+            (floor().require_secure_control_plane(), &plaintext, None),
+            (floor().allow_cluster("shop"), &plaintext, None),
+            (floor().allow_cluster("other").allow_cluster("sh*"), &plaintext, None),
+            (floor().allow_cluster("sho"), &plaintext, Some("none of the clusters that are allowed")),
+            (floor().allow_cluster("shop").require_mtls(), &plaintext, Some("mTLS is required")),
+        ] {
+            let found = floor.check_cluster("shop", security.as_ref()).map_err(|error| error.to_string());
+            match problem {
+                None => assert_eq!(found, Ok(()), "{floor:?}"),
+                Some(problem) => {
+                    assert!(found.as_ref().is_err_and(|found| found.contains(problem)), "{floor:?}: {found:?}")
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn s7_a_control_plane_in_plaintext_is_none_if_that_is_demanded() {
+        let floor = SecurityFloor::new().require_secure_control_plane();
+        let bootstrap = |uri: &str, kind: &str| {
+            let server = serde_json::json!({"server_uri": uri, "channel_creds": [{"type": kind}]});
+            Bootstrap::from_json(&serde_json::json!({"xds_servers": [server]}).to_string()).unwrap()
+        };
+        for (uri, kind, is_secure) in
+            [("127.0.0.1:1", "insecure", false), ("127.0.0.1:1", "tls", true), ("unix:/run/ads.sock", "insecure", true)]
+        {
+            assert_eq!(floor.check_control_plane(&bootstrap(uri, kind)).is_ok(), is_secure, "{uri} {kind}");
+            assert!(SecurityFloor::new().check_control_plane(&bootstrap(uri, kind)).is_ok());
+        }
+    }
+}

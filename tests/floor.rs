@@ -1,0 +1,208 @@
+//! What a mesh insists on, whatever its control plane asks for.
+
+use mesh_core::testing::{Resources, cluster};
+use mesh_core::{Bootstrap, Mesh, SecurityFloor, TlsVersion};
+use mesh_xds_proto::envoy::config::core::v3::DataSource;
+use mesh_xds_proto::envoy::config::core::v3::data_source::Specifier;
+use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
+use tonic::Code;
+
+use crate::support::backend::Backend;
+use crate::support::client::{Client, assert_says, impatient, quick};
+use crate::support::pki::dns;
+use crate::support::secured::{SERVER, Site, context, fails_in_time, says_in_time, validation};
+use crate::support::tls::server;
+
+const OTHER: &str = "spiffe://cluster.local/ns/shop/sa/other";
+
+/// The problem that the status has of a target's only cluster.
+fn problem(mesh: &Mesh) -> Option<String> {
+    mesh.status().targets[0].clusters[0].problem.clone()
+}
+
+async fn mesh(site: &Site, floor: SecurityFloor) -> Mesh {
+    site.mesh(impatient().certificate_provider("default", site.material()).security_floor(floor)).await
+}
+
+#[tokio::test]
+async fn s7_a_cluster_in_plaintext_is_not_used_where_mtls_is_required_and_the_others_live() {
+    let site = Site::mutual().await;
+    site.ask(&context(&[SERVER]));
+    let plain = Backend::start("plain").await;
+    for resource in Resources::service("plain", [plain.address()]).iter() {
+        site.control_plane.put(resource.clone());
+    }
+    let mesh = mesh(&site, SecurityFloor::new().require_mtls()).await;
+    let refused = Client::new(&mesh, "xds:///plain");
+    let status = refused.hello().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_says(
+        &status,
+        &[
+            "cluster `plain` is below the security floor of this mesh: it is in plaintext, and mTLS is required",
+            "have the control plane ask for what the floor demands",
+        ],
+    );
+    assert!(problem(&mesh).unwrap().contains("below the security floor"));
+    assert_eq!(plain.connections(), 0, "not one byte was sent");
+    assert_eq!(Client::new(&mesh, "xds:///greeter").hello().await.unwrap(), "a");
+}
+
+#[tokio::test]
+async fn s7_a_control_plane_that_lowers_security_stops_the_clusters_calls_until_it_asks_for_enough_again() {
+    let site = Site::mutual().await;
+    site.ask(&context(&[SERVER]));
+    let mesh = mesh(&site, SecurityFloor::new().require_mtls()).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+
+    let mut anonymous = context(&[SERVER]);
+    anonymous.common_tls_context.as_mut().unwrap().tls_certificate_provider_instance = None;
+    site.ask(&anonymous);
+    assert_says(&fails_in_time(&client).await, &["it asks for no certificate of this process"]);
+    let before = site.backend.calls();
+    site.control_plane.put(cluster("greeter"));
+    says_in_time(&client, "it is in plaintext").await;
+    assert_eq!(site.backend.calls(), before);
+
+    site.ask(&context(&[SERVER]));
+    assert_eq!(client.recovers().await, "a");
+    assert_eq!(problem(&mesh), None);
+}
+
+#[tokio::test]
+async fn s7_code_says_who_answers_at_a_cluster_whatever_names_the_control_plane_asks_for() {
+    let site = Site::mutual().await;
+    site.ask(&context(&[]));
+    let wrong = mesh(&site, SecurityFloor::new().expect_peer("greeter", [OTHER.parse().unwrap()])).await;
+    let status = Client::new(&wrong, "xds:///greeter").hello().await.unwrap_err();
+    let says = format!("the floor in code expects another peer at cluster `greeter`, and this one is {SERVER}");
+    assert_says(&status, &[&says]);
+    assert_eq!(site.backend.calls(), 0);
+
+    let right = [OTHER, SERVER].map(|id| id.parse().unwrap());
+    let right = mesh(&site, SecurityFloor::new().expect_peer("greeter", right)).await;
+    assert_eq!(Client::new(&right, "xds:///greeter").hello().await.unwrap(), "a");
+}
+
+#[tokio::test]
+async fn s7_peers_are_of_the_trust_domains_that_code_allows() {
+    let site = Site::mutual().await;
+    site.ask(&context(&[]));
+    let only = |domain: &str| SecurityFloor::new().allow_trust_domain(domain.parse().unwrap());
+    let elsewhere = mesh(&site, only("partner.example")).await;
+    let status = Client::new(&elsewhere, "xds:///greeter").hello().await.unwrap_err();
+    assert_says(&status, &["the floor in code allows no peer of the trust domain of", SERVER]);
+    let here = mesh(&site, only("partner.example").allow_trust_domain("cluster.local".parse().unwrap())).await;
+    let client = Client::new(&here, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+
+    // A peer that is no workload has no trust domain.
+    let nameless = site.authority.issue(&[dns("greeter.test")], |_| {});
+    site.front.configure(server(&nameless, Some(&site.authority)));
+    let nobody = mesh(&site, only("cluster.local")).await;
+    let status = Client::new(&nobody, "xds:///greeter").hello().await.unwrap_err();
+    assert_says(&status, &["the floor in code demands a SPIFFE ID"]);
+}
+
+#[tokio::test]
+async fn s7_an_older_version_of_tls_than_code_allows_is_not_offered() {
+    let site = Site::mutual().await;
+    site.ask(&context(&[SERVER]));
+    let issued = site.authority.svid(SERVER);
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let versions =
+        rustls::ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS12]);
+    let old = versions.unwrap().with_no_client_auth();
+    let mut old = old.with_single_cert(vec![issued.der.clone()], issued.key_der.clone_key()).unwrap();
+    old.alpn_protocols = vec![b"h2".to_vec()];
+    site.front.configure(old);
+    let newer = mesh(&site, SecurityFloor::new().min_tls_version(TlsVersion::V1_3)).await;
+    let status = Client::new(&newer, "xds:///greeter").hello().await.unwrap_err();
+    assert_says(&status, &["TLS: the handshake failed", "ProtocolVersion"]);
+    let any = mesh(&site, SecurityFloor::new()).await;
+    assert_eq!(Client::new(&any, "xds:///greeter").hello().await.unwrap(), "a");
+}
+
+#[tokio::test]
+async fn s7_the_systems_roots_vouch_for_nobody_where_only_local_ones_may() {
+    let site = Site::mutual().await;
+    let mut asked = context(&["greeter.test"]);
+    let names = validation(&mut asked);
+    names.ca_certificate_provider_instance = None;
+    names.system_root_certs = Some(tls::certificate_validation_context::SystemRootCerts::default());
+    site.ask(&asked);
+    let mesh = mesh(&site, SecurityFloor::new().local_roots_only()).await;
+    let status = Client::new(&mesh, "xds:///greeter").hello().await.unwrap_err();
+    assert_says(&status, &["it trusts the system's roots", "`local_roots_only`"]);
+}
+
+#[tokio::test]
+async fn s7_calls_go_to_no_cluster_that_code_does_not_allow() {
+    let site = Site::mutual().await;
+    site.ask(&context(&[SERVER]));
+    let elsewhere = mesh(&site, SecurityFloor::new().allow_cluster("shop-*")).await;
+    let status = Client::new(&elsewhere, "xds:///greeter").hello().await.unwrap_err();
+    assert_says(&status, &["it is none of the clusters that are allowed (`allow_cluster`)"]);
+    let here = mesh(&site, SecurityFloor::new().allow_cluster("shop-*").allow_cluster("greeter")).await;
+    assert_eq!(Client::new(&here, "xds:///greeter").hello().await.unwrap(), "a");
+}
+
+#[tokio::test]
+async fn s7_a_mesh_is_not_built_on_a_control_plane_in_plaintext_if_code_forbids_that() {
+    let bootstrap = Bootstrap::builder("127.0.0.1:1").insecure().node_id("test").build().unwrap();
+    let floor = SecurityFloor::new().require_secure_control_plane();
+    let error = Mesh::builder().bootstrap(bootstrap).security_floor(floor).build().await.unwrap_err().report();
+    assert!(error.contains("the control plane at `127.0.0.1:1` would be reached in plaintext"), "{error}");
+}
+
+#[tokio::test]
+async fn s8_a_tls_entry_that_cannot_be_built_is_an_error_and_no_reason_to_try_insecure() {
+    let bootstrap = |config: serde_json::Value| {
+        let credentials = serde_json::json!([{"type": "tls", "config": config}, {"type": "insecure"}]);
+        let server = serde_json::json!({"server_uri": "127.0.0.1:1", "channel_creds": credentials});
+        Bootstrap::from_json(&serde_json::json!({"xds_servers": [server]}).to_string())
+    };
+    let error = bootstrap(serde_json::json!({"ca_certificate_file": 7})).unwrap_err().report();
+    assert!(error.contains("channel_creds[0]"), "{error}");
+    let missing = bootstrap(serde_json::json!({"ca_certificate_file": "/nowhere/ca.pem"})).unwrap();
+    let built = Mesh::builder().bootstrap(missing).build().await;
+    let error = built.map(drop).unwrap_err().report();
+    assert!(error.contains("/nowhere/ca.pem"), "{error}");
+}
+
+#[tokio::test]
+async fn s8_a_cluster_without_a_tls_context_is_in_plaintext_only_where_the_floor_lets_it() {
+    let site = Site::mutual().await;
+    site.control_plane.set(Resources::service("greeter", [site.backend.address()]));
+    let free = site.mesh(quick()).await;
+    assert_eq!(Client::new(&free, "xds:///greeter").hello().await.unwrap(), "a");
+    let strict = mesh(&site, SecurityFloor::new().expect_peer("greeter", [SERVER.parse().unwrap()])).await;
+    let status = Client::new(&strict, "xds:///greeter").hello().await.unwrap_err();
+    assert_says(&status, &["it is in plaintext, and its peers are to prove who they are (`expect_peer`)"]);
+    // A target without a control plane is in plaintext, too.
+    let mesh = mesh(&site, SecurityFloor::new().require_mtls()).await;
+    let target = format!("static:///{}", site.backend.address());
+    assert_says(&Client::new(&mesh, &target).hello().await.unwrap_err(), &["mTLS is required (`require_mtls`)"]);
+}
+
+#[tokio::test]
+async fn s9_no_file_that_a_control_plane_names_is_read() {
+    let site = Site::mutual().await;
+    site.ask(&context(&[SERVER]));
+    let mesh = mesh(&site, SecurityFloor::new()).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+    let mut asked = context(&[SERVER]);
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("ca.crt");
+    std::fs::write(&file, site.authority.pem()).unwrap();
+    let names = validation(&mut asked);
+    names.ca_certificate_provider_instance = None;
+    let path = file.to_str().unwrap().to_owned();
+    names.trusted_ca = Some(DataSource { specifier: Some(Specifier::Filename(path)), ..Default::default() });
+    site.ask(&asked);
+    let (_, nack) = site.control_plane.next_nack().await.error.expect("a NACK says why");
+    assert!(nack.contains("validation_context"), "{nack}");
+    assert_eq!(client.hello().await.unwrap(), "a", "the last good one serves");
+}
