@@ -1,5 +1,6 @@
 //! The end of a mesh: what is told before it, what is left after it, and what its calls say.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use mesh_core::testing::{ControlPlane, Resources, cluster, listener, route, rout
 use mesh_core::{Bootstrap, Mesh};
 use mesh_tonic::MeshChannel;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::body::Body;
 use tower::ServiceExt;
@@ -18,6 +20,7 @@ use crate::bootstrap::{insecure, listening, mesh_with};
 use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, quick};
+use crate::support::frames::{FrameServer, GOAWAY, NO_ERROR};
 use crate::support::relay::Relay;
 
 /// A runtime whose tasks stand still while nothing is waited for.
@@ -98,6 +101,35 @@ fn nothing_is_left_of_a_mesh_that_was_shut_down() {
         backend.wait_for_connections(0).await;
         control_plane.wait_for_connections(0).await;
     });
+}
+
+#[tokio::test]
+async fn endpoints_are_told_of_the_end_in_order() {
+    let (told, mut ends) = mpsc::unbounded_channel();
+    let server = FrameServer::start(move |mut peer| {
+        let told = told.clone();
+        async move {
+            peer.greet(&[]).await?;
+            let call = peer.next_call().await?;
+            peer.answer(call, "a").await?;
+            let goaway = peer.next_of(GOAWAY).await?;
+            let end = peer.wait_for_end().await.unwrap_err();
+            assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof, "{end}");
+            told.send(goaway.payload).map_err(io::Error::other)
+        }
+    })
+    .await;
+    for orderly in [true, false] {
+        let mesh = quick().build().await.unwrap();
+        let client = Client::new(&mesh, &format!("static:///{}", server.address()));
+        client.hello().await.unwrap();
+        if orderly {
+            mesh.shutdown().await;
+        }
+        drop((client, mesh));
+        let payload = tokio::time::timeout(PATIENCE, ends.recv()).await.expect("a GOAWAY and the end").unwrap();
+        assert_eq!(payload[4..8], NO_ERROR.to_be_bytes(), "{payload:?}");
+    }
 }
 
 #[tokio::test]

@@ -28,7 +28,10 @@ impl<N: Connection> Leaving<N> {
         let mut state = self.0.lock();
         if state.closed {
             drop(state);
-            return connection.close();
+            if !connection.is_idle() {
+                connection.close();
+            }
+            return;
         }
         state.connections.retain(|other| !other.is_idle());
         if !connection.is_idle() {
@@ -41,13 +44,13 @@ impl<N: Connection> Leaving<N> {
         self.0.lock().connections.iter().any(|connection| !connection.is_idle())
     }
 
-    /// Closes all now, and those that are still to come.
+    /// Cuts off the calls of all, now and of those that are still to come. A connection without calls closes by itself.
     pub(crate) fn close(&self) {
         let connections = {
             let mut state = self.0.lock();
             state.closed = true;
             std::mem::take(&mut state.connections)
         };
-        connections.iter().for_each(Connection::close);
+        connections.iter().filter(|connection| !connection.is_idle()).for_each(Connection::close);
     }
 }

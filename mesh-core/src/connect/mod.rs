@@ -96,7 +96,7 @@ pub trait Connection: Clone + Send + Sync + 'static {
     /// Whether no call is in flight.
     fn is_idle(&self) -> bool;
 
-    /// Closes now; calls in flight fail.
+    /// Closes: at once if calls are in flight, which fail; else as its protocol has it, but within about a second.
     fn close(&self);
 
     /// How it is secured; `None`, unless it is written otherwise: it is not.

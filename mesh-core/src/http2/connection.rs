@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -14,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::config::Config;
 use super::driver::Driver;
@@ -25,6 +26,9 @@ use super::wire::Wire;
 
 /// Not a number that SETTINGS can carry: while `h2` reports it, the peer's SETTINGS have not come.
 const NO_SETTINGS_YET: usize = usize::MAX - 1;
+
+/// So long a peer that does not read may hold up the end of a connection without calls.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Speaks HTTP/2 over `io` and spawns the connection's task on `runtime`. Ready when the peer's SETTINGS have arrived: a
 /// peer that accepts and says nothing is not a connection.
@@ -134,19 +138,23 @@ impl Connection {
         self.inner.sender.lock().take();
     }
 
-    /// Closes at once; calls in flight fail with `reason`.
+    /// Takes no new calls from now on and closes: with a GOAWAY, for which the peer has [`GRACE`], or at once if there are
+    /// calls in flight, which fail with `reason`.
     pub(crate) fn close(&self, reason: &str) {
-        self.end(ConnectionError::new(ConnectionErrorKind::Closed, reason));
+        let Inner { shared, sender, task, .. } = &*self.inner;
+        shared.lost(ConnectionError::new(ConnectionErrorKind::Closed, reason));
+        shared.close_by(Instant::now() + GRACE);
+        // As in a drain; one that is drained already is not woken by this.
+        match sender.lock().take() {
+            Some(sender) if self.in_flight() == 0 => drop(sender),
+            _ => task.abort(),
+        }
     }
 
     /// Closes at once, as certificates do not hold any more; calls in flight fail with `reason`.
     #[cfg(feature = "tls")]
     pub(crate) fn distrust(&self, reason: Arc<str>) {
-        self.end(ConnectionError::new(ConnectionErrorKind::Untrusted, reason));
-    }
-
-    fn end(&self, why: ConnectionError) {
-        self.inner.shared.lost(why);
+        self.inner.shared.lost(ConnectionError::new(ConnectionErrorKind::Untrusted, reason));
         self.inner.sender.lock().take();
         self.inner.task.abort();
     }

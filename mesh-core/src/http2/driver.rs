@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use h2::client::Connection;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::config::Config;
 use super::error::{ConnectionError, ConnectionErrorKind};
@@ -25,6 +25,8 @@ pub(super) struct Driver<IO> {
     window: Window,
     pings: Pings,
     yielded: bool,
+    /// Runs once the connection is closed here.
+    closing: Option<Pin<Box<Sleep>>>,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
@@ -36,7 +38,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
     ) -> Self {
         let pinger = config.keepalive.map(Pinger::new);
         let window = Window::new(config.stream_window, config.max_stream_window);
-        Self { connection, wire, shared, pinger, window, pings: Pings::default(), yielded: false }
+        Self { connection, wire, shared, pinger, window, pings: Pings::default(), yielded: false, closing: None }
     }
 
     /// Lets the other tasks run once before anything is read or written, when several calls are in flight: what they
@@ -47,6 +49,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             cx.waker().wake_by_ref();
         }
         self.yielded
+    }
+
+    /// Ready when the peer had its time to take the last bytes.
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(latest) = self.shared.closes_by() else { return Poll::Pending };
+        self.closing.get_or_insert_with(|| Box::pin(sleep_until(latest))).as_mut().poll(cx)
     }
 
     fn poll_pings(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionError> {
@@ -99,6 +107,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Future for Driver<IO> {
             return Poll::Ready(());
         }
         me.shared.slots.set_limit(me.connection.max_concurrent_send_streams());
+        if me.poll_closed(cx).is_ready() {
+            return Poll::Ready(());
+        }
         me.poll_pings(cx).map(|why| me.shared.lost(why))
     }
 }

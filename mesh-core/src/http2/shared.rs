@@ -10,6 +10,7 @@ use h2::StreamId;
 use http::HeaderMap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::config::Config;
 use super::error::{Code, ConnectionError, ConnectionErrorKind};
@@ -41,6 +42,8 @@ pub(super) struct Shared {
     /// however often the connection's task runs meanwhile.
     uploads: Mutex<HashMap<StreamId, (u64, Waker)>>,
     eof: AtomicBool,
+    /// When the connection is gone at the latest, once it is closed here.
+    closing: OnceLock<Instant>,
     max_header_list_size: usize,
     /// What the peer says of the requests' heads.
     max_request_head: AtomicU32,
@@ -61,8 +64,19 @@ impl Shared {
             writes: AtomicU64::new(0),
             uploads: Mutex::default(),
             eof: AtomicBool::new(false),
+            closing: OnceLock::new(),
             foreign: OnceLock::new(),
         }
+    }
+
+    /// The connection's task, which is about to be woken, ends then if it did not before.
+    pub(super) fn close_by(&self, latest: Instant) {
+        // The first one holds.
+        let _ = self.closing.set(latest);
+    }
+
+    pub(super) fn closes_by(&self) -> Option<Instant> {
+        self.closing.get().copied()
     }
 
     /// Called by the connection's task alone, as is [`wrote`](Self::wrote): no read-modify-write is needed.

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::raw::{ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, OK, PING, Peer};
 use super::*;
 use crate::http2::error::{ConnectionError, ConnectionErrorKind};
-use crate::http2::{Keepalive, SendError, SendErrorKind, State, Unavailable};
+use crate::http2::{Keepalive, SendError, SendErrorKind, State, Unavailable, handshake};
 
 async fn lost(connection: &Connection) -> ConnectionError {
     let mut state = connection.state();
@@ -288,6 +289,35 @@ async fn a_connection_that_is_closed_fails_its_calls_with_the_reason() {
     let error = call.await.unwrap_err();
     assert_eq!(with_causes(&error), "connection lost: certificate revoked");
     assert_eq!(lost(&connection).await.to_string(), "certificate revoked");
+}
+
+#[tokio::test]
+async fn a_connection_without_calls_is_closed_with_a_goaway() {
+    let (connection, mut peer) = Peer::connect(&[], Config::default()).await;
+    connection.close("the mesh was shut down");
+    assert!(connection.try_acquire().is_err());
+    assert_eq!(lost(&connection).await.to_string(), "the mesh was shut down");
+    peer.expect(&[GOAWAY]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_does_not_read_holds_up_the_end_of_a_connection_for_its_grace() {
+    let config = Config::default();
+    let (near, far) = tokio::io::duplex(1 << 10);
+    let mut peer = Peer(far);
+    peer.settings(&[]).await;
+    let connection = handshake(near, &config, &Handle::current()).await.unwrap();
+    for _ in 0..100 {
+        // Each is to be answered.
+        peer.send(PING, 0, 0, &[0; 8]).await;
+    }
+    settle().await;
+    let start = Instant::now();
+    connection.close("the mesh was shut down");
+    config.tasks.close();
+    config.tasks.wait().await;
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_millis(1_010), "{took:?}");
 }
 
 #[tokio::test]
