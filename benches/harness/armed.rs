@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use mesh_core::testing::{
-    ListenerBuilder, Resources, RouteBuilder, RouteConfigBuilder, cluster, listener, route, route_config,
+    ClusterBuilder, ListenerBuilder, Resources, RouteBuilder, RouteConfigBuilder, listener, route, route_config,
 };
 use mesh_xds_proto::envoy::config::cluster::v3::OutlierDetection;
 use mesh_xds_proto::envoy::extensions::filters::common::fault::v3::{FaultDelay, fault_delay};
@@ -15,11 +15,11 @@ const MOST_REQUESTS: u32 = 10_000;
 
 /// The service `echo` at these addresses: routes that match headers, a retry policy, faults at 0 %, outlier detection
 /// and a circuit breaker.
-pub(crate) fn service(servers: &[SocketAddr]) -> Resources {
+pub(crate) fn service(servers: &[SocketAddr], cluster: ClusterBuilder) -> Resources {
     Resources::service("echo", servers.iter().copied())
         .with(faultless())
         .with(routes())
-        .with(cluster("echo").outlier_detection(detection()).max_requests(MOST_REQUESTS))
+        .with(cluster.outlier_detection(detection()).max_requests(MOST_REQUESTS))
 }
 
 /// Calls pass the filter and meet no fault.

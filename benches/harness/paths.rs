@@ -6,14 +6,24 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use clap::ValueEnum;
 use mesh_core::balance::{BalanceOptions, PeakEwma};
-use mesh_core::testing::{ControlPlane, Resources};
+use mesh_core::testing::{ClusterBuilder, ControlPlane, Resources, any, cluster};
 use mesh_core::{Mesh, MeshBuilder};
 use mesh_tonic::MeshChannel;
+use mesh_xds_proto::envoy::config::core::v3::{TransportSocket, transport_socket::ConfigType};
+use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
+use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateProviderPluginInstance, CertificateValidationContext, CommonTlsContext, UpstreamTlsContext,
+};
+use mesh_xds_proto::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use tonic::body::Body;
 use tonic::client::GrpcService;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::site::{SPIFFE_ID, Site};
 use crate::{Error, armed};
+
+/// Where the mesh has its certificate and roots from.
+const PROVIDER: &str = "bench";
 
 /// A way from the generated client to the servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
@@ -29,6 +39,14 @@ pub enum Path {
     /// The mesh with everything on: routes that match headers, a retry policy, faults at 0 %, outlier detection, a circuit
     /// breaker, peak-EWMA.
     MeshFull,
+    /// [`Path::Tonic`] with mTLS.
+    TonicMtls,
+    /// [`Path::Balance`] with mTLS: what the others with mTLS are compared with.
+    BalanceMtls,
+    /// [`Path::Mesh`] with mTLS as the cluster asks for it.
+    MeshMtls,
+    /// [`Path::MeshFull`] with mTLS.
+    MeshFullMtls,
 }
 
 impl Path {
@@ -44,43 +62,102 @@ impl Path {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    /// Opens a channel to `servers` and puts `load` on it.
+    /// What this path is compared with.
+    #[must_use]
+    pub fn base(self) -> Path {
+        if self.is_secured() { Path::BalanceMtls } else { Path::Balance }
+    }
+
+    fn is_secured(self) -> bool {
+        matches!(self, Path::TonicMtls | Path::BalanceMtls | Path::MeshMtls | Path::MeshFullMtls)
+    }
+
+    /// Opens a channel to the servers and puts `load` on it.
     ///
     /// # Errors
     ///
     /// Fails when the channel cannot be opened, or as the load does.
-    pub async fn load<L: Load>(self, servers: &[SocketAddr], load: L) -> Result<L::Output, Error> {
+    pub async fn load<L: Load>(self, site: &Site, load: L) -> Result<L::Output, Error> {
         match self {
-            Path::Tonic => load.run(first(servers)?.connect().await?).await,
-            Path::Balance => load.run(Channel::balance_list(endpoints(servers)?.into_iter())).await,
-            Path::Mesh => through_mesh(Mesh::builder(), service(servers), load).await,
-            Path::MeshFull => {
+            Path::Tonic | Path::TonicMtls => {
+                let first = self.endpoints(site)?.into_iter().next().ok_or("no server")?;
+                load.run(first.connect().await?).await
+            }
+            Path::Balance | Path::BalanceMtls => {
+                load.run(Channel::balance_list(self.endpoints(site)?.into_iter())).await
+            }
+            Path::Mesh | Path::MeshMtls => {
+                let servers = self.servers(site).iter().copied();
+                let resources = Resources::service("echo", servers).with(self.cluster());
+                self.through_mesh(Mesh::builder(), resources, site, load).await
+            }
+            Path::MeshFull | Path::MeshFullMtls => {
                 let mesh = Mesh::builder().balance(BalanceOptions::new().policy(PeakEwma));
-                through_mesh(mesh, armed::service(servers), load).await
+                self.through_mesh(mesh, armed::service(self.servers(site), self.cluster()), site, load).await
             }
         }
     }
+
+    fn servers(self, site: &Site) -> &[SocketAddr] {
+        if self.is_secured() { &site.secured } else { &site.plain }
+    }
+
+    fn endpoints(self, site: &Site) -> Result<Vec<Endpoint>, Error> {
+        let endpoint = |server: &SocketAddr| match self.is_secured() {
+            true => Ok(Endpoint::from_shared(format!("https://{server}"))?.tls_config(site.client_tls())?),
+            false => Ok(Endpoint::from_shared(format!("http://{server}"))?),
+        };
+        self.servers(site).iter().map(endpoint).collect()
+    }
+
+    fn cluster(self) -> ClusterBuilder {
+        let cluster = cluster("echo");
+        if !self.is_secured() {
+            return cluster;
+        }
+        cluster.modify(|cluster| {
+            let config = ConfigType::TypedConfig(any(&mutual_tls()));
+            cluster.transport_socket =
+                Some(TransportSocket { name: "envoy.transport_sockets.tls".into(), config_type: Some(config) });
+        })
+    }
+
+    async fn through_mesh<L: Load>(
+        self,
+        mesh: MeshBuilder,
+        resources: Resources,
+        site: &Site,
+        load: L,
+    ) -> Result<L::Output, Error> {
+        let control_plane = ControlPlane::new();
+        control_plane.set(resources);
+        let mesh = match self.is_secured() {
+            true => mesh.certificate_provider(PROVIDER, site.client_material()?),
+            false => mesh,
+        };
+        let mesh = mesh.control_plane(&control_plane).build().await?;
+        let output = load.run(MeshChannel::new(&mesh, "xds:///echo")?).await;
+        mesh.shutdown().await;
+        output
+    }
 }
 
-fn first(servers: &[SocketAddr]) -> Result<Endpoint, Error> {
-    endpoints(servers)?.into_iter().next().ok_or_else(|| "no server".into())
-}
-
-fn endpoints(servers: &[SocketAddr]) -> Result<Vec<Endpoint>, tonic::transport::Error> {
-    servers.iter().map(|server| Endpoint::from_shared(format!("http://{server}"))).collect()
-}
-
-async fn through_mesh<L: Load>(mesh: MeshBuilder, resources: Resources, load: L) -> Result<L::Output, Error> {
-    let control_plane = ControlPlane::new();
-    control_plane.set(resources);
-    let mesh = mesh.control_plane(&control_plane).build().await?;
-    let output = load.run(MeshChannel::new(&mesh, "xds:///echo")?).await;
-    mesh.shutdown().await;
-    output
-}
-
-fn service(servers: &[SocketAddr]) -> Resources {
-    Resources::service("echo", servers.iter().copied())
+/// The servers by their name, and the own certificate.
+fn mutual_tls() -> UpstreamTlsContext {
+    let instance =
+        CertificateProviderPluginInstance { instance_name: PROVIDER.to_owned(), certificate_name: String::new() };
+    let name = MatchPattern::Exact(SPIFFE_ID.to_owned());
+    let validation = CertificateValidationContext {
+        ca_certificate_provider_instance: Some(instance.clone()),
+        match_subject_alt_names: vec![StringMatcher { match_pattern: Some(name), ..Default::default() }],
+        ..Default::default()
+    };
+    let common = CommonTlsContext {
+        tls_certificate_provider_instance: Some(instance),
+        validation_context_type: Some(ValidationContextType::ValidationContext(validation)),
+        ..Default::default()
+    };
+    UpstreamTlsContext { common_tls_context: Some(common), ..Default::default() }
 }
 
 /// Work to be done on a channel, whatever its type.

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::echo::echo_server::{Echo, EchoServer};
 use crate::echo::{DownloadRequest, EchoReply, EchoRequest, UploadReply};
+use crate::site::Site;
 use crate::{Error, Flavor};
 
 /// A child process that serves echo until this is dropped.
@@ -23,15 +24,15 @@ pub struct Servers {
     child: Child,
     /// The child ends when it reads the end of this.
     lifeline: Option<ChildStdin>,
-    addresses: Vec<SocketAddr>,
+    site: Site,
 }
 
 impl Servers {
-    /// Runs this executable again as `serve COUNT` and waits for its addresses.
+    /// Runs this executable again as `serve COUNT` and waits until it says where it listens.
     ///
     /// # Errors
     ///
-    /// Fails when the child does not start or does not print its addresses.
+    /// Fails when the child does not start or does not say where it listens.
     pub fn start(count: usize) -> Result<Self, Error> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["serve", &count.to_string()])
@@ -41,14 +42,20 @@ impl Servers {
         let stdout = child.stdout.take().ok_or("the server has no output")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
-        let addresses = line.split_whitespace().map(str::parse).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { lifeline: child.stdin.take(), child, addresses })
+        let site = serde_json::from_str(&line)?;
+        Ok(Self { lifeline: child.stdin.take(), child, site })
     }
 
-    /// Where the endpoints listen.
+    /// The endpoints, and how they are reached.
+    #[must_use]
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// Where the endpoints listen without TLS.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+        &self.site.plain
     }
 }
 
@@ -61,32 +68,32 @@ impl Drop for Servers {
     }
 }
 
-/// Serves `count` endpoints on this thread, prints their addresses as one line, and returns when
-/// standard input ends.
+/// Serves `count` endpoints on this thread, each without TLS and with, prints their [`Site`] as one line of JSON, and
+/// returns when standard input ends.
 ///
 /// # Errors
 ///
 /// Fails when no port is left.
 pub fn serve(count: usize) -> Result<(), Error> {
     Flavor::Current.runtime()?.block_on(async {
-        let mut addresses = Vec::new();
+        let mut site = Site::new()?;
         for _ in 0..count {
-            addresses.push(listen().await?.to_string());
+            site.plain.push(listen(Server::builder()).await?);
+            site.secured.push(listen(Server::builder().tls_config(site.server_tls())?).await?);
         }
-        println!("{}", addresses.join(" "));
+        println!("{}", serde_json::to_string(&site)?);
         std::io::stdout().flush()?;
         tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
         Ok(())
     })
 }
 
-async fn listen() -> Result<SocketAddr, Error> {
+async fn listen(mut server: Server) -> Result<SocketAddr, Error> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
     let incoming = TcpListenerStream::new(listener)
         .map(|accepted| accepted.and_then(|stream| stream.set_nodelay(true).map(|()| stream)));
-    let server = Server::builder().add_service(EchoServer::new(EchoService));
-    tokio::spawn(server.serve_with_incoming(incoming));
+    tokio::spawn(server.add_service(EchoServer::new(EchoService)).serve_with_incoming(incoming));
     Ok(address)
 }
 

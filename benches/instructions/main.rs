@@ -23,7 +23,7 @@ use crate::callgrind::Callgrind;
 /// Instructions per unary call over loopback, the client's side, in user space.
 #[derive(Parser)]
 struct Args {
-    /// Paths; ratios are to `balance`.
+    /// Paths; ratios are to `balance`, with mTLS to `balance-mtls`.
     #[arg(long, value_enum, value_delimiter = ',')]
     paths: Vec<Path>,
     /// Callers at a time.
@@ -74,7 +74,8 @@ enum Role {
         payload: usize,
         #[arg(long)]
         deadline: bool,
-        servers: Vec<SocketAddr>,
+        /// JSON, as the servers tell it.
+        site: String,
     },
     /// Serves a configuration, and changes it as standard input says.
     #[command(hide = true)]
@@ -94,7 +95,7 @@ struct Row {
     callers: u64,
     /// Per call.
     instructions: f64,
-    /// To `balance` at as many callers; absent when that was not counted.
+    /// To `balance`, with mTLS to `balance-mtls`, at as many callers; absent when that was not counted.
     ratio: Option<f64>,
 }
 
@@ -102,10 +103,10 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let done = match &args.role {
         Some(Role::Serve { endpoints }) => server::serve(*endpoints),
-        Some(Role::Client { path, callers, calls, payload, deadline, servers }) => {
+        Some(Role::Client { path, callers, calls, payload, deadline, site }) => {
             let until = Until::Calls(*calls);
             let work = Work { callers: *callers, payload: *payload, deadline: *deadline, until };
-            client(*path, servers, work)
+            client(*path, site, work)
         }
         Some(Role::ControlPlane { clusters, endpoints, live }) => control::serve(*clusters, *endpoints, *live),
         Some(Role::Part { part }) => part.run(),
@@ -120,8 +121,9 @@ fn main() -> ExitCode {
     )
 }
 
-fn client(path: Path, servers: &[SocketAddr], work: Work) -> Result<(), Error> {
-    Flavor::Current.runtime()?.block_on(path.load(servers, Calls(work)))
+fn client(path: Path, site: &str, work: Work) -> Result<(), Error> {
+    let site = serde_json::from_str(site)?;
+    Flavor::Current.runtime()?.block_on(path.load(&site, Calls(work)))
 }
 
 struct Calls(Work);
@@ -139,7 +141,7 @@ fn count(args: &Args) -> Result<(), Error> {
     let servers = Servers::start(args.endpoints)?;
     let paths = if args.paths.is_empty() { Path::all() } else { args.paths.clone() };
     let mut rows: Vec<Row> = Vec::new();
-    println!("{:9} {:>3} {:>12} {:>6}", "path", "c", "instructions", "ratio");
+    println!("{:14} {:>3} {:>12} {:>6}", "path", "c", "instructions", "ratio");
     for &callers in &args.callers {
         let first = rows.len();
         for &path in &paths {
@@ -164,7 +166,7 @@ fn per_call(args: &Args, callgrind: &Callgrind, servers: &Servers, path: Path, c
         let mut client = vec!["client".to_owned(), path.name(), callers.to_string()];
         client.extend([each.to_string(), args.payload.to_string()]);
         client.extend(args.deadline.then(|| "--deadline".to_owned()));
-        client.extend(servers.addresses().iter().map(SocketAddr::to_string));
+        client.push(serde_json::to_string(servers.site())?);
         Ok::<_, Error>((each * callers, callgrind.instructions(&label, &client)?))
     };
     let (short, long) = (run(args.short)?, run(args.long)?);
@@ -179,13 +181,14 @@ fn quotient(dividend: u64, divisor: u64) -> f64 {
 }
 
 fn compare(rows: &mut [Row]) {
-    let base = rows.iter().find(|row| row.path == Path::Balance).map(|row| row.instructions);
+    let counted: Vec<_> = rows.iter().map(|row| (row.path, row.instructions)).collect();
     for row in rows {
-        row.ratio = base.map(|base| row.instructions / base);
+        let base = counted.iter().find(|(path, _)| *path == row.path.base());
+        row.ratio = base.map(|(_, base)| row.instructions / base);
     }
 }
 
 fn print(row: &Row) {
     let ratio = row.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.3}"));
-    println!("{:9} {:>3} {:>12.0} {ratio:>6}", row.path.name(), row.callers, row.instructions);
+    println!("{:14} {:>3} {:>12.0} {ratio:>6}", row.path.name(), row.callers, row.instructions);
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::rounds::Cell;
 
 /// One path in one cell. Times are in microseconds and per call, ratios are to `balance` in the
-/// same cell, absent when it was not measured.
+/// same cell, or to `balance-mtls` if the path has mTLS; absent when that was not measured.
 #[derive(Serialize)]
 pub(crate) struct Row {
     path: Path,
@@ -34,14 +34,15 @@ pub(crate) struct Row {
 
 /// The rows of a cell.
 pub(crate) fn rows(cell: Cell, samples: &[(Path, Vec<Sample>)]) -> Vec<Row> {
-    let base = samples.iter().find(|(path, _)| *path == Path::Balance);
-    let base = base.map(|(path, samples)| row(cell, *path, samples));
-    let rows = samples.iter().map(|(path, samples)| row(cell, *path, samples));
-    rows.map(|row| match &base {
-        Some(base) => row.compared_with(base),
-        None => row,
-    })
-    .collect()
+    let base_of = |path: Path| samples.iter().find(|(other, _)| *other == path.base());
+    let compared = |(path, own): &(Path, Vec<Sample>)| {
+        let row_of_path = row(cell, *path, own);
+        match base_of(*path) {
+            Some((base, samples)) => row_of_path.compared_with(&row(cell, *base, samples)),
+            None => row_of_path,
+        }
+    };
+    samples.iter().map(compared).collect()
 }
 
 fn row(cell: Cell, path: Path, samples: &[Sample]) -> Row {
@@ -101,9 +102,9 @@ impl Figures {
 
 /// Names the columns of [`print`].
 pub(crate) fn print_header() {
-    println!("best (median) round; x = ratio to balance");
+    println!("best (median) round; x = ratio to balance, with mTLS to balance-mtls");
     println!(
-        "{:9} {:7} {:>2} {:>3} {:>5} {:>15} {:>13} {:>17} {:>13} {:>7} {:>8} {:>5} {:>6}",
+        "{:14} {:7} {:>2} {:>3} {:>5} {:>15} {:>13} {:>17} {:>13} {:>7} {:>8} {:>5} {:>6}",
         "path", "runtime", "ep", "c", "bytes", "cpu us", "x", "p50 us", "x", "p99 us", "calls/s", "x", "allocs"
     );
 }
@@ -119,7 +120,7 @@ pub(crate) fn print(rows: &[Row]) {
 fn line(row: &Row) -> String {
     let runtime = format!("{:?}", row.runtime).to_lowercase();
     format!(
-        "{:9} {runtime:7} {:>2} {:>3} {:>5} {:>15} {:>13} {:>17} {:>13} {:>7.0} {:>8.0} {:>5} {:>6.1}",
+        "{:14} {runtime:7} {:>2} {:>3} {:>5} {:>15} {:>13} {:>17} {:>13} {:>7.0} {:>8.0} {:>5} {:>6.1}",
         row.path.name(),
         row.endpoints,
         row.callers,

@@ -1,10 +1,9 @@
 //! The order of the measurements: all paths of a cell, round by round.
 
-use std::net::SocketAddr;
-
 use mesh_benches::drive::{Sample, Until, Work, closed_loop};
 use mesh_benches::paths::{Load, Path, Transport};
 use mesh_benches::server::Servers;
+use mesh_benches::site::Site;
 use mesh_benches::{Error, Flavor};
 
 use crate::Args;
@@ -26,7 +25,7 @@ pub(crate) fn run(args: &Args) -> Result<Vec<Row>, Error> {
     for &endpoints in &args.endpoints {
         let servers = Servers::start(endpoints)?;
         for cell in cells(args, endpoints) {
-            let samples = cell.measure(args, servers.addresses())?;
+            let samples = cell.measure(args, servers.site())?;
             let compared = report::rows(cell, &samples);
             report::print(&compared);
             rows.extend(compared);
@@ -48,18 +47,18 @@ fn cells(args: &Args, endpoints: usize) -> Vec<Cell> {
 
 impl Cell {
     /// The samples of each path, one a round.
-    fn measure(self, args: &Args, servers: &[SocketAddr]) -> Result<Vec<(Path, Vec<Sample>)>, Error> {
+    fn measure(self, args: &Args, site: &Site) -> Result<Vec<(Path, Vec<Sample>)>, Error> {
         let mut samples: Vec<_> = args.paths().into_iter().map(|path| (path, Vec::new())).collect();
         for _ in 0..args.rounds {
             for (path, samples) in &mut samples {
-                samples.push(self.once(*path, args, servers)?);
+                samples.push(self.once(*path, args, site)?);
             }
         }
         Ok(samples)
     }
 
     /// One measurement, on a runtime and a channel of its own: nothing of the last one goes on.
-    fn once(self, path: Path, args: &Args, servers: &[SocketAddr]) -> Result<Sample, Error> {
+    fn once(self, path: Path, args: &Args, site: &Site) -> Result<Sample, Error> {
         let length = args.length();
         let work = Work {
             callers: self.callers,
@@ -68,7 +67,7 @@ impl Cell {
             until: Until::Elapsed(length),
         };
         let warming = Work { until: Until::Elapsed(length / 4), ..work.clone() };
-        self.runtime.runtime()?.block_on(path.load(servers, WarmThenMeasure { warming, work }))
+        self.runtime.runtime()?.block_on(path.load(site, WarmThenMeasure { warming, work }))
     }
 }
 

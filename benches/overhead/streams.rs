@@ -1,7 +1,6 @@
 //! Streams of 16 KiB messages: throughput each way, and what a reader that stalls does to the
 //! calls beside it.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +10,7 @@ use mesh_benches::echo::{DownloadRequest, EchoRequest};
 use mesh_benches::meter::{Meter, Used, resident};
 use mesh_benches::paths::{Load, Path, Transport};
 use mesh_benches::server::Servers;
+use mesh_benches::site::Site;
 use mesh_benches::{Error, Flavor};
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
@@ -68,7 +68,7 @@ pub(crate) fn run(args: &Args) -> Result<Vec<Row>, Error> {
     for &endpoints in &args.endpoints {
         let servers = Servers::start(endpoints)?;
         for &runtime in &args.runtime {
-            let cell = Cell { args, servers: servers.addresses(), runtime };
+            let cell = Cell { args, site: servers.site(), runtime };
             for &streams in &args.callers {
                 cell.throughput(Kind::Download, streams, &mut rows)?;
                 cell.throughput(Kind::Upload, streams, &mut rows)?;
@@ -82,7 +82,7 @@ pub(crate) fn run(args: &Args) -> Result<Vec<Row>, Error> {
 /// What stays the same while the paths are compared.
 struct Cell<'a> {
     args: &'a Args,
-    servers: &'a [SocketAddr],
+    site: &'a Site,
     runtime: Flavor,
 }
 
@@ -111,11 +111,11 @@ impl Cell<'_> {
     }
 
     fn once<L: Load>(&self, path: Path, load: L) -> Result<L::Output, Error> {
-        self.runtime.runtime()?.block_on(path.load(self.servers, load))
+        self.runtime.runtime()?.block_on(path.load(self.site, load))
     }
 
     fn row(&self, path: Path, kind: Kind, streams: usize) -> Row {
-        let (runtime, endpoints) = (self.runtime, self.servers.len());
+        let (runtime, endpoints) = (self.runtime, self.site.plain.len());
         let (mib_per_s, cpu_us_per_mib, beside) = (None, None, None);
         Row { path, kind, runtime, endpoints, streams, mib_per_s, cpu_us_per_mib, beside }
     }
