@@ -161,14 +161,14 @@ impl<C: Connect> Subchannel<C> {
 
     /// The endpoint is reached at these addresses from now on. A connection to one of them stays; one to another goes as
     /// after a GOAWAY, and is replaced at once.
-    pub(crate) fn move_to(&self, reached_at: &Option<Arc<[Address]>>) {
+    pub(crate) fn move_to(&self, reached_at: Option<&Arc<[Address]>>) {
         let mut state = self.state.lock();
-        if state.reached_at == *reached_at {
+        if state.reached_at.as_ref() == reached_at {
             return;
         }
-        state.reached_at = reached_at.clone();
+        state.reached_at = reached_at.cloned();
         let alone = [self.address().clone()];
-        let allowed = reached_at.as_deref().unwrap_or(&alone);
+        let allowed = reached_at.map_or(&alone[..], |addresses| addresses);
         let left = state.connected_to.as_ref().is_some_and(|at| !allowed.contains(at));
         if left && !state.connections.is_empty() {
             state.moved = true;

@@ -26,7 +26,7 @@ pub(crate) struct Cluster {
     pub(crate) connect_timeout: Option<Duration>,
     /// In percent; for [`Profile::Envoy`](crate::Profile) alone.
     pub(crate) panic_threshold: Sourced<u32>,
-    pub(crate) outlier_detection: Option<OutlierDetection>,
+    pub(crate) outlier_detection: Option<Arc<OutlierDetection>>,
     /// Of which health an endpoint may have sessions (A55).
     pub(crate) override_host_status: Sourced<HealthSet>,
     pub(crate) circuit_breakers: CircuitBreakers,
@@ -124,14 +124,14 @@ impl DnsEndpoints {
 }
 
 /// A name, and how it is resolved.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct DnsName {
     pub(crate) host: Arc<str>,
     pub(crate) resolution: Arc<Resolution>,
 }
 
 /// How names are resolved.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Resolution {
     /// None: the system's.
     pub(crate) servers: Vec<SocketAddr>,
@@ -145,7 +145,7 @@ pub(crate) struct Resolution {
 }
 
 /// Which addresses of a name count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum AddressFamily {
     V4,
     V6,

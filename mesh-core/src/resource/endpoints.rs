@@ -57,6 +57,13 @@ pub(crate) struct Endpoint {
     /// At least 1.
     pub(crate) weight: u32,
     pub(crate) health: Health,
+    /// `None` for most, of which there are many.
+    pub(crate) particulars: Option<Box<Particulars>>,
+}
+
+/// What few endpoints have.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Particulars {
     /// What policies with affinity hash instead of the address (A76).
     pub(crate) hash_key: Option<Arc<str>>,
     /// The name under which its certificate is asked for, where the cluster says so (A101).
@@ -68,7 +75,24 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     /// An endpoint of which nothing but the address is known.
     pub(crate) fn new(address: Address) -> Self {
-        Self { address, weight: 1, health: Health::Unknown, hash_key: None, hostname: None, reached_at: None }
+        Self { address, weight: 1, health: Health::Unknown, particulars: None }
+    }
+
+    pub(crate) fn with(mut self, particulars: Particulars) -> Self {
+        self.particulars = Some(particulars).filter(|some| *some != Particulars::default()).map(Box::new);
+        self
+    }
+
+    pub(crate) fn hash_key(&self) -> Option<&Arc<str>> {
+        self.particulars.as_ref()?.hash_key.as_ref()
+    }
+
+    pub(crate) fn hostname(&self) -> Option<&Arc<str>> {
+        self.particulars.as_ref()?.hostname.as_ref()
+    }
+
+    pub(crate) fn reached_at(&self) -> Option<&Arc<[Address]>> {
+        self.particulars.as_ref()?.reached_at.as_ref()
     }
 }
 

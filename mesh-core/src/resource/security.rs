@@ -47,7 +47,7 @@ impl Security {
 /// A101: the endpoint's host name, else the one that is configured, else none.
 #[cfg(feature = "tls")]
 fn server_name(context: &UpstreamTls, endpoint: &Endpoint) -> Option<Arc<str>> {
-    let hostname = endpoint.hostname.clone().filter(|_| context.auto_host_sni);
+    let hostname = endpoint.hostname().cloned().filter(|_| context.auto_host_sni);
     hostname.or_else(|| context.sni.clone())
 }
 

@@ -61,7 +61,7 @@ pub(in crate::balance) fn outlier_policy(cluster: &Cluster, local: bool) -> (Opt
     }
     match &cluster.outlier_detection {
         None if local => (Some(OutlierDetection::LOCAL), true),
-        policy => (policy.clone(), false),
+        policy => (policy.as_deref().cloned(), false),
     }
 }
 

@@ -92,13 +92,13 @@ impl<C: Connect> Active<C> {
                     }
                     None => self.subchannel(endpoint),
                 };
-                self.may_move |= endpoint.reached_at.is_some();
+                self.may_move |= endpoint.reached_at().is_some();
                 if self.may_move {
-                    subchannel.move_to(&endpoint.reached_at);
+                    subchannel.move_to(endpoint.reached_at());
                 }
                 // An endpoint listed twice counts once (A48).
                 if subchannel.stamp.swap(self.stamp, Ordering::Relaxed) != self.stamp {
-                    let hash_key = endpoint.hash_key.clone();
+                    let hash_key = endpoint.hash_key().cloned();
                     let health = endpoint.health;
                     endpoints.push(Placed { subchannel, health, weight: endpoint.weight, hash_key });
                 }
@@ -121,14 +121,15 @@ impl<C: Connect> Active<C> {
     }
 
     pub(super) fn subchannel(&mut self, endpoint: &Endpoint) -> Arc<Subchannel<C>> {
-        let Endpoint { address, reached_at, .. } = endpoint;
+        let address = &endpoint.address;
         if let Some(subchannel) = self.subchannels.get(address)
             && self.is_secured_for(subchannel, endpoint)
         {
             return subchannel.clone();
         }
         let security = Security::of(&self.config.cluster, endpoint);
-        let subchannel = Subchannel::start(address.clone(), reached_at.clone(), security, &self.environment);
+        let subchannel =
+            Subchannel::start(address.clone(), endpoint.reached_at().cloned(), security, &self.environment);
         // One that was secured otherwise takes no new calls from now on; those it has go on to their end.
         if let Some(old) = self.subchannels.insert(address.clone(), subchannel.clone()) {
             old.drain();

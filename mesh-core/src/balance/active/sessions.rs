@@ -13,7 +13,7 @@ impl<C: Connect> Active<C> {
     pub(crate) fn session_endpoints(&self) -> SessionEndpoints<C> {
         let mut found = SessionEndpoints::new();
         for endpoint in self.may_have_sessions() {
-            let (address, others) = (&endpoint.address, endpoint.reached_at.iter().flat_map(|all| all.iter()));
+            let (address, others) = (&endpoint.address, endpoint.reached_at().into_iter().flat_map(|all| all.iter()));
             for known_as in std::iter::once(address).chain(others) {
                 let subchannel = self.subchannels.get(address).cloned();
                 found.insert(known_as.clone(), SessionEndpoint { address: address.clone(), subchannel });

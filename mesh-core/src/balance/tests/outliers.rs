@@ -16,7 +16,7 @@ fn watched(endpoints: &[u16]) -> Arc<ClusterEntry> {
         consecutive_local_origin_failure: None,
         ..OutlierDetection::LOCAL
     };
-    let cluster = Cluster { outlier_detection: Some(policy), ..Cluster::clone(&config.cluster) };
+    let cluster = Cluster { outlier_detection: Some(policy.into()), ..Cluster::clone(&config.cluster) };
     let config = ClusterConfig { cluster: Arc::new(cluster), endpoints: config.endpoints.clone() };
     Arc::new(ClusterEntry::new(entry.key.clone(), Ok(config)))
 }

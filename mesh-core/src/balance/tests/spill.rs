@@ -81,7 +81,7 @@ async fn ejected_endpoints_make_calls_spill_over_until_they_return() {
     let mesh = mesh();
     let entry = two(unhealthy_if(|_| false));
     let config = entry.config.as_ref().unwrap();
-    let ejecting = Some(OutlierDetection { max_ejection_percent: 100, ..OutlierDetection::LOCAL });
+    let ejecting = Some(OutlierDetection { max_ejection_percent: 100, ..OutlierDetection::LOCAL }.into());
     let cluster = Cluster { outlier_detection: ejecting, ..Cluster::clone(&config.cluster) };
     let config = ClusterConfig { cluster: Arc::new(cluster), endpoints: config.endpoints.clone() };
     let entry = Arc::new(ClusterEntry::new(entry.key.clone(), Ok(config)));

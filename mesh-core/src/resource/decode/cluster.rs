@@ -40,8 +40,8 @@ pub(super) fn cluster(message: proto::Cluster, at: &At<'_>) -> Option<Cluster> {
     if let Some(server) = &message.lrs_server {
         is_self(server, &at.field("lrs_server"));
     }
-    let outlier_detection =
-        message.outlier_detection.as_ref().map(|policy| outlier_detection(policy, &at.field("outlier_detection")));
+    let detection = message.outlier_detection.as_ref();
+    let detection = detection.map(|policy| outlier_detection(policy, &at.field("outlier_detection")));
     let circuit_breakers = circuit_breakers(message.circuit_breakers.as_ref(), &at.field("circuit_breakers"));
     let connect_timeout = duration(message.connect_timeout, &at.field("connect_timeout"));
     Some(Cluster {
@@ -49,7 +49,7 @@ pub(super) fn cluster(message: proto::Cluster, at: &At<'_>) -> Option<Cluster> {
         balancing: balancing?,
         balanced_by: Origin::Xds,
         connect_timeout: connect_timeout.filter(|timeout| !timeout.is_zero()),
-        outlier_detection,
+        outlier_detection: detection.map(Arc::new),
         circuit_breakers,
         security,
         panic_threshold: panic_threshold?,

@@ -19,7 +19,7 @@ use super::place::{At, Report, quoted};
 use super::seen::Seen;
 use super::value::per_million;
 use crate::resource::endpoints::{
-    Address, DropOverload, Endpoint, Endpoints, Health, Locality, LocalityEndpoints, Priority,
+    Address, DropOverload, Endpoint, Endpoints, Health, Locality, LocalityEndpoints, Particulars, Priority,
 };
 use crate::resource::verdict::Fields;
 
@@ -166,7 +166,8 @@ fn endpoint(member: &proto::LbEndpoint, form: Form, addresses: &mut Seen<Address
     }
     let hash_key = hash_key(&member.metadata, &at.field("metadata"));
     let hostname = hostname(member, &address, form);
-    Some(Endpoint { address, weight, health, reached_at, hostname, hash_key })
+    let endpoint = Endpoint { weight, health, ..Endpoint::new(address) };
+    Some(endpoint.with(Particulars { hash_key, hostname, reached_at }))
 }
 
 /// The name that is configured, else the one that is resolved (A101).

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::view::{Missing, Resolved};
 use crate::resource::cluster::{DnsEndpoints, DnsName};
-use crate::resource::endpoints::{Address, Endpoint, Endpoints, LocalityEndpoints, Priority};
+use crate::resource::endpoints::{Address, Endpoint, Endpoints, LocalityEndpoints, Particulars, Priority};
 use crate::snapshot::Problem;
 
 /// What the names came to, and from what: the same addresses are the same endpoints, not only endpoints that are alike.
@@ -81,7 +81,9 @@ fn add(endpoint: &Endpoint, port: u16, addresses: Option<Arc<[IpAddr]>>, logical
         true => {
             let reached_at: Arc<[Address]> = sockets.collect();
             if !reached_at.is_empty() {
-                endpoints.push(Endpoint { reached_at: Some(reached_at), ..endpoint.clone() });
+                let known = endpoint.particulars.as_deref().cloned().unwrap_or_default();
+                let particulars = Particulars { reached_at: Some(reached_at), ..known };
+                endpoints.push(endpoint.clone().with(particulars));
             }
         }
         false => endpoints.extend(sockets.map(|address| Endpoint { address, ..endpoint.clone() })),

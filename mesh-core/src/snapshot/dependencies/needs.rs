@@ -1,6 +1,6 @@
 //! What each cluster needs of others: the names that are watched, and from each the clusters to join anew when it changes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -10,14 +10,15 @@ use smallvec::SmallVec;
 use super::Dependencies;
 use crate::resource::cluster::DnsName;
 
-/// What one cluster needs: of its newest configuration, and of the one in use while the newest is not complete.
+/// What one cluster needs: of its newest configuration, and of the one in use while the newest is not complete. There is one
+/// for each of many clusters, most of which need endpoints alone.
 #[derive(Debug, Default)]
 pub(super) struct Needs {
     /// Names under which EDS knows endpoints.
     pub(super) endpoints: SmallVec<[Arc<str>; 1]>,
-    pub(super) names: IndexSet<DnsName>,
+    pub(super) names: BTreeSet<DnsName>,
     /// Of an aggregate that a route names, every cluster it leads to, itself included.
-    pub(super) members: IndexSet<Arc<str>>,
+    pub(super) members: BTreeSet<Arc<str>>,
 }
 
 /// From what is needed to the clusters that need it.

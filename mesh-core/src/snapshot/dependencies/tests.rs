@@ -155,7 +155,7 @@ impl Target {
         let snapshot = self.snapshot.as_ref().expect("a snapshot");
         let endpoints = snapshot.clusters[0].config.as_ref().expect("usable").endpoints.clone();
         let localities = endpoints.priorities.iter().flat_map(|priority| &priority.localities);
-        let text = |endpoint: &Endpoint| match &endpoint.reached_at {
+        let text = |endpoint: &Endpoint| match endpoint.reached_at() {
             Some(at) => {
                 format!("{}={}", endpoint.address, at.iter().map(Address::to_string).collect::<Vec<_>>().join("|"))
             }

@@ -162,7 +162,7 @@ fn an_endpoint_may_have_a_key_of_its_own() {
         f.member().metadata = metadata.encode_to_vec().into();
         let endpoints = f.endpoints().unwrap();
         let ignored = paths((ENDPOINTS.decode)(&f.endpoints.encode_to_vec(), &Extensions::default()).ignored);
-        (endpoints.priorities[0].localities[0].endpoints[0].hash_key.clone(), ignored)
+        (endpoints.priorities[0].localities[0].endpoints[0].hash_key().cloned(), ignored)
     };
     assert_eq!(with("envoy.lb", "hash_key"), (Some("shard-7".into()), vec![]));
     assert_eq!(with("other", "hash_key").0, None);

@@ -307,7 +307,7 @@ fn an_endpoint_may_be_reached_at_several_addresses() {
     let endpoints = set(vec![at(address("::1", 8080)), at(address("127.0.0.1", 9090))]).expect("good");
     let endpoint = &endpoints.priorities[0].localities[0].endpoints[0];
     assert_eq!(endpoint.address.to_string(), "127.0.0.1:8080");
-    let reached_at = endpoint.reached_at.iter().flat_map(|all| all.iter()).map(ToString::to_string);
+    let reached_at = endpoint.reached_at().into_iter().flat_map(|all| all.iter()).map(ToString::to_string);
     assert_eq!(reached_at.collect::<Vec<_>>(), ["127.0.0.1:8080", "[::1]:8080", "127.0.0.1:9090"]);
     let errors = set(vec![at(address("127.0.0.1", 8080)), at(None)]).unwrap_err();
     const ENDPOINT: &str = "endpoints[0].lb_endpoints[0].endpoint";

@@ -14,7 +14,8 @@ fn with(message: proto::OutlierDetection) -> Fixture {
 }
 
 fn read(message: proto::OutlierDetection) -> OutlierDetection {
-    with(message).cluster().expect("a good cluster").outlier_detection.expect("it is set")
+    let detection = with(message).cluster().expect("a good cluster").outlier_detection.expect("it is set");
+    OutlierDetection::clone(&detection)
 }
 
 #[test]
