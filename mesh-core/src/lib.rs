@@ -26,7 +26,7 @@
 //!
 //! `discover`, `route`, `timeout`, `filter`, `mirror`, `retry`, `cluster`, `balance` and, for servers, `deadline`, a layer
 //! each (a `Mesh` takes `discover`, `route` and `balance`); `server` for [`Mesh::server`]; `dns` for `dns:` targets and clusters found by DNS; `tls`, with
-//! `aws-lc` or `ring`, for the control plane's credentials; `testing`. All but `ring` and `testing` are on by default.
+//! `aws-lc` or `ring`, for certificates and what they secure; `spiffe` for certificates from a SPIFFE Workload API; `testing`. All but `ring` and `testing` are on by default.
 
 mod backoff;
 #[cfg(feature = "balance")]
@@ -53,6 +53,8 @@ mod mesh;
 pub mod mirror;
 mod origin;
 mod profile;
+#[cfg(feature = "spiffe")]
+pub mod providers;
 mod replay;
 mod resource;
 #[cfg(feature = "retry")]

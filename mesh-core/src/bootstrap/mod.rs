@@ -5,6 +5,7 @@
 //! last.
 
 mod builder;
+mod certificate_providers;
 mod fields;
 mod parse;
 mod server_uri;
@@ -21,6 +22,9 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::{Map, Value};
 
 pub use builder::BootstrapBuilder;
+pub(crate) use certificate_providers::{CertificateFiles, ProviderConfig};
+#[cfg(feature = "spiffe")]
+pub(crate) use certificate_providers::{WorkloadApiConfig, workload_api_endpoint};
 pub(crate) use server_uri::ServerAddress;
 
 use crate::error::{Error, ErrorKind};
@@ -55,7 +59,7 @@ struct Inner {
     client_listener_template: Option<String>,
     server_listener_template: Option<String>,
     #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "only TLS asks for certificates"))]
-    certificate_providers: Vec<(Arc<str>, CertificateFiles)>,
+    certificate_providers: Vec<(Arc<str>, ProviderConfig)>,
     ignored: Vec<String>,
 }
 
@@ -85,30 +89,6 @@ pub(crate) struct TlsFiles {
     pub(crate) identity: Option<(PathBuf, PathBuf)>,
     /// The age at which the files are read anew before a connection is made. Default 600 s.
     pub(crate) refresh_interval: Duration,
-}
-
-/// The files of the `file_watcher` certificate provider (A29, A87).
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct CertificateFiles {
-    /// The chain of certificates and the key of its leaf.
-    pub(crate) identity: Option<(PathBuf, PathBuf)>,
-    /// The roots to trust.
-    pub(crate) ca_certificate: Option<PathBuf>,
-    /// The roots to trust, by trust domain; goes before `ca_certificate`.
-    pub(crate) spiffe_trust_bundle_map: Option<PathBuf>,
-    /// How often the files are read anew. Default 600 s.
-    pub(crate) refresh_interval: Duration,
-}
-
-impl Default for CertificateFiles {
-    fn default() -> Self {
-        Self {
-            identity: None,
-            ca_certificate: None,
-            spiffe_trust_bundle_map: None,
-            refresh_interval: parse::DEFAULT_REFRESH_INTERVAL,
-        }
-    }
 }
 
 /// What a control plane was said to do (A53, A88).
@@ -203,7 +183,7 @@ impl Bootstrap {
 
     /// The certificate providers, by name (A29).
     #[cfg(feature = "tls")]
-    pub(crate) fn certificate_providers(&self) -> &[(Arc<str>, CertificateFiles)] {
+    pub(crate) fn certificate_providers(&self) -> &[(Arc<str>, ProviderConfig)] {
         &self.inner.certificate_providers
     }
 

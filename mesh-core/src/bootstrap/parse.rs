@@ -1,15 +1,15 @@
 //! JSON to [`Bootstrap`](super::Bootstrap): one function per section of A27's format.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use super::certificate_providers::certificate_providers;
 use super::fields::{Fields, Problem, text};
 use super::server_uri::ServerAddress;
 use super::{
-    CertificateFiles, ChannelCredentials, Inner, LocalityConfig, NodeConfig, ServerConfig, ServerFeatures, TlsFiles,
+    ChannelCredentials, Inner, LocalityConfig, NodeConfig, ServerConfig, ServerFeatures, TlsFiles,
 };
 
 pub(super) const DEFAULT_REFRESH_INTERVAL: Duration = Duration::from_secs(600);
@@ -105,7 +105,7 @@ fn tls_files(entry: &mut Fields, ignored: &mut Vec<String>) -> Result<TlsFiles, 
 }
 
 /// A certificate and its key, or neither.
-fn identity_files(config: &mut Fields) -> Result<Option<(PathBuf, PathBuf)>, Problem> {
+pub(super) fn identity_files(config: &mut Fields) -> Result<Option<(PathBuf, PathBuf)>, Problem> {
     match (config.string("certificate_file")?, config.string("private_key_file")?) {
         (None, None) => Ok(None),
         (Some(certificate), Some(key)) => Ok(Some((certificate.into(), key.into()))),
@@ -157,49 +157,6 @@ fn locality(mut fields: Fields, ignored: &mut Vec<String>) -> Result<LocalityCon
     let sub_zone = fields.string("sub_zone")?.unwrap_or_default();
     fields.finish(ignored);
     Ok(LocalityConfig { region, zone, sub_zone })
-}
-
-/// By the name under which clusters ask for them. Another plugin than `file_watcher` is none of ours: a cluster that asks
-/// for it is refused, unless code gives the mesh one of this name.
-fn certificate_providers(
-    fields: &mut Fields,
-    ignored: &mut Vec<String>,
-) -> Result<Vec<(Arc<str>, CertificateFiles)>, Problem> {
-    let Some(mut all) = fields.object("certificate_providers")? else { return Ok(Vec::new()) };
-    let mut providers = Vec::new();
-    for name in all.keys() {
-        let Some(mut provider) = all.object(&name)? else { continue };
-        let plugin = provider.required_string("plugin_name")?;
-        if plugin != "file_watcher" {
-            provider.object("config")?;
-            ignored.push(format!("{}: certificate provider `{plugin}` is not supported", all.at(&name)));
-        } else if cfg!(not(feature = "tls")) {
-            provider.object("config")?;
-            ignored.push(format!("{}: needs mesh-core's feature `tls`, which is off", all.at(&name)));
-        } else {
-            providers.push((name.as_str().into(), certificate_files(&mut provider, ignored)?));
-        }
-        provider.finish(ignored);
-    }
-    Ok(providers)
-}
-
-/// The configuration of `file_watcher` (A29, A87).
-fn certificate_files(provider: &mut Fields, ignored: &mut Vec<String>) -> Result<CertificateFiles, Problem> {
-    let at = provider.at("config");
-    let empty =
-        || Problem::new(&at, "no files: set `ca_certificate_file`, or `certificate_file` and `private_key_file`");
-    let mut config = provider.object("config")?.ok_or_else(empty)?;
-    let files = CertificateFiles {
-        identity: identity_files(&mut config)?,
-        ca_certificate: config.string("ca_certificate_file")?.map(Into::into),
-        spiffe_trust_bundle_map: config.string("spiffe_trust_bundle_map_file")?.map(Into::into),
-        refresh_interval: config.duration("refresh_interval")?.unwrap_or(DEFAULT_REFRESH_INTERVAL),
-    };
-    config.finish(ignored);
-    let is_empty =
-        files.identity.is_none() && files.ca_certificate.is_none() && files.spiffe_trust_bundle_map.is_none();
-    if is_empty { Err(empty()) } else { Ok(files) }
 }
 
 /// Checks what A47 makes an error of the file; nothing else of federation is acted on.

@@ -85,6 +85,19 @@ impl Facts {
     }
 }
 
+/// The values that follow one another, each with its tag and length: certificates without anything between them.
+#[cfg(feature = "spiffe")]
+pub(super) fn split(bytes: &[u8]) -> Result<Vec<&[u8]>, Malformed> {
+    let mut rest = Reader(bytes);
+    let mut parts = Vec::new();
+    while !rest.0.is_empty() {
+        let whole = rest.0;
+        rest.take(SEQUENCE)?;
+        parts.push(&whole[..whole.len() - rest.0.len()]);
+    }
+    Ok(parts)
+}
+
 /// `GeneralNames` (RFC 5280, 4.2.1.6).
 fn names(value: &[u8]) -> Result<Names, Malformed> {
     let mut list = Reader(Reader(value).take(SEQUENCE)?);

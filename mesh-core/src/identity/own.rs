@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::sign::CertifiedKey;
+#[cfg(feature = "spiffe")]
+use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -32,6 +34,13 @@ impl Identity {
         let chain = certificates(chain).map_err(|error| wrong("certificate chain").with_source(error))?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| wrong("private key").with_source(error))?;
         Self::new(chain, key)
+    }
+
+    /// As [`from_pem`](Self::from_pem), of certificates in DER, one after the other, and a key of PKCS #8.
+    #[cfg(feature = "spiffe")]
+    pub(crate) fn from_der(chain: &[u8], key: &[u8]) -> Result<Self, Error> {
+        let chain = certificates_in_der(chain).map_err(|error| wrong("certificate chain").with_source(error))?;
+        Self::new(chain, PrivatePkcs8KeyDer::from(key.to_vec()).into())
     }
 
     fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, Error> {
@@ -94,6 +103,15 @@ pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, B
     Ok(certificates)
 }
 
+/// Every certificate of those that follow one another in DER; at least one.
+#[cfg(feature = "spiffe")]
+pub(super) fn certificates_in_der(der: &[u8]) -> Result<Vec<CertificateDer<'static>>, BoxError> {
+    match super::der::split(der)? {
+        parts if parts.is_empty() => Err("there is none".into()),
+        parts => Ok(parts.into_iter().map(|part| part.to_vec().into()).collect()),
+    }
+}
+
 fn wrong(what: &str) -> Error {
     Error::new(ErrorKind::Setup, format!("the {what} cannot be used"))
 }
@@ -133,6 +151,26 @@ mod tests {
             (&chain, &chain, "private key cannot be used"),
         ] {
             let error = Identity::from_pem(chain.as_bytes(), key.as_bytes()).unwrap_err().report();
+            assert!(error.contains(problem), "{problem}: {error}");
+        }
+    }
+
+    #[cfg(feature = "spiffe")]
+    #[test]
+    fn a_chain_in_der_is_certificates_one_after_the_other() {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::default().self_signed(&key).unwrap();
+        let (der, pkcs8) = (certificate.der().to_vec(), key.serialize_der());
+        let chain = [&*der, &*der].concat();
+        assert_eq!(Identity::from_der(&chain, &pkcs8).unwrap().pair().cert.len(), 2);
+        for (chain, key, problem) in [
+            (&chain[..chain.len() - 1], &*pkcs8, "it ends too early"),
+            (&[], &pkcs8, "there is none"),
+            (&[0x30, 0], &pkcs8, "read a certificate"),
+            (&chain, &pkcs8[1..], "pair of certificate and key"),
+            (&chain, &[], "pair of certificate and key"),
+        ] {
+            let error = Identity::from_der(chain, key).unwrap_err().report();
             assert!(error.contains(problem), "{problem}: {error}");
         }
     }

@@ -9,6 +9,8 @@ use rustls_pki_types::CertificateDer;
 
 use super::bundle_map::bundle_map;
 use super::own::certificates;
+#[cfg(feature = "spiffe")]
+use super::own::certificates_in_der;
 use super::spiffe::TrustDomain;
 use crate::error::{Error, ErrorKind};
 
@@ -63,6 +65,19 @@ impl TrustBundle {
     pub fn from_spiffe_bundle_map(json: &str) -> Result<Self, Error> {
         let wrong = |problem: String| Error::new(ErrorKind::Setup, format!("the SPIFFE bundle map: {problem}"));
         Ok(Self(Arc::new(Trust::ByDomain(bundle_map(json).map_err(wrong)?))))
+    }
+
+    /// Trusts the authorities of each trust domain for the workloads of that domain, their certificates in DER one after the
+    /// other. Peers must be SVIDs.
+    #[cfg(feature = "spiffe")]
+    pub(crate) fn by_domain<'a>(bundles: impl IntoIterator<Item = (TrustDomain, &'a [u8])>) -> Result<Self, Error> {
+        let roots = |(domain, bundle): (TrustDomain, &[u8])| {
+            let wrong = || Error::setup(format!("the bundle of trust domain {domain} cannot be used"));
+            let certificates = certificates_in_der(bundle).map_err(|error| wrong().with_source(error))?;
+            let roots = Roots::new(certificates).map_err(|error| wrong().with_source(error))?;
+            Ok((domain, roots))
+        };
+        Ok(Self(Arc::new(Trust::ByDomain(bundles.into_iter().map(roots).collect::<Result<_, Error>>()?))))
     }
 
     /// Says for which trust domain the roots of [`from_pem`](Self::from_pem) vouch. Of no effect on a bundle map.

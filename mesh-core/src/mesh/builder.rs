@@ -278,7 +278,7 @@ impl MeshBuilder {
     ///
     /// # Errors
     ///
-    /// Outside a tokio runtime; when the credentials of the bootstrap cannot be built.
+    /// Outside a tokio runtime; when the credentials of the bootstrap, or one of its certificate providers, cannot be built.
     pub async fn build(self) -> Result<Mesh, Error> {
         let runtime = Handle::try_current()
             .map_err(|error| Error::new(ErrorKind::Setup, "build a mesh outside a tokio runtime").with_source(error))?;
@@ -301,7 +301,7 @@ impl MeshBuilder {
         let transport = GrpcOptions { tasks: tasks.clone(), ..self.transport };
         #[cfg(feature = "tls")]
         let certificate_providers = {
-            let all = super::certificates::all(bootstrap.as_ref(), self.certificate_providers);
+            let all = super::certificates::all(bootstrap.as_ref(), self.certificate_providers)?;
             Providers::start(all, &tasks, &runtime, &cancel)
         };
         let xds = match &bootstrap {

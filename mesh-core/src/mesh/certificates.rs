@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{Mesh, MeshBuilder};
-use crate::bootstrap::Bootstrap;
+use crate::bootstrap::{Bootstrap, ProviderConfig};
+use crate::error::Error;
 use crate::identity::{CertificateProvider, FileWatcher, Provider, SpiffeId, TrustDomain};
 use crate::tls::SecurityFloor;
 
@@ -60,14 +61,27 @@ impl MeshBuilder {
 }
 
 /// Those of the bootstrap, and those of code, which go before them.
-pub(super) fn all(bootstrap: Option<&Bootstrap>, by_code: Named) -> Named {
+///
+/// # Errors
+///
+/// When one of the bootstrap's cannot be set up here.
+pub(super) fn all(bootstrap: Option<&Bootstrap>, by_code: Named) -> Result<Named, Error> {
     let configured = bootstrap.map(Bootstrap::certificate_providers).unwrap_or_default();
-    let mut providers = Named::new();
-    for (name, files) in configured {
-        providers.insert(name.clone(), Box::new(FileWatcher::from(files.clone())));
+    let mut providers = by_code;
+    for (name, config) in configured {
+        if !providers.contains_key(name) {
+            providers.insert(name.clone(), provider(config)?);
+        }
     }
-    providers.extend(by_code);
-    providers
+    Ok(providers)
+}
+
+fn provider(config: &ProviderConfig) -> Result<Box<dyn CertificateProvider>, Error> {
+    Ok(match config {
+        ProviderConfig::FileWatcher(files) => Box::new(FileWatcher::from(files.clone())),
+        #[cfg(feature = "spiffe")]
+        ProviderConfig::WorkloadApi(config) => Box::new(crate::providers::WorkloadApi::configured(config)?),
+    })
 }
 
 impl Mesh {

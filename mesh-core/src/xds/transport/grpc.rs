@@ -25,7 +25,7 @@ use super::connector::{BoxIo, Connector, InProcess};
 use super::credentials::Credentials;
 use super::frames::{Deframer, frame};
 use super::{CloseFuture, OpenFuture, Stream, StreamError, Transport};
-use crate::bootstrap::Bootstrap;
+use crate::bootstrap::{Bootstrap, ServerConfig};
 use crate::error::{Error, ErrorKind, with_causes};
 use crate::http2::{
     self, Connection, Keepalive, Outgoing, RecvBody, SendErrorKind, Slot, State, TcpConfig, Unavailable,
@@ -51,6 +51,8 @@ pub(crate) struct GrpcOptions {
     pub(crate) tasks: TaskTracker,
     /// The longest response, in bytes. Default 64 MiB: 10,000 assignments nearly fill gRPC's 4.
     pub(crate) max_response: usize,
+    /// What each stream carries besides gRPC's own headers. Default nothing.
+    pub(crate) headers: HeaderMap,
     pub(crate) tcp: TcpConfig,
 }
 
@@ -62,6 +64,7 @@ impl Default for GrpcOptions {
             ping_timeout: Duration::from_secs(20),
             tasks: TaskTracker::new(),
             max_response: 64 << 20,
+            headers: HeaderMap::new(),
             tcp: TcpConfig::default(),
         }
     }
@@ -97,9 +100,13 @@ impl GrpcTransport {
     ///
     /// Of kind [`ErrorKind::Setup`], when the credentials cannot be used.
     pub(crate) fn new(bootstrap: &Bootstrap, options: GrpcOptions, runtime: &Handle) -> Result<Self, Error> {
-        let address = bootstrap.server().address.clone();
-        let connector = Connector::Address { address, tcp: options.tcp.clone() };
-        Self::over(connector, bootstrap, options, runtime)
+        Self::to(bootstrap.server(), options, runtime)
+    }
+
+    /// As [`new`](Self::new), but to any server.
+    pub(crate) fn to(server: &ServerConfig, options: GrpcOptions, runtime: &Handle) -> Result<Self, Error> {
+        let connector = Connector::Address { address: server.address.clone(), tcp: options.tcp.clone() };
+        Self::over(connector, server, options, runtime)
     }
 
     /// As [`new`](Self::new), but over connections that `connect` makes: to a control plane in this process.
@@ -109,16 +116,15 @@ impl GrpcTransport {
         options: GrpcOptions,
         runtime: &Handle,
     ) -> Result<Self, Error> {
-        Self::over(Connector::InProcess(connect), bootstrap, options, runtime)
+        Self::over(Connector::InProcess(connect), bootstrap.server(), options, runtime)
     }
 
     fn over(
         connector: Connector,
-        bootstrap: &Bootstrap,
+        server: &ServerConfig,
         options: GrpcOptions,
         runtime: &Handle,
     ) -> Result<Self, Error> {
-        let server = bootstrap.server();
         let credentials = Credentials::new(&server.credentials, &server.address.server_name())?;
         let authority = server.address.authority();
         let (runtime, current) = (runtime.clone(), Mutex::default());
@@ -137,7 +143,8 @@ impl Transport for GrpcTransport {
         Box::pin(async move {
             let slot = inner.slot().await?;
             let uri = inner.uri(method).map_err(|error| StreamError::new(format!("INTERNAL: {error}")))?;
-            Ok(Box::new(GrpcStream::new(slot, uri, inner.options.max_response)) as Box<dyn Stream>)
+            let request = head(uri, &inner.options.headers);
+            Ok(Box::new(GrpcStream::start(slot, request, inner.options.max_response)) as Box<dyn Stream>)
         })
     }
 
@@ -208,11 +215,12 @@ impl Inner {
     }
 }
 
-fn head(uri: Uri) -> Request<()> {
+fn head(uri: Uri, more: &HeaderMap) -> Request<()> {
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
     *request.uri_mut() = uri;
     let headers = request.headers_mut();
+    headers.extend(more.clone());
     headers.insert(TE, TRAILERS);
     headers.insert(CONTENT_TYPE, GRPC);
     headers.insert(USER_AGENT, AGENT);
@@ -254,8 +262,12 @@ impl Body for Outbox {
 impl GrpcStream {
     /// Starts a stream of the method that the URI's path names; messages longer than `limit` end it.
     pub(crate) fn new(slot: Slot, uri: Uri, limit: usize) -> Self {
+        Self::start(slot, head(uri, &HeaderMap::new()), limit)
+    }
+
+    fn start(slot: Slot, head: Request<()>, limit: usize) -> Self {
         let (outbox, messages) = mpsc::channel(1);
-        let request = Outgoing::from(head(uri).map(|()| Outbox(messages)));
+        let request = Outgoing::from(head.map(|()| Outbox(messages)));
         let state = StreamState::Head(Box::new(slot.send(request)));
         Self { outbox: PollSender::new(outbox), state, received: Deframer::new(limit) }
     }

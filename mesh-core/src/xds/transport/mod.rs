@@ -57,6 +57,12 @@ impl StreamError {
     pub(crate) fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
+
+    #[cfg(feature = "spiffe")]
+    /// The name of the gRPC status code that it starts with, such as `PERMISSION_DENIED`.
+    pub(crate) fn code(&self) -> &str {
+        self.0.split(':').next().unwrap_or_default()
+    }
 }
 
 impl fmt::Display for StreamError {

@@ -1,0 +1,14 @@
+//! Certificates without an agent beside the process: providers that obtain them over the network.
+//!
+//! ```text
+//! WorkloadApi ─ call.rs: one gRPC call over xds/transport ─▸ SPIFFE Workload API ─▸ KeyMaterial ─▸ Publisher (identity/)
+//! ```
+//!
+//! They are used as any other [`CertificateProvider`](crate::identity::CertificateProvider): by name, given to
+//! `MeshBuilder::certificate_provider` or in the bootstrap's `certificate_providers`. What was obtained last stays in use
+//! until it expires, however long whoever issues certificates cannot be reached.
+
+mod call;
+mod workload_api;
+
+pub use workload_api::WorkloadApi;
