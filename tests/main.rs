@@ -44,3 +44,4 @@ mod storm;
 mod streaming;
 mod support;
 mod targets;
+mod workload_api;

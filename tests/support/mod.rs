@@ -3,6 +3,7 @@
 //! The control plane is [`mesh_core::testing`]. Everything here listens on loopback at a port that the system
 //! chooses, ends when it is dropped, and lets a test wait for events instead of sleeping.
 
+pub(crate) mod agent;
 pub(crate) mod backend;
 pub(crate) mod client;
 pub(crate) mod dns;

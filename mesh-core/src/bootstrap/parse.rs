@@ -8,9 +8,7 @@ use serde_json::Value;
 use super::certificate_providers::certificate_providers;
 use super::fields::{Fields, Problem, text};
 use super::server_uri::ServerAddress;
-use super::{
-    ChannelCredentials, Inner, LocalityConfig, NodeConfig, ServerConfig, ServerFeatures, TlsFiles,
-};
+use super::{ChannelCredentials, Inner, LocalityConfig, NodeConfig, ServerConfig, ServerFeatures, TlsFiles};
 
 pub(super) const DEFAULT_REFRESH_INTERVAL: Duration = Duration::from_secs(600);
 

@@ -170,7 +170,8 @@ mod tests {
     fn each_trust_domain_has_the_roots_that_were_sent_for_it() {
         let (own, other) = (svid("spiffe://a/1", ""), svid("spiffe://b/1", ""));
         let mut all = response(&[&own]);
-        all.federated_bundles = [("b".to_owned(), other.bundle.clone()), ("spiffe://a".to_owned(), other.bundle)].into();
+        all.federated_bundles =
+            [("b".to_owned(), other.bundle.clone()), ("spiffe://a".to_owned(), other.bundle)].into();
         let trust = of_svids(&all, &FIRST).unwrap().trust.unwrap();
         let wanted = [("a", &own.bundle), ("b", &all.federated_bundles["b"])];
         let wanted = wanted.map(|(domain, bundle)| (domain.parse().unwrap(), bundle.as_slice()));

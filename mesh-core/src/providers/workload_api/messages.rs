@@ -47,9 +47,6 @@ pub(super) struct X509BundlesResponse {
 
 impl fmt::Debug for X509Svid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("X509Svid")
-            .field("spiffe_id", &self.spiffe_id)
-            .field("hint", &self.hint)
-            .finish_non_exhaustive()
+        f.debug_struct("X509Svid").field("spiffe_id", &self.spiffe_id).field("hint", &self.hint).finish_non_exhaustive()
     }
 }
