@@ -24,6 +24,7 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::Client;
+use crate::support::frames::{GOAWAY, Peer};
 use crate::support::served::Served;
 use crate::support::timeout::read_timeout;
 
@@ -204,6 +205,39 @@ async fn a_shutdown_ends_at_its_deadline_whatever_peers_do() {
     drop((never_reads, chat, silent, half));
 }
 
+/// The grace of draining connections is for those that drain while the server runs.
+#[tokio::test]
+async fn calls_have_the_time_of_the_shutdown_though_connections_drain_faster_and_those_that_are_cut_count() {
+    let greeter = Backend::start("a").await;
+    let options = ServerOptions::new().drain_grace(SOON / 10).shutdown_timeout(SOON);
+    let mut server = Served::start(options, |server| server.add_service(greeter.service())).await;
+    let mesh = mesh().await;
+    let client = Client::new(&mesh, &server.target());
+    greeter.hold();
+    let call = tokio::spawn(async move { client.hello().await });
+    greeter.wait_for_in_flight(1).await;
+    let before = Instant::now();
+    server.stop();
+    assert_eq!(server.ended().await.cut_calls, 1);
+    assert!(before.elapsed() >= SOON, "{:?}", before.elapsed());
+    assert_eq!(call.await.unwrap().unwrap_err().code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_old_already_has_the_time_of_the_shutdown_too() {
+    let greeter = Backend::start("a").await;
+    let (age, grace) = (Some(SOON / 10), SOON);
+    let options = ServerOptions::new().max_connection_age(age).drain_grace(grace).shutdown_timeout(2 * SOON);
+    let mut server = Served::start(options, |server| server.add_service(greeter.service())).await;
+    let mut old = Peer::connect(server.address()).await.unwrap();
+    old.call(1, "Chat").await.unwrap();
+    while old.next_frame().await.unwrap().kind != GOAWAY {}
+    let before = Instant::now();
+    server.stop();
+    assert_eq!(server.ended().await.cut_calls, 1);
+    assert!(before.elapsed() >= 2 * SOON, "{:?}", before.elapsed());
+}
+
 async fn checked(client: &mut HealthClient<MeshChannel>, service: &str) -> Result<ServingStatus, Code> {
     let answer = client.check(HealthCheckRequest { service: service.into() }).await;
     answer.map(|answer| answer.into_inner().status()).map_err(|status| status.code())
@@ -304,8 +338,8 @@ async fn a_connection_beyond_the_limit_is_closed_without_a_byte() {
 #[tokio::test]
 async fn connections_that_are_old_are_replaced_without_a_failed_call() {
     let greeter = Backend::start("a").await;
-    // The age counts from the end of the time that a handshake has.
-    let options = ServerOptions::new().handshake_timeout(SOON / 10).max_connection_age(Some(SOON / 3));
+    // Far below the time that a handshake has.
+    let options = ServerOptions::new().max_connection_age(Some(SOON / 3));
     let server = Served::start(options, |server| server.add_service(greeter.service())).await;
     let mesh = mesh().await;
     let client = Client::new(&mesh, &server.target());
@@ -320,8 +354,7 @@ async fn connections_that_are_old_are_replaced_without_a_failed_call() {
 #[tokio::test]
 async fn streams_that_outlive_the_grace_of_an_old_connection_are_cut() {
     let greeter = Backend::start("a").await;
-    let options =
-        ServerOptions::new().handshake_timeout(SOON / 10).max_connection_age(Some(SOON / 3)).drain_grace(SOON);
+    let options = ServerOptions::new().max_connection_age(Some(SOON / 3)).drain_grace(SOON);
     let server = Served::start(options, |server| server.add_service(greeter.service())).await;
     greeter.hold();
     let mut client = raw(server.address()).await;

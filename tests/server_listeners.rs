@@ -24,6 +24,7 @@ use tonic::{Code, Status};
 use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, quick, quick_mesh};
+use crate::support::frames::{DATA, END_STREAM, GOAWAY, HEADERS, Peer, REFUSED_STREAM, RST_STREAM};
 use crate::support::served::Served;
 
 const LISTENERS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
@@ -377,6 +378,33 @@ async fn inline_routes_change_for_connections_that_are_open_and_other_chains_dra
     it.greeter.release();
     assert_eq!(open.await.unwrap().unwrap(), "a");
     it.server.wait_for("connections", |status| status.connections == 1).await;
+}
+
+/// A client that never acknowledges that its connection drains, and calls on: its calls are served for a moment more, as
+/// they may have crossed the news, and then are to be made elsewhere. Those that it has go on.
+#[tokio::test]
+async fn a_connection_of_chains_that_are_gone_is_not_served_for_long() {
+    let mut it = Setting::start(|address| Some(server_listener(address))).await;
+    it.serves().await;
+    let mut peer = Peer::connect(it.address()).await.unwrap();
+    peer.call(1, "Chat").await.unwrap();
+    assert_eq!(peer.hello(3).await.unwrap().kind, HEADERS);
+    it.control_plane.put(server_listener(it.address()).chains([filter_chain().from("127.0.0.0/8")]));
+    while peer.next_frame().await.unwrap().kind != GOAWAY {}
+    assert_eq!(peer.hello(5).await.unwrap().kind, HEADERS, "it may have been sent before the news came");
+    let refused = async {
+        for stream in (7..).step_by(2) {
+            let end = peer.hello(stream).await.unwrap();
+            if end.kind == RST_STREAM {
+                return end.payload;
+            }
+        }
+        unreachable!("there are streams enough");
+    };
+    assert_eq!(timeout(PATIENCE, refused).await.expect("calls are refused"), REFUSED_STREAM.to_be_bytes());
+    peer.frame(DATA, END_STREAM, 1, &[0; 5]).await.unwrap();
+    let end = async { while peer.next_frame().await.unwrap().stream != 1 {} };
+    timeout(PATIENCE, end).await.expect("the first call goes on");
 }
 
 #[tokio::test]

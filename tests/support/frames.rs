@@ -1,4 +1,4 @@
-//! An HTTP/2 server made of raw frames (RFC 9113), which may be wrong in any way that a test writes down.
+//! An HTTP/2 server, or client, made of raw frames (RFC 9113), which may be wrong in any way that a test writes down.
 //!
 //! A test gives [`FrameServer::start`] what becomes of each connection, as code that reads and writes frames:
 //!
@@ -113,9 +113,42 @@ pub(crate) struct Frame {
     pub(crate) payload: Vec<u8>,
 }
 
-/// The client of one connection, as the server sees it.
+/// One connection, as the side that a test plays sees it.
 pub(crate) struct Peer {
     stream: TcpStream,
+}
+
+/// The other way round: a client that may be wrong in any way, of a server.
+impl Peer {
+    /// Connects, and writes the preface and the client's settings.
+    pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
+        let mut peer = Self { stream: TcpStream::connect(address).await? };
+        peer.stream.set_nodelay(true)?;
+        peer.bytes(PREFACE).await?;
+        peer.settings(&[]).await?;
+        peer.window_update(0, 1 << 30).await?;
+        Ok(peer)
+    }
+
+    /// The head of a call of the greeter.
+    pub(crate) async fn call(&mut self, stream: u32, method: &str) -> io::Result<()> {
+        let path = format!("/helloworld.Greeter/{method}");
+        let head = [(":method", "POST"), (":scheme", "http"), (":path", &path), (":authority", "greeter")];
+        let block = header_block(&[&head[..], &[("content-type", "application/grpc"), ("te", "trailers")]].concat());
+        self.frame(HEADERS, END_HEADERS, stream, &block).await
+    }
+
+    /// A whole unary call of the greeter, and the frame that ends it: the trailers, or a reset. Nothing is acknowledged.
+    pub(crate) async fn hello(&mut self, stream: u32) -> io::Result<Frame> {
+        self.call(stream, "SayHello").await?;
+        self.frame(DATA, END_STREAM, stream, &[0; 5]).await?;
+        loop {
+            let frame = self.next_frame().await?;
+            if frame.stream == stream && (frame.kind == RST_STREAM || frame.flags & END_STREAM != 0) {
+                return Ok(frame);
+            }
+        }
+    }
 }
 
 /// Reading.

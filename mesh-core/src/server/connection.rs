@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! handshake ─ began? ─▸ serving ─ told to drain, or old ─▸ draining ─ calls ended, or grace over ─▸ closed
-//!     └ no ─▸ closed         └ PINGs unanswered ─▸ closed       └ cut ─▸ closed
+//!     └ no ─▸ closed         └ PINGs unanswered ─▸ closed       │  └ cut ─▸ closed
+//!                                                               └ a moment later ─▸ new calls are refused
 //! ```
 
 use std::pin::{Pin, pin};
@@ -22,7 +23,7 @@ use tower_service::Service;
 use super::ServerOptions;
 use super::io::{Begun, Noticed};
 use super::request::{Calls, RequestBody};
-use super::state::Connected;
+use super::state::{Connected, ConnectionState};
 use crate::error::BoxError;
 
 /// Streams that a peer opened and reset before they were looked at (rapid reset, CVE-2023-44487): with one more, the
@@ -30,6 +31,10 @@ use crate::error::BoxError;
 const MAX_PENDING_RESETS: usize = 20;
 /// Streams that were reset here because the peer broke the protocol (RUSTSEC-2024-0003).
 const MAX_ERROR_RESETS: usize = 256;
+/// How long a client may take to hear that its connection drains: calls that it makes meanwhile are served, and later ones
+/// refused for it to make elsewhere. Without that end, one that never acknowledges the GOAWAY (RFC 9113, 6.8) would be
+/// served under a configuration that is gone for as long as it likes.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// What no timer waits for.
 const NEVER: Duration = Duration::from_secs(3600 * 24 * 365);
 
@@ -38,6 +43,8 @@ const NEVER: Duration = Duration::from_secs(3600 * 24 * 365);
 pub(super) struct Ends {
     /// It takes no new call, and ends with those it has, at most after `drain_grace`.
     pub(super) drain: CancellationToken,
+    /// It takes no new call, and has until it is cut for those it has.
+    pub(super) shutdown: CancellationToken,
     /// It ends at once.
     pub(super) cut: CancellationToken,
 }
@@ -60,7 +67,7 @@ pub(super) async fn serve<I, S, R>(
     let (io, begun) = Noticed::new(io);
     let http2 = pin!(http2(&options).serve_connection(TokioIo::new(io), calls));
     let drain = |connection: Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
-    let why = drive(http2, drain, begun, &options, &ends).await;
+    let why = drive(http2, drain, begun, &options, &ends, &connected.state).await;
     let peer = connected.state.info.peer_address;
     tracing::debug!(%peer, why, "a connection ended");
 }
@@ -72,27 +79,37 @@ async fn drive<C, E>(
     begun: Begun,
     options: &ServerOptions,
     ends: &Ends,
+    state: &ConnectionState,
 ) -> &'static str
 where
     C: Future<Output = Result<(), E>>,
 {
     let start = Instant::now();
+    let old = old_at(start, options.max_connection_age);
     let mut stage = Stage::Handshake;
-    let mut timer = pin!(sleep_until(start + options.handshake_timeout));
+    let mut timer = pin!(sleep_until(old.min(start + options.handshake_timeout)));
+    let mut shuts_down = false;
+    let mut grace = start + NEVER;
     loop {
         tokio::select! {
             result = http2.as_mut() => return if result.is_ok() { "it was done" } else { "it was lost" },
             () = ends.cut.cancelled() => return "it was cut",
-            () = ends.drain.cancelled(), if stage != Stage::Draining => {}
+            () = ends.shutdown.cancelled(), if !shuts_down => shuts_down = true,
+            () = ends.drain.cancelled(), if stage.takes_calls() => {}
             () = timer.as_mut() => match stage {
-                Stage::Draining => return "it did not end within the grace",
-                Stage::Handshake if begun.get() => {
+                Stage::Handshake if begun.get() && Instant::now() < old => {
                     stage = Stage::Serving;
-                    timer.as_mut().reset(old_at(start, options.max_connection_age));
+                    timer.as_mut().reset(old);
                     continue;
                 }
-                Stage::Handshake => {}
-                Stage::Serving => {}
+                Stage::Handshake | Stage::Serving => {}
+                Stage::Draining => {
+                    stage = Stage::Refusing;
+                    state.refuse_calls();
+                    timer.as_mut().reset(grace);
+                    continue;
+                }
+                Stage::Refusing => return "it did not end within the grace",
             },
         }
         if !begun.get() {
@@ -100,7 +117,10 @@ where
         }
         stage = Stage::Draining;
         drain(http2.as_mut());
-        timer.as_mut().reset(Instant::now() + options.drain_grace);
+        let now = Instant::now();
+        // What a shutdown leaves its calls is the server's to time, whyever the connection drained before.
+        grace = now + if shuts_down { NEVER } else { options.drain_grace };
+        timer.as_mut().reset(grace.min(now + FAREWELL));
     }
 }
 
@@ -108,13 +128,21 @@ where
 enum Stage {
     Handshake,
     Serving,
+    /// The client is told.
     Draining,
+    /// It has had the time to hear it.
+    Refusing,
+}
+
+impl Stage {
+    fn takes_calls(self) -> bool {
+        matches!(self, Self::Handshake | Self::Serving)
+    }
 }
 
 /// When a connection has its age, up to 10 % more or less so that they do not all leave at once (A9).
 fn old_at(start: Instant, age: Option<Duration>) -> Instant {
-    let age = age.map_or(NEVER, |age| age.mul_f64(0.9 + 0.2 * fastrand::f64()));
-    (start + age).max(Instant::now())
+    start + age.map_or(NEVER, |age| age.mul_f64(0.9 + 0.2 * fastrand::f64()))
 }
 
 fn http2(options: &ServerOptions) -> http2::Builder<TokioExecutor> {

@@ -56,8 +56,8 @@ struct ChainInForce {
 
 impl Setup {
     /// Every connection is served, and every call.
-    pub(super) fn without_listener(drain: CancellationToken) -> Self {
-        Self { matches: None, chains: Vec::new(), drain }
+    pub(super) fn without_listener() -> Self {
+        Self { matches: None, chains: Vec::new(), drain: CancellationToken::new() }
     }
 
     /// `None`: the listener has no chain for the connection.
@@ -120,8 +120,6 @@ impl ChainInForce {
 pub(super) struct Watcher {
     pub(super) name: Arc<str>,
     pub(super) address: SocketAddr,
-    /// Cancelled when the server shuts down.
-    pub(super) drain: CancellationToken,
     in_force: Option<Arc<Setup>>,
 }
 
@@ -133,8 +131,8 @@ pub(super) enum News {
 }
 
 impl Watcher {
-    pub(super) fn new(name: Arc<str>, address: SocketAddr, drain: CancellationToken) -> Self {
-        Self { name, address, drain, in_force: None }
+    pub(super) fn new(name: Arc<str>, address: SocketAddr) -> Self {
+        Self { name, address, in_force: None }
     }
 
     /// Takes up what the resources say now.
@@ -188,7 +186,7 @@ impl Watcher {
             return News::Mode(ServingMode::Serving, Some(setup.clone()));
         }
         let chains = chains.into_iter().map(|chain| Arc::new(ChainState(ArcSwap::from_pointee(chain)))).collect();
-        let setup = Setup { matches: Some(listener.clone()), chains, drain: self.drain.child_token() };
+        let setup = Setup { matches: Some(listener.clone()), chains, drain: CancellationToken::new() };
         self.replace(Some(Arc::new(setup)));
         News::Mode(ServingMode::Serving, self.in_force.clone())
     }

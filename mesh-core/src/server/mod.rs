@@ -114,17 +114,17 @@ impl Runner {
         let Self { options, state, protocol, resources, on_serving_mode } = self;
         let options = Arc::new(options);
         let tasks = TaskTracker::new();
-        let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
+        let (shutting_down, cut) = (CancellationToken::new(), CancellationToken::new());
         let _cut_on_drop = cut.clone().drop_guard();
         let followed = cut.child_token();
         let mut following = None;
         match resources.zip(state.listener.clone()) {
             None => {
-                state.gate.set(ServingMode::Serving, Some(Arc::new(Setup::without_listener(drain.clone()))));
+                state.gate.set(ServingMode::Serving, Some(Arc::new(Setup::without_listener())));
                 follow::tell(&state, &ServingMode::Serving, &on_serving_mode);
             }
             Some((resources, name)) => {
-                let watcher = Watcher::new(name, state.address, drain.clone());
+                let watcher = Watcher::new(name, state.address);
                 let follow = follow::follow(resources, watcher, state.clone(), on_serving_mode.clone());
                 following = Some(tokio::spawn(followed.clone().run_until_cancelled_owned(follow)));
             }
@@ -144,7 +144,7 @@ impl Runner {
             };
             let connected = state.connect(ConnectInfo { local_address, peer_address });
             let calls = Calls { service: service.clone(), connection: connected.state.clone(), chain, protocol };
-            let ends = Ends { drain, cut: cut.clone() };
+            let ends = Ends { drain, shutdown: shutting_down.clone(), cut: cut.clone() };
             tasks.spawn(connection::serve(stream, calls, connected, options.clone(), ends));
         }
         drop(listener);
@@ -155,7 +155,7 @@ impl Runner {
         }
         state.gate.set(ServingMode::ShuttingDown, None);
         follow::tell(&state, &ServingMode::ShuttingDown, &on_serving_mode);
-        drain.cancel();
+        shutting_down.cancel();
         tasks.close();
         if timeout(options.shutdown_timeout, tasks.wait()).await.is_ok() {
             return Ended { cut_calls: 0 };

@@ -17,7 +17,7 @@ use tower_service::Service;
 use super::listener::ChainState;
 use super::state::{ConnectionState, InFlight};
 use crate::deadline::InboundProtocol;
-use crate::error::{Error, ErrorKind};
+use crate::error::{BoxError, Error, ErrorKind};
 
 /// The connection that a request came on; in the request's extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,16 +83,23 @@ impl<S> Calls<S> {
 impl<S, R> hyper::service::Service<Request<Incoming>> for Calls<S>
 where
     S: Service<Request<RequestBody>, Response = Response<R>> + Clone,
+    S::Error: Into<BoxError>,
 {
     type Response = Response<ResponseBody<R>>;
-    type Error = S::Error;
+    type Error = BoxError;
     type Future = Answer<Oneshot<S, Request<RequestBody>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let mut request = request.map(RequestBody);
         request.extensions_mut().insert(self.connection.info);
         let in_flight = Some(InFlight::on(&self.connection));
-        match self.refused(&request) {
+        let refused = if self.connection.refuses_calls() {
+            // Nothing was done for it: its client makes it again, on another connection (RFC 9113, 8.7).
+            Some(Err(h2::Error::from(h2::Reason::REFUSED_STREAM)))
+        } else {
+            self.refused(&request).map(Ok)
+        };
+        match refused {
             Some(refused) => Answer { inner: None, refused: Some(refused), in_flight },
             None => Answer { inner: Some(self.service.clone().oneshot(request)), refused: None, in_flight },
         }
@@ -104,21 +111,22 @@ where
 pub(super) struct Answer<F> {
     #[pin]
     inner: Option<F>,
-    refused: Option<Response<()>>,
+    refused: Option<Result<Response<()>, h2::Error>>,
     in_flight: Option<InFlight>,
 }
 
 impl<F, R, E> Future for Answer<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
+    E: Into<BoxError>,
 {
-    type Output = Result<Response<ResponseBody<R>>, E>;
+    type Output = Result<Response<ResponseBody<R>>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let response = match this.inner.as_pin_mut() {
-            Some(inner) => ready!(inner.poll(cx))?.map(Some),
-            None => this.refused.take().expect("polled after it was ready").map(|()| None),
+            Some(inner) => ready!(inner.poll(cx)).map_err(Into::into)?.map(Some),
+            None => this.refused.take().expect("polled after it was ready")?.map(|()| None),
         };
         let in_flight = this.in_flight.take();
         Poll::Ready(Ok(response.map(|inner| ResponseBody { inner, _in_flight: in_flight })))

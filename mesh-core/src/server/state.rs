@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -27,6 +27,18 @@ pub(crate) struct ServerState {
 pub(super) struct ConnectionState {
     pub(super) info: ConnectInfo,
     in_flight: AtomicUsize,
+    refuses_calls: AtomicBool,
+}
+
+impl ConnectionState {
+    /// New calls are to be made elsewhere.
+    pub(super) fn refuse_calls(&self) {
+        self.refuses_calls.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn refuses_calls(&self) -> bool {
+        self.refuses_calls.load(Ordering::Relaxed)
+    }
 }
 
 impl ServerState {
@@ -61,7 +73,8 @@ impl ServerState {
 
     /// A connection that is listed until the value is dropped.
     pub(super) fn connect(self: &Arc<Self>, info: ConnectInfo) -> Connected {
-        let state = Arc::new(ConnectionState { info, in_flight: AtomicUsize::new(0) });
+        let (in_flight, refuses_calls) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let state = Arc::new(ConnectionState { info, in_flight, refuses_calls });
         self.connections.lock().push(state.clone());
         self.accepted.fetch_add(1, Ordering::Relaxed);
         Connected { server: self.clone(), state }
