@@ -10,7 +10,7 @@ use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_co
 use tonic::Code;
 
 use crate::support::client::{Client, assert_says, impatient, quick};
-use crate::support::pki::{Authority, Issued, Mounted, dns};
+use crate::support::pki::{Authority, Issued, Mounted, dns, uri};
 use crate::support::secured::{
     CLIENT, SERVER, Site, connections, context, fails_in_time, says_in_time, told, validation,
 };
@@ -90,7 +90,7 @@ async fn s1_a_missing_or_expired_certificate_means_no_connection_and_the_call_sa
     assert_eq!(status.code(), Code::Unavailable);
     assert_says(&status, &["certificate provider `default` (told) has no key material", "the vault is sealed"]);
 
-    let expired = site.authority.issue(&[crate::support::pki::uri(CLIENT)], |params| {
+    let expired = site.authority.issue(&[uri(CLIENT)], |params| {
         params.not_after = (std::time::SystemTime::now() - Duration::from_secs(5)).into();
     });
     let material = KeyMaterial::new().identity(expired.identity()).trust(site.authority.trust());
@@ -287,4 +287,33 @@ async fn what_cannot_be_honoured_is_refused_by_field_and_the_last_good_one_serve
     let path = "transport_socket.typed_config.common_tls_context.validation_context.ca_certificate_provider_instance";
     assert!(nack.contains(&format!("{path}.instance_name: \"vault\" is not a certificate provider")), "{nack}");
     assert_eq!(client.hello().await.unwrap(), "a");
+}
+
+#[tokio::test]
+async fn a_call_that_fails_by_tls_says_what_to_do_about_it() {
+    let site = Site::mutual().await;
+    site.ask(&context(&[SERVER]));
+    let mesh = site.mesh(impatient().certificate_provider("default", site.material())).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    let expired = site.authority.issue(&[uri(SERVER)], |params| {
+        params.not_after = (std::time::SystemTime::now() - Duration::from_secs(5)).into();
+    });
+    let stranger = Authority::new();
+    let other = site.authority.svid("spiffe://cluster.local/ns/shop/sa/other");
+    for (config, next_step) in [
+        (server(&expired, None), "renew the endpoint's certificate"),
+        (server(&stranger.svid(SERVER), None), "see who issued the endpoint's certificate"),
+        (server(&other, None), "see which workload answers at this address"),
+        (
+            server(&site.authority.svid(SERVER), Some(&stranger)),
+            "see whether the endpoint wants a certificate of this process",
+        ),
+    ] {
+        site.front.configure(config);
+        says_in_time(&client, next_step).await;
+    }
+    // The backend itself does not speak TLS.
+    site.control_plane.put(endpoints("greeter").endpoint(site.backend.address()));
+    let status = says_in_time(&client, "see whether the endpoint speaks TLS at this port").await;
+    assert_says(&status, &["TLS: the handshake failed"]);
 }

@@ -117,6 +117,11 @@ impl Error {
         self
     }
 
+    /// What the reader should do next, if a layer that knew said so.
+    pub(crate) fn next_step(&self) -> Option<&str> {
+        self.inner.next_step.as_deref()
+    }
+
     pub(crate) fn with_headers(mut self, headers: HeaderMap) -> Self {
         self.inner.headers = Some(Box::new(headers));
         self

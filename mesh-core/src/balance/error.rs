@@ -60,13 +60,13 @@ fn waiting_for(cluster: &str, full: bool, endpoints: &Summary) -> String {
     }
 }
 
-fn next_step(full: bool, endpoints: &Summary) -> &'static str {
+fn next_step(full: bool, endpoints: &Summary) -> &str {
     match (full, endpoints.is_empty()) {
         (true, _) => "let the servers take more streams at a time, add endpoints, or raise `max_connections`",
         (false, true) => "check the cluster's ClusterLoadAssignment at the control plane",
-        (false, false) => {
-            "check that the endpoints run and can be reached from here; they are tried again in the background"
-        }
+        (false, false) => endpoints.next_step().unwrap_or(
+            "check that the endpoints run and can be reached from here; they are tried again in the background",
+        ),
     }
 }
 

@@ -4,6 +4,7 @@
 //! is made once for many.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -29,6 +30,8 @@ pub(crate) struct Summary {
     troubles: Vec<Trouble>,
     /// Whether there are more than are named.
     more: bool,
+    /// What to do about the first of them of which that is known.
+    next_step: Option<Arc<str>>,
 }
 
 /// What troubles one endpoint, and when it is tried again.
@@ -44,7 +47,14 @@ impl Summary {
         let mut troubles: Vec<_> = failed.chain(endpoints.iter().filter_map(silence)).take(NAMED + 1).collect();
         let more = troubles.len() > NAMED;
         troubles.truncate(NAMED);
-        Self { made: now, endpoints: endpoints.len(), counted: counted(endpoints), troubles, more }
+        let advice = |endpoint: &EndpointReport| endpoint.subchannel.as_ref()?.advice.clone();
+        let next_step = endpoints.iter().find_map(advice);
+        Self { made: now, endpoints: endpoints.len(), counted: counted(endpoints), troubles, more, next_step }
+    }
+
+    /// What to do, if more is known than that there is no endpoint.
+    pub(crate) fn next_step(&self) -> Option<&str> {
+        self.next_step.as_deref()
     }
 
     /// Whether it is still good enough to be said, if nothing is known to have changed.

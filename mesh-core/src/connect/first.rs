@@ -1,13 +1,14 @@
 //! An endpoint that is reached at several addresses (A61): whichever answers first, all the way to its SETTINGS.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::timeout;
 
 use super::{Connect, Security};
-use crate::error::BoxError;
+use crate::error::{BoxError, Error, ErrorKind, with_causes};
 use crate::resource::endpoints::Address;
 
 /// Between the attempts at the addresses of one endpoint, and at the endpoints of a group of which one is picked (RFC 8305, "Connection Attempt Delay").
@@ -29,24 +30,37 @@ pub(super) async fn connect_first<C: Connect>(
         async move {
             match connecting.await {
                 Ok(connection) => Ok((connection, address)),
-                Err(error) => Err(format!("{address}: {error}")),
+                Err(error) => Err((format!("{address}: {}", with_causes(&*error)), advice(&error))),
             }
         }
     };
     let addresses = interleaved(addresses);
     let mut next = addresses.iter().copied();
     let mut attempts = FuturesUnordered::new();
-    let mut failures = Vec::new();
+    let (mut failures, mut next_step): (Vec<String>, Option<Arc<str>>) = Default::default();
     attempts.extend(next.next().map(attempt));
     while !attempts.is_empty() {
         match timeout(NEXT_ADDRESS, attempts.next()).await {
             Ok(Some(Ok(connected))) => return Ok(connected),
-            Ok(Some(Err(error))) => failures.push(error),
+            Ok(Some(Err((error, cure)))) => {
+                failures.push(error);
+                next_step = next_step.or(cure);
+            }
             Ok(None) | Err(_) => {}
         }
         attempts.extend(next.next().map(attempt));
     }
-    Err(failures.join("; ").into())
+    let error = Error::new(ErrorKind::Connection, failures.join("; "));
+    Err(match next_step {
+        Some(next_step) => error.with_next_step(&*next_step),
+        None => error,
+    }
+    .into())
+}
+
+/// What to do about an attempt that failed, if it is known.
+pub(super) fn advice(error: &BoxError) -> Option<Arc<str>> {
+    error.downcast_ref::<Error>().and_then(Error::next_step).map(Into::into)
 }
 
 /// Connects as the endpoint's security asks, and not otherwise.

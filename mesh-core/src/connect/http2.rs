@@ -22,12 +22,14 @@ use super::secured::Secured;
 use super::{Connect, Connection, SendError, SendErrorKind, SendRequest, StreamError, Unavailable};
 use crate::backoff::bounded;
 use crate::error::BoxError;
+#[cfg(feature = "tls")]
+use crate::error::{Error, ErrorKind};
 use crate::http2;
 use crate::resource::endpoints::Address;
 #[cfg(feature = "tls")]
 use crate::resource::security::Security;
 #[cfg(feature = "tls")]
-use crate::tls::{ClientTls, ConnectionSecurity, Handshake};
+use crate::tls::{ClientTls, ConnectionSecurity, Handshake, OWN_REFUSED};
 
 /// Without the feature `tls` there is none.
 #[cfg(not(feature = "tls"))]
@@ -161,7 +163,7 @@ impl Http2Connector {
             #[cfg(feature = "tls")]
             Some(handshake) => {
                 let (io, facts, lifetime) = handshake.run(io).await?;
-                let connection = self.handshake(io, &address).await?;
+                let connection = self.handshake(io, &address).await.map_err(not_taken)?;
                 let secured = Secured::new(facts, lifetime, &connection, &address);
                 (connection, Some(secured))
             }
@@ -180,6 +182,12 @@ impl Http2Connector {
         config.keepalive = config.keepalive.map(|keepalive| self.complaints.keepalive(address, keepalive));
         Ok(http2::handshake(io, &config, &Handle::current()).await?)
     }
+}
+
+/// A peer that ends a connection which was secured just now: in TLS 1.3 it says so late what it makes of a certificate.
+#[cfg(feature = "tls")]
+fn not_taken(error: BoxError) -> BoxError {
+    Error::new(ErrorKind::Connection, "no HTTP/2 over TLS").with_source(error).with_next_step(OWN_REFUSED).into()
 }
 
 impl Connect for Http2Connector {

@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::connectivity::{Connectivity, ConnectivityState, Phase};
-use super::first::{connect, connect_first};
+use super::first::{advice, connect, connect_first};
 use super::leaving::Leaving;
 use super::outcomes::{Criteria, Ended, Streak};
 use super::stats::{EndpointStats, SlotQueue};
@@ -87,6 +87,8 @@ struct State<N> {
     made: u64,
     driver: Option<AbortHandle>,
     expansion: Expansion,
+    /// What to do about the last attempt, which failed.
+    advice: Option<Arc<str>>,
     reports: LoadReports,
     closed: bool,
 }
@@ -113,6 +115,8 @@ enum Expansion {
 pub(crate) struct SubchannelStatus {
     pub(crate) state: ConnectivityState,
     pub(crate) last_error: Option<Arc<str>>,
+    /// What to do about it, if the attempt that failed knew.
+    pub(crate) advice: Option<Arc<str>>,
     /// When the next attempt is due, while there is none.
     pub(crate) next_attempt: Option<Instant>,
     /// Of each of its connections that is secured.
@@ -144,6 +148,7 @@ impl<C: Connect> Subchannel<C> {
                 made: 0,
                 driver: None,
                 expansion: Expansion::Allowed,
+                advice: None,
                 reports: LoadReports::default(),
                 closed: false,
             }),
@@ -203,6 +208,7 @@ impl<C: Connect> Subchannel<C> {
         SubchannelStatus {
             state: state.connectivity_state(),
             last_error: state.connectivity.last_error().cloned(),
+            advice: state.advice.clone(),
             next_attempt,
             #[cfg(feature = "tls")]
             security: state.connections.iter().filter_map(|(_, connection)| connection.security()).collect(),
@@ -302,6 +308,7 @@ impl<C: Connect> Subchannel<C> {
             self.stats.load.handle_reconnect();
             self.stats.load.handle_ready(Instant::now());
         }
+        state.advice = None;
         state.made += 1;
         let number = state.made;
         state.connections.push((number, connection.clone()));
@@ -344,7 +351,7 @@ impl<C: Connect> Subchannel<C> {
         loop {
             match self.connect().await {
                 Ok(made) => return made,
-                Err(error) => self.state.lock().connectivity.note(with_causes(&*error).into()),
+                Err(error) => self.state.lock().note(&error),
             }
             tokio::time::sleep(backoff.next_delay(fastrand::f64())).await;
         }
@@ -399,6 +406,12 @@ impl LoadReports {
 }
 
 impl<N> State<N> {
+    /// An attempt beside a connection that serves failed.
+    fn note(&mut self, error: &BoxError) {
+        self.advice = advice(error);
+        self.connectivity.note(with_causes(&**error).into());
+    }
+
     /// READY as long as any connection takes calls, even while the one that the driver looks after is replaced.
     fn connectivity_state(&self) -> ConnectivityState {
         if self.connections.is_empty() { self.connectivity.state() } else { ConnectivityState::Ready }
@@ -425,7 +438,10 @@ async fn drive<C: Connect>(subchannel: Arc<Subchannel<C>>) {
             Err(error) => {
                 let why = with_causes(&*error).into();
                 subchannel.stats.record(Ended::NotConnected);
-                subchannel.event(|state, now| state.connectivity.handle_failed(why, now, fastrand::f64()))
+                subchannel.event(|state, now| {
+                    state.advice = advice(&error);
+                    state.connectivity.handle_failed(why, now, fastrand::f64())
+                })
             }
         };
         tokio::time::sleep_until(due).await;
@@ -447,7 +463,7 @@ async fn expand<C: Connect>(subchannel: Arc<Subchannel<C>>) {
             let delay = Backoff::new(subchannel.environment.backoff).next_delay(fastrand::f64());
             let mut state = subchannel.state.lock();
             state.expansion = Expansion::Failed(Instant::now(), delay);
-            state.connectivity.note(with_causes(&*error).into());
+            state.note(&error);
         }
     }
 }

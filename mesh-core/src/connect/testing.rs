@@ -141,6 +141,11 @@ impl Network {
         self.open(number).iter().for_each(|connection| connection.end("peer sent GOAWAY NO_ERROR"));
     }
 
+    /// The connections are to be replaced.
+    pub(crate) fn outlive(&self, number: u16) {
+        self.open(number).iter().for_each(|connection| _ = connection.0.outlived.send_replace(true));
+    }
+
     /// The connections break.
     pub(crate) fn cut(&self, number: u16) {
         for connection in self.open(number) {
@@ -181,6 +186,7 @@ struct Shared {
     network: Network,
     state: Mutex<ConnectionState>,
     ended: watch::Sender<Option<String>>,
+    outlived: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -194,7 +200,13 @@ struct ConnectionState {
 impl MockConnection {
     fn open(network: Network, address: Address, slots: usize) -> Self {
         let state = Mutex::new(ConnectionState { slots, used: 0, drained: false, closed: false });
-        let connection = Self(Arc::new(Shared { address, network, state, ended: watch::Sender::new(None) }));
+        let connection = Self(Arc::new(Shared {
+            address,
+            network,
+            state,
+            ended: watch::Sender::new(None),
+            outlived: watch::Sender::new(false),
+        }));
         connection.0.network.0.lock().connections.push(connection.clone());
         connection
     }
@@ -241,6 +253,12 @@ impl Connection for MockConnection {
         let mut ended = self.0.ended.subscribe();
         let why = ended.wait_for(Option::is_some).await.expect("the sender lives as long as self").clone();
         why.unwrap_or_default().into()
+    }
+
+    async fn outlived(&self) -> Arc<str> {
+        let mut outlived = self.0.outlived.subscribe();
+        let _ = outlived.wait_for(|outlived| *outlived).await;
+        "old".into()
     }
 
     fn drain(&self) {

@@ -39,7 +39,8 @@ impl Providers {
         let start = |(name, provider): (Arc<str>, Box<dyn CertificateProvider>)| {
             let kind = provider.kind().into();
             let (publisher, state) = Publisher::new(name.clone());
-            let announcing = announce(name.clone(), state.clone());
+            let told = name.clone();
+            let announcing = announce(state.clone(), move |share, state| say(&told, share, state));
             let working = async move { tokio::join!(provider.run(publisher), announcing) };
             let shutdown = shutdown.clone();
             tasks.spawn_on(async move { shutdown.run_until_cancelled(working).await }, runtime);
@@ -62,6 +63,13 @@ impl Providers {
 }
 
 impl Provider {
+    /// One that has what a test publishes.
+    #[cfg(test)]
+    pub(crate) fn told(name: &str) -> (Publisher, Self) {
+        let (publisher, state) = Publisher::new(name.into());
+        (publisher, Self { name: name.into(), kind: "told".into(), state })
+    }
+
     pub(crate) fn state(&self) -> State {
         self.state.borrow().clone()
     }
@@ -132,18 +140,21 @@ impl Provider {
         };
         let Self { name, kind, .. } = self;
         let message = format!("certificate provider `{name}` ({kind}) {problem}{last_error}");
-        Error::new(ErrorKind::Connection, message)
+        let next = format!(
+            "see what keeps certificate provider `{name}` from having what is needed (`Mesh::status`, `certificate_providers`)"
+        );
+        Error::new(ErrorKind::Connection, message).with_next_step(next)
     }
 }
 
 /// Says when a certificate nears its end and no new one came: half of its life is when it should have come.
-async fn announce(provider: Arc<str>, mut state: watch::Receiver<State>) {
+async fn announce(mut state: watch::Receiver<State>, say: impl Fn(u32, &State)) {
     loop {
         let known = state.borrow_and_update().clone();
         let wait = async {
             for (share, due) in milestones(&known) {
                 tokio::time::sleep_until(due).await;
-                say(&provider, share, &state.borrow());
+                say(share, &state.borrow());
             }
             std::future::pending::<()>().await;
         };
@@ -181,5 +192,57 @@ fn say(provider: &str, share: u32, state: &State) {
 impl fmt::Debug for Providers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.all().map(|provider| (&provider.name, &provider.kind))).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+
+    /// Of a certificate that ends so many seconds from now.
+    fn material(seconds: u64) -> KeyMaterial {
+        let mut params = CertificateParams::default();
+        params.not_after = (SystemTime::now() + Duration::from_secs(seconds)).into();
+        let key = KeyPair::generate().unwrap();
+        let chain = params.self_signed(&key).unwrap().pem();
+        KeyMaterial::new().identity(Identity::from_pem(chain.as_bytes(), key.serialize_pem().as_bytes()).unwrap())
+    }
+
+    /// R-09 of the plan for reliability: an outage of the issuer is announced in time, however long it is.
+    #[tokio::test(start_paused = true)]
+    async fn s1_a_certificate_that_is_not_renewed_is_announced_at_a_half_three_quarters_nine_tenths_and_its_end() {
+        let (publisher, state) = Publisher::new("default".into());
+        let (start, said) = (Instant::now(), Arc::new(Mutex::new(Vec::new())));
+        let noted = said.clone();
+        let note = move |share, state: &State| {
+            let why = state.failure.as_ref().map_or_else(String::new, |failure| failure.why.to_string());
+            // Certificates know whole seconds: their life is up to one shorter.
+            noted.lock().push((share, (start.elapsed().as_secs_f64() / 10.0).round() as u64, why));
+        };
+        publisher.publish(material(1000));
+        let announcing = tokio::spawn(announce(state, note));
+        let after = |seconds| tokio::time::sleep_until(start + Duration::from_secs(seconds));
+        let said = || std::mem::take(&mut *said.lock());
+
+        // It is renewed in time, twice: nobody is told anything.
+        after(490).await;
+        publisher.publish(material(1000));
+        after(900).await;
+        assert_eq!(said(), []);
+        publisher.publish(material(1000));
+        // Then the issuer is gone.
+        after(1000).await;
+        publisher.fail("no answer");
+        after(3000).await;
+        let why = || "no answer".to_owned();
+        assert_eq!(said(), [(50, 140, why()), (75, 165, why()), (90, 180, why()), (100, 190, why())]);
+        // It returns.
+        publisher.publish(material(1000));
+        after(3400).await;
+        assert_eq!(said(), []);
+        announcing.abort();
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::advice;
 use super::facts::{ConnectionSecurity, Peer};
 use super::floor::{SecurityFloor, TlsVersion};
 use super::lifetime::Lifetime;
@@ -114,10 +115,14 @@ impl Handshake {
     {
         let failed = |what: &str| Error::new(ErrorKind::Connection, format!("TLS: {what}"));
         let connecting = TlsConnector::from(self.config).connect(self.server_name, io).await;
-        let stream = connecting.map_err(|error| failed("the handshake failed").with_source(error))?;
+        let stream = connecting.map_err(|error| {
+            let next_step = advice::next_step(&error);
+            failed("the handshake failed").with_source(error).with_next_step(next_step)
+        })?;
         let session = stream.get_ref().1;
         if session.alpn_protocol() != Some(H2) {
-            return Err(failed("the peer did not choose HTTP/2 (ALPN `h2`)"));
+            let refused = failed("the peer did not choose HTTP/2 (ALPN `h2`)");
+            return Err(refused.with_next_step("let the endpoint offer HTTP/2 by ALPN (`h2`)"));
         }
         let protocol = match session.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",

@@ -178,3 +178,115 @@ impl fmt::Debug for Lifetime {
         f.debug_struct("Lifetime").field("plan", &self.plan).field("peer", &self.peer).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use rcgen::{CertificateParams, KeyPair};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::identity::{KeyMaterial, Leaf};
+    use crate::tls::Peer;
+
+    const HOUR: u64 = 3600;
+
+    fn identity(seconds: u64) -> Identity {
+        let mut params = CertificateParams::default();
+        params.not_after = (SystemTime::now() + Duration::from_secs(seconds)).into();
+        let key = KeyPair::generate().unwrap();
+        let chain = params.self_signed(&key).unwrap().pem();
+        Identity::from_pem(chain.as_bytes(), key.serialize_pem().as_bytes()).unwrap()
+    }
+
+    fn root() -> TrustBundle {
+        let root = rcgen::generate_simple_self_signed(["root".to_owned()]).unwrap();
+        TrustBundle::from_pem(root.cert.pem().as_bytes()).unwrap()
+    }
+
+    /// A connection whose own certificate has an hour, and the peer's a day.
+    fn facts(own: &Identity) -> (ConnectionSecurity, Vec<CertificateDer<'static>>) {
+        let chain = identity(24 * HOUR).pair().cert.clone();
+        let peer = Peer::new(&Leaf::read(&chain[0]).unwrap());
+        (ConnectionSecurity { protocol: "TLSv1.3", peer, identity: Some(own.clone()), replaced: None }, chain)
+    }
+
+    /// Roots vouch for everyone, but for those that are named here.
+    struct Unless(TrustBundle);
+
+    impl VerifyAgain for Unless {
+        fn verify_again(
+            &self,
+            trust: &TrustBundle,
+            _: Option<&TrustDomain>,
+            _: &[CertificateDer<'static>],
+        ) -> Result<(), String> {
+            if *trust == self.0 { Err("UnknownIssuer".to_owned()) } else { Ok(()) }
+        }
+    }
+
+    fn minutes(start: Instant) -> u64 {
+        (start.elapsed().as_secs_f64() / 60.0).round() as u64
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn s3_a_connection_is_replaced_after_a_renewal_and_ends_with_its_certificate() {
+        let (own, start) = (identity(HOUR), Instant::now());
+        let (publisher, provider) = Provider::told("default");
+        publisher.publish(KeyMaterial::new().identity(own.clone()));
+        let mut lifetime = Lifetime::new(&facts(&own).0, Some(provider));
+        let renewal = async {
+            tokio::time::sleep(Duration::from_secs(HOUR / 2)).await;
+            publisher.publish(KeyMaterial::new().identity(identity(HOUR)));
+            publisher.fail("no answer");
+        };
+        let (turn, ()) = tokio::join!(lifetime.next(), renewal);
+        assert!(matches!(&turn, Turn::Replace(why) if why.contains("`default` has a newer certificate")), "{turn:?}");
+        // After 50 to 90 % of the half hour that was left.
+        assert!((45..=57).contains(&minutes(start)), "{}", minutes(start));
+        let turn = lifetime.next().await;
+        let says = "certificate provider `default` (told) gave a certificate that expired at ";
+        assert!(matches!(&turn, Turn::End(why) if why.starts_with(says) && why.ends_with(": no answer")), "{turn:?}");
+        assert_eq!(minutes(start), 60);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn s3_a_peer_is_verified_again_when_roots_change_and_not_when_anything_else_does() {
+        let (own, start) = (identity(HOUR), Instant::now());
+        let (facts, chain) = facts(&own);
+        let (first, second, bad) = (root(), root(), root());
+        let (publisher, provider) = Provider::told("default");
+        let publish =
+            |trust: &TrustBundle| publisher.publish(KeyMaterial::new().identity(own.clone()).trust(trust.clone()));
+        publish(&first);
+        let lifetime = Lifetime::new(&facts, Some(provider.clone()));
+        let mut lifetime = lifetime.vouched_for_by(provider, first, chain, Unless(bad.clone()));
+        let changes = async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            publish(&second);
+            publisher.fail("no answer");
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            publish(&bad);
+        };
+        let (turn, ()) = tokio::join!(lifetime.next(), changes);
+        assert!(matches!(&turn, Turn::Drain(why) if why.contains("do not vouch for it: UnknownIssuer")), "{turn:?}");
+        assert_eq!(start.elapsed(), Duration::from_secs(120));
+        let turn = lifetime.next().await;
+        assert!(matches!(&turn, Turn::End(why) if why.contains("trusted no more")), "{turn:?}");
+        assert_eq!(start.elapsed(), Duration::from_secs(121));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn s3_what_a_provider_publishes_while_a_connection_is_made_is_not_missed() {
+        let own = identity(HOUR);
+        let (facts, chain) = facts(&own);
+        let (first, bad) = (root(), root());
+        let (publisher, provider) = Provider::told("default");
+        // It was verified by the first; since then, the other was published.
+        publisher.publish(KeyMaterial::new().identity(own).trust(bad.clone()));
+        let lifetime = Lifetime::new(&facts, Some(provider.clone()));
+        let mut lifetime = lifetime.vouched_for_by(provider, first, chain, Unless(bad));
+        assert!(matches!(lifetime.next().await, Turn::Drain(_)));
+    }
+}

@@ -10,6 +10,7 @@
 //!
 //! Sessions are never resumed: what a certificate was verified for holds for one connection.
 
+mod advice;
 mod client;
 mod facts;
 mod floor;
@@ -17,6 +18,7 @@ mod lifetime;
 mod plan;
 mod verify;
 
+pub(crate) use advice::OWN_REFUSED;
 pub(crate) use client::{ClientTls, Handshake};
 pub use facts::{ConnectionSecurity, Peer};
 pub use floor::{SecurityFloor, TlsVersion};

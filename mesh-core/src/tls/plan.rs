@@ -45,7 +45,7 @@ pub(super) struct Plan {
     /// When the first of the two certificates expires, and whose it is.
     end: (Due, Whose),
     /// When the own certificate expires, until a newer one is known.
-    own_end: Option<SystemTime>,
+    own_end: Option<Due>,
     replacement: Option<(Due, Whose)>,
     /// The roots do not vouch for the peer: why, and when the connection is closed.
     refused: Option<(Arc<str>, Instant)>,
@@ -87,14 +87,14 @@ impl Plan {
         };
         let left = now.until(peer);
         let replacement = (left >= TOO_SHORT).then(|| (now.after(left.mul_f64(0.75 + 0.15 * random)), Whose::Peers));
-        Self { end, own_end: own, replacement, refused: None, is_drained: false }
+        Self { end, own_end: own.map(|own| now.due(own)), replacement, refused: None, is_drained: false }
     }
 
     /// There is a new own certificate: after 50 to 90 % of what is left of the one that was shown, the connection is
     /// replaced. One that came before the replacement was due makes no second one necessary.
     pub(super) fn handle_renewed(&mut self, now: Now, random: f64) {
         let Some(own) = self.own_end else { return };
-        let due = now.after(now.until(own).mul_f64(0.5 + 0.4 * random));
+        let due = now.after(own.left(now).mul_f64(0.5 + 0.4 * random));
         match self.replacement {
             Some((_, Whose::Own)) => {}
             Some((known, Whose::Peers)) if known.at <= due.at => {}
@@ -160,6 +160,11 @@ impl Now {
 }
 
 impl Due {
+    /// By the clock that is ahead.
+    fn left(self, now: Now) -> Duration {
+        self.at.saturating_duration_since(now.at).min(now.until(self.wall))
+    }
+
     fn is_over(self, now: Now) -> bool {
         now.at >= self.at || now.wall >= self.wall
     }

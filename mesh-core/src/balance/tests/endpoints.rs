@@ -391,3 +391,41 @@ async fn a_fixed_cluster_is_balanced_as_it_says_by_the_calls_own_keys() {
     }
     assert_eq!(seen.len(), 4, "the keys spread");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_replaced_without_a_moment_without_one_and_its_calls_go_on() {
+    let mesh = Mesh::new();
+    let entry = cluster(&[1]);
+    mesh.prepare(&entry).await;
+    mesh.network.answer(1, Answer::Streams);
+    let call = mesh.call(&entry).await.unwrap();
+    let old = mesh.network.open(1);
+    mesh.network.reach(1, Reach::Refuses);
+    mesh.network.outlive(1);
+    seconds(100.0).await;
+    assert!(mesh.network.attempts(1) > 3, "it is tried again and again");
+    assert!(!old[0].is_drained(), "and serves meanwhile");
+    mesh.call(&entry).await.unwrap();
+
+    mesh.network.reach(1, Reach::Accepts);
+    seconds(200.0).await;
+    assert!(old[0].is_drained());
+    assert_eq!((old[0].in_flight(), mesh.network.open(1).len()), (1, 2), "the call that was made on it goes on");
+    assert_eq!(endpoint(&mesh.call(&entry).await.unwrap()), 1);
+    drop(call);
+    assert_eq!(mesh.network.open(1).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_breaks_while_another_is_made_is_made_up_for_as_any_other() {
+    let mesh = Mesh::new();
+    let entry = cluster(&[1]);
+    mesh.prepare(&entry).await;
+    mesh.network.reach(1, Reach::Silent);
+    mesh.network.outlive(1);
+    settle().await;
+    mesh.network.reach(1, Reach::Accepts);
+    mesh.network.cut(1);
+    mesh.call(&entry).await.unwrap();
+    assert_eq!(mesh.network.open(1).len(), 1);
+}

@@ -71,6 +71,7 @@ async fn the_time_of_the_next_try_is_that_of_the_call_and_not_of_the_look() {
     let subchannel = SubchannelStatus {
         state: ConnectivityState::TransientFailure,
         last_error: Some("refused".into()),
+        advice: None,
         next_attempt,
         #[cfg(feature = "tls")]
         security: Vec::new(),
