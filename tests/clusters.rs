@@ -239,6 +239,30 @@ async fn the_addresses_of_a_logical_name_are_tried_as_one_endpoint() {
 }
 
 #[tokio::test]
+async fn a_clusters_name_is_resolved_again_when_none_of_its_addresses_can_be_reached() {
+    for kind in [logical, strict] {
+        let (mut here, _there) = twins().await;
+        let dns = Dns::start(Answer::Addresses(3600, vec![HERE])).await;
+        let control_plane = ControlPlane::new();
+        control_plane.set(kind(&dns, &here));
+        // An endpoint that failed is not tried again before other addresses are known.
+        let hour = Duration::from_secs(3600);
+        let mesh = quick()
+            .dns_reresolution_interval(Duration::from_millis(20))
+            .balance(BalanceOptions::new().backoff(hour, hour))
+            .control_plane(&control_plane)
+            .build()
+            .await
+            .unwrap();
+        let client = Client::new(&mesh, "xds:///greeter");
+        client.hello_until("here").await;
+        dns.change(Answer::Addresses(3600, vec![THERE]));
+        here.stop().await;
+        assert_eq!(client.recovers().await, "there");
+    }
+}
+
+#[tokio::test]
 async fn a_logical_name_that_moves_is_followed_without_a_failed_call() {
     let (here, there) = twins().await;
     let dns = Dns::start(Answer::Addresses(1, vec![HERE])).await;

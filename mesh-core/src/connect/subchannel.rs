@@ -165,8 +165,8 @@ impl<C: Connect> Subchannel<C> {
     }
 
     /// The endpoint is reached at these addresses from now on. A connection to one of them stays; one to another goes as
-    /// after a GOAWAY, and is replaced at once.
-    pub(crate) fn move_to(&self, reached_at: Option<&Arc<[Address]>>) {
+    /// after a GOAWAY, and is replaced at once. What was learned of others is no reason to wait.
+    pub(crate) fn move_to(self: &Arc<Self>, reached_at: Option<&Arc<[Address]>>) {
         let mut state = self.state.lock();
         if state.reached_at.as_ref() == reached_at {
             return;
@@ -174,6 +174,13 @@ impl<C: Connect> Subchannel<C> {
         state.reached_at = reached_at.cloned();
         let alone = [self.address().clone()];
         let allowed = reached_at.map_or(&alone[..], |addresses| addresses);
+        if matches!(state.connectivity.phase(), Phase::Backoff { .. })
+            && let Some(driver) = state.driver.take()
+        {
+            driver.abort();
+            state.connectivity.handle_attempt();
+            state.driver = Some(self.environment.handle.spawn(drive(self.clone())).abort_handle());
+        }
         let left = state.connected_to.as_ref().is_some_and(|at| !allowed.contains(at));
         if left && !state.connections.is_empty() {
             state.moved = true;

@@ -60,6 +60,8 @@ fn take(
         subscriptions.watch(dependencies);
     }
     if let Some(snapshot) = publish {
+        #[cfg(feature = "dns")]
+        subscriptions.names.publish(&snapshot);
         connectivity.publish(snapshot, source);
     }
     if let Some((demanded, demand)) = demanded.zip(dependencies.demand()) {

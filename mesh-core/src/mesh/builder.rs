@@ -260,8 +260,8 @@ impl MeshBuilder {
         self
     }
 
-    /// How long after a `dns:` target's name was asked for it is asked for again when none of its addresses can be reached,
-    /// if its records are valid for longer. Default 30 s, as in gRPC.
+    /// How long after a name was asked for, of a `dns:` target or of a cluster, it is asked for again when none of its
+    /// addresses can be reached, if its records are valid for longer. Default 30 s, as in gRPC.
     #[cfg(feature = "dns")]
     pub fn dns_reresolution_interval(mut self, interval: Duration) -> Self {
         self.dns_interval = bounded(interval);
@@ -333,7 +333,7 @@ impl MeshBuilder {
         let clusters = Clusters::new(connector, balance, Some(runtime.clone()), cancel.clone());
         Ok(Mesh::new(Inner {
             #[cfg(feature = "dns")]
-            names: Names::new(runtime.clone(), tasks.clone(), cancel.clone()),
+            names: Names::new(runtime.clone(), tasks.clone(), cancel.clone(), self.dns_interval),
             #[cfg(feature = "mirror")]
             mirror: self.mirror.tasks(Tasks::new(runtime.clone(), closed.clone())),
             runtime,

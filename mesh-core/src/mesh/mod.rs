@@ -204,7 +204,7 @@ impl Mesh {
         let subscriptions = discover::Subscriptions {
             resources: xds.subscriber(),
             #[cfg(feature = "dns")]
-            names: self.inner.names.subscriber(),
+            names: self.inner.names.subscriber(clusters.clone()),
         };
         self.spawn(discover::follow_xds(source, subscriptions, dependencies, clusters));
         Ok(target)

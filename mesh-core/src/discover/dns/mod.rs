@@ -3,6 +3,7 @@
 //! An answer that fails leaves the last good one in force.
 
 mod names;
+mod reach;
 mod resolver;
 
 use std::net::{IpAddr, SocketAddr};

@@ -5,20 +5,23 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use indexmap::IndexSet;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::SHORTEST_INTERVAL;
+use super::reach::Reach;
 use super::resolver::{Answer, Question, ask};
-use crate::backoff::{Backoff, BackoffConfig};
+use crate::backoff::{Backoff, BackoffConfig, bounded};
 use crate::resource::cluster::DnsName;
-use crate::snapshot::Problem;
 use crate::snapshot::dependencies::Resolved;
+use crate::snapshot::{PrepareClusters, Problem, Snapshot};
 
 /// The names that are followed. Clones share them.
 #[derive(Clone, Debug)]
@@ -26,6 +29,8 @@ pub(crate) struct Names {
     runtime: Handle,
     tasks: TaskTracker,
     cancel: CancellationToken,
+    /// So long after it was asked for, a name is asked for again while nobody can be reached there.
+    interval: Duration,
     followed: Arc<Mutex<HashMap<DnsName, Weak<Followed>>>>,
 }
 
@@ -41,17 +46,21 @@ struct State {
     /// What is known, and how often it changed.
     known: Mutex<(Resolved, u64)>,
     listeners: Mutex<Vec<Weak<Notify>>>,
+    /// Whether the clusters that are this name find nobody at its addresses.
+    lost: watch::Sender<bool>,
 }
 
 impl Names {
-    /// Lookups run on `runtime` until `cancel`.
-    pub(crate) fn new(runtime: Handle, tasks: TaskTracker, cancel: CancellationToken) -> Self {
-        Self { runtime, tasks, cancel, followed: Arc::default() }
+    /// Lookups run on `runtime` until `cancel`. While nobody can be reached at a name's addresses, it is asked for again
+    /// `interval` after the last time.
+    pub(crate) fn new(runtime: Handle, tasks: TaskTracker, cancel: CancellationToken, interval: Duration) -> Self {
+        Self { runtime, tasks, cancel, interval, followed: Arc::default() }
     }
 
-    /// Someone who needs names; none yet.
-    pub(crate) fn subscriber(&self) -> NameSubscriber {
-        NameSubscriber { names: self.clone(), followed: HashMap::new(), notify: Arc::default() }
+    /// Someone who needs names, for `clusters`; none yet.
+    pub(crate) fn subscriber(&self, clusters: Arc<dyn PrepareClusters>) -> NameSubscriber {
+        let reach = Reach::new(clusters);
+        NameSubscriber { names: self.clone(), followed: HashMap::new(), notify: Arc::default(), reach }
     }
 
     fn follow(&self, name: &DnsName) -> Arc<Followed> {
@@ -61,7 +70,7 @@ impl Names {
         }
         followed.retain(|_, known| known.strong_count() > 0);
         let (state, stop) = (Arc::<State>::default(), self.cancel.child_token());
-        let task = stop.clone().run_until_cancelled_owned(resolve(name.clone(), state.clone()));
+        let task = stop.clone().run_until_cancelled_owned(resolve(name.clone(), state.clone(), self.interval));
         self.tasks.spawn_on(task, &self.runtime);
         let new = Arc::new(Followed { state, _stop: stop.drop_guard() });
         followed.insert(name.clone(), Arc::downgrade(&new));
@@ -76,9 +85,15 @@ pub(crate) struct NameSubscriber {
     /// Each with how often it had changed when it was last looked at.
     followed: HashMap<DnsName, (Arc<Followed>, u64)>,
     notify: Arc<Notify>,
+    reach: Reach,
 }
 
 impl NameSubscriber {
+    /// The target's calls go to these clusters from now on.
+    pub(crate) fn publish(&mut self, snapshot: &Snapshot) {
+        self.reach.publish(snapshot);
+    }
+
     /// Follows these names and no others.
     pub(crate) fn watch(&mut self, wanted: &IndexSet<DnsName>) {
         self.followed.retain(|name, _| wanted.contains(name));
@@ -112,7 +127,18 @@ impl NameSubscriber {
             if !changed.is_empty() {
                 return changed;
             }
-            self.notify.notified().await;
+            tokio::select! {
+                () = self.notify.notified() => {}
+                () = self.reach.changed() => self.tell_lost(),
+            }
+        }
+    }
+
+    fn tell_lost(&self) {
+        for (names, lost) in self.reach.look() {
+            for (followed, _) in names.names().filter_map(|name| self.followed.get(&name)) {
+                followed.state.lost.send_if_modified(|was| std::mem::replace(was, lost) != lost);
+            }
         }
     }
 }
@@ -147,14 +173,26 @@ impl State {
             })
         });
     }
+
+    /// Resolves at `due`, or at `sooner` if nobody can be reached meanwhile.
+    async fn pause(&self, due: Instant, sooner: Instant) {
+        let mut lost = self.lost.subscribe();
+        let again = async {
+            // The sender is this state's own.
+            let _ = lost.wait_for(|lost| *lost).await;
+            sleep_until(sooner).await;
+        };
+        let _ = timeout_at(due, again).await;
+    }
 }
 
 /// Asks for a name again and again.
-async fn resolve(name: DnsName, state: Arc<State>) {
+async fn resolve(name: DnsName, state: Arc<State>, interval: Duration) {
     let resolution = name.resolution.clone();
     let failure = resolution.after_failure.map(|(initial, max)| BackoffConfig { initial, max, ..Default::default() });
     let mut backoff = Backoff::new(failure.unwrap_or_default());
     loop {
+        let asked = Instant::now();
         let question = Question { host: &name.host, servers: &resolution.servers, family: resolution.family };
         let pause = match ask(question).await {
             Ok(Answer { addresses, valid_for }) => {
@@ -170,6 +208,7 @@ async fn resolve(name: DnsName, state: Arc<State>) {
                 backoff.next_delay(fastrand::f64())
             }
         };
-        tokio::time::sleep(pause).await;
+        let due = Instant::now() + bounded(pause);
+        state.pause(due, asked + interval).await;
     }
 }
