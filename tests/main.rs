@@ -3,6 +3,7 @@
 mod affinity;
 mod api;
 mod architecture;
+mod authorization;
 mod bootstrap;
 mod broken_response;
 mod circuit_breaking;

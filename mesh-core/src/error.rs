@@ -48,6 +48,8 @@ pub enum ErrorKind {
     NoEndpoint,
     /// A limit of our own was reached: too many calls wait, or the configuration drops a share of the calls.
     Overloaded,
+    /// A server's policies do not let its caller make the call.
+    PermissionDenied,
     /// The deadline passed.
     Deadline,
     /// The connection was lost, or could not be used.

@@ -25,9 +25,11 @@
 //! # Features
 //!
 //! `discover`, `route`, `timeout`, `filter`, `mirror`, `retry`, `cluster`, `balance` and, for servers, `deadline`, a layer
-//! each (a `Mesh` takes `discover`, `route` and `balance`); `server` for [`Mesh::server`]; `dns` for `dns:` targets and clusters found by DNS; `tls`, with
+//! each (a `Mesh` takes `discover`, `route` and `balance`); `server` for [`Mesh::server`], `rbac` for its layer of access control; `dns` for `dns:` targets and clusters found by DNS; `tls`, with
 //! `aws-lc` or `ring`, for certificates and what they secure; `spiffe` for certificates from a SPIFFE Workload API; `testing`. All but `ring` and `testing` are on by default.
 
+#[cfg(feature = "rbac")]
+pub mod authorize;
 mod backoff;
 #[cfg(feature = "balance")]
 pub mod balance;

@@ -77,6 +77,7 @@ pub(crate) fn code_of(kind: ErrorKind) -> Code {
         | ErrorKind::Overloaded
         | ErrorKind::Connection
         | ErrorKind::Shutdown => Code::Unavailable,
+        ErrorKind::PermissionDenied => Code::PermissionDenied,
         ErrorKind::RequestTooLarge => Code::ResourceExhausted,
         ErrorKind::Reset(code) => code_of_reset(code),
         ErrorKind::HttpResponse(status) => Code::from_i32(AnswerStatus::Http(status).grpc_code().into()),

@@ -115,6 +115,7 @@ impl Exchange {
                 Step::Continue
             }
             FilterConfig::LocalRateLimit(limit) => self.limit(limit, head),
+            FilterConfig::Rbac(_) => Step::Continue,
             FilterConfig::StatefulSession(session) => {
                 self.visits.extend(session::join(session, index, head));
                 // It may be another one of the route's.
@@ -169,7 +170,7 @@ impl Exchange {
                         session::tell(config, visit, cluster, &mut response);
                     }
                 }
-                FilterConfig::Fault(_) | FilterConfig::LocalRateLimit(_) => {}
+                FilterConfig::Fault(_) | FilterConfig::LocalRateLimit(_) | FilterConfig::Rbac(_) => {}
             }
         }
         response

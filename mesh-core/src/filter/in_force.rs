@@ -31,6 +31,7 @@ fn names(chain: Option<&Chain>) -> String {
         FilterConfig::HeaderMutation(_) => "header_mutation",
         FilterConfig::LocalRateLimit(_) => "local_ratelimit",
         FilterConfig::StatefulSession(_) => "stateful_session",
+        FilterConfig::Rbac(_) => "rbac",
     };
     filters.map(|filter| name(&filter.config)).collect::<Vec<_>>().join(", ")
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::filter::HttpFilters;
 use super::listener::RouteSource;
 
 /// What is done to the calls of a connection.
@@ -10,6 +11,7 @@ use super::listener::RouteSource;
 pub(crate) struct FilterChain {
     /// Its name, or else its place in the listener.
     pub(crate) name: Arc<str>,
+    pub(crate) filters: HttpFilters,
     pub(crate) routes: RouteSource,
 }
 
@@ -59,7 +61,7 @@ impl Prefix {
         Self { address: masked(address, length), length }
     }
 
-    fn contains(&self, address: IpAddr) -> bool {
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
         self.address.is_ipv4() == address.is_ipv4() && masked(address, self.length) == self.address
     }
 }
@@ -174,7 +176,11 @@ mod tests {
     }
 
     fn chain() -> Arc<FilterChain> {
-        Arc::new(FilterChain { name: "chain".into(), routes: RouteSource::Named("routes".into()) })
+        Arc::new(FilterChain {
+            name: "chain".into(),
+            filters: HttpFilters::default(),
+            routes: RouteSource::Named("routes".into()),
+        })
     }
 
     /// The place of the chain that a connection gets.

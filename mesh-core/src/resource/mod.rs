@@ -21,6 +21,8 @@ pub(crate) mod matcher;
 pub(crate) mod mirror;
 pub(crate) mod named_policy;
 pub(crate) mod outlier_detection;
+#[cfg_attr(not(feature = "rbac"), allow(dead_code, reason = "policies are not made in code"))]
+pub(crate) mod rbac;
 pub(crate) mod retry_policy;
 pub(crate) mod rewrite;
 pub(crate) mod route;

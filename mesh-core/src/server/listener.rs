@@ -13,11 +13,13 @@ use arc_swap::ArcSwap;
 use http::Request;
 use tokio_util::sync::CancellationToken;
 
+use super::access::{denied, inbound_call};
 use super::mode::ServingMode;
 use crate::error::{Error, ErrorKind};
 use crate::resource::filter_chain::{FilterChain, FilterChains};
 use crate::resource::listener::{Listener, RouteSource, SocketListener};
 use crate::resource::matcher::RequestHead;
+use crate::resource::rbac::access::decide;
 use crate::resource::route::RouteAction;
 use crate::resource::route_config::RouteConfiguration;
 use crate::resource::{LISTENER, ROUTE_CONFIGURATION};
@@ -75,11 +77,12 @@ impl Setup {
 }
 
 impl ChainState {
-    /// Whether a call is to be served: its route says so, with `non_forwarding_action` (A36).
-    pub(super) fn admit<B>(&self, request: &Request<B>) -> Result<(), Error> {
+    /// Whether a call is to be served: its route says so, with `non_forwarding_action` (A36), and its policies do (A41).
+    pub(super) fn admit<B>(&self, request: &Request<B>, deny_by_default: bool) -> Result<(), Error> {
         let chain = self.0.load();
         let routes = chain.routes.as_ref().map_err(|problem| chain.located(problem.to_error()))?;
         let head = RequestHead::of(request);
+        one_authority(request)?;
         let host = routes.virtual_host(head.authority).ok_or_else(|| {
             let message = format!("no virtual host has a domain for authority `{}`", head.authority);
             chain.error(routes, message, "add the authority to a virtual host's `domains`")
@@ -90,12 +93,28 @@ impl ChainState {
         })?;
         let route = &host.routes[route];
         match &route.action {
-            RouteAction::NonForwarding => Ok(()),
+            RouteAction::NonForwarding if chain.chain.filters.0.is_empty() && !deny_by_default => Ok(()),
+            RouteAction::NonForwarding => {
+                let levels = [&route.level.overrides, &host.level.overrides, &routes.whole.level.overrides];
+                let filters = chain.chain.filters.0.iter();
+                let in_force = filters.filter_map(|filter| Some((&*filter.name, filter.rbac_in_force(levels)?)));
+                let call = inbound_call(request);
+                decide(&call, in_force, deny_by_default).map_err(|refusal| denied(refusal, &call, &route.name))
+            }
             other => {
                 let message = format!("route `{}` has the action `{}` on a server", route.name, other.name());
                 Err(chain.error(routes, message, "give the route a `non_forwarding_action`"))
             }
         }
+    }
+}
+
+/// Without `:authority` there must be one `host` (A41): which of several would be the call's?
+fn one_authority<B>(request: &Request<B>) -> Result<(), Error> {
+    let names_two = || request.headers().get_all(http::header::HOST).iter().nth(1).is_some();
+    match request.uri().authority() {
+        None if names_two() => Err(Error::new(ErrorKind::Protocol, "the call names several hosts")),
+        _ => Ok(()),
     }
 }
 

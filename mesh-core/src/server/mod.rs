@@ -11,6 +11,7 @@
 //! What ends a server, and each connection of it, is a timer of its own: neither waits for a peer beyond that.
 
 mod accept;
+mod access;
 mod connection;
 mod follow;
 mod io;
@@ -33,6 +34,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
+#[cfg(feature = "rbac")]
+pub(crate) use self::access::{NOT_ALLOWED, inbound_call};
 use self::connection::Ends;
 use self::listener::{Admission, Setup, Watcher};
 pub(crate) use self::mode::OnServingMode;
@@ -143,7 +146,13 @@ impl Runner {
                 continue;
             };
             let connected = state.connect(ConnectInfo { local_address, peer_address });
-            let calls = Calls { service: service.clone(), connection: connected.state.clone(), chain, protocol };
+            let calls = Calls {
+                service: service.clone(),
+                connection: connected.state.clone(),
+                chain,
+                protocol,
+                deny_by_default: options.deny_by_default,
+            };
             let ends = Ends { drain, shutdown: shutting_down.clone(), cut: cut.clone() };
             tasks.spawn(connection::serve(stream, calls, connected, options.clone(), ends));
         }

@@ -25,6 +25,7 @@ pub struct ServerOptions {
     pub(super) keepalive_timeout: Duration,
     pub(super) shutdown_timeout: Duration,
     pub(super) tcp: TcpConfig,
+    pub(super) deny_by_default: bool,
 }
 
 impl Default for ServerOptions {
@@ -40,6 +41,7 @@ impl Default for ServerOptions {
             keepalive_timeout: Duration::from_secs(20),
             shutdown_timeout: Duration::from_secs(30),
             tcp: TcpConfig::default(),
+            deny_by_default: false,
         }
     }
 }
@@ -94,6 +96,14 @@ impl ServerOptions {
     pub fn keepalive(mut self, interval: Option<Duration>, timeout: Duration) -> Self {
         self.keepalive_interval = interval.map(bounded);
         self.keepalive_timeout = bounded(timeout);
+        self
+    }
+
+    /// Serves only calls that an ALLOW policy of the control plane matched (A41): lists of filters without one, with DENY or
+    /// LOG alone, and no filter at all admit nothing. No control plane can lift it, and without one nothing is served.
+    /// Default: calls that nothing denies are served, as in gRPC.
+    pub fn deny_by_default(mut self) -> Self {
+        self.deny_by_default = true;
         self
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project::pin_project;
@@ -14,10 +14,12 @@ use tower::ServiceExt as _;
 use tower::util::Oneshot;
 use tower_service::Service;
 
+use super::access::{denied, inbound_call};
 use super::listener::ChainState;
 use super::state::{ConnectionState, InFlight};
 use crate::deadline::InboundProtocol;
 use crate::error::{BoxError, Error, ErrorKind};
+use crate::resource::rbac::access::decide;
 
 /// The connection that a request came on; in the request's extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,17 +65,32 @@ pub(super) struct Calls<S> {
     /// What decides whether a call is served; `None`: all are.
     pub(super) chain: Option<Arc<ChainState>>,
     pub(super) protocol: Option<&'static dyn InboundProtocol>,
+    pub(super) deny_by_default: bool,
 }
 
 impl<S> Calls<S> {
+    fn check(&self, request: &Request<RequestBody>) -> Result<(), Error> {
+        match &self.chain {
+            Some(chain) => chain.admit(request, self.deny_by_default),
+            None if self.deny_by_default => {
+                let call = inbound_call(request);
+                decide(&call, std::iter::empty(), true).map_err(|refusal| denied(refusal, &call, ""))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// The head of the answer to a call that is not to be served.
     fn refused(&self, request: &Request<RequestBody>) -> Option<Response<()>> {
-        let error = self.chain.as_ref()?.admit(request).err()?;
+        let error = self.check(request).err()?;
         Some(match self.protocol {
             Some(protocol) => protocol.refused(&error),
             None => {
                 let mut response = Response::new(());
-                *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                *response.status_mut() = match error.kind() {
+                    ErrorKind::PermissionDenied => StatusCode::FORBIDDEN,
+                    _ => StatusCode::SERVICE_UNAVAILABLE,
+                };
                 response
             }
         })
@@ -92,6 +109,10 @@ where
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let mut request = request.map(RequestBody);
         request.extensions_mut().insert(self.connection.info);
+        // Of two authorities that may differ, policies and handlers must see the same one (A41).
+        if request.uri().authority().is_some() {
+            request.headers_mut().remove(header::HOST);
+        }
         let in_flight = Some(InFlight::on(&self.connection));
         let refused = if self.connection.refuses_calls() {
             // Nothing was done for it: its client makes it again, on another connection (RFC 9113, 8.7).

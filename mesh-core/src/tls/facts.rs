@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::identity::{Identity, Leaf, SpiffeId, Utc};
+#[cfg(feature = "server")]
+use crate::resource::rbac::Callers;
 
 /// Whom a connection leads to, as the peer's verified certificate says.
 #[derive(Clone, PartialEq)]
@@ -55,6 +57,17 @@ impl Peer {
             subject: leaf.subject.clone().into(),
             serial: leaf.serial(),
             not_after: leaf.not_after,
+        }
+    }
+}
+
+impl Peer {
+    /// By the names that count (A41).
+    #[cfg(feature = "server")]
+    pub(crate) fn caller(&self) -> Callers<'_> {
+        match (&self.uris[..], &self.dns_names[..]) {
+            ([], []) => Callers::Subject(&self.subject),
+            ([], names) | (names, _) => Callers::Names(names),
         }
     }
 }

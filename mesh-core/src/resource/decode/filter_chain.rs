@@ -67,9 +67,8 @@ fn filter_chain(message: &proto::FilterChain, place: &str, at: &At<'_>) -> Optio
     let manager: HttpConnectionManager = extension.unpack(at)?;
     manager.judge(at);
     let name = if message.name.is_empty() { place } else { message.name.as_str() };
-    // The router alone does nothing on a server, and there is no other that is not refused.
-    http_filters(&manager.http_filters, Side::Server, at);
-    Some(FilterChain { name: name.into(), routes: route_source(manager.route_specifier, at)? })
+    let filters = http_filters(&manager.http_filters, Side::Server, at);
+    Some(FilterChain { name: name.into(), filters, routes: route_source(manager.route_specifier, at)? })
 }
 
 /// `None`: the chain is for no connection, as what it asks for is never there (A36).
@@ -101,16 +100,17 @@ fn chain_match(chain: &proto::FilterChain, at: &At<'_>) -> Option<ChainMatch> {
 }
 
 fn prefixes(field: &'static str, ranges: &[core::CidrRange], at: &At<'_>) -> Vec<Prefix> {
-    let prefix = |(index, range): (usize, &core::CidrRange)| {
-        let at = &at.item(field, index);
-        range.judge(at);
-        let address: Result<IpAddr, _> = range.address_prefix.parse();
-        if address.is_err() {
-            at.field("address_prefix").error(format!("{} is not an IP address", quoted(&range.address_prefix)));
-        }
-        Some(Prefix::new(address.ok()?, range.prefix_len.unwrap_or(0)))
-    };
-    ranges.iter().enumerate().filter_map(prefix).collect()
+    let ranges = ranges.iter().enumerate();
+    ranges.filter_map(|(index, range)| prefix(range, &at.item(field, index))).collect()
+}
+
+pub(super) fn prefix(range: &core::CidrRange, at: &At<'_>) -> Option<Prefix> {
+    range.judge(at);
+    let address: Result<IpAddr, _> = range.address_prefix.parse();
+    if address.is_err() {
+        at.field("address_prefix").error(format!("{} is not an IP address", quoted(&range.address_prefix)));
+    }
+    Some(Prefix::new(address.ok()?, range.prefix_len.unwrap_or(0)))
 }
 
 fn source_port(port: u32, at: &At<'_>) -> Option<u16> {

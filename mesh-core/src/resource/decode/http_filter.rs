@@ -12,6 +12,7 @@ use mesh_xds_proto::envoy::config::route::v3::FilterConfig as Wrapper;
 use mesh_xds_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use mesh_xds_proto::envoy::extensions::filters::http::header_mutation::v3::{HeaderMutation, HeaderMutationPerRoute};
 use mesh_xds_proto::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
+use mesh_xds_proto::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
 use mesh_xds_proto::envoy::extensions::filters::http::router::v3::Router;
 use mesh_xds_proto::envoy::extensions::filters::http::stateful_session::v3::{
     StatefulSession, StatefulSessionPerRoute,
@@ -25,9 +26,12 @@ use super::fault::fault;
 use super::header_mutation::mutations;
 use super::place::{At, quoted};
 use super::rate_limit::local_rate_limit;
+use super::rbac;
 use super::stateful_session::{per_route, stateful_session};
+
 use super::value::Extension;
 use crate::resource::filter::{FilterConfig, HeaderMutationConfig, HttpFilter, HttpFilters, Override, Overrides};
+use crate::resource::rbac::RbacFilter;
 use crate::resource::verdict::Fields;
 
 /// Whose calls a list of filters is for: each side knows its own kinds (A39).
@@ -93,6 +97,8 @@ fn kind(filter: &proto::HttpFilter, side: Side, at: &At<'_>) -> Kind {
     if extension.is::<Router>() {
         judge::<Router>(&extension, place);
         Kind::Terminal
+    } else if side == Side::Server && extension.is::<Rbac>() {
+        extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(access(rbac::rbac(&message, place))))
     } else if side == Side::Server {
         unsupported(&extension.type_name, filter.is_optional, &at.key("typed_config", &extension.type_name));
         Kind::Skipped
@@ -158,8 +164,16 @@ fn unwrapped(extension: &Extension<'_>, is_optional: bool, at: &At<'_>) -> Optio
         let config = |session| Override::Config(FilterConfig::StatefulSession(Arc::new(session)));
         return Some(session.map_or(Override::Disabled, config));
     }
+    if extension.is::<RbacPerRoute>() {
+        let filter = rbac::per_route(&extension.unpack(at)?, at);
+        return Some(filter.map_or(Override::Disabled, |filter| Override::Config(access(filter))));
+    }
     unsupported(&extension.type_name, is_optional, at);
     None
+}
+
+fn access(filter: RbacFilter) -> FilterConfig {
+    FilterConfig::Rbac(Arc::new(filter))
 }
 
 fn faults(message: &HttpFault, at: &At<'_>) -> FilterConfig {

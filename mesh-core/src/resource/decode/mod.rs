@@ -20,6 +20,7 @@ mod named_policy;
 mod outlier_detection;
 pub(super) mod place;
 mod rate_limit;
+mod rbac;
 mod resolution;
 mod retry_policy;
 mod rewrite;

@@ -57,9 +57,22 @@ fn separated_prefix(prefix: &str, case_sensitive: bool, at: &At<'_>) -> Option<P
 }
 
 pub(super) fn header_match(message: &proto::HeaderMatcher, at: &At<'_>) -> Option<HeaderMatch> {
+    header_match_by(message, HeaderMatch::new, at)
+}
+
+/// On a header of a call that a server gets (A41).
+pub(super) fn inbound_header_match(message: &proto::HeaderMatcher, at: &At<'_>) -> Option<HeaderMatch> {
+    header_match_by(message, HeaderMatch::inbound, at)
+}
+
+fn header_match_by(
+    message: &proto::HeaderMatcher,
+    named: fn(&str, Condition) -> Option<HeaderMatch>,
+    at: &At<'_>,
+) -> Option<HeaderMatch> {
     message.judge(at);
     let condition = condition(message, at)?;
-    let Some(header) = HeaderMatch::new(&message.name, condition) else {
+    let Some(header) = named(&message.name, condition) else {
         at.field("name").error(format!("{} is not the name of a header", quoted(&message.name)));
         return None;
     };

@@ -18,6 +18,8 @@ use header_mutation::HeaderMutation;
 use rate_limit::LocalRateLimit;
 use stateful_session::StatefulSession;
 
+use super::rbac::RbacFilter;
+
 /// The filters of a listener in their order, without the router that ends the list.
 #[derive(Debug, Default)]
 pub(crate) struct HttpFilters(pub(crate) Vec<HttpFilter>);
@@ -40,6 +42,8 @@ pub(crate) enum FilterConfig {
     /// With its bucket: where it is in force, calls share that.
     LocalRateLimit(Arc<LocalRateLimit>),
     StatefulSession(Arc<StatefulSession>),
+    /// Of servers alone.
+    Rbac(Arc<RbacFilter>),
 }
 
 /// The filter `header_mutation`, or what a route adds to it.
@@ -90,6 +94,18 @@ impl HttpFilter {
     }
 }
 
+impl HttpFilter {
+    /// The access control that is in force of it where these levels, from the most to the least specific, override it.
+    pub(crate) fn rbac_in_force<'a>(&'a self, levels: [&'a Overrides; 3]) -> Option<&'a RbacFilter> {
+        let mut said = levels.into_iter().filter(|level| !level.is_empty()).filter_map(|level| level.0.get(&self.name));
+        match (said.find(|said| said.fits(&self.config)), &self.config) {
+            (None, FilterConfig::Rbac(rbac)) if !self.disabled => Some(rbac),
+            (Some(Override::Config(FilterConfig::Rbac(rbac))), _) => Some(rbac),
+            _ => None,
+        }
+    }
+}
+
 impl HeaderMutationConfig {
     /// In Envoy every level has its say: the filter's own changes come first, then those of the levels.
     fn with_all(&self, said: &mut dyn Iterator<Item = &Override>) -> Self {
@@ -124,6 +140,7 @@ impl FilterConfig {
             Self::HeaderMutation(config) => config.changes.is_idle(),
             Self::LocalRateLimit(limit) => limit.is_idle(),
             Self::StatefulSession(session) => session.cookie.is_none(),
+            Self::Rbac(rbac) => rbac.rules.is_none() && rbac.shadow.is_none(),
         }
     }
 }

@@ -53,6 +53,21 @@ impl HeaderMatch {
         Some(Self { name: name.into(), source, condition, invert: false, missing_is_empty: false })
     }
 
+    /// On a header of a call that a server gets, where what a transport adds is as it was sent, and so are binary headers
+    /// (A41). `None` if `name` can be no header's name, or is one that is not to be matched.
+    pub(crate) fn inbound(name: &str, condition: Condition) -> Option<Self> {
+        let lower = name.to_ascii_lowercase();
+        let source = match HeaderSource::of(&lower)? {
+            _ if lower == ":scheme" || lower.starts_with("grpc-") => return None,
+            // Headers of a connection are none of the call's (RFC 9110, 7.6.1): over HTTP/2 there is only this one.
+            _ if lower == "te" => HeaderSource::Nowhere,
+            HeaderSource::Transport(name) => HeaderSource::Header(name),
+            HeaderSource::Nowhere if lower.ends_with("-bin") => HeaderSource::Header(lower.parse().ok()?),
+            source => source,
+        };
+        Some(Self { name: name.into(), source, condition, invert: false, missing_is_empty: false })
+    }
+
     pub(crate) fn inverted(mut self, invert: bool) -> Self {
         self.invert = invert;
         self

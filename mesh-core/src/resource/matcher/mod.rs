@@ -33,7 +33,8 @@ impl<'a> RequestHead<'a> {
         let (uri, headers) = (request.uri(), request.headers());
         let host = || headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let authority = uri.authority().map_or_else(host, |authority| authority.as_str());
-        Self { path: uri.path(), method: request.method(), authority, headers }
+        let path = uri.path_and_query().map_or_else(|| uri.path(), |path| path.as_str());
+        Self { path, method: request.method(), authority, headers }
     }
 
     /// The path without query and fragment: what path matchers are applied to, as in Envoy. A gRPC path has neither.

@@ -8,6 +8,7 @@ use mesh_xds_proto::envoy::config::common::mutation_rules::v3 as mutation_rules;
 use mesh_xds_proto::envoy::config::core::v3 as core;
 use mesh_xds_proto::envoy::config::endpoint::v3 as endpoint;
 use mesh_xds_proto::envoy::config::listener::v3 as listener;
+use mesh_xds_proto::envoy::config::rbac::v3 as rbac;
 use mesh_xds_proto::envoy::config::route::v3 as route;
 use mesh_xds_proto::envoy::extensions::clusters;
 use mesh_xds_proto::envoy::extensions::filters::common::fault::v3 as fault;
@@ -388,6 +389,109 @@ messages! {
     one r#override: filters::stateful_session::v3::stateful_session_per_route::Override {
         Disabled "disabled": Act,
         StatefulSession "stateful_session": Act,
+    }
+
+    "RBAC" filters::rbac::v3::Rbac {
+        rules: Act("of a server (A41)"),
+        rules_stat_prefix: Ignore,
+        matcher: Nack(LATER),
+        shadow_rules: Act("as in Envoy: decided and told, without effect"),
+        shadow_matcher: Ignore,
+        shadow_rules_stat_prefix: Ignore,
+        track_per_rule_stats: Ignore,
+    }
+
+    "RBACPerRoute" filters::rbac::v3::RbacPerRoute {
+        rbac: Act("none takes the filter away"),
+    }
+
+    "RBAC" rbac::Rbac {
+        action: Act("LOG decides nothing (A41)"),
+        policies: Act("the first by name that matches is told"),
+        audit_logging_options: Act("A59"),
+    }
+
+    "RBAC.AuditLoggingOptions" rbac::rbac::AuditLoggingOptions {
+        audit_condition: Act,
+        logger_configs: Act,
+    }
+
+    "RBAC.AuditLoggingOptions.AuditLoggerConfig" rbac::rbac::audit_logging_options::AuditLoggerConfig {
+        audit_logger: Act("`StdoutAuditLog`; others are refused unless optional (A59)"),
+        is_optional: Act,
+    }
+
+    "Policy" rbac::Policy {
+        permissions: Act("not empty"),
+        principals: Act("not empty"),
+        condition: Nack("is not supported (A41)"),
+        checked_condition: Nack("is not supported (A41)"),
+        cel_config: Ignore("there are no conditions"),
+    }
+
+    "Permission" rbac::Permission {}
+    one rule: rbac::permission::Rule {
+        AndRules "and_rules": Act("not empty"),
+        OrRules "or_rules": Act("not empty"),
+        Any "any": Act("must be true"),
+        Header "header": Act("not `:scheme`, nor `grpc-` (A41)"),
+        UrlPath "url_path": Act,
+        DestinationIp "destination_ip": Act("of our end of the connection"),
+        DestinationPort "destination_port": Act("of our end of the connection"),
+        DestinationPortRange "destination_port_range": Act("as in Envoy"),
+        Metadata "metadata": Act("there is none: only what is inverted matches (A41)"),
+        NotRule "not_rule": Act,
+        RequestedServerName "requested_server_name": Act("it is empty (A41)"),
+        Matcher "matcher": Nack(LATER),
+        UriTemplate "uri_template": Nack(LATER),
+        SourcedMetadata "sourced_metadata": Nack(LATER),
+    }
+
+    "Permission.Set" rbac::permission::Set {
+        rules: Act("not empty"),
+    }
+
+    "Principal" rbac::Principal {}
+    one identifier: rbac::principal::Identifier {
+        AndIds "and_ids": Act("not empty"),
+        OrIds "or_ids": Act("not empty"),
+        Any "any": Act("must be true"),
+        Authenticated "authenticated": Act("never holds for a caller that is not verified where calls are allowed"),
+        SourceIp "source_ip": Act("the TCP peer (A41)"),
+        DirectRemoteIp "direct_remote_ip": Act("the TCP peer (A41)"),
+        RemoteIp "remote_ip": Act("the TCP peer (A41)"),
+        Header "header": Act("not `:scheme`, nor `grpc-` (A41)"),
+        UrlPath "url_path": Act,
+        Metadata "metadata": Act("there is none: only what is inverted matches (A41)"),
+        FilterState "filter_state": Nack(LATER),
+        NotId "not_id": Act,
+        SourcedMetadata "sourced_metadata": Nack(LATER),
+        Custom "custom": Nack(LATER),
+    }
+
+    "Principal.Set" rbac::principal::Set {
+        ids: Act("not empty"),
+    }
+
+    "Principal.Authenticated" rbac::principal::Authenticated {
+        principal_name: Act("of the URIs, else the DNS names, else the subject (A41); none: any verified caller"),
+    }
+
+    "PathMatcher" matcher::PathMatcher {}
+    one rule: matcher::path_matcher::Rule {
+        Path "path": Act("of the path without its query"),
+    }
+
+    "MetadataMatcher" matcher::MetadataMatcher {
+        filter: Act("there is no metadata (A41)"),
+        path: Act("there is no metadata (A41)"),
+        value: Act("there is no metadata (A41)"),
+        invert: Act,
+    }
+
+    "Int32Range" envoy_type::Int32Range {
+        start: Act,
+        end: Act("excluded"),
     }
 
     "ConfigSource" core::ConfigSource {

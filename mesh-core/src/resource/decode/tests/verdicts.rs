@@ -9,6 +9,7 @@ use mesh_xds_proto::envoy::config::route::v3 as route;
 use mesh_xds_proto::envoy::config::route::v3::route_action::ClusterSpecifier;
 use mesh_xds_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use mesh_xds_proto::envoy::extensions::filters::http::header_mutation::v3::HeaderMutation;
+use mesh_xds_proto::envoy::extensions::filters::http::rbac::v3::RbacPerRoute;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 use mesh_xds_proto::envoy::r#type::matcher::v3::StringMatcher;
 use prost::{Message, Name};
@@ -178,6 +179,18 @@ fn place(full_name: &str, sample: &[u8], f: &mut Fixture) {
             f.manager.http_filters.insert(0, filter_of("x", fault));
         }
         "extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute" | "config.route.v3.FilterConfig" => {
+            f.route().typed_per_filter_config = overrides("x", packed);
+        }
+        access if access.starts_with("extensions.filters.http.rbac.v3.") || access.starts_with("config.rbac.v3.") => {
+            let path: &[u32] = match access.rsplit('.').next().expect("a name") {
+                "RBAC" => &[2],
+                "Policy" => &[2, 1, 2, 2],
+                "Permission" => &[2, 1, 2, 2, 1],
+                "Principal" => &[2, 1, 2, 2, 2],
+                other => panic!("{other} has no place in a filter"),
+            };
+            let value = path.iter().rev().fold(sample.to_vec(), |message, number| nested(*number, &message));
+            let packed = Any { type_url: RbacPerRoute::type_url(), value };
             f.route().typed_per_filter_config = overrides("x", packed);
         }
         "config.core.v3.ConfigSource" => {

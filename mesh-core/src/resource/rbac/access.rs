@@ -1,0 +1,63 @@
+//! What all access control on the way of a call says together.
+
+use super::audit::Record;
+use super::{Action, InboundCall, RbacFilter};
+
+/// Why a call is refused: for the server's own log, never for the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal<'a> {
+    /// The filter; empty: none admitted the call, and one had to.
+    pub(crate) filter: &'a str,
+    /// The policy that denied it; empty: none allowed it.
+    pub(crate) policy: &'a str,
+}
+
+/// Decides whether a call passes all of the filters, in their order. With `deny_by_default` a policy that allows must have
+/// matched, too.
+pub(crate) fn decide<'a>(
+    call: &InboundCall<'_>,
+    filters: impl Iterator<Item = (&'a str, &'a RbacFilter)>,
+    deny_by_default: bool,
+) -> Result<(), Refusal<'a>> {
+    let mut admitted = !deny_by_default;
+    for (name, filter) in filters {
+        if let Some(shadow) = &filter.shadow {
+            let decision = shadow.decide(call);
+            let policy = decision.policy.map_or("", |policy| policy);
+            if !decision.allowed {
+                let (path, peer) = (call.head.bare_path(), call.caller.name());
+                tracing::info!(filter = name, policy, path, peer, "shadow rules would have refused a call");
+            }
+            shadow.audit.log(&record(call, name, policy, decision.allowed));
+        }
+        let Some(rules) = &filter.rules else { continue };
+        let decision = rules.decide(call);
+        let policy = decision.policy.map_or("", |policy| policy);
+        rules.audit.log(&record(call, name, policy, decision.allowed));
+        if !decision.allowed {
+            return Err(Refusal { filter: name, policy });
+        }
+        admitted |= rules.action() == Action::Allow;
+    }
+    if admitted { Ok(()) } else { Err(Refusal { filter: "", policy: "" }) }
+}
+
+fn record<'a>(call: &InboundCall<'a>, filter: &'a str, policy: &'a str, authorized: bool) -> Record<'a> {
+    Record {
+        rpc_method: call.head.bare_path(),
+        principal: call.caller.name(),
+        policy_name: filter,
+        matched_rule: policy,
+        authorized,
+    }
+}
+
+impl Refusal<'_> {
+    /// Tells the server's own log.
+    pub(crate) fn log(self, call: &InboundCall<'_>, route: &str) {
+        let Self { filter, policy } = self;
+        let (path, peer) = (call.head.bare_path(), call.caller.name());
+        let address = call.addresses.map(|(_, peer)| peer);
+        tracing::debug!(filter, policy, route, path, peer, ?address, "a call was refused");
+    }
+}

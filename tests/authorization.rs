@@ -1,0 +1,297 @@
+//! Who may call a server (A41): policies of the control plane, obeyed from the next call on.
+
+use mesh_core::server::{ServerOptions, ServingMode};
+use mesh_core::testing::{ControlPlane, FilterChainBuilder, filter_chain, route, route_config, server_listener};
+use mesh_core::{Mesh, testing};
+use mesh_tonic::MeshServer;
+use mesh_xds_proto::envoy::config::core::v3::CidrRange;
+use mesh_xds_proto::envoy::config::rbac::v3::permission::Rule;
+use mesh_xds_proto::envoy::config::rbac::v3::principal::{Authenticated, Identifier};
+use mesh_xds_proto::envoy::config::rbac::v3::rbac::Action;
+use mesh_xds_proto::envoy::config::rbac::v3::{Permission, Policy, Principal, Rbac as Rules};
+use mesh_xds_proto::envoy::config::route::v3::HeaderMatcher;
+use mesh_xds_proto::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use mesh_xds_proto::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
+use mesh_xds_proto::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use mesh_xds_proto::envoy::r#type::matcher::v3::{MetadataMatcher, PathMatcher, StringMatcher, path_matcher};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
+
+use crate::support::PATIENCE;
+use crate::support::backend::Backend;
+use crate::support::client::{Client, quick, quick_mesh};
+use crate::support::served::Served;
+
+const HELLO: &str = "/helloworld.Greeter/SayHello";
+
+/// A server that a control plane configures, and a client whose one connection stays open.
+struct Setting {
+    control_plane: ControlPlane,
+    greeter: Backend,
+    server: Served,
+    client: Client,
+    _meshes: (Mesh, Mesh),
+}
+
+impl Setting {
+    async fn start(chain: FilterChainBuilder, options: ServerOptions) -> Self {
+        let control_plane = ControlPlane::new();
+        let mesh = quick_mesh(&control_plane).await;
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        control_plane.put(server_listener(socket.local_addr().unwrap()).chains([chain]));
+        let greeter = Backend::start("a").await;
+        let services = |server: MeshServer| server.add_service(greeter.service());
+        let server = Served::start_at(socket, &mesh, options, services).await;
+        server.wait_for("a server that serves", |status| status.mode == ServingMode::Serving).await;
+        let plain = quick().build().await.unwrap();
+        let client = Client::new(&plain, &server.target());
+        Self { control_plane, greeter, server, client, _meshes: (mesh, plain) }
+    }
+
+    /// Puts another chain in force, and waits until it is.
+    async fn changes_to(&self, chain: FilterChainBuilder) {
+        self.control_plane.put(server_listener(self.server.address()).chains([chain]));
+        self.control_plane.acked("type.googleapis.com/envoy.config.listener.v3.Listener").await;
+    }
+
+    /// Calls until a call ends so.
+    async fn answers(&self, wanted: Result<&str, Code>) -> Result<String, Status> {
+        let reached = async {
+            loop {
+                let answer = self.client.hello().await;
+                if answer.as_deref().map_err(Status::code) == wanted {
+                    return answer;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, reached).await.expect("calls are answered so")
+    }
+}
+
+fn any() -> (Permission, Principal) {
+    (permission(Rule::Any(true)), principal(Identifier::Any(true)))
+}
+
+fn permission(rule: Rule) -> Permission {
+    Permission { rule: Some(rule) }
+}
+
+fn principal(identifier: Identifier) -> Principal {
+    Principal { identifier: Some(identifier) }
+}
+
+fn rules(action: Action, policies: impl IntoIterator<Item = (Permission, Principal)>) -> Rules {
+    let policies = policies.into_iter().enumerate().map(|(place, (permission, principal))| {
+        let policy = Policy { permissions: vec![permission], principals: vec![principal], ..Default::default() };
+        (format!("policy-{place}"), policy)
+    });
+    Rules { action: action as i32, policies: policies.collect(), ..Default::default() }
+}
+
+fn rbac(action: Action, policies: impl IntoIterator<Item = (Permission, Principal)>) -> Rbac {
+    Rbac { rules: Some(rules(action, policies)), ..Default::default() }
+}
+
+fn allow(policies: impl IntoIterator<Item = (Permission, Principal)>) -> Rbac {
+    rbac(Action::Allow, policies)
+}
+
+fn deny(policies: impl IntoIterator<Item = (Permission, Principal)>) -> Rbac {
+    rbac(Action::Deny, policies)
+}
+
+fn with(filter: &Rbac) -> FilterChainBuilder {
+    filter_chain().filter("rbac", filter)
+}
+
+fn path(path: &str) -> Permission {
+    let exact = StringMatcher { match_pattern: Some(MatchPattern::Exact(path.into())), ..Default::default() };
+    permission(Rule::UrlPath(PathMatcher { rule: Some(path_matcher::Rule::Path(exact)) }))
+}
+
+fn header(name: &str, value: &str) -> HeaderMatcher {
+    let specifier = Some(HeaderMatchSpecifier::ExactMatch(value.into()));
+    HeaderMatcher { name: name.into(), header_match_specifier: specifier, ..Default::default() }
+}
+
+fn not(permission_: Permission) -> Permission {
+    permission(Rule::NotRule(Box::new(permission_)))
+}
+
+fn metadata() -> Permission {
+    permission(Rule::Metadata(MetadataMatcher::default()))
+}
+
+fn from(range: &str, bits: u32) -> Principal {
+    principal(Identifier::DirectRemoteIp(CidrRange { address_prefix: range.into(), prefix_len: Some(bits) }))
+}
+
+fn authenticated() -> Principal {
+    principal(Identifier::Authenticated(Authenticated::default()))
+}
+
+#[tokio::test]
+async fn s13_policies_mean_what_grpc_says_they_mean() {
+    let (anything, anyone) = any();
+    let it = Setting::start(filter_chain(), ServerOptions::new()).await;
+    for (what, filter, served) in [
+        ("ALLOW any", allow([any()]), true),
+        ("DENY any", deny([any()]), false),
+        ("ALLOW without policies", allow([]), false),
+        ("DENY without policies", deny([]), true),
+        ("LOG any", rbac(Action::Log, [any()]), true),
+        ("no rules", Rbac::default(), true),
+        ("ALLOW the path", allow([(path(HELLO), anyone.clone())]), true),
+        ("ALLOW another path", allow([(path("/helloworld.Greeter/SayBye"), anyone.clone())]), false),
+        ("DENY authenticated in plaintext", deny([(anything.clone(), authenticated())]), true),
+        ("ALLOW authenticated in plaintext", allow([(anything.clone(), authenticated())]), false),
+        ("DENY metadata", deny([(metadata(), anyone.clone())]), true),
+        ("DENY not metadata", deny([(not(metadata()), anyone.clone())]), false),
+        ("ALLOW the peer's address", allow([(anything.clone(), from("127.0.0.0", 8))]), true),
+        ("ALLOW another address", allow([(anything.clone(), from("10.0.0.0", 8))]), false),
+        (
+            "ALLOW our port",
+            allow([(permission(Rule::DestinationPort(it.server.address().port().into())), anyone.clone())]),
+            true,
+        ),
+        (
+            "DENY the authority by its other name",
+            deny([(permission(Rule::Header(header("host", &it.server.address().to_string()))), anyone.clone())]),
+            false,
+        ),
+        ("ALLOW the method", allow([(permission(Rule::Header(header(":method", "POST"))), anyone)]), true),
+    ] {
+        it.changes_to(with(&filter)).await;
+        let wanted = if served { Ok("a") } else { Err(Code::PermissionDenied) };
+        println!("{what}");
+        it.answers(wanted).await.ok();
+    }
+    assert_eq!(it.server.status().accepted, 1, "the connection was open all the time");
+}
+
+#[tokio::test]
+async fn s11_a_policy_holds_from_the_next_call_on_for_connections_that_are_open() {
+    let it = Setting::start(with(&allow([any()])), ServerOptions::new()).await;
+    assert_eq!(it.client.recovers().await, "a");
+    let before = it.greeter.calls();
+    it.changes_to(with(&deny([any()]))).await;
+    let refused = it.answers(Err(Code::PermissionDenied)).await.unwrap_err();
+    assert_eq!(refused.message(), "the server does not allow this call");
+    for _ in 0..20 {
+        assert_eq!(it.client.hello().await.unwrap_err().code(), Code::PermissionDenied);
+    }
+    let reached = it.greeter.calls() - before;
+    assert!(reached < 20, "{reached} calls reached the handler");
+    it.changes_to(with(&allow([any()]))).await;
+    it.answers(Ok("a")).await.unwrap();
+    assert_eq!(it.server.status().accepted, 1, "no connection was drained");
+}
+
+#[tokio::test]
+async fn s11_routes_by_name_change_what_is_allowed_on_connections_that_are_open() {
+    let routes = |filter: Option<Rbac>| {
+        let per_route = RbacPerRoute { rbac: filter };
+        route_config("shared").routes([route().non_forwarding().filter_config("rbac", &per_route)])
+    };
+    let it = Setting::start(with(&deny([any()])).inline(routes(None)), ServerOptions::new()).await;
+    assert_eq!(it.client.recovers().await, "a", "the route takes the filter away");
+    it.changes_to(with(&allow([any()])).inline(routes(Some(deny([any()]))))).await;
+    it.answers(Err(Code::PermissionDenied)).await.unwrap_err();
+    it.control_plane.put(routes(Some(allow([any()]))));
+    it.changes_to(with(&deny([any()])).rds("shared")).await;
+    it.answers(Ok("a")).await.unwrap();
+    it.control_plane.put(routes(Some(deny([any()]))));
+    it.answers(Err(Code::PermissionDenied)).await.unwrap_err();
+    assert_eq!(it.server.status().accepted, 1);
+}
+
+#[tokio::test]
+async fn every_filter_of_the_chain_must_let_a_call_pass() {
+    let (_, anyone) = any();
+    let denies = deny([(permission(Rule::Header(header("x-evil", "yes"))), anyone)]);
+    let chain = filter_chain().filter("deny", &denies).filter("allow", &allow([any()]));
+    let it = Setting::start(chain, ServerOptions::new()).await;
+    assert_eq!(it.client.recovers().await, "a");
+    let mut metadata = MetadataMap::new();
+    metadata.insert("x-evil", "yes".parse().unwrap());
+    assert_eq!(it.client.hello_with(metadata).await.unwrap_err().code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn shadow_rules_change_nothing() {
+    let shadow = Some(rules(Action::Deny, [any()]));
+    let it = Setting::start(with(&Rbac { shadow_rules: shadow, ..allow([any()]) }), ServerOptions::new()).await;
+    assert_eq!(it.client.recovers().await, "a");
+}
+
+#[tokio::test]
+async fn s12_deny_by_default_serves_only_what_an_allow_policy_matched() {
+    let it = Setting::start(filter_chain(), ServerOptions::new().deny_by_default()).await;
+    it.answers(Err(Code::PermissionDenied)).await.unwrap_err();
+    for filter in [deny([]), rbac(Action::Log, [any()]), Rbac::default(), allow([])] {
+        it.changes_to(with(&filter)).await;
+        for _ in 0..3 {
+            assert_eq!(it.client.hello().await.unwrap_err().code(), Code::PermissionDenied, "{filter:?}");
+        }
+    }
+    assert_eq!(it.greeter.calls(), 0);
+    it.changes_to(with(&allow([any()]))).await;
+    it.answers(Ok("a")).await.unwrap();
+}
+
+#[tokio::test]
+async fn s12_deny_by_default_holds_without_a_control_plane() {
+    let greeter = Backend::start("a").await;
+    let services = |server: MeshServer| server.add_service(greeter.service());
+    let server = Served::start(ServerOptions::new().deny_by_default(), services).await;
+    let mesh = quick().build().await.unwrap();
+    let error = Client::new(&mesh, &server.target()).hello().await.unwrap_err();
+    assert_eq!((error.code(), greeter.calls()), (Code::PermissionDenied, 0));
+}
+
+#[tokio::test]
+async fn a_bad_policy_is_refused_by_field_and_the_last_good_one_serves() {
+    let (anything, anyone) = any();
+    let place = "filter_chains[0].filters[0].typed_config.http_filters[0].typed_config.rules.policies[policy-0]";
+    let it = Setting::start(with(&allow([any()])), ServerOptions::new()).await;
+    assert_eq!(it.client.recovers().await, "a");
+    let permits = |rule: Rule| allow([(permission(rule), anyone.clone())]);
+    for (filter, problem) in [
+        (permits(Rule::Header(header("grpc-timeout", "1S"))), "permissions[0].header.name: "),
+        (permits(Rule::Header(header(":scheme", "https"))), "permissions[0].header.name: "),
+        (permits(Rule::Any(false)), "permissions[0].any: must be true"),
+        (permits(Rule::AndRules(Default::default())), "permissions[0].and_rules.rules: must not be empty"),
+        (permits(Rule::UriTemplate(Default::default())), "permissions[0].uri_template: is not supported"),
+        (allow([(Permission { rule: None }, anyone.clone())]), "permissions[0]: a rule must be set"),
+        (allow([(anything.clone(), Principal { identifier: None })]), "principals[0]: an identifier must be set"),
+        (allow([(anything.clone(), from("nowhere", 8))]), "principals[0].direct_remote_ip.address_prefix: "),
+        (allow([(anything.clone(), principal(Identifier::Custom(Default::default())))]), "principals[0].custom: "),
+    ] {
+        it.control_plane.put(server_listener(it.server.address()).chains([with(&filter)]));
+        let (_, nack) = it.control_plane.next_nack().await.error.expect("a reason");
+        assert!(nack.contains(&format!("{place}.{problem}")), "`{problem}` is not in: {nack}");
+        assert_eq!(it.client.hello().await.unwrap(), "a", "{problem}");
+    }
+    let mut conditional = allow([any()]);
+    let policies = &mut conditional.rules.as_mut().unwrap().policies;
+    policies.values_mut().next().unwrap().condition = Some(Default::default());
+    it.control_plane.put(server_listener(it.server.address()).chains([with(&conditional)]));
+    let (_, nack) = it.control_plane.next_nack().await.error.expect("a reason");
+    assert!(nack.contains(&format!("{place}.condition: is not supported (A41)")), "{nack}");
+    assert_eq!(it.client.hello().await.unwrap(), "a");
+}
+
+#[tokio::test]
+async fn a_clients_listener_has_no_access_control() {
+    let control_plane = ControlPlane::new();
+    control_plane.put(testing::listener("greeter").filter("rbac", &allow([any()])));
+    let mesh = quick_mesh(&control_plane).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    let call = tokio::spawn(async move { client.hello().await });
+    let (_, nack) = control_plane.next_nack().await.error.expect("a reason");
+    assert!(nack.contains("http_filters[0].typed_config[envoy.extensions.filters.http.rbac.v3.RBAC]"), "{nack}");
+    assert_eq!(call.await.unwrap().unwrap_err().code(), Code::Unavailable);
+}
