@@ -21,6 +21,8 @@
 //! ```
 
 mod layer;
+#[cfg(all(test, feature = "tls"))]
+mod tests;
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
