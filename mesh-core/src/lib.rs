@@ -90,7 +90,7 @@ pub use mesh::{
     MeshBuilder, MeshStatus, ResourceStatus, Setting, SettingScope, TargetStatus,
 };
 #[cfg(all(feature = "discover", feature = "route", feature = "balance", feature = "server"))]
-pub use mesh::{ServerBuilder, ServerStatus};
+pub use mesh::{ServerBuilder, ServerConnection, ServerStatus};
 pub use origin::Origin;
 pub use profile::Profile;
 pub use resource::endpoints::Address;

@@ -6,6 +6,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
+#[cfg(feature = "tls")]
+use mesh_core::identity::SpiffeId;
+#[cfg(feature = "tls")]
+use mesh_core::server::ServerTls;
 use mesh_core::server::{ConnectInfo, Ended, Listen, RequestBody, ServerOptions, ServingMode};
 use mesh_core::{Mesh, ServerBuilder};
 use tonic::body::Body;
@@ -112,6 +116,38 @@ impl MeshServer {
     /// [`ServerBuilder::without_control_plane`].
     pub fn without_control_plane(mut self) -> Self {
         self.builder = self.builder.without_control_plane();
+        self
+    }
+
+    /// Secures the connections for which the control plane does not say it; see [`ServerBuilder::tls`].
+    ///
+    /// ```no_run
+    /// # async fn example(mesh: mesh_core::Mesh, address: std::net::SocketAddr) -> Result<(), mesh_core::Error> {
+    /// use mesh_core::server::ServerTls;
+    ///
+    /// // The mesh has a certificate provider "default"; callers must show a certificate that its roots vouch for.
+    /// mesh_tonic::MeshServer::new(&mesh).tls(ServerTls::new("default")).serve(address).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// A handler finds who calls in its request: `request.extensions().get::<mesh_core::server::Peer>()`.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: ServerTls) -> Self {
+        self.builder = self.builder.tls(tls);
+        self
+    }
+
+    /// Serves callers in plaintext, too, where TLS is asked for; see [`ServerBuilder::permissive`].
+    #[cfg(feature = "tls")]
+    pub fn permissive(mut self) -> Self {
+        self.builder = self.builder.permissive();
+        self
+    }
+
+    /// Believes these callers what they say of others; see [`ServerBuilder::trusted_forwarders`].
+    #[cfg(feature = "tls")]
+    pub fn trusted_forwarders(mut self, ids: impl IntoIterator<Item = SpiffeId>) -> Self {
+        self.builder = self.builder.trusted_forwarders(ids);
         self
     }
 

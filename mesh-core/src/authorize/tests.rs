@@ -16,8 +16,8 @@ fn peer(uris: &[&str], dns_names: &[&str], subject: &str) -> Peer {
         spiffe_id: uris.first().and_then(|uri| uri.parse().ok()),
         uris: owned(uris),
         dns_names: owned(dns_names),
-        subject: subject.to_owned(),
-        serial: "01".to_owned(),
+        subject: subject.into(),
+        serial: "01".into(),
         not_after: SystemTime::UNIX_EPOCH,
     }
 }

@@ -49,8 +49,17 @@ impl Providers {
         Self(Arc::new(providers.into_iter().map(start).collect()))
     }
 
-    pub(crate) fn find(&self, name: &str) -> Option<&Provider> {
-        self.0.get(name)
+    /// The provider of this name.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub(crate) fn named(&self, name: &str) -> Result<&Provider, Error> {
+        self.0.get(name).ok_or_else(|| {
+            let message = format!("there is no certificate provider `{name}`");
+            let next = "add it to the bootstrap's `certificate_providers`, or by `MeshBuilder::certificate_provider`";
+            Error::new(ErrorKind::Setup, message).with_next_step(next)
+        })
     }
 
     pub(crate) fn names(&self) -> BTreeSet<Arc<str>> {
@@ -90,6 +99,16 @@ impl Provider {
         self.unusable(&expired, &self.state()).to_string()
     }
 
+    /// What it published last, if that is anything.
+    ///
+    /// # Errors
+    ///
+    /// When it has nothing yet.
+    pub(crate) fn material_now(&self) -> Result<Arc<KeyMaterial>, Error> {
+        let state = self.state();
+        state.material.clone().ok_or_else(|| self.unusable("has no key material", &state))
+    }
+
     /// What it published last. Waits while there is nothing yet and it has not failed; the caller bounds the time.
     ///
     /// # Errors
@@ -98,8 +117,9 @@ impl Provider {
     pub(crate) async fn material(&self) -> Result<Arc<KeyMaterial>, Error> {
         let mut state = self.state.clone();
         let is_decided = |state: &State| state.material.is_some() || state.failure.is_some();
-        let state = state.wait_for(is_decided).await.map(|state| state.clone()).unwrap_or_else(|_| self.state());
-        state.material.clone().ok_or_else(|| self.unusable("has no key material", &state))
+        // An error means that it ended: what it has is all that there will be.
+        let _ = state.wait_for(is_decided).await;
+        self.material_now()
     }
 
     /// The identity to show to a peer now.

@@ -41,6 +41,22 @@ impl SpiffeId {
         &self.text[self.path..]
     }
 
+    /// The namespace of an ID as Istio issues them, `spiffe://DOMAIN/ns/NAMESPACE/sa/ACCOUNT`; `None`: it has another form.
+    pub fn namespace(&self) -> Option<&str> {
+        self.kubernetes().map(|(namespace, _)| namespace)
+    }
+
+    /// The service account of such an ID; `None`: it has another form.
+    pub fn service_account(&self) -> Option<&str> {
+        self.kubernetes().map(|(_, account)| account)
+    }
+
+    fn kubernetes(&self) -> Option<(&str, &str)> {
+        let (namespace, account) = self.path().strip_prefix("/ns/")?.split_once("/sa/")?;
+        let is_segment = |text: &str| !text.contains('/');
+        (is_segment(namespace) && is_segment(account)).then_some((namespace, account))
+    }
+
     /// The whole ID.
     pub fn as_str(&self) -> &str {
         &self.text
@@ -153,6 +169,24 @@ mod tests {
         ] {
             let id: SpiffeId = text.parse().expect(text);
             assert_eq!((id.trust_domain().as_str(), id.path(), id.as_str()), (domain, path, text));
+        }
+    }
+
+    #[test]
+    fn namespace_and_service_account_are_those_of_istios_form_alone() {
+        for (text, expected) in [
+            ("spiffe://a/ns/shop/sa/cart", Some(("shop", "cart"))),
+            ("spiffe://a/ns/sa/sa/sa", Some(("sa", "sa"))),
+            ("spiffe://a/ns/shop/sa/cart/x", None),
+            ("spiffe://a/x/ns/shop/sa/cart", None),
+            ("spiffe://a/ns/shop/x/sa/cart", None),
+            ("spiffe://a/ns/shop", None),
+            ("spiffe://a/ns/shop/sa", None),
+            ("spiffe://a/NS/shop/sa/cart", None),
+            ("spiffe://a", None),
+        ] {
+            let id: SpiffeId = text.parse().expect(text);
+            assert_eq!(id.namespace().zip(id.service_account()), expected, "{text}");
         }
     }
 

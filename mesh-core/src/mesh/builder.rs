@@ -329,7 +329,7 @@ impl MeshBuilder {
         #[cfg(feature = "tls")]
         let connector = connector.with_tls(ClientTls::new(certificate_providers.clone(), self.floor.clone()));
         #[cfg(feature = "tls")]
-        let balance = balance.floor(self.floor);
+        let balance = balance.floor(self.floor.clone());
         let clusters = Clusters::new(connector, balance, Some(runtime.clone()), cancel.clone());
         Ok(Mesh::new(Inner {
             #[cfg(feature = "dns")]
@@ -354,6 +354,8 @@ impl MeshBuilder {
             cluster: Default::default(),
             #[cfg(feature = "tls")]
             certificate_providers,
+            #[cfg(all(feature = "tls", feature = "server"))]
+            floor: self.floor,
             bootstrap,
             snapshots: self.snapshots,
             targets: Default::default(),

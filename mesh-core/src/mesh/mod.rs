@@ -50,7 +50,7 @@ pub use builder::MeshBuilder;
 pub use certificates::CertificateProviderStatus;
 pub use in_force::{Setting, SettingScope};
 #[cfg(feature = "server")]
-pub use server::{ServerBuilder, ServerStatus};
+pub use server::{ServerBuilder, ServerConnection, ServerStatus};
 pub use status::{
     ClusterStatus, ControlPlaneStatus, EjectionCount, EjectionStatus, EndpointStatus, IgnoredField, LeafStatus,
     MeshStatus, ResourceStatus, TargetStatus,
@@ -90,6 +90,8 @@ struct Inner {
     dns_interval: Duration,
     #[cfg(feature = "tls")]
     certificate_providers: Providers,
+    #[cfg(all(feature = "tls", feature = "server"))]
+    floor: crate::tls::SecurityFloor,
     bootstrap: Option<Bootstrap>,
     snapshots: HashMap<String, Arc<Snapshot>>,
     targets: Mutex<HashMap<TargetKey, discover::WeakTarget>>,

@@ -14,8 +14,17 @@ use tower_service::Service;
 use super::Mesh;
 use crate::deadline::InboundProtocol;
 use crate::error::{BoxError, Error};
-use crate::server::{Ended, Listen, OnServingMode, RequestBody, Runner, ServerOptions, ServerState, ServingMode};
+#[cfg(feature = "tls")]
+use crate::identity::SpiffeId;
+#[cfg(feature = "tls")]
+use crate::server::{AcceptedSecurity, ServerTls};
+use crate::server::{
+    ConnectionState, Ended, Forwarders, Listen, OnServingMode, RequestBody, Runner, Securing, ServerOptions,
+    ServerState, ServingMode,
+};
 use crate::stack::server::ServerStackBuilder;
+#[cfg(feature = "tls")]
+use crate::tls::Acceptor;
 use crate::xds::XdsClient;
 
 /// Sets up a server; [`Mesh::server`] starts one. Adapters have one around it, such as `mesh_tonic::MeshServer`.
@@ -42,6 +51,11 @@ pub struct ServerBuilder {
     layers: ServerStackBuilder,
     without_control_plane: bool,
     on_serving_mode: Option<OnServingMode>,
+    #[cfg(feature = "tls")]
+    tls: Option<ServerTls>,
+    #[cfg(feature = "tls")]
+    is_permissive: bool,
+    forwarders: Forwarders,
 }
 
 impl Mesh {
@@ -53,6 +67,11 @@ impl Mesh {
             layers: ServerStackBuilder::default(),
             without_control_plane: false,
             on_serving_mode: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+            #[cfg(feature = "tls")]
+            is_permissive: false,
+            forwarders: Forwarders::default(),
         }
     }
 }
@@ -85,6 +104,34 @@ impl ServerBuilder {
         self
     }
 
+    /// Secures the connections for which the control plane does not say it: all of a server without a Listener, and those
+    /// of a filter chain without `transport_socket` (A29). Default: they are in plaintext.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: ServerTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Serves callers in plaintext, too, where TLS is asked for: to move callers to mTLS one by one. The first byte of a
+    /// connection decides. Such callers have no [`Peer`](crate::server::Peer), whatever certificates are required of others;
+    /// [`ServerStatus::plaintext`] counts them and [`ServerStatus::open`] has their addresses. No control plane can ask for
+    /// this, and a mesh whose floor has [`require_mtls`](crate::SecurityFloor::require_mtls) has no such server. Default: they
+    /// are refused.
+    #[cfg(feature = "tls")]
+    pub fn permissive(mut self) -> Self {
+        self.is_permissive = true;
+        self
+    }
+
+    /// Believes these callers, such as a gateway, what they say of others in `x-forwarded-client-cert` and `x-envoy-*`.
+    /// Default: nobody, and such headers are taken out of each request (but for `x-envoy-attempt-count`). No part of them
+    /// ever becomes a [`Peer`](crate::server::Peer).
+    #[cfg(feature = "tls")]
+    pub fn trusted_forwarders(mut self, ids: impl IntoIterator<Item = SpiffeId>) -> Self {
+        self.forwarders.trusted = ids.into_iter().collect();
+        self
+    }
+
     /// Hears of each change between serving, not serving, with the reason (A36), and shutting down; it is called from a task
     /// of the server and must return soon. They are logged in any case.
     pub fn on_serving_mode(mut self, hears: impl Fn(&ServingMode) + Send + Sync + 'static) -> Self {
@@ -99,7 +146,9 @@ impl ServerBuilder {
     /// # Errors
     ///
     /// When the address cannot be listened on; when the mesh has a bootstrap that does not say how the server's listener
-    /// is called. What goes wrong later ends no server.
+    /// is called; when the mesh has no certificate provider of a name that [`tls`](Self::tls) has; when the
+    /// server is [`permissive`](Self::permissive) against the floor. What goes wrong later ends
+    /// no server.
     pub async fn serve<S, R>(
         self,
         listen: impl Into<Listen>,
@@ -113,9 +162,11 @@ impl ServerBuilder {
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
+        let mut this = self;
+        let securing = this.securing()?;
         let (listener, address) = listen.into().bind().await?;
-        let inner = &self.mesh.inner;
-        let name = self.listener_name(address)?;
+        let inner = &this.mesh.inner;
+        let name = this.listener_name(address)?;
         let resources = name.as_ref().and_then(|_| inner.xds.as_ref()).map(XdsClient::subscriber);
         let state = Arc::new(ServerState::new(address, name));
         inner.servers.add(&state);
@@ -126,9 +177,31 @@ impl ServerBuilder {
                 () = closed.cancelled_owned() => {}
             }
         };
-        let Self { options, on_serving_mode, layers, .. } = self;
-        let runner = Runner { options, state, protocol: layers.protocol, resources, on_serving_mode };
+        let Self { options, on_serving_mode, layers, forwarders, .. } = this;
+        let protocol = layers.protocol;
+        let runner = Runner { options, state, protocol, resources, on_serving_mode, securing, forwarders };
         Ok(runner.run(listener, layers.build(service), shutdown).await)
+    }
+
+    #[cfg(feature = "tls")]
+    fn securing(&mut self) -> Result<Securing, Error> {
+        let providers = &self.mesh.inner.certificate_providers;
+        let by_code = self.tls.take().map(ServerTls::into_context);
+        for name in by_code.iter().flat_map(|context| context.providers()) {
+            providers.named(name)?;
+        }
+        let floor = &self.mesh.inner.floor;
+        if self.is_permissive && floor.requires_mtls() {
+            let message = "a server is `permissive`, and the floor of its mesh has `require_mtls`";
+            return Err(Error::setup(message).with_next_step("drop one of the two"));
+        }
+        let acceptor = Acceptor::new(providers.clone(), floor.clone());
+        Ok(Securing { acceptor, by_code: by_code.map(Arc::new), is_permissive: self.is_permissive })
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn securing(&mut self) -> Result<Securing, Error> {
+        Ok(Securing { by_code: None, is_permissive: false })
     }
 
     /// `None`: there is no control plane to ask.
@@ -167,10 +240,44 @@ pub struct ServerStatus {
     pub accepted: u64,
     /// Connections that were closed without a byte.
     pub refused: u64,
+    /// Those of the accepted that are in plaintext though TLS is asked for: of a server that is
+    /// [`permissive`](ServerBuilder::permissive).
+    pub plaintext: u64,
+    /// Connections that could not be secured since the start.
+    pub failed_handshakes: u64,
+    /// Whose handshake failed last, and why.
+    pub last_handshake_error: Option<Arc<str>>,
+    /// The connections that are open.
+    pub open: Vec<ServerConnection>,
+}
+
+/// How it stands with one connection of a server.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ServerConnection {
+    /// Where it comes from.
+    pub peer_address: SocketAddr,
+    /// How it is secured: with which certificate, with whom, and until when; `None`: in plaintext, or not yet.
+    #[cfg(feature = "tls")]
+    pub security: Option<Arc<AcceptedSecurity>>,
+    /// Calls whose response has not ended.
+    pub in_flight: usize,
+}
+
+impl ServerConnection {
+    fn of(state: &ConnectionState) -> Self {
+        Self {
+            peer_address: state.info.peer_address,
+            #[cfg(feature = "tls")]
+            security: state.security(),
+            in_flight: state.in_flight(),
+        }
+    }
 }
 
 impl ServerStatus {
     fn of(state: &ServerState) -> Self {
+        let (failed_handshakes, last_handshake_error) = state.failed_handshakes();
         Self {
             address: state.address,
             listener: state.listener.clone(),
@@ -179,6 +286,10 @@ impl ServerStatus {
             in_flight: state.in_flight(),
             accepted: state.accepted(),
             refused: state.refused(),
+            plaintext: state.plaintext(),
+            failed_handshakes,
+            last_handshake_error,
+            open: state.open().iter().map(|connection| ServerConnection::of(connection)).collect(),
         }
     }
 }

@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use super::filter::HttpFilters;
 use super::listener::RouteSource;
+use super::security::DownstreamTls;
 
 /// What is done to the calls of a connection.
 #[derive(Debug)]
 pub(crate) struct FilterChain {
     /// Its name, or else its place in the listener.
     pub(crate) name: Arc<str>,
+    /// `None`: the chain asks for none.
+    pub(crate) security: Option<Arc<DownstreamTls>>,
     pub(crate) filters: HttpFilters,
     pub(crate) routes: RouteSource,
 }
@@ -120,10 +123,13 @@ impl FilterChains {
         self.chains.iter().map(|(_, chain)| chain).chain(&self.default)
     }
 
-    /// Whether every connection gets the chain of the same place here and there.
+    /// Whether every connection gets the chain of the same place here and there, and is secured in the same way.
     pub(crate) fn matches_as(&self, other: &Self) -> bool {
-        let matches = |chains: &Self| chains.chains.iter().map(|(matched, _)| matched.clone()).collect::<Vec<_>>();
-        self.default.is_some() == other.default.is_some() && matches(self) == matches(other)
+        let same = |(one, other): (&(ChainMatch, _), &(ChainMatch, _))| one.0 == other.0;
+        self.default.is_some() == other.default.is_some()
+            && self.chains.len() == other.chains.len()
+            && self.chains.iter().zip(&other.chains).all(same)
+            && self.all().zip(other.all()).all(|(one, other)| one.security == other.security)
     }
 }
 
@@ -178,6 +184,7 @@ mod tests {
     fn chain() -> Arc<FilterChain> {
         Arc::new(FilterChain {
             name: "chain".into(),
+            security: None,
             filters: HttpFilters::default(),
             routes: RouteSource::Named("routes".into()),
         })

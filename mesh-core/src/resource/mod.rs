@@ -10,6 +10,8 @@ pub(crate) mod cookie;
 mod decode;
 mod display;
 pub(crate) mod domain;
+#[cfg(feature = "tls")]
+pub(crate) mod downstream_tls;
 pub(crate) mod endpoints;
 pub(crate) mod filter;
 pub(crate) mod filter_chain;

@@ -1,4 +1,4 @@
-//! What secures the connections of a cluster (A29, A101).
+//! What secures the connections of a cluster, and those of a server (A29, A101).
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,11 +7,17 @@ use super::cluster::Cluster;
 use super::endpoints::Endpoint;
 
 #[cfg(feature = "tls")]
+pub(crate) use super::downstream_tls::DownstreamTls;
+#[cfg(feature = "tls")]
 pub(crate) use super::upstream_tls::UpstreamTls;
 
 /// Without the feature `tls` no cluster that asks for it is accepted.
 #[cfg(not(feature = "tls"))]
 pub(crate) type UpstreamTls = std::convert::Infallible;
+
+/// Nor is any filter chain.
+#[cfg(not(feature = "tls"))]
+pub(crate) type DownstreamTls = std::convert::Infallible;
 
 /// What secures the connections to one endpoint. Two that are equal ask for the same; a connection made for one is never
 /// used for another.

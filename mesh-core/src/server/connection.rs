@@ -1,9 +1,9 @@
 //! One connection, from its first byte to its end. It ends by itself, whatever its peer does.
 //!
 //! ```text
-//! handshake ─ began? ─▸ serving ─ told to drain, or old ─▸ draining ─ calls ended, or grace over ─▸ closed
-//!     └ no ─▸ closed         └ PINGs unanswered ─▸ closed       │  └ cut ─▸ closed
-//!                                                               └ a moment later ─▸ new calls are refused
+//! TLS ─▸ handshake ─ began? ─▸ serving ─ told to drain, or old ─▸ draining ─ calls ended, or grace over ─▸ closed
+//!  └ no ─────┴ no ─▸ closed      └ PINGs unanswered ─▸ closed       │  └ cut ─▸ closed
+//!                                                                   └ a moment later ─▸ new calls are refused
 //! ```
 
 use std::pin::{Pin, pin};
@@ -15,16 +15,21 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep_until};
+use tokio::net::TcpStream;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::ServerOptions;
+use super::caller::{Caller, Forwarders};
 use super::io::{Begun, Noticed};
+use super::listener::ChainState;
 use super::request::{Calls, RequestBody};
+use super::secure::{Ready, Securing, Unsecured};
 use super::state::{Connected, ConnectionState};
-use crate::error::BoxError;
+use crate::deadline::InboundProtocol;
+use crate::error::{BoxError, Error, ErrorKind};
 
 /// Streams that a peer opened and reset before they were looked at (rapid reset, CVE-2023-44487): with one more, the
 /// connection ends.
@@ -49,27 +54,75 @@ pub(super) struct Ends {
     pub(super) cut: CancellationToken,
 }
 
-/// Serves the calls of one connection until it is over.
-pub(super) async fn serve<I, S, R>(
-    io: I,
-    calls: Calls<S>,
+/// What the connections of a server have in common.
+#[derive(Clone, Debug)]
+pub(super) struct Serving<S> {
+    pub(super) service: S,
+    pub(super) protocol: Option<&'static dyn InboundProtocol>,
+    pub(super) options: Arc<ServerOptions>,
+    pub(super) securing: Arc<Securing>,
+    pub(super) forwarders: Arc<Forwarders>,
+}
+
+/// Secures one connection, and serves its calls until it is over.
+pub(super) async fn serve<S, R>(
+    stream: TcpStream,
+    serving: Serving<S>,
+    chain: Option<Arc<ChainState>>,
     connected: Connected,
-    options: Arc<ServerOptions>,
     ends: Ends,
 ) where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<RequestBody>, Response = Response<R>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send + 'static,
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Into<BoxError>,
 {
+    let start = Instant::now();
+    let Serving { service, protocol, options, securing, forwarders } = serving;
+    let context = securing.context(chain.as_ref().and_then(|chain| chain.security()).as_ref());
+    let deadline = start + options.handshake_timeout;
+    let securing = timeout_at(deadline, securing.secure(context.as_ref(), stream));
+    let Some((io, security)) = secured(securing, &connected, &ends).await else { return };
+    let caller = Caller::new(security.as_deref(), &forwarders);
+    connected.begins(security, context.is_some());
+    let deny_by_default = options.deny_by_default;
+    let calls = Calls { service, connection: connected.state.clone(), caller, chain, protocol, deny_by_default };
     let (io, begun) = Noticed::new(io);
     let http2 = pin!(http2(&options).serve_connection(TokioIo::new(io), calls));
     let drain = |connection: Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
-    let why = drive(http2, drain, begun, &options, &ends, &connected.state).await;
+    let why = drive(http2, drain, begun, start, &options, &ends, &connected.state).await;
     let peer = connected.state.info.peer_address;
     tracing::debug!(%peer, why, "a connection ended");
+}
+
+/// The connection when it is ready for HTTP/2; `None`: it is closed, and that is told.
+async fn secured(
+    securing: impl Future<Output = Result<Result<Ready, Unsecured>, Elapsed>>,
+    connected: &Connected,
+    ends: &Ends,
+) -> Option<Ready> {
+    let result = tokio::select! {
+        biased;
+        result = securing => result,
+        () = ends.cut.cancelled() => return None,
+        () = ends.drain.cancelled() => return None,
+        () = ends.shutdown.cancelled() => return None,
+    };
+    let peer = connected.state.info.peer_address;
+    match result {
+        Ok(Ok(ready)) => return Some(ready),
+        Ok(Err(Unsecured::Failed(error))) => connected.server.handshake_failed(peer, &error),
+        Ok(Err(Unsecured::Unable(error))) => {
+            connected.server.refuse();
+            tracing::debug!(%peer, error = %error.report(), "a connection was closed: it cannot be secured");
+        }
+        Err(_) => {
+            let error = Error::new(ErrorKind::Connection, "TLS: the handshake took longer than `handshake_timeout`");
+            connected.server.handshake_failed(peer, &error);
+        }
+    }
+    None
 }
 
 /// Polls `http2` through the stages of a connection; says why it is over.
@@ -77,6 +130,7 @@ async fn drive<C, E>(
     mut http2: Pin<&mut C>,
     drain: impl Fn(Pin<&mut C>),
     begun: Begun,
+    start: Instant,
     options: &ServerOptions,
     ends: &Ends,
     state: &ConnectionState,
@@ -84,7 +138,6 @@ async fn drive<C, E>(
 where
     C: Future<Output = Result<(), E>>,
 {
-    let start = Instant::now();
     let old = old_at(start, options.max_connection_age);
     let mut stage = Stage::Handshake;
     let mut timer = pin!(sleep_until(old.min(start + options.handshake_timeout)));

@@ -1,35 +1,107 @@
-//! Follows a server's listener at the control plane.
+//! Follows what decides whether a server serves: its listener at the control plane, and its certificates.
 
 use std::sync::Arc;
 
 use super::ServerState;
-use super::listener::{News, Watcher};
+use super::listener::{News, Setup, Watcher};
 use super::mode::{OnServingMode, ServingMode};
+use super::secure::{Readiness, Securing};
 use crate::xds::Subscriber;
 
-/// Sets the gate of the server to what the control plane says, until it is dropped.
-pub(super) async fn follow(
-    mut resources: Subscriber,
-    mut watcher: Watcher,
+/// Sets the gate of a server.
+pub(super) struct Follower {
+    source: Source,
+    securing: Arc<Securing>,
     server: Arc<ServerState>,
     on_serving_mode: Option<OnServingMode>,
-) {
-    let mut told = None;
-    loop {
-        match watcher.take(&mut resources) {
-            News::Awaiting(what) if told.is_none() => {
-                server.gate.set(ServingMode::NotServing(format!("waiting for {what}").into()), None);
+    readiness: Readiness,
+    /// What the readiness is of.
+    setup: Option<Arc<Setup>>,
+    told: Option<ServingMode>,
+}
+
+/// What a server's setup comes from.
+pub(super) enum Source {
+    ControlPlane(Subscriber, Watcher),
+    Code(Arc<Setup>),
+}
+
+impl Source {
+    fn take(&mut self) -> News {
+        match self {
+            Self::ControlPlane(resources, watcher) => watcher.take(resources),
+            Self::Code(setup) => News::Mode(ServingMode::Serving, Some(setup.clone())),
+        }
+    }
+
+    async fn changed(&mut self) {
+        match self {
+            Self::ControlPlane(resources, _) => drop(resources.changed().await),
+            Self::Code(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl Follower {
+    pub(super) fn new(
+        source: Source,
+        securing: Arc<Securing>,
+        server: Arc<ServerState>,
+        on_serving_mode: Option<OnServingMode>,
+    ) -> Self {
+        Self { source, securing, server, on_serving_mode, readiness: Readiness::default(), setup: None, told: None }
+    }
+
+    /// Follows until it is dropped.
+    pub(super) async fn follow(mut self) {
+        loop {
+            tokio::select! {
+                () = self.source.changed() => {}
+                () = self.readiness.changed() => {}
             }
-            News::Awaiting(what) => tracing::debug!(%what, "waiting"),
-            News::Mode(mode, setup) => {
-                server.gate.set(mode.clone(), setup);
-                if told.as_ref() != Some(&mode) {
-                    tell(&server, &mode, &on_serving_mode);
-                    told = Some(mode);
+            self.look();
+        }
+    }
+
+    /// Sets the gate to what holds now.
+    pub(super) fn look(&mut self) {
+        match self.source.take() {
+            News::Awaiting(what) if self.told.is_none() => {
+                self.server.gate.set(ServingMode::NotServing(format!("waiting for {what}").into()), None);
+            }
+            News::Awaiting(what) => {
+                tracing::debug!(%what, "waiting");
+                // What is in force stays, if it can still be secured.
+                if let Some(setup) = self.setup.clone() {
+                    self.serve(setup);
                 }
             }
+            News::Mode(ServingMode::Serving, Some(setup)) => self.serve(setup),
+            News::Mode(mode, setup) => {
+                (self.setup, self.readiness) = (None, Readiness::default());
+                self.set(mode, setup);
+            }
         }
-        resources.changed().await;
+    }
+
+    /// A server that cannot secure its connections does not serve; those that are open go on.
+    fn serve(&mut self, setup: Arc<Setup>) {
+        if !self.setup.as_ref().is_some_and(|before| Arc::ptr_eq(before, &setup)) {
+            self.readiness = self.securing.readiness(setup.contexts(&self.securing));
+            self.setup = Some(setup.clone());
+        }
+        match self.readiness.look() {
+            Ok(()) => self.set(ServingMode::Serving, Some(setup)),
+            Err(error) => self.set(ServingMode::NotServing(error.report().into()), None),
+        }
+    }
+
+    fn set(&mut self, mode: ServingMode, setup: Option<Arc<Setup>>) {
+        self.server.gate.set(mode.clone(), setup);
+        if self.told.as_ref() != Some(&mode) {
+            tell(&self.server, &mode, &self.on_serving_mode);
+            self.told = Some(mode);
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::{denied, inbound_call};
 use super::mode::ServingMode;
+use super::secure::Securing;
 use crate::error::{Error, ErrorKind};
 use crate::resource::filter_chain::{FilterChain, FilterChains};
 use crate::resource::listener::{Listener, RouteSource, SocketListener};
@@ -22,6 +23,7 @@ use crate::resource::matcher::RequestHead;
 use crate::resource::rbac::access::decide;
 use crate::resource::route::RouteAction;
 use crate::resource::route_config::RouteConfiguration;
+use crate::resource::security::DownstreamTls;
 use crate::resource::{LISTENER, ROUTE_CONFIGURATION};
 use crate::snapshot::Problem;
 use crate::snapshot::dependencies::{Missing, value_of};
@@ -71,12 +73,25 @@ impl Setup {
         Some(Admission { chain, drain: self.drain.clone() })
     }
 
+    /// What secures the connections of each chain.
+    pub(super) fn contexts(&self, securing: &Securing) -> Vec<Arc<DownstreamTls>> {
+        match self.matches {
+            None => securing.context(None).into_iter().collect(),
+            Some(_) => self.chains.iter().filter_map(|chain| securing.context(chain.security().as_ref())).collect(),
+        }
+    }
+
     fn has_the_matches_of(&self, other: &FilterChains) -> bool {
         matches!(self.matches.as_deref(), Some(Listener::Socket(listener)) if listener.chains.matches_as(other))
     }
 }
 
 impl ChainState {
+    /// What secures its connections; that never changes.
+    pub(super) fn security(&self) -> Option<Arc<DownstreamTls>> {
+        self.0.load().chain.security.clone()
+    }
+
     /// Whether a call is to be served: its route says so, with `non_forwarding_action` (A36), and its policies do (A41).
     pub(super) fn admit<B>(&self, request: &Request<B>, deny_by_default: bool) -> Result<(), Error> {
         let chain = self.0.load();

@@ -1,17 +1,18 @@
 //! The server: connections that are accepted, served over HTTP/2 and ended.
 //!
 //! ```text
-//! follow.rs ─▸ listener.rs: what the control plane says (A36); whether there is anything to accept
+//! follow.rs ─▸ listener.rs: what the control plane says (A36); whether there is anything to accept, and a certificate
 //!                 │
 //! accept.rs ─▸ connection.rs ─▸ request.rs ─▸ the layers of stack/server.rs ─▸ handler
-//!  outlives     handshake,       counts the
-//!  EMFILE       age, drain, cut  calls
+//!  outlives     secure.rs: TLS,  counts the calls,
+//!  EMFILE       age, drain, cut  caller.rs: says who calls
 //! ```
 //!
 //! What ends a server, and each connection of it, is a timer of its own: neither waits for a peer beyond that.
 
 mod accept;
 mod access;
+mod caller;
 mod connection;
 mod follow;
 mod io;
@@ -19,7 +20,10 @@ mod listener;
 mod mode;
 mod options;
 mod request;
+mod secure;
 mod state;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -36,16 +40,22 @@ use tower_service::Service;
 
 #[cfg(feature = "rbac")]
 pub(crate) use self::access::{NOT_ALLOWED, inbound_call};
-use self::connection::Ends;
+pub(crate) use self::caller::Forwarders;
+use self::connection::{Ends, Serving};
+use self::follow::{Follower, Source as SetupSource};
 use self::listener::{Admission, Setup, Watcher};
 pub(crate) use self::mode::OnServingMode;
 pub use self::mode::ServingMode;
 pub use self::options::ServerOptions;
-use self::request::Calls;
 pub use self::request::{ConnectInfo, RequestBody};
-pub(crate) use self::state::ServerState;
+pub(crate) use self::secure::Securing;
+pub(crate) use self::state::{ConnectionState, ServerState};
+#[cfg(feature = "tls")]
+pub use self::tls::ServerTls;
 use crate::deadline::InboundProtocol;
 use crate::error::{BoxError, Error, ErrorKind};
+#[cfg(feature = "tls")]
+pub use crate::tls::{AcceptedSecurity, Peer};
 use crate::xds::Subscriber;
 
 /// Where a server listens: an address, or a listener that is bound already.
@@ -101,6 +111,8 @@ pub(crate) struct Runner {
     /// Who asks the control plane for the server's listener; `None`: every connection and call is served.
     pub(crate) resources: Option<Subscriber>,
     pub(crate) on_serving_mode: Option<OnServingMode>,
+    pub(crate) securing: Securing,
+    pub(crate) forwarders: Forwarders,
 }
 
 impl Runner {
@@ -114,24 +126,20 @@ impl Runner {
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
-        let Self { options, state, protocol, resources, on_serving_mode } = self;
-        let options = Arc::new(options);
+        let Self { options, state, protocol, resources, on_serving_mode, securing, forwarders } = self;
+        let (options, securing, forwarders) = (Arc::new(options), Arc::new(securing), Arc::new(forwarders));
         let tasks = TaskTracker::new();
         let (shutting_down, cut) = (CancellationToken::new(), CancellationToken::new());
         let _cut_on_drop = cut.clone().drop_guard();
         let followed = cut.child_token();
-        let mut following = None;
-        match resources.zip(state.listener.clone()) {
-            None => {
-                state.gate.set(ServingMode::Serving, Some(Arc::new(Setup::without_listener())));
-                follow::tell(&state, &ServingMode::Serving, &on_serving_mode);
-            }
-            Some((resources, name)) => {
-                let watcher = Watcher::new(name, state.address);
-                let follow = follow::follow(resources, watcher, state.clone(), on_serving_mode.clone());
-                following = Some(tokio::spawn(followed.clone().run_until_cancelled_owned(follow)));
-            }
-        }
+        let source = match resources.zip(state.listener.clone()) {
+            None => SetupSource::Code(Arc::new(Setup::without_listener())),
+            Some((resources, name)) => SetupSource::ControlPlane(resources, Watcher::new(name, state.address)),
+        };
+        let mut follower = Follower::new(source, securing.clone(), state.clone(), on_serving_mode.clone());
+        follower.look();
+        let following = tokio::spawn(followed.clone().run_until_cancelled_owned(follower.follow()));
+        let serving = Serving { service, protocol, options: options.clone(), securing, forwarders };
         let mut shutdown = pin!(shutdown);
         loop {
             let (stream, peer_address) = tokio::select! {
@@ -146,22 +154,13 @@ impl Runner {
                 continue;
             };
             let connected = state.connect(ConnectInfo { local_address, peer_address });
-            let calls = Calls {
-                service: service.clone(),
-                connection: connected.state.clone(),
-                chain,
-                protocol,
-                deny_by_default: options.deny_by_default,
-            };
             let ends = Ends { drain, shutdown: shutting_down.clone(), cut: cut.clone() };
-            tasks.spawn(connection::serve(stream, calls, connected, options.clone(), ends));
+            tasks.spawn(connection::serve(stream, serving.clone(), chain, connected, ends));
         }
         drop(listener);
         followed.cancel();
-        if let Some(following) = following {
-            // What it has just taken up is told before the shutdown, and never after it.
-            let _ = following.await;
-        }
+        // What it has just taken up is told before the shutdown, and never after it.
+        let _ = following.await;
         state.gate.set(ServingMode::ShuttingDown, None);
         follow::tell(&state, &ServingMode::ShuttingDown, &on_serving_mode);
         shutting_down.cancel();

@@ -15,6 +15,7 @@ use tower::util::Oneshot;
 use tower_service::Service;
 
 use super::access::{denied, inbound_call};
+use super::caller::Caller;
 use super::listener::ChainState;
 use super::state::{ConnectionState, InFlight};
 use crate::deadline::InboundProtocol;
@@ -62,6 +63,7 @@ fn unreadable(error: hyper::Error) -> Error {
 pub(super) struct Calls<S> {
     pub(super) service: S,
     pub(super) connection: Arc<ConnectionState>,
+    pub(super) caller: Caller,
     /// What decides whether a call is served; `None`: all are.
     pub(super) chain: Option<Arc<ChainState>>,
     pub(super) protocol: Option<&'static dyn InboundProtocol>,
@@ -113,6 +115,7 @@ where
         if request.uri().authority().is_some() {
             request.headers_mut().remove(header::HOST);
         }
+        self.caller.introduce(&mut request);
         let in_flight = Some(InFlight::on(&self.connection));
         let refused = if self.connection.refuses_calls() {
             // Nothing was done for it: its client makes it again, on another connection (RFC 9113, 8.7).

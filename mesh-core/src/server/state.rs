@@ -1,13 +1,15 @@
 //! What a server knows of itself: its connections and the calls on them.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
 use super::ConnectInfo;
 use super::mode::Gate;
+use super::secure::AcceptedSecurity;
+use crate::error::Error;
 
 /// A running server, as its connections and `Mesh::status` see it.
 #[derive(Debug)]
@@ -20,12 +22,18 @@ pub(crate) struct ServerState {
     connections: Mutex<Vec<Arc<ConnectionState>>>,
     accepted: AtomicU64,
     refused: AtomicU64,
+    plaintext: AtomicU64,
+    failed_handshakes: AtomicU64,
+    /// Why the last handshake failed.
+    last_handshake_error: Mutex<Option<Arc<str>>>,
 }
 
 /// One connection. Calls count on their own connection, so that those of different connections share nothing.
 #[derive(Debug)]
-pub(super) struct ConnectionState {
-    pub(super) info: ConnectInfo,
+pub(crate) struct ConnectionState {
+    pub(crate) info: ConnectInfo,
+    /// Set when the connection is ready for HTTP/2; to `None`, if it is not secured.
+    security: OnceLock<Option<Arc<AcceptedSecurity>>>,
     in_flight: AtomicUsize,
     refuses_calls: AtomicBool,
 }
@@ -39,12 +47,31 @@ impl ConnectionState {
     pub(super) fn refuses_calls(&self) -> bool {
         self.refuses_calls.load(Ordering::Relaxed)
     }
+
+    /// `None`: it is not secured, or not yet.
+    pub(crate) fn security(&self) -> Option<Arc<AcceptedSecurity>> {
+        self.security.get().cloned().flatten()
+    }
+
+    /// Calls whose response has not ended.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
 }
 
 impl ServerState {
     pub(crate) fn new(address: SocketAddr, listener: Option<Arc<str>>) -> Self {
-        let (accepted, refused) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { address, listener, gate: Gate::default(), connections: Mutex::default(), accepted, refused }
+        Self {
+            address,
+            listener,
+            gate: Gate::default(),
+            connections: Mutex::default(),
+            accepted: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            plaintext: AtomicU64::new(0),
+            failed_handshakes: AtomicU64::new(0),
+            last_handshake_error: Mutex::default(),
+        }
     }
 
     /// Connections that are open.
@@ -52,9 +79,14 @@ impl ServerState {
         self.connections.lock().len()
     }
 
+    /// Those that are open.
+    pub(crate) fn open(&self) -> Vec<Arc<ConnectionState>> {
+        self.connections.lock().clone()
+    }
+
     /// Calls whose response has not ended.
     pub(crate) fn in_flight(&self) -> usize {
-        self.connections.lock().iter().map(|connection| connection.in_flight.load(Ordering::Relaxed)).sum()
+        self.connections.lock().iter().map(|connection| connection.in_flight()).sum()
     }
 
     /// Connections that were served since the start.
@@ -71,12 +103,32 @@ impl ServerState {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Connections that were served in plaintext though TLS was asked for.
+    pub(crate) fn plaintext(&self) -> u64 {
+        self.plaintext.load(Ordering::Relaxed)
+    }
+
+    /// Handshakes that failed, and why the last one did.
+    pub(crate) fn failed_handshakes(&self) -> (u64, Option<Arc<str>>) {
+        (self.failed_handshakes.load(Ordering::Relaxed), self.last_handshake_error.lock().clone())
+    }
+
+    pub(super) fn handshake_failed(&self, peer: SocketAddr, error: &Error) {
+        let why: Arc<str> = format!("{peer}: {}", error.report()).into();
+        tracing::debug!(address = %self.address, %why, "a connection could not be secured");
+        self.failed_handshakes.fetch_add(1, Ordering::Relaxed);
+        *self.last_handshake_error.lock() = Some(why);
+    }
+
     /// A connection that is listed until the value is dropped.
     pub(super) fn connect(self: &Arc<Self>, info: ConnectInfo) -> Connected {
-        let (in_flight, refuses_calls) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let state = Arc::new(ConnectionState { info, in_flight, refuses_calls });
+        let state = Arc::new(ConnectionState {
+            info,
+            security: OnceLock::new(),
+            in_flight: AtomicUsize::new(0),
+            refuses_calls: AtomicBool::new(false),
+        });
         self.connections.lock().push(state.clone());
-        self.accepted.fetch_add(1, Ordering::Relaxed);
         Connected { server: self.clone(), state }
     }
 }
@@ -84,8 +136,20 @@ impl ServerState {
 /// A connection that is open.
 #[derive(Debug)]
 pub(super) struct Connected {
-    server: Arc<ServerState>,
+    pub(super) server: Arc<ServerState>,
     pub(super) state: Arc<ConnectionState>,
+}
+
+impl Connected {
+    /// It is ready for HTTP/2. `was_to_be_secured`: TLS was asked for; if it has none, it is excused.
+    pub(super) fn begins(&self, security: Option<Arc<AcceptedSecurity>>, was_to_be_secured: bool) {
+        if was_to_be_secured && security.is_none() {
+            self.server.plaintext.fetch_add(1, Ordering::Relaxed);
+        }
+        // Nothing else sets it.
+        let _ = self.state.security.set(security);
+        self.server.accepted.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Connected {

@@ -3,11 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::sign::SingleCertAndKey;
-use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ProtocolVersion, SupportedProtocolVersion};
 use rustls_pki_types::{IpAddr, Ipv4Addr, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OnceCell;
@@ -15,16 +14,16 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::advice;
-use super::facts::{ConnectionSecurity, Peer};
-use super::floor::{SecurityFloor, TlsVersion};
+use super::facts::{ConnectionSecurity, Peer, protocol};
+use super::floor::SecurityFloor;
 use super::lifetime::Lifetime;
-use super::verify::{Trusted, Verifier};
+use super::verify::{Expected, Trusted, Verifier};
 use crate::error::{Error, ErrorKind};
 use crate::identity::{Identity, Provider, Providers, Roots, TrustBundle, crypto};
 use crate::resource::security::Security;
 use crate::resource::upstream_tls::RootsFrom;
 
-const H2: &[u8] = b"h2";
+pub(super) const H2: &[u8] = b"h2";
 
 /// Secures connections to endpoints; clones share what it knows.
 #[derive(Clone)]
@@ -67,7 +66,7 @@ impl ClientTls {
             Some(crypto) => crypto.clone(),
             None => crypto()?,
         };
-        let own = security.context.identity.as_deref().map(|name| self.provider(name)).transpose()?;
+        let own = security.context.identity.as_deref().map(|name| self.0.providers.named(name)).transpose()?;
         let identity = match own {
             Some(provider) => Some(provider.identity(&*provider.material().await?)?),
             None => None,
@@ -75,7 +74,7 @@ impl ClientTls {
         let vouching = match &security.context.roots {
             RootsFrom::System => None,
             RootsFrom::Provider(name) => {
-                let provider = self.provider(name)?;
+                let provider = self.0.providers.named(name)?;
                 let bundle = provider.material().await?.trust.clone().ok_or_else(|| provider.without_roots())?;
                 Some((provider.clone(), bundle))
             }
@@ -87,19 +86,10 @@ impl ClientTls {
                 Trusted::Bundle { bundle: bundle.clone(), own }
             }
         };
-        let floor = self.0.floor.clone();
-        let verifier = Arc::new(Verifier { trust, security: security.clone(), crypto: crypto.clone(), floor });
+        let (expected, floor) = (Expected::Endpoint(security.clone()), self.0.floor.clone());
+        let verifier = Arc::new(Verifier { trust, expected, crypto: crypto.clone(), floor });
         let config = config(crypto, verifier.clone(), identity.as_ref(), security.server_name.is_some())?;
         Ok(Handshake { config, server_name: server_name(security)?, verifier, identity, own: own.cloned(), vouching })
-    }
-
-    fn provider(&self, name: &str) -> Result<&Provider, Error> {
-        let missing = || {
-            let message = format!("there is no certificate provider `{name}`");
-            let next = "add it to the bootstrap's `certificate_providers`, or by `MeshBuilder::certificate_provider`";
-            Error::new(ErrorKind::Setup, message).with_next_step(next)
-        };
-        self.0.providers.find(name).ok_or_else(missing)
     }
 }
 
@@ -124,11 +114,7 @@ impl Handshake {
             let refused = failed("the peer did not choose HTTP/2 (ALPN `h2`)");
             return Err(refused.with_next_step("let the endpoint offer HTTP/2 by ALPN (`h2`)"));
         }
-        let protocol = match session.protocol_version() {
-            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
-            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
-            _ => return Err(failed("neither version 1.3 nor 1.2 was agreed on")),
-        };
+        let protocol = protocol(session).ok_or_else(|| failed("neither version 1.3 nor 1.2 was agreed on"))?;
         let chain: Vec<_> =
             session.peer_certificates().unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect();
         let leaf =
@@ -148,12 +134,8 @@ fn config(
     identity: Option<&Identity>,
     sends_name: bool,
 ) -> Result<Arc<ClientConfig>, Error> {
-    let versions: &[&SupportedProtocolVersion] = match verifier.floor.min_version() {
-        TlsVersion::V1_2 => &[&TLS13, &TLS12],
-        TlsVersion::V1_3 => &[&TLS13],
-    };
     let builder = ClientConfig::builder_with_provider(crypto)
-        .with_protocol_versions(versions)
+        .with_protocol_versions(verifier.floor.versions())
         .map_err(|error| Error::new(ErrorKind::Setup, "the cryptography cannot do TLS").with_source(error))?
         .dangerous()
         .with_custom_certificate_verifier(verifier);

@@ -4,24 +4,29 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use rustls::{CommonState, ProtocolVersion};
+
 use crate::identity::{Identity, Leaf, SpiffeId, Utc};
 #[cfg(feature = "server")]
 use crate::resource::rbac::Callers;
 
-/// Whom a connection leads to, as the peer's verified certificate says.
+/// The other side of a connection, as its verified certificate says. Cloning is cheap.
+///
+/// A server puts it into the extensions of each request of a caller that showed a certificate: `request.extensions().get::<Peer>()`,
+/// in a handler of tonic, too. Nothing that a caller wrote into a header is in it.
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Peer {
     /// Its SPIFFE ID, if its certificate is an SVID.
     pub spiffe_id: Option<SpiffeId>,
     /// The URIs of its certificate, a SPIFFE ID among them.
-    pub uris: Vec<String>,
+    pub uris: Arc<[String]>,
     /// The DNS names of its certificate.
-    pub dns_names: Vec<String>,
+    pub dns_names: Arc<[String]>,
     /// The subject of its certificate as RFC 2253 writes it (`CN=a,O=b`); empty if it has none.
-    pub subject: String,
+    pub subject: Arc<str>,
     /// The serial number of its certificate, in hexadecimal digits.
-    pub serial: String,
+    pub serial: Arc<str>,
     /// When its certificate expires.
     pub not_after: SystemTime,
 }
@@ -48,14 +53,55 @@ impl ConnectionSecurity {
     }
 }
 
+/// How one connection that a server accepted is secured.
+#[cfg(feature = "server")]
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct AcceptedSecurity {
+    /// `TLSv1.3` or `TLSv1.2`.
+    pub protocol: &'static str,
+    /// The caller; `None`: it showed no certificate, and none is required.
+    pub peer: Option<Peer>,
+    /// The certificate that was shown to the caller.
+    pub identity: Identity,
+}
+
+#[cfg(feature = "server")]
+impl AcceptedSecurity {
+    /// The earlier end of the certificates.
+    pub fn expires(&self) -> SystemTime {
+        let own = self.identity.not_after();
+        self.peer.as_ref().map_or(own, |peer| own.min(peer.not_after))
+    }
+}
+
+/// The version that was agreed on, by name.
+pub(super) fn protocol(session: &CommonState) -> Option<&'static str> {
+    match session.protocol_version()? {
+        ProtocolVersion::TLSv1_3 => Some("TLSv1.3"),
+        ProtocolVersion::TLSv1_2 => Some("TLSv1.2"),
+        _ => None,
+    }
+}
+
 impl Peer {
+    /// The namespace in a SPIFFE ID as Istio issues them: `shop` in `spiffe://cluster.local/ns/shop/sa/cart`.
+    pub fn namespace(&self) -> Option<&str> {
+        self.spiffe_id.as_ref()?.namespace()
+    }
+
+    /// The service account in such an ID: `cart`.
+    pub fn service_account(&self) -> Option<&str> {
+        self.spiffe_id.as_ref()?.service_account()
+    }
+
     pub(super) fn new(leaf: &Leaf) -> Self {
         Self {
             spiffe_id: leaf.spiffe_id().ok(),
             uris: leaf.names.uris().map(str::to_owned).collect(),
             dns_names: leaf.names.dns().map(str::to_owned).collect(),
             subject: leaf.subject.clone().into(),
-            serial: leaf.serial(),
+            serial: leaf.serial().into(),
             not_after: leaf.not_after,
         }
     }

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use rustls::SupportedProtocolVersion;
+use rustls::version::{TLS12, TLS13};
+
 use crate::bootstrap::{Bootstrap, ChannelCredentials, ServerAddress};
 use crate::error::{Error, ErrorKind};
 use crate::identity::{Leaf, SpiffeId, TrustDomain};
@@ -144,14 +147,14 @@ impl SecurityFloor {
             .then(|| "it trusts the system's roots, and only those of this mesh's certificate providers vouch (`local_roots_only`)".to_owned())
     }
 
-    /// Whether whoever answers at a cluster may be this one, whose certificate was verified.
+    /// Whether whoever answers at a cluster, or calls (`None`), may be this one, whose certificate was verified.
     ///
     /// # Errors
     ///
     /// Why not.
-    pub(super) fn check_peer(&self, cluster: &str, leaf: &Leaf) -> Result<(), String> {
+    pub(super) fn check_peer(&self, cluster: Option<&str>, leaf: &Leaf) -> Result<(), String> {
         let Demands { trust_domains, peers, .. } = &*self.0;
-        let expected = peers.get(cluster);
+        let expected = cluster.and_then(|cluster| Some((cluster, peers.get(cluster)?)));
         if expected.is_none() && trust_domains.is_empty() {
             return Ok(());
         }
@@ -160,7 +163,7 @@ impl SecurityFloor {
             return Err(format!("the floor in code allows no peer of the trust domain of {id} (`allow_trust_domain`)"));
         }
         match expected {
-            Some(expected) if !expected.contains(&id) => Err(format!(
+            Some((cluster, expected)) if !expected.contains(&id) => Err(format!(
                 "the floor in code expects another peer at cluster `{cluster}`, and this one is {id} (`expect_peer`)"
             )),
             _ => Ok(()),
@@ -186,8 +189,18 @@ impl SecurityFloor {
         Err(Error::new(ErrorKind::Setup, message).with_next_step(next))
     }
 
-    pub(super) fn min_version(&self) -> TlsVersion {
-        self.0.min_version
+    /// The versions that are offered, the newest first.
+    pub(super) fn versions(&self) -> &'static [&'static SupportedProtocolVersion] {
+        static ALL: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
+        match self.0.min_version {
+            TlsVersion::V1_2 => &ALL,
+            TlsVersion::V1_3 => &ALL[..1],
+        }
+    }
+
+    #[cfg(feature = "server")]
+    pub(crate) fn requires_mtls(&self) -> bool {
+        self.0.mtls
     }
 }
 

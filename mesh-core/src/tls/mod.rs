@@ -1,8 +1,10 @@
-//! TLS to endpoints: a cluster's context and the latest key material become a handshake (A29, A87, A101).
+//! TLS to endpoints and of callers: a context of the control plane and the latest key material become a handshake (A29, A87,
+//! A101).
 //!
 //! ```text
 //! Security (resource/) ─┐
 //! KeyMaterial (identity/) ─ client.rs: Handshake, made anew for each connection ─▸ stream, and its facts: facts.rs
+//! DownstreamTls (resource/) ┘ server.rs: the same of connections that are accepted
 //!                           verify.rs: chain, time and names of the peer; never the names alone, never webpki's host names
 //!                           floor.rs: what is demanded whatever the control plane asks for
 //!                           lifetime.rs, plan.rs: what becomes of the connection as certificates change and end
@@ -16,11 +18,17 @@ mod facts;
 mod floor;
 mod lifetime;
 mod plan;
+#[cfg(feature = "server")]
+mod server;
 mod verify;
 
 pub(crate) use advice::OWN_REFUSED;
 pub(crate) use client::{ClientTls, Handshake};
+#[cfg(feature = "server")]
+pub use facts::AcceptedSecurity;
 pub use facts::{ConnectionSecurity, Peer};
 pub use floor::{SecurityFloor, TlsVersion};
 pub(crate) use lifetime::Lifetime;
 pub(crate) use plan::Turn;
+#[cfg(feature = "server")]
+pub(crate) use server::{Acceptor, Outlook};

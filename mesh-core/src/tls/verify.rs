@@ -5,22 +5,22 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::server::ParsedCertificate;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::floor::SecurityFloor;
 use super::lifetime::VerifyAgain;
 use crate::identity::{Leaf, NameKind, Roots, TrustBundle, TrustDomain, TrustedFor};
-use crate::resource::security::{Security, UpstreamTls};
-use crate::resource::upstream_tls::is_dns_name_for;
+use crate::resource::security::{DownstreamTls, Security, UpstreamTls};
+use crate::resource::upstream_tls::{NameMatch, is_dns_name_for};
 
 /// Verifies the peer of one handshake.
 #[derive(Debug)]
 pub(crate) struct Verifier {
     pub(super) trust: Trusted,
-    pub(super) security: Security,
+    pub(super) expected: Expected,
     pub(super) crypto: Arc<CryptoProvider>,
     pub(super) floor: SecurityFloor,
 }
@@ -31,6 +31,24 @@ pub(crate) enum Trusted {
     Bundle { bundle: TrustBundle, own: Option<TrustDomain> },
     /// The system's, which vouch for DNS names.
     System(Roots),
+}
+
+/// Who the peer must be.
+#[derive(Clone, Debug)]
+pub(crate) enum Expected {
+    /// An endpoint of a cluster.
+    Endpoint(Security),
+    /// A caller of a server.
+    Caller(Arc<DownstreamTls>),
+}
+
+impl Expected {
+    fn cluster(&self) -> Option<&str> {
+        match self {
+            Self::Endpoint(security) => Some(&security.cluster),
+            Self::Caller(_) => None,
+        }
+    }
 }
 
 /// Why a peer is refused.
@@ -44,6 +62,10 @@ impl Verifier {
         self.verify(leaf, others, UnixTime::now())
     }
 
+    pub(super) fn algorithms(&self) -> &WebPkiSupportedAlgorithms {
+        &self.crypto.signature_verification_algorithms
+    }
+
     /// The peer's leaf, if everything about it is as it must be.
     pub(super) fn verify(
         &self,
@@ -51,18 +73,37 @@ impl Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<Leaf, rustls::Error> {
-        let certificate = ParsedCertificate::try_from(end_entity)?;
         let leaf = Leaf::read(end_entity).map_err(|error| refused(&error))?;
-        let roots = self.roots(&leaf)?;
-        let algorithms = self.crypto.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms)?;
+        self.check_chain(self.roots(&leaf)?, end_entity, intermediates, now)?;
         self.check_names(&leaf)?;
-        self.floor.check_peer(&self.security.cluster, &leaf).map_err(|why| refused(&why))?;
+        self.floor.check_peer(self.expected.cluster(), &leaf).map_err(|why| refused(&why))?;
         Ok(leaf)
     }
 
+    /// That the roots vouch for the peer in its part, as a server or as a client.
+    fn check_chain(
+        &self,
+        roots: &Arc<RootCertStore>,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        match &self.expected {
+            Expected::Endpoint(_) => {
+                let certificate = ParsedCertificate::try_from(end_entity)?;
+                let algorithms = self.algorithms().all;
+                verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms)
+            }
+            Expected::Caller(_) => WebPkiClientVerifier::builder_with_provider(roots.clone(), self.crypto.clone())
+                .build()
+                .map_err(|error| refused(&error))?
+                .verify_client_cert(end_entity, intermediates, now)
+                .map(drop),
+        }
+    }
+
     /// Those that may vouch for a peer of this name. What it claims to be is believed only if they do.
-    fn roots(&self, leaf: &Leaf) -> Result<&RootCertStore, rustls::Error> {
+    fn roots(&self, leaf: &Leaf) -> Result<&Arc<RootCertStore>, rustls::Error> {
         let (bundle, own) = match &self.trust {
             Trusted::System(roots) => return Ok(&roots.store),
             Trusted::Bundle { bundle, own } => (bundle, own),
@@ -91,22 +132,37 @@ impl Verifier {
     }
 
     fn check_names(&self, leaf: &Leaf) -> Result<(), rustls::Error> {
-        let UpstreamTls { names, auto_sni_san_validation, .. } = &*self.security.context;
-        if let (true, Some(asked)) = (auto_sni_san_validation, &self.security.server_name) {
-            return match leaf.names.dns().any(|name| is_dns_name_for(name, asked)) {
-                true => Ok(()),
-                false => Err(refused(&format!("`{asked}` was asked for, and the peer is {}", Listed(leaf)))),
-            };
-        }
-        match names.is_empty() {
-            // The roots vouch for one mesh, and any of its workloads will do (A29).
-            true if matches!(self.trust, Trusted::Bundle { .. }) => Ok(()),
-            true => Err(refused(&"no name of the peer was asked for, and the system's roots vouch for everyone")),
-            false if leaf.names.iter().any(|(kind, name)| names.iter().any(|wanted| wanted.matches(kind, name))) => {
-                Ok(())
+        let names = match &self.expected {
+            Expected::Endpoint(security) => {
+                let UpstreamTls { names, auto_sni_san_validation, .. } = &*security.context;
+                if let (true, Some(asked)) = (auto_sni_san_validation, &security.server_name) {
+                    return check_asked(asked, leaf);
+                }
+                names
             }
-            false => Err(refused(&format!("the cluster asks for another peer, and this one is {}", Listed(leaf)))),
+            Expected::Caller(context) => context.callers.as_ref().map_or(&[][..], |callers| &callers.names),
+        };
+        let is_wanted = |(kind, name)| names.iter().any(|wanted: &NameMatch| wanted.matches(kind, name));
+        match (names.is_empty(), &self.expected) {
+            // The roots vouch for one mesh, and any of its workloads will do (A29).
+            (true, _) if matches!(self.trust, Trusted::Bundle { .. }) => Ok(()),
+            (true, _) => Err(refused(&"no name of the peer was asked for, and the system's roots vouch for everyone")),
+            (false, _) if leaf.names.iter().any(is_wanted) => Ok(()),
+            (false, Expected::Endpoint(_)) => {
+                Err(refused(&format!("the cluster asks for another peer, and this one is {}", Listed(leaf))))
+            }
+            (false, Expected::Caller(_)) => {
+                Err(refused(&format!("the server is for other callers, and this one is {}", Listed(leaf))))
+            }
         }
+    }
+}
+
+/// That the peer is the one whose DNS name was asked for (A101).
+fn check_asked(asked: &str, leaf: &Leaf) -> Result<(), rustls::Error> {
+    match leaf.names.dns().any(|name| is_dns_name_for(name, asked)) {
+        true => Ok(()),
+        false => Err(refused(&format!("`{asked}` was asked for, and the peer is {}", Listed(leaf)))),
     }
 }
 
@@ -128,7 +184,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.crypto.signature_verification_algorithms)
+        verify_tls12_signature(message, certificate, signature, self.algorithms())
     }
 
     fn verify_tls13_signature(
@@ -137,11 +193,11 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.crypto.signature_verification_algorithms)
+        verify_tls13_signature(message, certificate, signature, self.algorithms())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.crypto.signature_verification_algorithms.supported_schemes()
+        self.algorithms().supported_schemes()
     }
 }
 
@@ -153,8 +209,8 @@ impl VerifyAgain for Arc<Verifier> {
         chain: &[CertificateDer<'static>],
     ) -> Result<(), String> {
         let trust = Trusted::Bundle { bundle: trust.clone(), own: own.cloned() };
-        let Verifier { security, crypto, floor, .. } = &**self;
-        let again = Verifier { trust, security: security.clone(), crypto: crypto.clone(), floor: floor.clone() };
+        let Verifier { expected, crypto, floor, .. } = &**self;
+        let again = Verifier { trust, expected: expected.clone(), crypto: crypto.clone(), floor: floor.clone() };
         again.verify_chain(chain).map(drop).map_err(|error| error.to_string())
     }
 }

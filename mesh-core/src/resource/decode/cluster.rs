@@ -5,17 +5,16 @@ use std::sync::Arc;
 use mesh_xds_proto::envoy::config::cluster::v3 as proto;
 use mesh_xds_proto::envoy::config::cluster::v3::cluster::TransportSocketMatch;
 use mesh_xds_proto::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
-use mesh_xds_proto::envoy::config::core::v3::transport_socket::ConfigType;
 use mesh_xds_proto::envoy::config::core::v3::{HealthStatus, TransportSocket};
 use mesh_xds_proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
-use prost_types::Any;
 
 use super::circuit_breakers::circuit_breakers;
 use super::discovery::discovery;
 use super::lb_policy::{balancing, unused_balancing};
 use super::outlier_detection::outlier_detection;
 use super::place::{At, quoted};
+use super::transport_socket::{secured_by, typed, typed_config};
 use super::value::{Extension, duration, is_self, whole_percent};
 use crate::origin::{Origin, Sourced};
 use crate::resource::cluster::{Balancing, Cluster, Discovery, HealthSet};
@@ -117,8 +116,7 @@ fn check_match(socket: &TransportSocket, is_secured: bool, at: &At<'_>) {
     if is_secured {
         return at.ignored("`transport_socket` is for all endpoints");
     }
-    socket.judge(at);
-    let at = &at.field("typed_config");
+    let at = &typed(socket, at);
     if let Some(extension) = Extension::open(typed_config(socket), at)
         && !extension.is::<RawBuffer>()
     {
@@ -128,22 +126,8 @@ fn check_match(socket: &TransportSocket, is_secured: bool, at: &At<'_>) {
 }
 
 fn socket_security(socket: &TransportSocket, at: &At<'_>) -> Option<Arc<UpstreamTls>> {
-    socket.judge(at);
-    let at = &at.field("typed_config");
-    let extension = Extension::open(typed_config(socket), at)?;
-    if extension.is::<RawBuffer>() {
-        return None;
-    }
-    if !extension.is::<UpstreamTlsContext>() {
-        let name = quoted(&extension.type_name);
-        at.error(format!("{name} is not supported, and is never replaced by plaintext"));
-        return None;
-    }
-    tls_context(&extension, at)
-}
-
-fn typed_config(socket: &TransportSocket) -> Option<&Any> {
-    socket.config_type.as_ref().map(|ConfigType::TypedConfig(config)| config)
+    let at = &typed(socket, at);
+    tls_context(&secured_by::<UpstreamTlsContext>(socket, at)?, at)
 }
 
 #[cfg(feature = "tls")]

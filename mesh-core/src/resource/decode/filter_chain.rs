@@ -7,14 +7,17 @@ use std::sync::Arc;
 use mesh_xds_proto::envoy::config::core::v3 as core;
 use mesh_xds_proto::envoy::config::listener::v3 as proto;
 use mesh_xds_proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use proto::filter::ConfigType;
 use proto::filter_chain_match::ConnectionSourceType;
 
 use super::http_filter::{Side, http_filters};
 use super::listener::route_source;
 use super::place::{At, quoted};
+use super::transport_socket::{secured_by, typed};
 use super::value::Extension;
 use crate::resource::filter_chain::{ChainMatch, FilterChain, FilterChains, Prefix, SourceType};
+use crate::resource::security::DownstreamTls;
 use crate::resource::verdict::Fields;
 
 /// Combinations of criteria that a listener may have: its chains are compared by them.
@@ -47,6 +50,8 @@ pub(super) fn filter_chains(
 
 fn filter_chain(message: &proto::FilterChain, place: &str, at: &At<'_>) -> Option<FilterChain> {
     message.judge(at);
+    let socket = message.transport_socket.as_ref();
+    let security = socket.and_then(|socket| socket_security(socket, &at.field("transport_socket")));
     let [filter] = message.filters.as_slice() else {
         let found = message.filters.len();
         at.field("filters").error(format!("must be one HttpConnectionManager, and there are {found}"));
@@ -68,7 +73,25 @@ fn filter_chain(message: &proto::FilterChain, place: &str, at: &At<'_>) -> Optio
     manager.judge(at);
     let name = if message.name.is_empty() { place } else { message.name.as_str() };
     let filters = http_filters(&manager.http_filters, Side::Server, at);
-    Some(FilterChain { name: name.into(), filters, routes: route_source(manager.route_specifier, at)? })
+    Some(FilterChain { name: name.into(), security, filters, routes: route_source(manager.route_specifier, at)? })
+}
+
+/// What secures the chain's connections. What cannot be done is refused: a server never answers in plaintext where TLS was
+/// asked for.
+fn socket_security(socket: &core::TransportSocket, at: &At<'_>) -> Option<Arc<DownstreamTls>> {
+    let at = &typed(socket, at);
+    tls_context(&secured_by::<DownstreamTlsContext>(socket, at)?, at)
+}
+
+#[cfg(feature = "tls")]
+fn tls_context(extension: &Extension<'_>, at: &At<'_>) -> Option<Arc<DownstreamTls>> {
+    super::downstream_tls::downstream_tls(&extension.unpack(at)?, at).map(Arc::new)
+}
+
+#[cfg(not(feature = "tls"))]
+fn tls_context(_: &Extension<'_>, at: &At<'_>) -> Option<Arc<DownstreamTls>> {
+    at.error("needs mesh-core's feature `tls`, which is off, and is never replaced by plaintext");
+    None
 }
 
 /// `None`: the chain is for no connection, as what it asks for is never there (A36).

@@ -7,6 +7,8 @@
 mod circuit_breakers;
 mod cluster;
 mod discovery;
+#[cfg(feature = "tls")]
+mod downstream_tls;
 mod endpoints;
 mod fault;
 mod filter_chain;
@@ -32,6 +34,9 @@ mod slow_start;
 mod stateful_session;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "tls")]
+mod tls_context;
+mod transport_socket;
 #[cfg(feature = "tls")]
 mod upstream_tls;
 pub(super) mod value;

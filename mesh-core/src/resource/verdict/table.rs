@@ -156,8 +156,8 @@ messages! {
         filters: Act("one HttpConnectionManager (A36)"),
         use_proxy_proto: Ignore,
         metadata: Ignore,
-        transport_socket: Nack("asks for TLS, which servers do not have yet and which is never replaced by plaintext"),
-        transport_socket_connect_timeout: Ignore,
+        transport_socket: Act("raw_buffer or DownstreamTlsContext (A29); others are refused and never become plaintext"),
+        transport_socket_connect_timeout: Ignore("`ServerOptions::handshake_timeout` bounds handshakes"),
         name: Act,
     }
 
@@ -1122,6 +1122,22 @@ messages! {
         enforce_rsa_key_usage: Ignore("the key usage of a peer's certificate is always looked at"),
     }
 
+    "DownstreamTlsContext" tls::DownstreamTlsContext {
+        common_tls_context: Act("required, with a provider of the own certificate"),
+        require_client_certificate: Act("A29; with roots alone. Without it, a client may show a certificate"),
+        require_sni: Nack("is not supported (A29)") if is_true,
+        disable_stateful_session_resumption: Ignore("sessions are never resumed"),
+        session_timeout: Ignore("sessions are never resumed"),
+        ocsp_staple_policy: Nack("must be LENIENT_STAPLING: nothing is stapled (A29)"),
+        full_scan_certs_on_sni_mismatch: Ignore("there is one certificate"),
+        prefer_client_ciphers: Ignore("the server's order holds"),
+    }
+    one session_ticket_keys_type: tls::downstream_tls_context::SessionTicketKeysType {
+        SessionTicketKeys "session_ticket_keys": Ignore("sessions are never resumed"),
+        SessionTicketKeysSdsSecretConfig "session_ticket_keys_sds_secret_config": Ignore("sessions are never resumed"),
+        DisableStatelessSessionResumption "disable_stateless_session_resumption": Ignore("sessions are never resumed"),
+    }
+
     "CommonTlsContext" tls::CommonTlsContext {
         tls_params: Nack(LATER),
         tls_certificates: Act("refused, unless a provider of certificates is named"),
@@ -1152,7 +1168,7 @@ messages! {
     "CertificateValidationContext" tls::CertificateValidationContext {
         trusted_ca: Ignore("roots come from `ca_certificate_provider_instance` (A29) or `system_root_certs`"),
         ca_certificate_provider_instance: Act("A29"),
-        system_root_certs: Act("A82; with conditions on names alone"),
+        system_root_certs: Act("A82; with conditions on names alone; on servers it is refused"),
         watched_directory: Ignore("no file is read for a control plane"),
         verify_certificate_spki: Nack(LATER),
         verify_certificate_hash: Nack(LATER),
@@ -1165,7 +1181,7 @@ messages! {
         custom_validator_config: Nack(LATER),
         only_verify_leaf_cert_crl: Ignore("there are no revocation lists"),
         max_verify_depth: Nack(LATER),
-        suppress_client_ca_list: Ignore("for servers"),
+        suppress_client_ca_list: Ignore("no list is sent"),
     }
 
     "SubjectAltNameMatcher" tls::SubjectAltNameMatcher {

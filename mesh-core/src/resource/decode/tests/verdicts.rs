@@ -258,6 +258,7 @@ fn place(full_name: &str, sample: &[u8], f: &mut Fixture) {
             let value = [sample, &RuntimeDouble { default_value: 1.0, ..Default::default() }.encode_to_vec()].concat();
             merge(&mut f.cluster, &nested(56, &nested(1, &nested(2, &value))));
         }
+        "extensions.transport_sockets.tls.v3.DownstreamTlsContext" => f.chain.transport_socket = Some(socket(packed)),
         context if context.starts_with("extensions.transport_sockets.tls.v3.") => {
             let path: &[u32] = match context.rsplit('.').next().expect("a name") {
                 "UpstreamTlsContext" => &[],

@@ -1,0 +1,131 @@
+//! What a connection goes through before HTTP/2: a TLS handshake, or none where none is asked for.
+
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+
+use super::io::Stream;
+use crate::error::Error;
+use crate::resource::security::DownstreamTls;
+#[cfg(feature = "tls")]
+pub(crate) use crate::tls::AcceptedSecurity;
+#[cfg(feature = "tls")]
+use crate::tls::{Acceptor, Outlook};
+
+/// Without the feature `tls` no connection is secured, and no listener that asks for it is accepted.
+#[cfg(not(feature = "tls"))]
+pub(crate) type AcceptedSecurity = std::convert::Infallible;
+
+/// The first byte of every TLS connection: a record of the kind "handshake" (RFC 8446, 5.1). HTTP/2 begins with a `P`.
+#[cfg(feature = "tls")]
+const HANDSHAKE: u8 = 0x16;
+
+/// How a server secures its connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Securing {
+    #[cfg(feature = "tls")]
+    pub(crate) acceptor: Acceptor,
+    /// Of connections whose filter chain asks for nothing, or that have none.
+    pub(crate) by_code: Option<Arc<DownstreamTls>>,
+    /// Who does not begin with TLS is served all the same.
+    pub(crate) is_permissive: bool,
+}
+
+/// A connection that is ready for HTTP/2; how it is secured, `None`: not at all.
+pub(super) type Ready = (Stream, Option<Arc<AcceptedSecurity>>);
+
+/// Why a connection is closed before HTTP/2.
+#[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "nothing is secured"))]
+pub(super) enum Unsecured {
+    /// There is nothing to secure it with; nothing was sent.
+    Unable(Error),
+    /// The handshake failed.
+    Failed(Error),
+}
+
+impl Securing {
+    /// What secures the connections of a filter chain.
+    pub(super) fn context(&self, chain: Option<&Arc<DownstreamTls>>) -> Option<Arc<DownstreamTls>> {
+        chain.or(self.by_code.as_ref()).cloned()
+    }
+
+    /// Secures a connection as `context` says. The caller bounds the time.
+    #[cfg(feature = "tls")]
+    pub(super) async fn secure(
+        &self,
+        context: Option<&Arc<DownstreamTls>>,
+        stream: TcpStream,
+    ) -> Result<Ready, Unsecured> {
+        let Some(context) = context else { return Ok((Stream::Plain(stream), None)) };
+        if self.is_permissive && !begins_with_tls(&stream).await.map_err(Unsecured::Failed)? {
+            return Ok((Stream::Plain(stream), None));
+        }
+        let accepting = self.acceptor.prepare(context).map_err(Unsecured::Unable)?;
+        let (stream, security) = accepting.run(stream).await.map_err(Unsecured::Failed)?;
+        Ok((Stream::Tls(Box::new(stream)), Some(Arc::new(security))))
+    }
+
+    #[cfg(not(feature = "tls"))]
+    pub(super) async fn secure(&self, _: Option<&Arc<DownstreamTls>>, stream: TcpStream) -> Result<Ready, Unsecured> {
+        Ok((Stream::Plain(stream), None))
+    }
+
+    /// Whether connections can be secured, for a server that is to say so.
+    pub(super) fn readiness(&self, contexts: Vec<Arc<DownstreamTls>>) -> Readiness {
+        let contexts = if self.is_permissive { Vec::new() } else { contexts };
+        #[cfg(feature = "tls")]
+        let outlook = (!contexts.is_empty()).then(|| Outlook::new(self.acceptor.clone(), contexts));
+        #[cfg(not(feature = "tls"))]
+        drop(contexts);
+        Readiness {
+            #[cfg(feature = "tls")]
+            outlook,
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+async fn begins_with_tls(stream: &TcpStream) -> Result<bool, Error> {
+    use crate::error::ErrorKind;
+
+    let mut first = [0];
+    match stream.peek(&mut first).await {
+        Ok(0) => Err(Error::new(ErrorKind::Connection, "the client closed the connection before it said anything")),
+        Ok(_) => Ok(first == [HANDSHAKE]),
+        Err(error) => Err(Error::new(ErrorKind::Connection, "read the first byte of a connection").with_source(error)),
+    }
+}
+
+/// Whether the connections of a server can be secured.
+#[derive(Default)]
+pub(super) struct Readiness {
+    /// `None`: there is nothing to secure.
+    #[cfg(feature = "tls")]
+    outlook: Option<Outlook>,
+}
+
+impl Readiness {
+    /// Whether they can at this moment.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    #[cfg(feature = "tls")]
+    pub(super) fn look(&mut self) -> Result<(), Error> {
+        self.outlook.as_mut().map_or(Ok(()), Outlook::look)
+    }
+
+    #[cfg(not(feature = "tls"))]
+    pub(super) fn look(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Waits until [`look`](Self::look) may find something else. Cancel safe.
+    pub(super) async fn changed(&mut self) {
+        #[cfg(feature = "tls")]
+        if let Some(outlook) = &mut self.outlook {
+            return outlook.changed().await;
+        }
+        std::future::pending().await
+    }
+}

@@ -1,0 +1,238 @@
+//! The server's side of a handshake: with the certificates of this moment, or not at all.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::select_all;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::SingleCertAndKey;
+use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::client::H2;
+use super::facts::{AcceptedSecurity, Peer, protocol};
+use super::floor::SecurityFloor;
+use super::verify::{Expected, Trusted, Verifier};
+use crate::error::{Error, ErrorKind};
+use crate::identity::{Identity, Provider, Providers, crypto};
+use crate::resource::security::DownstreamTls;
+
+/// HTTP/2 by its own name, and by the one that Istio's proxies have for it among themselves.
+const PROTOCOLS: [&[u8]; 2] = [H2, b"istio-h2"];
+/// The clock may be set, and certificates are read by it: how long at most until it is asked again.
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
+
+/// Secures the connections that a server accepts.
+#[derive(Clone, Debug)]
+pub(crate) struct Acceptor {
+    providers: Providers,
+    floor: SecurityFloor,
+}
+
+/// What one handshake needs: the certificates of this moment.
+pub(crate) struct Accepting {
+    config: Arc<ServerConfig>,
+    verifier: Option<Arc<Verifier>>,
+    identity: Identity,
+}
+
+impl Acceptor {
+    /// With the certificates of these providers, and no less security than the floor's.
+    pub(crate) fn new(providers: Providers, floor: SecurityFloor) -> Self {
+        Self { providers, floor }
+    }
+
+    /// Gathers what a handshake needs. It does not wait: a server without a certificate does not serve.
+    ///
+    /// # Errors
+    ///
+    /// When a certificate or roots are missing or expired: never a reason to go without.
+    pub(crate) fn prepare(&self, context: &Arc<DownstreamTls>) -> Result<Accepting, Error> {
+        let crypto = crypto()?;
+        let (identity, trust) = self.material(context)?;
+        let (expected, floor) = (Expected::Caller(context.clone()), self.floor.clone());
+        let verifier = trust.map(|trust| Arc::new(Verifier { trust, expected, crypto: crypto.clone(), floor }));
+        let is_required = context.callers.as_ref().is_some_and(|callers| callers.is_required);
+        let callers: Arc<dyn ClientCertVerifier> = match &verifier {
+            None => WebPkiClientVerifier::no_client_auth(),
+            Some(verifier) => Arc::new(CallerVerifier { verifier: verifier.clone(), is_required }),
+        };
+        Ok(Accepting { config: config(crypto, callers, &identity, &self.floor)?, verifier, identity })
+    }
+
+    fn material(&self, context: &DownstreamTls) -> Result<(Identity, Option<Trusted>), Error> {
+        let provider = self.providers.named(&context.identity)?;
+        let identity = provider.identity(&*provider.material_now()?)?;
+        let trust = match &context.callers {
+            None => None,
+            Some(callers) => {
+                let provider = self.providers.named(&callers.roots)?;
+                let bundle = provider.material_now()?.trust.clone().ok_or_else(|| provider.without_roots())?;
+                Some(Trusted::Bundle { bundle, own: identity.spiffe_id().map(|id| id.trust_domain()) })
+            }
+        };
+        Ok((identity, trust))
+    }
+}
+
+impl Accepting {
+    /// Secures a connection.
+    ///
+    /// # Errors
+    ///
+    /// When either side refuses the other, or the client does not ask for HTTP/2.
+    pub(crate) async fn run<IO>(self, io: IO) -> Result<(TlsStream<IO>, AcceptedSecurity), Error>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let failed = |what: &str| Error::new(ErrorKind::Connection, format!("TLS: {what}"));
+        let accepting = TlsAcceptor::from(self.config).accept(io).await;
+        let stream = accepting.map_err(|error| failed("the handshake failed").with_source(error))?;
+        let session = stream.get_ref().1;
+        if session.alpn_protocol().is_none() {
+            return Err(failed("the client did not ask for HTTP/2 (ALPN `h2`)"));
+        }
+        let protocol = protocol(session).ok_or_else(|| failed("neither version 1.3 nor 1.2 was agreed on"))?;
+        let peer = match (&self.verifier, session.peer_certificates()) {
+            (Some(verifier), Some([leaf, others @ ..])) => {
+                let leaf = verifier.verify(leaf, others, UnixTime::now());
+                Some(Peer::new(&leaf.map_err(|error| failed("the handshake failed").with_source(error))?))
+            }
+            _ => None,
+        };
+        let security = AcceptedSecurity { protocol, peer, identity: self.identity };
+        Ok((stream, security))
+    }
+}
+
+/// Looks whether connections can be secured as contexts ask, again and again.
+pub(crate) struct Outlook {
+    acceptor: Acceptor,
+    contexts: Vec<Arc<DownstreamTls>>,
+    /// Those that the contexts take from.
+    providers: Vec<Provider>,
+    /// When the first certificate expires, as was last seen.
+    until: Option<SystemTime>,
+}
+
+impl Outlook {
+    pub(crate) fn new(acceptor: Acceptor, contexts: Vec<Arc<DownstreamTls>>) -> Self {
+        let names: BTreeSet<&Arc<str>> = contexts.iter().flat_map(|context| context.providers()).collect();
+        let providers = names.into_iter().filter_map(|name| acceptor.providers.named(name).ok().cloned()).collect();
+        Self { acceptor, contexts, providers, until: None }
+    }
+
+    /// Whether connections can be secured now.
+    ///
+    /// # Errors
+    ///
+    /// Why not: a certificate or roots are missing, or expired.
+    pub(crate) fn look(&mut self) -> Result<(), Error> {
+        self.until = None;
+        for provider in &mut self.providers {
+            provider.latest();
+        }
+        let ends = self.contexts.iter().map(|context| Ok(self.acceptor.material(context)?.0.not_after()));
+        self.until = ends.collect::<Result<Vec<_>, Error>>()?.into_iter().min();
+        Ok(())
+    }
+
+    /// Waits until [`look`](Self::look) may find something else.
+    pub(crate) async fn changed(&mut self) {
+        if self.providers.is_empty() {
+            return std::future::pending().await;
+        }
+        let left = self.until.map_or(LONGEST_LOOK, |until| until.duration_since(SystemTime::now()).unwrap_or_default());
+        let change = select_all(self.providers.iter_mut().map(|provider| {
+            Box::pin(async {
+                if !provider.changed().await {
+                    std::future::pending::<()>().await;
+                }
+            })
+        }));
+        let _ = timeout(left.min(LONGEST_LOOK), change).await;
+    }
+}
+
+impl DownstreamTls {
+    /// The names of the providers that it takes from.
+    pub(crate) fn providers(&self) -> impl Iterator<Item = &Arc<str>> {
+        let roots = self.callers.as_ref().map(|callers| &callers.roots);
+        std::iter::once(&self.identity).chain(roots)
+    }
+}
+
+fn config(
+    crypto: Arc<CryptoProvider>,
+    callers: Arc<dyn ClientCertVerifier>,
+    identity: &Identity,
+    floor: &SecurityFloor,
+) -> Result<Arc<ServerConfig>, Error> {
+    let mut config = ServerConfig::builder_with_provider(crypto)
+        .with_protocol_versions(floor.versions())
+        .map_err(|error| Error::new(ErrorKind::Setup, "the cryptography cannot do TLS").with_source(error))?
+        .with_client_cert_verifier(callers)
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(identity.pair().clone())));
+    config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
+    config.require_ems = true;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// Verifies the callers of one handshake.
+#[derive(Debug)]
+struct CallerVerifier {
+    verifier: Arc<Verifier>,
+    is_required: bool,
+}
+
+impl ClientCertVerifier for CallerVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.is_required
+    }
+
+    /// None: which authorities are trusted is told to nobody, and a client shows the certificate that it has.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.verifier.verify(end_entity, intermediates, now).map(|_| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, self.verifier.algorithms())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, self.verifier.algorithms())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.algorithms().supported_schemes()
+    }
+}
