@@ -39,6 +39,7 @@ mod routing;
 mod runtimes;
 mod server;
 mod server_listeners;
+mod server_mtls;
 mod sessions;
 mod shutdown;
 mod storm;

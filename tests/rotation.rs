@@ -281,5 +281,5 @@ async fn s3_rotations_of_both_sides_and_of_the_authority_under_load_fail_no_call
 
 /// Of the peers that are connected.
 fn serials_of(mesh: &Mesh) -> Vec<String> {
-    connections(mesh).into_iter().map(|connection| connection.peer.serial).collect()
+    connections(mesh).into_iter().map(|connection| connection.peer.serial.to_string()).collect()
 }

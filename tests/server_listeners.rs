@@ -210,7 +210,7 @@ async fn a_bad_listener_is_refused_by_field_and_the_last_good_one_serves() {
                     chain.transport_socket = Some(TransportSocket { name: "tls".into(), ..Default::default() });
                 })])
             },
-            "filter_chains[0].transport_socket: asks for TLS",
+            "filter_chains[0].transport_socket.typed_config: must be set",
         ),
         (
             |listener| listener.chains([filter_chain().from("127.0.0.0/8"), filter_chain().from("127.1.2.3/8")]),

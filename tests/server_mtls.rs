@@ -1,0 +1,720 @@
+//! TLS and mTLS of servers, as their Listener or their code asks (A29, A36): who is served, and what handlers learn of them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use mesh_core::identity::{CertificateProvider, KeyMaterial, ProviderFuture, Publisher, TrustBundle};
+use mesh_core::server::{Peer, ServerOptions, ServerTls, ServingMode};
+use mesh_core::testing::{
+    ControlPlane, FilterChainBuilder, Resources, any, cluster, filter_chain, route, route_config, server_listener,
+};
+use mesh_core::{Mesh, MeshBuilder};
+use mesh_examples::helloworld::greeter_server::{Greeter, GreeterServer};
+use mesh_examples::helloworld::{HelloReply, HelloRequest};
+use mesh_tonic::MeshServer;
+use mesh_xds_proto::envoy::config::core::v3::TransportSocket;
+use mesh_xds_proto::envoy::config::core::v3::transport_socket::ConfigType;
+use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
+use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context as common;
+use mesh_xds_proto::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::{Request, Response, Status};
+
+use crate::support::PATIENCE;
+use crate::support::backend::Backend;
+use crate::support::client::{Client, impatient, metadata, quick};
+use crate::support::pki::{Authority, Issued, dns, uri};
+use crate::support::served::Served;
+
+const CLIENT: &str = "spiffe://cluster.local/ns/shop/sa/client";
+const SERVER: &str = "spiffe://cluster.local/ns/shop/sa/server";
+
+/// Answers who calls.
+struct WhoCalls;
+
+#[tonic::async_trait]
+impl Greeter for WhoCalls {
+    async fn say_hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
+        let caller = match request.extensions().get::<Peer>() {
+            None => "nobody".to_owned(),
+            Some(peer) => match (peer.namespace(), peer.service_account()) {
+                (Some(namespace), Some(account)) => format!("{account} of {namespace}"),
+                _ => format!("{:?}", peer.dns_names),
+            },
+        };
+        let forwarded = request.metadata().keys().any(|key| format!("{key:?}").contains("x-forwarded-client-cert"));
+        let message = if forwarded { format!("{caller}, for another") } else { caller };
+        Ok(Response::new(HelloReply { message }))
+    }
+}
+
+/// A provider that hands its publisher to the test.
+struct Held(oneshot::Sender<Publisher>);
+
+impl CertificateProvider for Held {
+    fn kind(&self) -> &str {
+        "held"
+    }
+
+    fn run(self: Box<Self>, publisher: Publisher) -> ProviderFuture {
+        let _ = self.0.send(publisher);
+        Box::pin(std::future::pending())
+    }
+}
+
+/// A client in a mesh of its own.
+struct Caller {
+    client: Client,
+    _mesh: Mesh,
+    _control_plane: Option<ControlPlane>,
+}
+
+impl Caller {
+    /// Of a server in plaintext.
+    async fn plain(mesh: MeshBuilder, server: &Served) -> Self {
+        let mesh = mesh.build().await.unwrap();
+        Self { client: Client::new(&mesh, &server.target()), _mesh: mesh, _control_plane: None }
+    }
+
+    /// As a control plane says.
+    async fn configured(mesh: MeshBuilder, control_plane: ControlPlane) -> Self {
+        let mesh = mesh.control_plane(&control_plane).build().await.unwrap();
+        Self { client: Client::new(&mesh, "xds:///greeter"), _mesh: mesh, _control_plane: Some(control_plane) }
+    }
+}
+
+impl Deref for Caller {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+/// A server of the mesh with the certificate provider `default`, and its control plane.
+struct Site {
+    authority: Authority,
+    control_plane: ControlPlane,
+    publisher: Publisher,
+    server: Served,
+    modes: watch::Receiver<Option<ServingMode>>,
+    _mesh: Mesh,
+}
+
+impl Site {
+    /// With a listener of this chain, and a certificate.
+    async fn with_chain(chain: FilterChainBuilder) -> Self {
+        let site = Self::start(Some(chain), ServerOptions::new(), |server| server).await;
+        site.certified().await
+    }
+
+    /// Without a control plane of its own, with mTLS as code asks.
+    async fn with_code(configure: impl FnOnce(MeshServer) -> MeshServer) -> Self {
+        Self::start(None, ServerOptions::new(), configure).await.certified().await
+    }
+
+    async fn certified(mut self) -> Self {
+        self.publish(&self.certificate());
+        self.serves().await;
+        self
+    }
+
+    async fn start(
+        chain: Option<FilterChainBuilder>,
+        options: ServerOptions,
+        configure: impl FnOnce(MeshServer) -> MeshServer,
+    ) -> Self {
+        let control_plane = ControlPlane::new();
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let (hand, publisher) = oneshot::channel();
+        let mut mesh = quick().certificate_provider("default", Held(hand));
+        if let Some(chain) = chain {
+            control_plane.put(server_listener(address).chains([chain]));
+            mesh = mesh.control_plane(&control_plane);
+        }
+        let mesh = mesh.build().await.unwrap();
+        let publisher = publisher.await.expect("the provider runs");
+        let (send, modes) = watch::channel(None);
+        let hears = move |mode: &ServingMode| drop(send.send_replace(Some(mode.clone())));
+        let services =
+            |server: MeshServer| configure(server.add_service(GreeterServer::new(WhoCalls)).on_serving_mode(hears));
+        let server = Served::start_at(socket, &mesh, options, services).await;
+        Self { authority: Authority::new(), control_plane, publisher, server, modes, _mesh: mesh }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// An SVID of the server, by a host name of its own.
+    fn certificate(&self) -> Issued {
+        self.authority.issue(&[uri(SERVER), dns("server.test")], |_| {})
+    }
+
+    fn publish(&self, issued: &Issued) {
+        self.publisher.publish(KeyMaterial::new().identity(issued.identity()).trust(self.authority.trust()));
+    }
+
+    fn listen(&self, chain: FilterChainBuilder) {
+        self.control_plane.put(server_listener(self.address()).chains([chain]));
+    }
+
+    async fn mode(&mut self, wanted: impl FnMut(&Option<ServingMode>) -> bool) -> ServingMode {
+        let mode = timeout(PATIENCE, self.modes.wait_for(wanted)).await.expect("the mode is told").unwrap();
+        mode.clone().expect("a mode")
+    }
+
+    async fn serves(&mut self) {
+        self.mode(|mode| *mode == Some(ServingMode::Serving)).await;
+    }
+
+    /// Why it does not serve.
+    async fn stops(&mut self) -> String {
+        self.mode(|mode| matches!(mode, Some(ServingMode::NotServing(_)))).await.to_string()
+    }
+
+    /// A client of the mesh that shows this certificate, and takes any server of the authority.
+    async fn caller(&self, issued: Option<&Issued>) -> Caller {
+        let mut material = KeyMaterial::new().trust(self.authority.trust());
+        let mut shown = None;
+        if let Some(issued) = issued {
+            material = material.identity(issued.identity());
+            shown = Some(instance());
+        }
+        let context = tls::UpstreamTlsContext {
+            common_tls_context: Some(tls::CommonTlsContext {
+                tls_certificate_provider_instance: shown,
+                validation_context_type: Some(common::ValidationContextType::ValidationContext(roots())),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let control_plane = ControlPlane::new();
+        control_plane.set(Resources::service("greeter", [self.address()]));
+        control_plane.put(cluster("greeter").modify(|cluster| cluster.transport_socket = Some(socket(&context))));
+        let builder = quick().certificate_provider("default", material);
+        Caller::configured(builder, control_plane).await
+    }
+
+    async fn plaintext_caller(&self) -> Caller {
+        Caller::plain(impatient(), &self.server).await
+    }
+
+    /// A TLS connection with these protocols, until the server said whether it takes it.
+    async fn handshake(&self, issued: Option<&Issued>, protocols: &[&str]) -> io::Result<TlsStream<TcpStream>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.authority.der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let builder = builder.with_root_certificates(roots);
+        let mut config = match issued {
+            None => builder.with_no_client_auth(),
+            Some(issued) => {
+                builder.with_client_auth_cert(vec![issued.der.clone()], issued.key_der.clone_key()).unwrap()
+            }
+        };
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let stream = TcpStream::connect(self.address()).await?;
+        let name = ServerName::try_from("server.test").unwrap();
+        let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+        // The server's SETTINGS come when it took the client's certificate.
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
+        stream.read_exact(&mut [0; 9]).await?;
+        Ok(stream)
+    }
+
+    /// That a connection is closed without a byte.
+    async fn closes_connections(&self) {
+        let mut stream = TcpStream::connect(self.address()).await.unwrap();
+        let _ = stream.write_all(&[0x16, 3, 1]).await;
+        let mut bytes = Vec::new();
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("the connection is closed");
+        assert_eq!(bytes, b"");
+    }
+
+    /// Waits until a handshake failed for this reason.
+    async fn refuses(&self, why: &str) {
+        let says = |status: &mesh_core::ServerStatus| {
+            status.last_handshake_error.as_ref().is_some_and(|error| error.contains(why))
+        };
+        self.server.wait_for(why, says).await;
+    }
+}
+
+fn instance() -> tls::CertificateProviderPluginInstance {
+    tls::CertificateProviderPluginInstance { instance_name: "default".into(), ..Default::default() }
+}
+
+fn roots() -> tls::CertificateValidationContext {
+    tls::CertificateValidationContext { ca_certificate_provider_instance: Some(instance()), ..Default::default() }
+}
+
+fn socket<M: prost::Message + prost::Name>(context: &M) -> TransportSocket {
+    let config_type = Some(ConfigType::TypedConfig(any(context)));
+    TransportSocket { name: "envoy.transport_sockets.tls".into(), config_type }
+}
+
+/// mTLS with the provider `default`.
+fn context() -> tls::DownstreamTlsContext {
+    let common = tls::CommonTlsContext {
+        tls_certificate_provider_instance: Some(instance()),
+        validation_context_type: Some(common::ValidationContextType::ValidationContext(roots())),
+        ..Default::default()
+    };
+    tls::DownstreamTlsContext {
+        common_tls_context: Some(common),
+        require_client_certificate: Some(true),
+        ..Default::default()
+    }
+}
+
+fn secured(context: &tls::DownstreamTlsContext) -> FilterChainBuilder {
+    filter_chain().modify(|chain| chain.transport_socket = Some(socket(context)))
+}
+
+fn optional() -> tls::DownstreamTlsContext {
+    tls::DownstreamTlsContext { require_client_certificate: None, ..context() }
+}
+
+fn common(context: &mut tls::DownstreamTlsContext) -> &mut tls::CommonTlsContext {
+    context.common_tls_context.as_mut().expect("it has one")
+}
+
+fn in_the_past(params: &mut rcgen::CertificateParams) {
+    params.not_after = (SystemTime::now() - Duration::from_secs(5)).into();
+}
+
+#[tokio::test]
+async fn a_handler_learns_who_calls_and_the_status_says_how_the_connection_is_secured() {
+    let site = Site::with_chain(secured(&context())).await;
+    let issued = site.authority.svid(CLIENT);
+    let client = site.caller(Some(&issued)).await;
+    assert_eq!(client.hello().await.unwrap(), "client of shop");
+    let status = site.server.status();
+    let [connection] = &status.open[..] else { panic!("one connection: {status:?}") };
+    let security = connection.security.as_ref().expect("it is secured");
+    assert_eq!(security.protocol, "TLSv1.3");
+    assert_eq!(security.identity.spiffe_id().unwrap().as_str(), SERVER);
+    let peer = security.peer.as_ref().expect("a caller");
+    assert_eq!((peer.spiffe_id.as_ref().unwrap().as_str(), &*peer.serial), (CLIENT, &*issued.serial));
+    assert_eq!(security.expires(), peer.not_after.min(security.identity.not_after()));
+    assert_eq!((status.plaintext, status.failed_handshakes), (0, 0));
+}
+
+#[tokio::test]
+async fn the_older_fields_that_istio_sends_mean_the_same() {
+    let older = || common::CertificateProviderInstance { instance_name: "default".into(), ..Default::default() };
+    let mut asked = context();
+    let both = common(&mut asked);
+    both.tls_certificate_provider_instance = None;
+    both.tls_certificate_certificate_provider_instance = Some(older());
+    both.validation_context_type =
+        Some(common::ValidationContextType::CombinedValidationContext(common::CombinedCertificateValidationContext {
+            default_validation_context: Some(Default::default()),
+            validation_context_certificate_provider_instance: Some(older()),
+            ..Default::default()
+        }));
+    let site = Site::with_chain(secured(&asked)).await;
+    assert_eq!(site.caller(Some(&site.authority.svid(CLIENT))).await.hello().await.unwrap(), "client of shop");
+    site.handshake(None, &["h2"]).await.expect_err("a certificate is required");
+}
+
+#[tokio::test]
+async fn a_caller_without_a_certificate_is_refused_if_one_is_required_and_is_nobody_if_not() {
+    let site = Site::with_chain(secured(&context())).await;
+    site.handshake(None, &["h2"]).await.expect_err("it is refused");
+    site.refuses("peer sent no certificates").await;
+    assert_eq!(site.server.status().accepted, 0);
+
+    let site = Site::with_chain(secured(&optional())).await;
+    assert_eq!(site.caller(None).await.hello().await.unwrap(), "nobody");
+    assert_eq!(site.caller(Some(&site.authority.svid(CLIENT))).await.hello().await.unwrap(), "client of shop");
+    // What is shown must be good all the same.
+    let stranger = Authority::new().svid(CLIENT);
+    site.handshake(Some(&stranger), &["h2"]).await.expect_err("it is refused");
+
+    let mut unasked = optional();
+    common(&mut unasked).validation_context_type = None;
+    let site = Site::with_chain(secured(&unasked)).await;
+    assert_eq!(site.caller(Some(&site.authority.svid(CLIENT))).await.hello().await.unwrap(), "nobody");
+}
+
+#[tokio::test]
+async fn callers_that_the_roots_do_not_vouch_for_are_refused() {
+    let site = Site::with_chain(secured(&context())).await;
+    let stranger = Authority::new().svid(CLIENT);
+    let expired = site.authority.issue(&[uri(CLIENT)], in_the_past);
+    let for_servers = site.authority.issue(&[uri(CLIENT)], |params| {
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    });
+    for (issued, why) in [(&stranger, "BadSignature"), (&expired, "expired"), (&for_servers, "extended key usage")] {
+        site.handshake(Some(issued), &["h2"]).await.expect_err(why);
+        site.refuses(why).await;
+    }
+    assert_eq!((site.server.status().accepted, site.server.status().failed_handshakes), (0, 3));
+}
+
+#[tokio::test]
+async fn s6_roots_vouch_for_callers_of_their_own_trust_domain_alone() {
+    let site = Site::with_chain(secured(&context())).await;
+    let foreign = site.authority.svid("spiffe://partner.example/ns/x/sa/y");
+    site.handshake(Some(&foreign), &["h2"]).await.expect_err("it is refused");
+    site.refuses("the roots are those of trust domain cluster.local").await;
+    let two = site.authority.issue(&[uri(CLIENT), uri("spiffe://cluster.local/admin")], |_| {});
+    site.handshake(Some(&two), &["h2"]).await.expect_err("it is refused");
+    site.refuses("has 2 URIs").await;
+
+    let publish = |domains: &[&str]| {
+        let root = base64::engine::general_purpose::STANDARD.encode(site.authority.der());
+        let keys = serde_json::json!({"keys": [{"kty": "EC", "use": "x509-svid", "x5c": [root]}]});
+        let domains: serde_json::Map<_, _> = domains.iter().map(|name| ((*name).to_owned(), keys.clone())).collect();
+        let json = serde_json::json!({"trust_domains": domains}).to_string();
+        let trust = TrustBundle::from_spiffe_bundle_map(&json).expect("a bundle map");
+        let identity = site.certificate().identity();
+        site.publisher.publish(KeyMaterial::new().identity(identity).trust(trust));
+    };
+    publish(&["cluster.local"]);
+    site.handshake(Some(&foreign), &["h2"]).await.expect_err("it is refused");
+    site.refuses("no roots for the trust domain of spiffe://partner.example").await;
+    publish(&["cluster.local", "partner.example"]);
+    site.handshake(Some(&foreign), &["h2"]).await.expect("a federated caller");
+    let nameless = site.authority.issue(&[dns("a.test")], |_| {});
+    site.handshake(Some(&nameless), &["h2"]).await.expect_err("with a bundle map, callers are SVIDs (A87)");
+    site.refuses("has no SPIFFE ID").await;
+}
+
+#[tokio::test]
+async fn callers_are_held_to_the_names_that_the_listener_has() {
+    let mut asked = context();
+    let exact = StringMatcher { match_pattern: Some(MatchPattern::Exact(CLIENT.into())), ..Default::default() };
+    let names = tls::CertificateValidationContext { match_subject_alt_names: vec![exact], ..roots() };
+    common(&mut asked).validation_context_type = Some(common::ValidationContextType::ValidationContext(names));
+    let site = Site::with_chain(secured(&asked)).await;
+    assert_eq!(site.caller(Some(&site.authority.svid(CLIENT))).await.hello().await.unwrap(), "client of shop");
+    let other = site.authority.svid("spiffe://cluster.local/ns/shop/sa/other");
+    site.handshake(Some(&other), &["h2"]).await.expect_err("it is refused");
+    site.refuses("the server is for other callers, and this one is spiffe://cluster.local/ns/shop/sa/other").await;
+}
+
+#[tokio::test]
+async fn s1_a_server_without_a_certificate_does_not_serve_until_it_has_one_nor_after_it_expired() {
+    let mut site = Site::start(Some(secured(&context())), ServerOptions::new(), |server| server).await;
+    let why = site.stops().await;
+    assert!(why.contains("certificate provider `default` (held) has no key material"), "{why}");
+    site.closes_connections().await;
+    site.publish(&site.certificate());
+    site.serves().await;
+    let client = site.caller(Some(&site.authority.svid(CLIENT))).await;
+    assert_eq!(client.hello().await.unwrap(), "client of shop");
+
+    let soon = site.authority.issue(&[uri(SERVER)], |params| {
+        params.not_after = (SystemTime::now() + Duration::from_secs(1)).into();
+    });
+    site.publish(&soon);
+    let why = site.stops().await;
+    assert!(why.contains("has an expired certificate"), "{why}");
+    site.closes_connections().await;
+    assert_eq!(site.server.status().accepted, 1);
+
+    site.publisher.publish(KeyMaterial::new().trust(site.authority.trust()));
+    site.mode(|mode| matches!(mode, Some(ServingMode::NotServing(why)) if why.contains("roots alone"))).await;
+    site.publish(&site.certificate());
+    site.serves().await;
+    site.handshake(Some(&site.authority.svid(CLIENT)), &["h2"]).await.expect("it serves again");
+}
+
+#[tokio::test]
+async fn the_next_connection_gets_the_new_certificate_and_the_new_roots() {
+    let site = Site::with_chain(secured(&context())).await;
+    let client = site.authority.svid(CLIENT);
+    let shown = |stream: TlsStream<TcpStream>| {
+        crate::support::pki::serial_of(&stream.get_ref().1.peer_certificates().expect("a certificate")[0])
+    };
+    let (first, second) = (site.certificate(), site.certificate());
+    site.publish(&first);
+    assert_eq!(shown(site.handshake(Some(&client), &["h2"]).await.unwrap()), first.serial);
+    site.publish(&second);
+    assert_eq!(shown(site.handshake(Some(&client), &["h2"]).await.unwrap()), second.serial);
+
+    let other = Authority::new();
+    site.publisher.publish(KeyMaterial::new().identity(second.identity()).trust(other.trust()));
+    site.handshake(Some(&client), &["h2"]).await.expect_err("its authority is not trusted any more");
+    site.handshake(Some(&other.svid(CLIENT)), &["h2"]).await.expect("the new authority is");
+}
+
+#[tokio::test]
+async fn s10_a_client_that_does_not_ask_for_http2_is_refused() {
+    let site = Site::with_chain(secured(&context())).await;
+    let client = site.authority.svid(CLIENT);
+    site.handshake(Some(&client), &["http/1.1"]).await.expect_err("it is refused");
+    site.refuses("doesn't support any known protocol").await;
+    site.handshake(Some(&client), &[]).await.expect_err("it is refused");
+    site.refuses("did not ask for HTTP/2").await;
+    let chosen = |stream: TlsStream<TcpStream>| stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+    let istio = site.handshake(Some(&client), &["istio-h2", "istio"]).await.expect("Istio's name for HTTP/2");
+    assert_eq!(chosen(istio), Some(b"istio-h2".to_vec()));
+    let both = site.handshake(Some(&client), &["http/1.1", "istio-h2", "h2"]).await.expect("its own name");
+    assert_eq!(chosen(both), Some(b"h2".to_vec()));
+}
+
+#[tokio::test]
+async fn s4_sessions_are_never_resumed() {
+    let site = Site::with_chain(secured(&context())).await;
+    let stream = site.handshake(Some(&site.authority.svid(CLIENT)), &["h2"]).await.unwrap();
+    assert_eq!(stream.get_ref().1.tls13_tickets_received(), 0);
+}
+
+#[tokio::test]
+async fn s17_clients_that_do_not_finish_a_handshake_hold_nothing_up() {
+    let options = ServerOptions::new().handshake_timeout(Duration::from_millis(300));
+    let site = Site::start(Some(secured(&context())), options, |server| server).await.certified().await;
+    let silent = TcpStream::connect(site.address()).await.unwrap();
+    let mut slow = TcpStream::connect(site.address()).await.unwrap();
+    slow.write_all(&[0x16, 3, 1, 2]).await.unwrap();
+    site.server.wait_for("two connections", |status| status.connections == 2).await;
+    let client = site.caller(Some(&site.authority.svid(CLIENT))).await;
+    assert_eq!(client.hello().await.unwrap(), "client of shop");
+    site.server.wait_for("both are closed", |status| status.connections == 1 && status.failed_handshakes == 2).await;
+    site.refuses("longer than `handshake_timeout`").await;
+    drop((silent, slow));
+
+    // Nor do they hold up a shutdown.
+    let mut site = Site::with_chain(secured(&context())).await;
+    let _silent = TcpStream::connect(site.address()).await.unwrap();
+    site.server.wait_for("a connection", |status| status.connections == 1).await;
+    site.server.stop();
+    assert_eq!(site.server.ended().await.cut_calls, 0);
+}
+
+#[tokio::test]
+async fn plaintext_does_not_get_to_a_server_with_tls_nor_tls_to_one_without() {
+    let site = Site::with_chain(secured(&context())).await;
+    site.plaintext_caller().await.hello().await.expect_err("it is refused");
+    site.refuses("the handshake failed").await;
+    assert_eq!(site.server.status().accepted, 0);
+
+    let site = Site::with_chain(filter_chain()).await;
+    let failed = timeout(PATIENCE, site.handshake(None, &["h2"])).await.expect("it ends");
+    failed.expect_err("the server does not speak TLS");
+}
+
+#[tokio::test]
+async fn s11_a_change_of_the_chains_tls_drains_connections_and_a_change_of_routes_does_not() {
+    let site = Site::with_chain(secured(&context())).await;
+    let client = site.caller(Some(&site.authority.svid(CLIENT))).await;
+    assert_eq!(client.hello().await.unwrap(), "client of shop");
+    let routes = route_config("inline").routes([route().path("/helloworld.Greeter/SayHello").non_forwarding()]);
+    site.listen(secured(&context()).inline(routes));
+    site.control_plane.acked("type.googleapis.com/envoy.config.listener.v3.Listener").await;
+    assert_eq!(client.hello().await.unwrap(), "client of shop");
+    assert_eq!(site.server.status().accepted, 1, "its connection goes on");
+
+    site.listen(secured(&optional()));
+    site.server.wait_for("another connection", |status| status.accepted == 2 && status.connections == 1).await;
+    assert_eq!(client.recovers().await, "client of shop");
+    assert_eq!(site.caller(None).await.hello().await.unwrap(), "nobody");
+}
+
+#[tokio::test]
+async fn tls_without_a_control_plane_takes_a_line() {
+    let site = Site::with_code(|server| server.tls(ServerTls::new("default"))).await;
+    let caller = site.authority.svid(CLIENT);
+    assert_eq!(site.caller(Some(&caller)).await.hello().await.unwrap(), "client of shop");
+    site.handshake(None, &["h2"]).await.expect_err("a certificate is required by default");
+    site.plaintext_caller().await.hello().await.expect_err("nor is plaintext served");
+
+    let optional = ServerTls::new("default").optional_client_certificates();
+    let site = Site::with_code(|server| server.tls(optional)).await;
+    assert_eq!(site.caller(None).await.hello().await.unwrap(), "nobody");
+    let unasked = ServerTls::new("default").without_client_certificates();
+    let site = Site::with_code(|server| server.tls(unasked)).await;
+    assert_eq!(site.caller(Some(&site.authority.svid(CLIENT))).await.hello().await.unwrap(), "nobody");
+}
+
+#[tokio::test]
+async fn code_secures_the_chains_that_ask_for_nothing_and_no_others() {
+    let unasked = ServerTls::new("default").without_client_certificates();
+    let site = Site::start(Some(filter_chain()), ServerOptions::new(), |server| server.tls(unasked)).await;
+    let mut site = site.certified().await;
+    assert_eq!(site.caller(None).await.hello().await.unwrap(), "nobody");
+    site.plaintext_caller().await.hello().await.expect_err("plaintext is not served");
+    site.listen(secured(&context()));
+    site.server.wait_for("connections drain", |status| status.connections == 0).await;
+    site.serves().await;
+    site.handshake(None, &["h2"]).await.expect_err("the chain asks for certificates");
+}
+
+#[tokio::test]
+async fn a_provider_that_is_not_there_is_an_error_at_the_start() {
+    let mesh = Mesh::builder().build().await.unwrap();
+    let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let server = MeshServer::new(&mesh).tls(ServerTls::new("vault"));
+    let error = server.serve(address).await.unwrap_err().report();
+    assert!(error.contains("there is no certificate provider `vault`"), "{error}");
+}
+
+#[tokio::test]
+async fn s14_a_permissive_server_serves_both_and_counts_the_plaintext_callers() {
+    for chain in [Some(secured(&context())), None] {
+        let is_by_code = chain.is_none();
+        let configure = |server: MeshServer| {
+            let server = server.permissive();
+            if is_by_code { server.tls(ServerTls::new("default")) } else { server }
+        };
+        let mut site = Site::start(chain, ServerOptions::new(), configure).await;
+        site.serves().await;
+        let plain = site.plaintext_caller().await;
+        assert_eq!(plain.hello().await.unwrap(), "nobody", "it needs no certificate of ours");
+        site.closes_connections().await;
+
+        site.publish(&site.certificate());
+        assert_eq!(site.caller(Some(&site.authority.svid(CLIENT))).await.hello().await.unwrap(), "client of shop");
+        site.handshake(None, &["h2"]).await.expect_err("who speaks TLS shows a certificate");
+        let status = site.server.status();
+        assert_eq!((status.accepted, status.plaintext), (2, 1), "{status:?}");
+        let plain: Vec<_> = status.open.iter().filter(|connection| connection.security.is_none()).collect();
+        assert_eq!(plain.len(), 1, "{status:?}");
+    }
+}
+
+#[tokio::test]
+async fn s14_a_permissive_server_is_an_error_where_the_floor_demands_mtls() {
+    let floor = mesh_core::SecurityFloor::new().require_mtls();
+    let mesh = Mesh::builder().certificate_provider("default", KeyMaterial::new()).security_floor(floor);
+    let mesh = mesh.build().await.unwrap();
+    let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let server = MeshServer::new(&mesh).tls(ServerTls::new("default")).permissive();
+    let error = server.serve(address).await.unwrap_err().report();
+    assert!(error.contains("`permissive`") && error.contains("`require_mtls`"), "{error}");
+}
+
+#[tokio::test]
+async fn s16_what_callers_say_of_others_is_believed_of_those_alone_that_code_names() {
+    let gateway = "spiffe://cluster.local/ns/edge/sa/gateway";
+    let trusted = |server: MeshServer| {
+        let ids = [gateway.parse().expect("an ID")];
+        server.tls(ServerTls::new("default")).permissive().trusted_forwarders(ids)
+    };
+    let site = Site::with_code(trusted).await;
+    let claims = || metadata(&[("x-forwarded-client-cert", "URI=spiffe://cluster.local/admin")]);
+    let client = site.caller(Some(&site.authority.svid(CLIENT))).await;
+    assert_eq!(client.hello_with(claims()).await.unwrap(), "client of shop");
+    let gateway = site.caller(Some(&site.authority.svid(gateway))).await;
+    assert_eq!(gateway.hello_with(claims()).await.unwrap(), "gateway of edge, for another");
+    assert_eq!(site.plaintext_caller().await.hello_with(claims()).await.unwrap(), "nobody");
+}
+
+#[tokio::test]
+async fn s16_headers_of_proxies_are_taken_out_and_others_are_left() {
+    let greeter = Backend::start("a").await;
+    let server = Served::start(ServerOptions::new(), |server| server.add_service(greeter.service())).await;
+    let client = Caller::plain(quick(), &server).await;
+    let sent = metadata(&[
+        ("x-forwarded-client-cert", "one"),
+        ("x-forwarded-client-cert", "two"),
+        ("x-envoy-internal", "true"),
+        ("x-envoy-original-path", "/admin"),
+        ("x-envoy-attempt-count", "2"),
+        ("x-forwarded-for", "1.2.3.4"),
+        ("x-envoyed", "yes"),
+    ]);
+    client.hello_with(sent).await.unwrap();
+    let seen = &greeter.seen()[0].metadata;
+    let came = |name: &str| seen.get(name).is_some();
+    for name in ["x-forwarded-client-cert", "x-envoy-internal", "x-envoy-original-path"] {
+        assert!(!came(name), "{name}");
+    }
+    for name in ["x-envoy-attempt-count", "x-forwarded-for", "x-envoyed"] {
+        assert!(came(name), "{name}");
+    }
+}
+
+/// What cannot be honoured is named, and the last good listener serves.
+#[tokio::test]
+async fn a_tls_context_that_cannot_be_honoured_is_refused_by_field_and_the_last_good_one_serves() {
+    type Change = fn(&mut tls::DownstreamTlsContext);
+    fn validation(context: &mut tls::DownstreamTlsContext, change: fn(&mut tls::CertificateValidationContext)) {
+        let mut validation = roots();
+        change(&mut validation);
+        common(context).validation_context_type = Some(common::ValidationContextType::ValidationContext(validation));
+    }
+    let cases: [(Change, &str); 12] = [
+        (|context| context.common_tls_context = None, "common_tls_context: must be set"),
+        (|context| context.require_sni = Some(true), "require_sni: is not supported"),
+        (|context| context.ocsp_staple_policy = 2, "ocsp_staple_policy: must be LENIENT_STAPLING"),
+        (
+            |context| common(context).validation_context_type = None,
+            "require_client_certificate: no roots vouch for clients",
+        ),
+        (
+            |context| common(context).tls_certificate_provider_instance = None,
+            "common_tls_context: a server shows a certificate",
+        ),
+        (
+            |context| {
+                let shown = &mut common(context).tls_certificate_provider_instance;
+                shown.as_mut().unwrap().instance_name = "vault".into();
+            },
+            "common_tls_context.tls_certificate_provider_instance.instance_name: \"vault\" is not",
+        ),
+        (
+            |context| {
+                validation(context, |validation| {
+                    validation.ca_certificate_provider_instance.as_mut().unwrap().instance_name = "vault".into();
+                });
+            },
+            "common_tls_context.validation_context.ca_certificate_provider_instance.instance_name: \"vault\" is not",
+        ),
+        (
+            |context| {
+                validation(context, |validation| {
+                    validation.ca_certificate_provider_instance = None;
+                    validation.system_root_certs = Some(Default::default());
+                });
+            },
+            "common_tls_context.validation_context.system_root_certs: is for clients",
+        ),
+        (
+            |context| validation(context, |validation| validation.verify_certificate_hash.push("x".into())),
+            "common_tls_context.validation_context.verify_certificate_hash: ",
+        ),
+        (
+            |context| validation(context, |validation| validation.crl = Some(Default::default())),
+            "common_tls_context.validation_context.crl: ",
+        ),
+        (|context| common(context).tls_params = Some(Default::default()), "common_tls_context.tls_params: "),
+        (
+            |context| common(context).custom_handshaker = Some(Default::default()),
+            "common_tls_context.custom_handshaker: ",
+        ),
+    ];
+    let site = Site::with_chain(secured(&context())).await;
+    let client = site.caller(Some(&site.authority.svid(CLIENT))).await;
+    for (change, field) in cases {
+        let mut bad = context();
+        change(&mut bad);
+        site.listen(secured(&bad));
+        let (_, nack) = site.control_plane.next_nack().await.error.expect("a NACK says why");
+        let path = format!("filter_chains[0].transport_socket.typed_config.{field}");
+        assert!(nack.contains(&path), "`{path}` is not in: {nack}");
+        assert_eq!(client.hello().await.unwrap(), "client of shop", "{field}");
+    }
+    let upstream = socket(&tls::UpstreamTlsContext::default());
+    site.listen(filter_chain().modify(|chain| chain.transport_socket = Some(upstream)));
+    let (_, nack) = site.control_plane.next_nack().await.error.expect("a NACK says why");
+    assert!(nack.contains("transport_socket.typed_config: ") && nack.contains("never replaced by plaintext"), "{nack}");
+    assert_eq!(client.hello().await.unwrap(), "client of shop");
+    assert_eq!(site.server.status().accepted, 1, "no connection was drained");
+}
