@@ -1,20 +1,26 @@
 //! TLS and mTLS to endpoints, as the cluster asks (A29, A82, A87, A101).
 
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use mesh_core::identity::{FileWatcher, KeyMaterial, TrustBundle};
-use mesh_core::testing::{cluster, endpoint, endpoints};
+use mesh_core::testing::{Resources, cluster, endpoint, endpoints};
 use mesh_xds_proto::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context as common;
+use tokio::sync::{Notify, mpsc};
 use tonic::Code;
 
-use crate::support::client::{Client, assert_says, impatient, quick};
+use crate::support::PATIENCE;
+use crate::support::client::{Client, SOON, assert_says, impatient, quick};
+use crate::support::frames::{FrameServer, NO_ERROR};
 use crate::support::pki::{Authority, Issued, Mounted, dns, uri};
 use crate::support::secured::{
     CLIENT, SERVER, Site, connections, context, fails_in_time, says_in_time, told, validation,
 };
-use crate::support::tls::server;
+use crate::support::tls::{TlsFront, server};
+use crate::support::witness::witness;
 
 #[tokio::test]
 async fn both_sides_prove_who_they_are_and_the_status_says_so() {
@@ -171,6 +177,55 @@ async fn s5_no_call_uses_a_connection_of_an_older_context() {
     site.control_plane.put(cluster("greeter"));
     site.control_plane.put(endpoints("greeter").endpoint(site.backend.address()));
     client.recovers().await;
+}
+
+#[tokio::test]
+async fn a_request_that_comes_back_has_the_scheme_of_the_connection_that_it_takes_at_last() {
+    let (called, mut calls) = mpsc::unbounded_channel();
+    let refuse = Arc::new(Notify::new());
+    let refusing = FrameServer::start({
+        let refuse = refuse.clone();
+        move |mut peer| {
+            let (called, refuse) = (called.clone(), refuse.clone());
+            async move {
+                peer.greet(&[]).await?;
+                peer.next_call().await?;
+                called.send(()).map_err(io::Error::other)?;
+                refuse.notified().await;
+                peer.go_away(0, NO_ERROR, "").await?;
+                peer.wait_for_end().await
+            }
+        }
+    })
+    .await;
+    let mut site = Site::mutual().await;
+    let over_tls = server(&site.authority.svid(SERVER), Some(&site.authority));
+    site.front = TlsFront::start(refusing.address(), over_tls).await;
+    site.control_plane.set(Resources::service("greeter", [site.front.address()]));
+    site.ask(&context(&[SERVER]));
+    let (sender, provider) = told();
+    sender.send_replace(Some(Ok(site.material())));
+    let mesh = site.mesh(quick().certificate_provider("default", provider)).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    let call = tokio::spawn({
+        let client = client.clone();
+        async move { client.hello().await }
+    });
+    calls.recv().await.expect("a call over TLS");
+    // The cluster becomes another, without TLS.
+    let (address, mut requests) = witness().await;
+    site.control_plane.set(Resources::service("greeter", [address]));
+    let moved = async {
+        while requests.is_empty() {
+            let _ = client.hello_within(SOON).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, moved).await.expect("calls without TLS");
+    while requests.try_recv().is_ok() {}
+    refuse.notify_one();
+    let request = requests.recv().await.expect("the call that was refused");
+    assert_eq!(request.uri.scheme_str(), Some("http"), "{}", request.uri);
+    call.await.unwrap().unwrap_err();
 }
 
 #[tokio::test]

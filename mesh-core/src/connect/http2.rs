@@ -310,40 +310,55 @@ where
     type Future = Http2Send<B>;
 
     fn send(self, mut request: Http2Request<B>) -> Http2Send<B> {
-        if self.is_secured {
-            request.0.head.uri = over_https(std::mem::take(&mut request.0.head.uri));
-        }
-        Http2Send(self.slot.send(request.0))
+        request.go_over(self.is_secured);
+        Http2Send { send: self.slot.send(request.outgoing), over_tls: self.is_secured }
     }
 }
 
-/// The scheme of a request is that of the connection it goes over.
-fn over_https(uri: Uri) -> Uri {
+/// A request on its way out, whose head and whose first 64 KiB of body can be sent again.
+pub struct Http2Request<B> {
+    outgoing: http2::Outgoing<B>,
+    /// Its scheme is that of a connection over TLS, over which it did not go in the end.
+    over_tls: bool,
+}
+
+impl<B> Http2Request<B> {
+    /// The scheme of a request is that of the connection it goes over; without TLS, the one that it came with.
+    fn go_over(&mut self, tls: bool) {
+        if self.over_tls != tls {
+            let scheme = if tls { Scheme::HTTPS } else { Scheme::HTTP };
+            self.outgoing.head.uri = with_scheme(std::mem::take(&mut self.outgoing.head.uri), scheme);
+            self.over_tls = tls;
+        }
+    }
+}
+
+fn with_scheme(uri: Uri, scheme: Scheme) -> Uri {
     let mut parts = uri.into_parts();
-    parts.scheme = parts.authority.is_some().then_some(Scheme::HTTPS);
+    parts.scheme = parts.authority.is_some().then_some(scheme);
     // What was a URI is one with another scheme.
     Uri::from_parts(parts).unwrap_or_default()
 }
 
-/// A request on its way out, whose head and whose first 64 KiB of body can be sent again.
-pub struct Http2Request<B>(http2::Outgoing<B>);
-
 impl<B> From<Request<B>> for Http2Request<B> {
     fn from(request: Request<B>) -> Self {
-        Self(request.into())
+        Self { outgoing: request.into(), over_tls: false }
     }
 }
 
 impl<B> fmt::Debug for Http2Request<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Http2Request").field(&self.0.head).finish()
+        f.debug_tuple("Http2Request").field(&self.outgoing.head).finish()
     }
 }
 
 /// Ends with the response's head; dropped before, it resets the stream.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
-pub struct Http2Send<B>(http2::Send<B>);
+pub struct Http2Send<B> {
+    send: http2::Send<B>,
+    over_tls: bool,
+}
 
 impl<B> Future for Http2Send<B>
 where
@@ -353,16 +368,16 @@ where
     type Output = Result<Response<Http2Body>, SendError<Http2Request<B>>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let sent = ready!(Pin::new(&mut self.0).poll(cx));
+        let sent = ready!(Pin::new(&mut self.send).poll(cx));
         Poll::Ready(match sent {
             Ok(response) => Ok(response.map(Http2Body)),
-            Err(error) => Err(failed(error)),
+            Err(error) => Err(failed(error, self.over_tls)),
         })
     }
 }
 
 #[cold]
-fn failed<B>(error: http2::SendError<B>) -> SendError<Http2Request<B>> {
+fn failed<B>(error: http2::SendError<B>, over_tls: bool) -> SendError<Http2Request<B>> {
     use http2::SendErrorKind as From;
     let http2::SendError { kind, replay } = error;
     let refused = "REFUSED_STREAM";
@@ -377,7 +392,7 @@ fn failed<B>(error: http2::SendError<B>) -> SendError<Http2Request<B>> {
         From::TooLarge(why) => StreamError::new(SendErrorKind::TooLarge, why),
         From::RequestBody(why) => StreamError::new(SendErrorKind::RequestBody, why),
     };
-    SendError { error, replay: replay.map(|request| Box::new(Http2Request(*request))) }
+    SendError { error, replay: replay.map(|outgoing| Box::new(Http2Request { outgoing: *outgoing, over_tls })) }
 }
 
 /// The body of a response.
@@ -425,6 +440,21 @@ fn broken(error: http2::BodyError) -> StreamError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_has_the_scheme_of_the_connection_that_it_goes_over_at_last() {
+        let mut request = Http2Request::from(Request::get("http://greeter/hello?a=b").body(()).expect("a request"));
+        for (tls, uri) in [
+            (false, "http://greeter/hello?a=b"),
+            (true, "https://greeter/hello?a=b"),
+            (true, "https://greeter/hello?a=b"),
+            (false, "http://greeter/hello?a=b"),
+            (true, "https://greeter/hello?a=b"),
+        ] {
+            request.go_over(tls);
+            assert_eq!(request.outgoing.head.uri, uri);
+        }
+    }
 
     #[test]
     fn what_is_set_beyond_bounds_is_brought_within_them() {
