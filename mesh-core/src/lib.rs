@@ -26,7 +26,8 @@
 //!
 //! `discover`, `route`, `timeout`, `filter`, `mirror`, `retry`, `cluster`, `balance` and, for servers, `deadline`, a layer
 //! each (a `Mesh` takes `discover`, `route` and `balance`); `server` for [`Mesh::server`], `rbac` for its layer of access control; `dns` for `dns:` targets and clusters found by DNS; `tls`, with
-//! `aws-lc` or `ring`, for certificates and what they secure; `spiffe` for certificates from a SPIFFE Workload API; `testing`. All but `ring` and `testing` are on by default.
+//! `aws-lc` or `ring`, for certificates and what they secure; `spiffe` and `istio` for certificates from a SPIFFE Workload API and from Istio's CA;
+//! `testing`. All but `ring`, `istio` and `testing` are on by default.
 
 #[cfg(feature = "rbac")]
 pub mod authorize;
@@ -55,7 +56,7 @@ mod mesh;
 pub mod mirror;
 mod origin;
 mod profile;
-#[cfg(feature = "spiffe")]
+#[cfg(any(feature = "spiffe", feature = "istio"))]
 pub mod providers;
 mod replay;
 mod resource;

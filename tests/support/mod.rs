@@ -9,6 +9,7 @@ pub(crate) mod client;
 pub(crate) mod dns;
 pub(crate) mod frames;
 pub(crate) mod greeter;
+pub(crate) mod istio;
 pub(crate) mod network;
 pub(crate) mod orca;
 pub(crate) mod pki;

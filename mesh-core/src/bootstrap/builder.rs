@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind};
 pub struct BootstrapBuilder {
     server_uri: String,
     credentials: Option<Value>,
+    call_credentials: Vec<Value>,
     features: Vec<Value>,
     node: Map<String, Value>,
     metadata: Map<String, Value>,
@@ -26,6 +27,7 @@ impl BootstrapBuilder {
         Self {
             server_uri,
             credentials: None,
+            call_credentials: Vec::new(),
             features: Vec::new(),
             node: Map::new(),
             metadata: Map::new(),
@@ -78,6 +80,18 @@ impl BootstrapBuilder {
         self
     }
 
+    /// Carries the JSON Web Token in a file to the control plane, with each stream (A97); the file is read anew for each. It
+    /// takes one of the kinds of TLS: a token is never sent in plaintext.
+    pub fn jwt_token_file(mut self, path: impl AsRef<Path>) -> Self {
+        match path.as_ref().to_str() {
+            Some(path) => {
+                self.call_credentials.push(json!({"type": "jwt_token_file", "config": {"jwt_token_file": path}}));
+            }
+            None => self.bad_path = Some(format!("jwt_token_file: `{}` is not UTF-8", path.as_ref().display())),
+        }
+        self
+    }
+
     /// Adds a server feature, such as `fail_on_data_errors` (A88).
     pub fn server_feature(mut self, feature: impl Into<String>) -> Self {
         self.features.push(feature.into().into());
@@ -109,6 +123,13 @@ impl BootstrapBuilder {
         self
     }
 
+    /// Adds a value of any kind to the node's metadata.
+    #[cfg(feature = "istio")]
+    pub(crate) fn node_metadata_value(mut self, key: &str, value: Value) -> Self {
+        self.metadata.insert(key.into(), value);
+        self
+    }
+
     /// How the Listener of a server is called (A36): each `%s` stands for the address that it listens on, such as
     /// `0.0.0.0:50051`. Default: there is none, and servers of the mesh cannot be configured by the control plane.
     pub fn server_listener_resource_name_template(mut self, template: impl Into<String>) -> Self {
@@ -129,6 +150,7 @@ impl BootstrapBuilder {
         let server = json!({
             "server_uri": self.server_uri,
             "channel_creds": self.credentials.into_iter().collect::<Vec<_>>(),
+            "call_creds": self.call_credentials,
             "server_features": self.features,
         });
         self.node.insert("metadata".into(), self.metadata.into());

@@ -26,6 +26,8 @@ pub(crate) use certificate_providers::{CertificateFiles, ProviderConfig};
 #[cfg(feature = "spiffe")]
 pub(crate) use certificate_providers::{WorkloadApiConfig, workload_api_endpoint};
 pub(crate) use server_uri::ServerAddress;
+#[cfg(feature = "istio")]
+pub(crate) use server_uri::server_address;
 
 use crate::error::{Error, ErrorKind};
 
@@ -70,6 +72,10 @@ pub(crate) struct ServerConfig {
     pub(crate) uri: Arc<str>,
     pub(crate) address: ServerAddress,
     pub(crate) credentials: ChannelCredentials,
+    /// The files of the bearer tokens that each stream carries (A97), over secured connections alone.
+    pub(crate) tokens: Vec<PathBuf>,
+    /// What the server's certificate must be valid for, if that is not the host of its address.
+    pub(crate) server_name: Option<String>,
     pub(crate) features: ServerFeatures,
 }
 

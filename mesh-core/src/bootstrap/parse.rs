@@ -49,11 +49,33 @@ fn server(path: &str, value: Value, ignored: &mut Vec<String>) -> Result<ServerC
             .cure(r#"use "channel_creds": [{"type": "tls"}], or drop the scheme"#));
     }
     let features = server_features(&mut fields, ignored)?;
-    if fields.remove("call_creds") {
-        ignored.push(format!("{}: credentials per call (A97) are not acted on", fields.at("call_creds")));
+    let tokens = call_creds(&mut fields, ignored)?;
+    if !tokens.is_empty() && credentials == ChannelCredentials::Insecure {
+        let problem = "a token is never sent in plaintext, and the channel credentials are insecure";
+        return Err(Problem::new(fields.at("call_creds"), problem).cure(r#"use "channel_creds": [{"type": "tls"}]"#));
     }
     fields.finish(ignored);
-    Ok(ServerConfig { uri: uri.into(), address, credentials, features })
+    Ok(ServerConfig { uri: uri.into(), address, credentials, tokens, server_name: None, features })
+}
+
+/// All supported types are applied (A97).
+fn call_creds(fields: &mut Fields, ignored: &mut Vec<String>) -> Result<Vec<PathBuf>, Problem> {
+    let mut tokens = Vec::new();
+    for (path, value) in fields.list("call_creds")? {
+        let mut entry = Fields::new(&path, value)?;
+        let kind = entry.required_string("type")?;
+        let config = entry.object("config")?;
+        if kind == "jwt_token_file" {
+            let missing = || Problem::new(entry.at("config"), "missing, but `jwt_token_file` is required");
+            let mut config = config.ok_or_else(missing)?;
+            tokens.push(config.required_string("jwt_token_file")?.into());
+            config.finish(ignored);
+        } else {
+            ignored.push(format!("{path}: call credentials `{kind}` are not supported"));
+        }
+        entry.finish(ignored);
+    }
+    Ok(tokens)
 }
 
 /// The first supported type wins (A27). A supported one that is wrong is an error, never a reason to try a weaker one.

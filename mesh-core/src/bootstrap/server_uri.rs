@@ -58,6 +58,16 @@ impl ServerAddress {
     }
 }
 
+/// An address of which TLS is asked whatever its scheme says.
+///
+/// # Errors
+///
+/// What is wrong with it.
+#[cfg(feature = "istio")]
+pub(crate) fn server_address(text: &str) -> Result<ServerAddress, String> {
+    ServerAddress::parse(text).map(|(address, _)| address)
+}
+
 const FORMS: &str = "write `host:port`, `dns:///host:port`, `ipv4:IP:port`, `ipv6:[IP]:port` or `unix:path`";
 
 /// `///host:port` or `host:port`; a DNS server of its own cannot be named.

@@ -296,7 +296,7 @@ fn what_nothing_acts_on_is_listed() {
             {
                 "server_uri": "a:1",
                 "channel_creds": [{"type": "insecure", "config": {}, "x": 1}],
-                "call_creds": [{"type": "jwt_token_file"}],
+                "call_creds": [{"type": "oauth2", "config": {}}],
                 "server_features": ["xds_v3", "fail_on_data_errors", "resource_timer_is_transient_error",
                     "ignore_resource_deletion", "trusted_xds_server", "warp"],
                 "priority": 1
@@ -312,7 +312,7 @@ fn what_nothing_acts_on_is_listed() {
         [
             "xds_servers[0].channel_creds[0].x: unknown field",
             "xds_servers[0].server_features[5]: server feature `warp` is not acted on",
-            "xds_servers[0].call_creds: credentials per call (A97) are not acted on",
+            "xds_servers[0].call_creds[0]: call credentials `oauth2` are not supported",
             "xds_servers[0].priority: unknown field",
             "xds_servers[1]: fallback between servers (A71) is not acted on",
             "node.locality.planet: unknown field",

@@ -41,6 +41,8 @@ mod builder;
 mod certificates;
 mod clusters;
 mod in_force;
+#[cfg(feature = "istio")]
+mod istio;
 #[cfg(feature = "server")]
 mod server;
 mod status;

@@ -29,4 +29,14 @@ impl Call {
         let bytes = poll_fn(|cx| self.0.poll_recv(cx)).await?;
         M::decode(bytes).map_err(|error| StreamError::new(format!("INTERNAL: the response cannot be read: {error}")))
     }
+
+    /// Whether the call succeeded, after its one response.
+    #[cfg(feature = "istio")]
+    pub(super) async fn end(mut self) -> Result<(), StreamError> {
+        match poll_fn(|cx| self.0.poll_recv(cx)).await {
+            Err(status) if status.code() == "OK" => Ok(()),
+            Err(status) => Err(status),
+            Ok(_) => Err(StreamError::new("INTERNAL: there is more than one response")),
+        }
+    }
 }

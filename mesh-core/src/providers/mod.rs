@@ -1,7 +1,8 @@
 //! Certificates without an agent beside the process: providers that obtain them over the network.
 //!
 //! ```text
-//! WorkloadApi ─ call.rs: one gRPC call over xds/transport ─▸ SPIFFE Workload API ─▸ KeyMaterial ─▸ Publisher (identity/)
+//! WorkloadApi ┬ call.rs: a gRPC call over xds/transport ─▸ SPIFFE Workload API ┬▸ KeyMaterial ─▸ Publisher (identity/)
+//! IstioCa     ┘                                         ─▸ Istio's CA            ┘
 //! ```
 //!
 //! They are used as any other [`CertificateProvider`](crate::identity::CertificateProvider): by name, given to
@@ -9,6 +10,12 @@
 //! until it expires, however long whoever issues certificates cannot be reached.
 
 mod call;
+#[cfg(feature = "istio")]
+mod istio_ca;
+#[cfg(feature = "spiffe")]
 mod workload_api;
 
+#[cfg(feature = "istio")]
+pub use istio_ca::IstioCa;
+#[cfg(feature = "spiffe")]
 pub use workload_api::WorkloadApi;

@@ -96,6 +96,8 @@ fn transport(api: &WorkloadApi) -> Result<GrpcTransport, End> {
         uri: api.endpoint.as_str().into(),
         address: api.address.clone(),
         credentials: ChannelCredentials::Insecure,
+        tokens: Vec::new(),
+        server_name: None,
         features: ServerFeatures::default(),
     };
     let options = GrpcOptions {

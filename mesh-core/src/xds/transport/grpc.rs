@@ -5,13 +5,14 @@
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, TE, USER_AGENT};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, TE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame};
 use percent_encoding::percent_decode;
@@ -24,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use super::connector::{BoxIo, Connector, InProcess};
 use super::credentials::Credentials;
 use super::frames::{Deframer, frame};
+use super::token::authorization;
 use super::{CloseFuture, OpenFuture, Stream, StreamError, Transport};
 use crate::bootstrap::{Bootstrap, ServerConfig};
 use crate::error::{Error, ErrorKind, with_causes};
@@ -80,6 +82,8 @@ pub(crate) struct GrpcTransport {
 struct Inner {
     connector: Connector,
     credentials: Credentials,
+    /// Over TLS alone.
+    tokens: Vec<PathBuf>,
     authority: String,
     options: GrpcOptions,
     runtime: Handle,
@@ -125,10 +129,15 @@ impl GrpcTransport {
         options: GrpcOptions,
         runtime: &Handle,
     ) -> Result<Self, Error> {
-        let credentials = Credentials::new(&server.credentials, &server.address.server_name())?;
+        let server_name = server.server_name.clone().unwrap_or_else(|| server.address.server_name());
+        let credentials = Credentials::new(&server.credentials, &server_name)?;
+        let tokens = server.tokens.clone();
+        if !tokens.is_empty() && !credentials.is_tls() {
+            return Err(Error::new(ErrorKind::Setup, "a token is never sent in plaintext"));
+        }
         let authority = server.address.authority();
         let (runtime, current) = (runtime.clone(), Mutex::default());
-        let inner = Inner { connector, credentials, authority, options, runtime, current };
+        let inner = Inner { connector, credentials, tokens, authority, options, runtime, current };
         inner.uri("/").map_err(|error| {
             let message = format!("`{}` cannot be the authority of a request", inner.authority);
             Error::new(ErrorKind::Setup, message).with_source(error)
@@ -141,9 +150,13 @@ impl Transport for GrpcTransport {
     fn open(&self, method: &'static str) -> OpenFuture {
         let inner = self.inner.clone();
         Box::pin(async move {
+            let mut headers = inner.options.headers.clone();
+            for path in &inner.tokens {
+                headers.append(AUTHORIZATION, authorization(path).await?);
+            }
             let slot = inner.slot().await?;
             let uri = inner.uri(method).map_err(|error| StreamError::new(format!("INTERNAL: {error}")))?;
-            let request = head(uri, &inner.options.headers);
+            let request = head(uri, headers);
             Ok(Box::new(GrpcStream::start(slot, request, inner.options.max_response)) as Box<dyn Stream>)
         })
     }
@@ -215,12 +228,12 @@ impl Inner {
     }
 }
 
-fn head(uri: Uri, more: &HeaderMap) -> Request<()> {
+fn head(uri: Uri, more: HeaderMap) -> Request<()> {
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
     *request.uri_mut() = uri;
     let headers = request.headers_mut();
-    headers.extend(more.clone());
+    headers.extend(more);
     headers.insert(TE, TRAILERS);
     headers.insert(CONTENT_TYPE, GRPC);
     headers.insert(USER_AGENT, AGENT);
@@ -262,7 +275,7 @@ impl Body for Outbox {
 impl GrpcStream {
     /// Starts a stream of the method that the URI's path names; messages longer than `limit` end it.
     pub(crate) fn new(slot: Slot, uri: Uri, limit: usize) -> Self {
-        Self::start(slot, head(uri, &HeaderMap::new()), limit)
+        Self::start(slot, head(uri, HeaderMap::new()), limit)
     }
 
     fn start(slot: Slot, head: Request<()>, limit: usize) -> Self {

@@ -5,6 +5,7 @@ pub(crate) mod credentials;
 pub(crate) mod encode;
 mod frames;
 pub(crate) mod grpc;
+mod token;
 
 use std::fmt;
 use std::future::Future;
@@ -58,7 +59,7 @@ impl StreamError {
         Self(text.into())
     }
 
-    #[cfg(feature = "spiffe")]
+    #[cfg(any(feature = "spiffe", feature = "istio"))]
     /// The name of the gRPC status code that it starts with, such as `PERMISSION_DENIED`.
     pub(crate) fn code(&self) -> &str {
         self.0.split(':').next().unwrap_or_default()

@@ -1,0 +1,89 @@
+//! When a certificate is asked for: at half of its life, after failures again and again.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::IstioCa;
+use super::issue::{issue, roots};
+use crate::backoff::{Backoff, BackoffConfig};
+use crate::identity::{KeyMaterial, Publisher};
+
+/// The shortest time between two requests.
+const BETWEEN_REQUESTS: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// How often the file of roots is looked at between two requests.
+const ROOTS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Publishes certificates, for ever.
+pub(super) async fn renew(ca: IstioCa, publisher: Publisher) {
+    let ca = Arc::new(ca);
+    let mut backoff = Backoff::new(BackoffConfig { max: RETRY_MAX, ..Default::default() });
+    let mut held: Option<KeyMaterial> = None;
+    loop {
+        let asked = Instant::now();
+        let pause = match issue(&ca).await {
+            Ok(material) => {
+                backoff.reset();
+                let pause = until_renewal(&material, fastrand::f64());
+                publisher.publish(held.insert(material).clone());
+                pause
+            }
+            Err(failure) => {
+                publisher.fail(failure.into_error(&ca).report());
+                backoff.next_delay(fastrand::f64())
+            }
+        };
+        let next = (Instant::now() + pause).max(asked + BETWEEN_REQUESTS);
+        tokio::select! {
+            () = sleep_until(next) => {}
+            () = follow_roots(&ca, held.as_mut(), &publisher) => {}
+        }
+    }
+}
+
+/// 40 to 60 % of the life since receipt; `random` is from 0 to 1.
+fn until_renewal(material: &KeyMaterial, random: f64) -> Duration {
+    let Some(identity) = &material.identity else { return BETWEEN_REQUESTS };
+    let life = identity.not_after().duration_since(SystemTime::now()).unwrap_or_default();
+    life.mul_f64(0.4 + 0.2 * random.clamp(0.0, 1.0))
+}
+
+/// Publishes the certificate that is held with other roots whenever the file has others. Never ends.
+async fn follow_roots(ca: &Arc<IstioCa>, held: Option<&mut KeyMaterial>, publisher: &Publisher) {
+    let Some(held) = held else { return std::future::pending().await };
+    loop {
+        sleep(ROOTS_INTERVAL).await;
+        let of = ca.clone();
+        // A file that cannot be read now is complained of by the next request.
+        if let Ok(Ok(trust)) = tokio::task::spawn_blocking(move || roots(&of)).await
+            && held.trust.as_ref() != Some(&trust)
+        {
+            held.trust = Some(trust);
+            publisher.publish(held.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+    use crate::identity::Identity;
+
+    #[test]
+    fn s2_a_certificate_is_renewed_at_half_of_what_is_left_at_its_receipt() {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.not_after = (SystemTime::now() + Duration::from_secs(1000)).into();
+        let pem = params.self_signed(&key).unwrap().pem();
+        let identity = Identity::from_pem(pem.as_bytes(), key.serialize_pem().as_bytes()).unwrap();
+        let material = KeyMaterial::new().identity(identity);
+        for (random, seconds) in [(0.0, 400), (0.5, 500), (1.0, 600)] {
+            let due = until_renewal(&material, random).as_secs();
+            assert!((seconds - 2..=seconds).contains(&due), "{random}: {due}");
+        }
+    }
+}
