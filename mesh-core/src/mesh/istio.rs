@@ -53,13 +53,14 @@ impl Pod {
         Some(value)
     }
 
-    fn get(&self, name: &str) -> Result<&str, Error> {
+    fn required(&self, name: &str) -> Result<&str, Error> {
         let next = "let the pod's template set it by the downward API, as Istio's injection does";
         self.find(name).ok_or_else(|| Error::setup(format!("{name} is not set")).with_next_step(next))
     }
 
     fn bootstrap(&self) -> Result<Bootstrap, Error> {
-        let (name, namespace, ip) = (self.get("POD_NAME")?, self.get("POD_NAMESPACE")?, self.get("INSTANCE_IP")?);
+        let (name, namespace, ip) =
+            (self.required("POD_NAME")?, self.required("POD_NAMESPACE")?, self.required("INSTANCE_IP")?);
         let builder = Bootstrap::builder(self.discovery_address()?)
             .tls_with_roots(self.find("XDS_ROOT_CA").unwrap_or(ROOTS))
             .jwt_token_file(self.token())
@@ -90,7 +91,7 @@ impl Pod {
             None => self.discovery_address()?,
         };
         let domain = self.find("TRUST_DOMAIN").unwrap_or("cluster.local");
-        let (namespace, account) = (self.get("POD_NAMESPACE")?, self.service_account());
+        let (namespace, account) = (self.required("POD_NAMESPACE")?, self.service_account());
         let id: SpiffeId = format!("spiffe://{domain}/ns/{namespace}/sa/{account}").parse()?;
         let ca = IstioCa::new(address, id)?
             .token(self.token())
