@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::sleep;
 
 use super::IstioCa;
 use super::issue::{issue, roots};
 use crate::backoff::{Backoff, BackoffConfig};
 use crate::identity::{KeyMaterial, Publisher};
 
-/// The shortest time between two requests.
+/// The shortest time between an answer and the next request.
 const BETWEEN_REQUESTS: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// How often the file of roots is looked at between two requests.
@@ -22,7 +22,6 @@ pub(super) async fn renew(ca: IstioCa, publisher: Publisher) {
     let mut backoff = Backoff::new(BackoffConfig { max: RETRY_MAX, ..Default::default() });
     let mut held: Option<KeyMaterial> = None;
     loop {
-        let asked = Instant::now();
         let pause = match issue(&ca).await {
             Ok(material) => {
                 backoff.reset();
@@ -35,9 +34,8 @@ pub(super) async fn renew(ca: IstioCa, publisher: Publisher) {
                 backoff.next_delay(fastrand::f64())
             }
         };
-        let next = (Instant::now() + pause).max(asked + BETWEEN_REQUESTS);
         tokio::select! {
-            () = sleep_until(next) => {}
+            () = sleep(pause.max(BETWEEN_REQUESTS)) => {}
             () = follow_roots(&ca, held.as_mut(), &publisher) => {}
         }
     }
