@@ -53,6 +53,9 @@ impl Pod {
     }
 }
 
+/// What becomes of a pod.
+type Change = fn(&Pod);
+
 /// A token that ends so many hours from now.
 fn token(hours: i64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
@@ -149,14 +152,14 @@ async fn s1_a_ca_that_refuses_or_answers_garbage_is_named_with_what_to_do() {
 #[tokio::test]
 async fn what_a_pod_lacks_is_named_and_nothing_is_asked() {
     let ca = Istio::start(Answer::Issue(CLIENT, HOUR)).await;
-    let change: [(fn(&Pod), &str); 5] = [
+    let lacks: [(Change, &str); 5] = [
         (|pod| std::fs::remove_file(pod.file("istio-token")).unwrap(), "istio-token: No such file"),
         (|pod| pod.write("istio-token", &token(-1)), "istio-token: it expired 3600 s ago; check the token in"),
         (|pod| pod.write("istio-token", "secret"), "istio-token: it is no JSON Web Token; check the token in"),
         (|pod| std::fs::remove_file(pod.file("root-cert.pem")).unwrap(), "No such file or directory"),
         (|pod| pod.write("root-cert.pem", &Authority::new().pem()), "invalid peer certificate"),
     ];
-    for (change, problem) in change {
+    for (change, problem) in lacks {
         let pod = Pod::new(ca.authority());
         change(&pod);
         let mesh = mesh(pod.provider(ca.address())).await;
