@@ -718,3 +718,83 @@ async fn a_tls_context_that_cannot_be_honoured_is_refused_by_field_and_the_last_
     assert_eq!(client.hello().await.unwrap(), "client of shop");
     assert_eq!(site.server.status().accepted, 1, "no connection was drained");
 }
+
+/// HEADERS of a call to the greeter whose message does not come.
+fn begun_call() -> Vec<u8> {
+    let mut fields = vec![0x83, 0x87]; // `:method: POST`, `:scheme: https`
+    for (name, value) in [
+        (&[0x04][..], "/helloworld.Greeter/SayHello"), // `:path`
+        (&[0x01], "server.test"),                      // `:authority`
+        (&[0x0f, 0x10], "application/grpc"),           // `content-type`
+    ] {
+        fields.extend_from_slice(name);
+        fields.push(u8::try_from(value.len()).expect("a short one"));
+        fields.extend_from_slice(value.as_bytes());
+    }
+    let mut frame = vec![0, 0, u8::try_from(fields.len()).expect("a short one"), 1, 4, 0, 0, 0, 1];
+    frame.extend(fields);
+    frame
+}
+
+/// Reads until the server closes the connection; whether it said GOAWAY before.
+async fn closed(mut stream: TlsStream<TcpStream>) -> bool {
+    let mut bytes = Vec::new();
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("the connection is closed");
+    bytes.windows(9).any(|frame| frame[..2] == [0, 0] && frame[3..] == [7, 0, 0, 0, 0, 0])
+}
+
+#[tokio::test]
+async fn s3_a_connection_ends_with_the_certificate_of_its_caller_whatever_calls_it_has() {
+    let site = Site::with_chain(secured(&context())).await;
+    let short = site.authority.svid_for(CLIENT, Duration::from_secs(2));
+    let mut stream = site.handshake(Some(&short), &["h2"]).await.unwrap();
+    stream.write_all(&begun_call()).await.unwrap();
+    site.server.wait_for("a call", |status| status.in_flight == 1).await;
+    assert!(closed(stream).await, "its caller is told to go elsewhere before");
+    let late = SystemTime::now().duration_since(short.identity().not_after()).expect("not before its end");
+    assert!(late < Duration::from_secs(1), "{late:?}");
+}
+
+#[tokio::test]
+async fn s3_when_roots_change_callers_that_they_do_not_vouch_for_are_closed_a_second_later_and_others_go_on() {
+    let site = Site::with_chain(secured(&context())).await;
+    let (other, own) = (Authority::new(), site.certificate());
+    let trusting = |pem: &str| {
+        let trust = TrustBundle::from_pem(pem.as_bytes()).expect("roots");
+        site.publisher.publish(KeyMaterial::new().identity(own.identity()).trust(trust));
+    };
+    trusting(&(site.authority.pem() + &other.pem()));
+    let client = site.caller(Some(&site.authority.svid(CLIENT))).await;
+    assert_eq!(client.hello().await.unwrap(), "client of shop");
+    let mut stream = site.handshake(Some(&other.svid(CLIENT)), &["h2"]).await.unwrap();
+    stream.write_all(&begun_call()).await.unwrap();
+    site.server.wait_for("a call", |status| status.in_flight == 1).await;
+
+    let published = tokio::time::Instant::now();
+    trusting(&site.authority.pem());
+    assert!(closed(stream).await, "its caller is told");
+    let after = published.elapsed();
+    assert!(after >= Duration::from_secs(1) && after < Duration::from_millis(1900), "{after:?}");
+    assert_eq!(client.hello().await.unwrap(), "client of shop");
+    site.server.wait_for("one connection", |status| status.connections == 1).await;
+}
+
+#[tokio::test]
+async fn s3_connections_move_to_a_servers_new_certificate_before_the_old_one_ends_and_no_call_fails() {
+    let site = Site::with_chain(secured(&context())).await;
+    let short = |site: &Site| site.authority.svid_for(SERVER, Duration::from_secs(2));
+    let (first, second) = (short(&site), site.certificate());
+    site.publish(&first);
+    let client = site.caller(Some(&site.authority.svid(CLIENT))).await;
+    client.hello().await.unwrap();
+    let serials = || {
+        let connections = crate::support::secured::connections(&client._mesh);
+        connections.iter().map(|one| one.peer.serial.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(serials(), [&*first.serial]);
+    site.publish(&second);
+    while serials() != [&*second.serial] {
+        client.hello().await.expect("no call fails");
+    }
+    assert!(SystemTime::now() < first.identity().not_after(), "in time");
+}

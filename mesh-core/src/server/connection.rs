@@ -26,7 +26,7 @@ use super::caller::{Caller, Forwarders};
 use super::io::{Begun, Noticed};
 use super::listener::ChainState;
 use super::request::{Calls, RequestBody};
-use super::secure::{Ready, Securing, Unsecured};
+use super::secure::{Certificates, Ready, Securing, Turn, Unsecured};
 use super::state::{Connected, ConnectionState};
 use crate::deadline::InboundProtocol;
 use crate::error::{BoxError, Error, ErrorKind};
@@ -83,7 +83,8 @@ pub(super) async fn serve<S, R>(
     let context = securing.context(chain.as_ref().and_then(|chain| chain.security()).as_ref());
     let deadline = start + options.handshake_timeout;
     let securing = timeout_at(deadline, securing.secure(context.as_ref(), stream));
-    let Some((io, security)) = secured(securing, &connected, &ends).await else { return };
+    let Some(ready) = secured(securing, &connected, &ends).await else { return };
+    let Ready { stream: io, security, certificates } = ready;
     let caller = Caller::new(security.as_deref(), &forwarders);
     connected.begins(security, context.is_some());
     let deny_by_default = options.deny_by_default;
@@ -91,7 +92,8 @@ pub(super) async fn serve<S, R>(
     let (io, begun) = Noticed::new(io);
     let http2 = pin!(http2(&options).serve_connection(TokioIo::new(io), calls));
     let drain = |connection: Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
-    let why = drive(http2, drain, begun, start, &options, &ends, &connected.state).await;
+    let signs = Signs { begun, ends: &ends, certificates };
+    let why = drive(http2, drain, signs, start, &options, &connected.state).await;
     let peer = connected.state.info.peer_address;
     tracing::debug!(%peer, why, "a connection ended");
 }
@@ -129,19 +131,21 @@ async fn secured(
 async fn drive<C, E>(
     mut http2: Pin<&mut C>,
     drain: impl Fn(Pin<&mut C>),
-    begun: Begun,
+    signs: Signs<'_>,
     start: Instant,
     options: &ServerOptions,
-    ends: &Ends,
     state: &ConnectionState,
 ) -> &'static str
 where
     C: Future<Output = Result<(), E>>,
 {
+    let Signs { begun, ends, mut certificates } = signs;
     let old = old_at(start, options.max_connection_age);
     let mut stage = Stage::Handshake;
     let mut timer = pin!(sleep_until(old.min(start + options.handshake_timeout)));
     let mut shuts_down = false;
+    let mut outlived = false;
+    let mut distrusted = false;
     let mut grace = start + NEVER;
     loop {
         tokio::select! {
@@ -149,6 +153,12 @@ where
             () = ends.cut.cancelled() => return "it was cut",
             () = ends.shutdown.cancelled(), if !shuts_down => shuts_down = true,
             () = ends.drain.cancelled(), if stage.takes_calls() => {}
+            turn = certificates.next(state.info.peer_address) => match turn {
+                Turn::Drain if stage.takes_calls() => outlived = true,
+                Turn::Drain => continue,
+                Turn::Refuse => distrusted = true,
+                Turn::End => return "its certificates do not hold any more",
+            },
             () = timer.as_mut() => match stage {
                 Stage::Handshake if begun.get() && Instant::now() < old => {
                     stage = Stage::Serving;
@@ -171,10 +181,18 @@ where
         stage = Stage::Draining;
         drain(http2.as_mut());
         let now = Instant::now();
-        // What a shutdown leaves its calls is the server's to time, whyever the connection drained before.
-        grace = now + if shuts_down { NEVER } else { options.drain_grace };
-        timer.as_mut().reset(grace.min(now + FAREWELL));
+        // What a shutdown leaves its calls is the server's to time, whyever the connection drained before; what certificates
+        // do, theirs.
+        grace = now + if shuts_down || outlived || distrusted { NEVER } else { options.drain_grace };
+        timer.as_mut().reset(grace.min(now + if distrusted { Duration::ZERO } else { FAREWELL }));
     }
+}
+
+/// What a connection goes by, beside its own timers.
+struct Signs<'a> {
+    begun: Begun,
+    ends: &'a Ends,
+    certificates: Certificates,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! What a connection goes through before HTTP/2: a TLS handshake, or none where none is asked for.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
@@ -10,7 +11,7 @@ use crate::resource::security::DownstreamTls;
 #[cfg(feature = "tls")]
 pub(crate) use crate::tls::AcceptedSecurity;
 #[cfg(feature = "tls")]
-use crate::tls::{Acceptor, Outlook};
+use crate::tls::{Acceptor, Lifetime, Outlook};
 
 /// Without the feature `tls` no connection is secured, and no listener that asks for it is accepted.
 #[cfg(not(feature = "tls"))]
@@ -31,8 +32,64 @@ pub(crate) struct Securing {
     pub(crate) is_permissive: bool,
 }
 
-/// A connection that is ready for HTTP/2; how it is secured, `None`: not at all.
-pub(super) type Ready = (Stream, Option<Arc<AcceptedSecurity>>);
+/// A connection that is ready for HTTP/2.
+pub(super) struct Ready {
+    pub(super) stream: Stream,
+    /// How it is secured; `None`: not at all.
+    pub(super) security: Option<Arc<AcceptedSecurity>>,
+    pub(super) certificates: Certificates,
+}
+
+/// What certificates make of a connection while it is open.
+#[derive(Default)]
+pub(super) struct Certificates {
+    /// `None`: it has none.
+    #[cfg(feature = "tls")]
+    lifetime: Option<Lifetime>,
+}
+
+/// What a connection is to do on account of certificates.
+pub(super) enum Turn {
+    /// It takes no new calls, as soon as its client heard of that; those that it has go on.
+    Drain,
+    /// It takes no new calls from now on.
+    Refuse,
+    /// It ends now.
+    End,
+}
+
+impl Certificates {
+    /// Waits until there is something to do. Not to be asked again after the end.
+    #[cfg(feature = "tls")]
+    pub(super) async fn next(&mut self, peer: SocketAddr) -> Turn {
+        let Some(lifetime) = &mut self.lifetime else { return std::future::pending().await };
+        match lifetime.next().await {
+            crate::tls::Turn::Replace(why) => {
+                tracing::debug!(%peer, %why, "a connection is drained");
+                Turn::Drain
+            }
+            crate::tls::Turn::Drain(why) => {
+                tracing::warn!(%peer, %why, "a connection takes no new calls");
+                Turn::Refuse
+            }
+            crate::tls::Turn::End(why) => {
+                tracing::warn!(%peer, %why, "a connection is closed");
+                Turn::End
+            }
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    pub(super) async fn next(&mut self, _: SocketAddr) -> Turn {
+        std::future::pending().await
+    }
+}
+
+impl Ready {
+    fn plain(stream: TcpStream) -> Self {
+        Self { stream: Stream::Plain(stream), security: None, certificates: Certificates::default() }
+    }
+}
 
 /// Why a connection is closed before HTTP/2.
 #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "nothing is secured"))]
@@ -56,18 +113,19 @@ impl Securing {
         context: Option<&Arc<DownstreamTls>>,
         stream: TcpStream,
     ) -> Result<Ready, Unsecured> {
-        let Some(context) = context else { return Ok((Stream::Plain(stream), None)) };
+        let Some(context) = context else { return Ok(Ready::plain(stream)) };
         if self.is_permissive && !begins_with_tls(&stream).await.map_err(Unsecured::Failed)? {
-            return Ok((Stream::Plain(stream), None));
+            return Ok(Ready::plain(stream));
         }
         let accepting = self.acceptor.prepare(context).map_err(Unsecured::Unable)?;
-        let (stream, security) = accepting.run(stream).await.map_err(Unsecured::Failed)?;
-        Ok((Stream::Tls(Box::new(stream)), Some(Arc::new(security))))
+        let (stream, security, lifetime) = accepting.run(stream).await.map_err(Unsecured::Failed)?;
+        let certificates = Certificates { lifetime: Some(lifetime) };
+        Ok(Ready { stream: Stream::Tls(Box::new(stream)), security: Some(Arc::new(security)), certificates })
     }
 
     #[cfg(not(feature = "tls"))]
     pub(super) async fn secure(&self, _: Option<&Arc<DownstreamTls>>, stream: TcpStream) -> Result<Ready, Unsecured> {
-        Ok((Stream::Plain(stream), None))
+        Ok(Ready::plain(stream))
     }
 
     /// Whether connections can be secured, for a server that is to say so.

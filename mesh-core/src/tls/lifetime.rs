@@ -8,8 +8,10 @@ use std::time::Duration;
 use rustls_pki_types::CertificateDer;
 use tokio::time::sleep_until;
 
-use super::facts::ConnectionSecurity;
-use super::plan::{Now, Plan, Step, Turn, Whose};
+#[cfg(feature = "server")]
+use super::facts::AcceptedSecurity;
+use super::facts::{ConnectionSecurity, Peer};
+use super::plan::{Now, Plan, Side, Step, Turn, Whose};
 use crate::identity::{Identity, Provider, TrustBundle, TrustDomain, Utc};
 
 /// The wall clock may be set while nothing else happens: it is looked at so often.
@@ -63,14 +65,24 @@ pub(crate) trait VerifyAgain: Send + Sync {
 impl Lifetime {
     /// Of a connection that was made now. `own`: the provider of the certificate that was shown to the peer.
     pub(crate) fn new(facts: &ConnectionSecurity, own: Option<Provider>) -> Self {
-        let identity = facts.identity.clone();
-        let plan =
-            Plan::new(identity.as_ref().map(Identity::not_after), facts.peer.not_after, Now::here(), fastrand::f64());
-        let peer = match &facts.peer.spiffe_id {
-            Some(id) => format!("{id} (serial number {})", facts.peer.serial),
-            None => format!("serial number {}", facts.peer.serial),
+        Self::of(Side::Made, own.zip(facts.identity.clone()), Some(&facts.peer))
+    }
+
+    /// Of a connection that was accepted now. `own`: the provider of the certificate that was shown to the peer.
+    #[cfg(feature = "server")]
+    pub(crate) fn accepted(facts: &AcceptedSecurity, own: Provider) -> Self {
+        Self::of(Side::Accepted, Some((own, facts.identity.clone())), facts.peer.as_ref())
+    }
+
+    fn of(side: Side, own: Option<(Provider, Identity)>, peer: Option<&Peer>) -> Self {
+        let own_end = own.as_ref().map(|(_, shown)| shown.not_after());
+        let plan = Plan::new(side, own_end, peer.map(|peer| peer.not_after), Now::here(), fastrand::f64());
+        let peer = match peer {
+            Some(Peer { spiffe_id: Some(id), serial, .. }) => format!("{id} (serial number {serial})"),
+            Some(Peer { serial, .. }) => format!("serial number {serial}"),
+            None => "it showed none".to_owned(),
         };
-        Self { plan, own: own.zip(identity), vouching: None, peer }
+        Self { plan, own, vouching: None, peer }
     }
 
     /// The peer is verified again whenever `provider` publishes other roots than `trust`, by which it was verified.
@@ -188,7 +200,6 @@ mod tests {
 
     use super::*;
     use crate::identity::{KeyMaterial, Leaf};
-    use crate::tls::Peer;
 
     const HOUR: u64 = 3600;
 

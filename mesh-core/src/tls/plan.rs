@@ -52,6 +52,16 @@ pub(super) struct Plan {
     is_drained: bool,
 }
 
+/// Who looks at the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// The one who made it, and can make another.
+    Made,
+    /// The one who accepted it.
+    #[cfg_attr(not(feature = "server"), expect(dead_code, reason = "nothing is accepted"))]
+    Accepted,
+}
+
 /// Whose certificate is the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Whose {
@@ -78,16 +88,24 @@ const TOO_SHORT: Duration = Duration::from_millis(500);
 const NEVER: Duration = Duration::from_secs(3600 * 24 * 365);
 
 impl Plan {
-    /// Of a connection that was made `now`. The peer renews its certificate without telling: near its end, after 75 to 90 %
-    /// of what is left of it, the connection is replaced, wherever by chance (`random` from 0 to 1) in between.
-    pub(super) fn new(own: Option<SystemTime>, peer: SystemTime, now: Now, random: f64) -> Self {
-        let end = match own.filter(|own| *own <= peer) {
-            Some(own) => (now.due(own), Whose::Own),
-            None => (now.due(peer), Whose::Peers),
+    /// Of a connection that was made `now`. The peer renews its certificate without telling: near its end, wherever by
+    /// chance (`random` from 0 to 1), the connection is replaced. Who made it does so after 75 to 90 % of what is left of
+    /// the certificate; who accepted it leaves it the time for that.
+    pub(super) fn new(side: Side, own: Option<SystemTime>, peer: Option<SystemTime>, now: Now, random: f64) -> Self {
+        let own = own.map(|own| now.due(own));
+        let end = match (own, peer.map(|peer| now.due(peer))) {
+            (Some(own), Some(peer)) if own.at > peer.at => (peer, Whose::Peers),
+            (Some(own), _) => (own, Whose::Own),
+            (None, Some(peer)) => (peer, Whose::Peers),
+            (None, None) => (now.after(NEVER), Whose::Peers),
         };
-        let left = now.until(peer);
-        let replacement = (left >= TOO_SHORT).then(|| (now.after(left.mul_f64(0.75 + 0.15 * random)), Whose::Peers));
-        Self { end, own_end: own.map(|own| now.due(own)), replacement, refused: None, is_drained: false }
+        let (first, last) = match side {
+            Side::Made => (0.75, 0.9),
+            Side::Accepted => (0.92, 0.97),
+        };
+        let left = peer.map(|peer| now.until(peer)).filter(|left| *left >= TOO_SHORT);
+        let replacement = left.map(|left| (now.after(left.mul_f64(first + (last - first) * random)), Whose::Peers));
+        Self { end, own_end: own, replacement, refused: None, is_drained: false }
     }
 
     /// There is a new own certificate: after 50 to 90 % of what is left of the one that was shown, the connection is
@@ -187,7 +205,7 @@ mod tests {
 
     fn plan(own: Option<u64>, peer: u64, random: f64) -> (Plan, Now) {
         let now = start();
-        (Plan::new(own.map(|own| later(now, own).wall), later(now, peer).wall, now, random), now)
+        (Plan::new(Side::Made, own.map(|own| later(now, own).wall), Some(later(now, peer).wall), now, random), now)
     }
 
     fn due(plan: &Plan, since: Now) -> u64 {
@@ -226,6 +244,20 @@ mod tests {
             assert_eq!((plan.step(later(now, wanted)), due(&plan, now)), (None, 1000));
             assert_eq!(plan.step(later(now, 1000)), Some(Step::Expired(Whose::Peers)));
         }
+    }
+
+    #[test]
+    fn who_accepts_connections_leaves_their_clients_the_time_to_replace_them() {
+        let now = start();
+        for (random, wanted) in [(0.0, 920), (1.0, 970)] {
+            let peer = Some(later(now, 1000).wall);
+            let plan = Plan::new(Side::Accepted, Some(later(now, HOUR).wall), peer, now, random);
+            assert_eq!(due(&plan, now), wanted);
+        }
+        // One that showed no certificate has the time of the own one.
+        let mut plan = Plan::new(Side::Accepted, Some(later(now, HOUR).wall), None, now, 0.5);
+        assert_eq!(due(&plan, now), HOUR);
+        assert_eq!(plan.step(later(now, HOUR)), Some(Step::Expired(Whose::Own)));
     }
 
     #[test]
@@ -283,13 +315,13 @@ mod tests {
     #[test]
     fn certificates_of_a_moment_and_of_millennia_are_no_trouble() {
         let now = start();
-        let short = Plan::new(None, now.wall + Duration::from_millis(100), now, 0.5);
+        let short = Plan::new(Side::Made, None, Some(now.wall + Duration::from_millis(100)), now, 0.5);
         assert!(short.replacement.is_none());
         let far = SystemTime::UNIX_EPOCH + Duration::from_secs(250_000_000_000);
-        let mut long = Plan::new(Some(far), far, now, 0.5);
+        let mut long = Plan::new(Side::Made, Some(far), Some(far), now, 0.5);
         assert_eq!(long.step(now), None);
         assert!(long.due() > later(now, 200 * 24 * HOUR).at);
-        let mut past = Plan::new(Some(SystemTime::UNIX_EPOCH), far, now, 0.5);
+        let mut past = Plan::new(Side::Made, Some(SystemTime::UNIX_EPOCH), Some(far), now, 0.5);
         assert_eq!(past.step(now), Some(Step::Expired(Whose::Own)));
     }
 }

@@ -20,9 +20,10 @@ use tokio_rustls::server::TlsStream;
 use super::client::H2;
 use super::facts::{AcceptedSecurity, Peer, protocol};
 use super::floor::SecurityFloor;
+use super::lifetime::Lifetime;
 use super::verify::{Expected, Trusted, Verifier};
 use crate::error::{Error, ErrorKind};
-use crate::identity::{Identity, Provider, Providers, crypto};
+use crate::identity::{Identity, Provider, Providers, TrustBundle, crypto};
 use crate::resource::security::DownstreamTls;
 
 /// HTTP/2 by its own name, and by the one that Istio's proxies have for it among themselves.
@@ -42,6 +43,10 @@ pub(crate) struct Accepting {
     config: Arc<ServerConfig>,
     verifier: Option<Arc<Verifier>>,
     identity: Identity,
+    /// The provider of the identity.
+    own: Provider,
+    /// The provider of the roots, if callers are verified, and what it had.
+    vouching: Option<(Provider, TrustBundle)>,
 }
 
 impl Acceptor {
@@ -57,39 +62,43 @@ impl Acceptor {
     /// When a certificate or roots are missing or expired: never a reason to go without.
     pub(crate) fn prepare(&self, context: &Arc<DownstreamTls>) -> Result<Accepting, Error> {
         let crypto = crypto()?;
-        let (identity, trust) = self.material(context)?;
-        let (expected, floor) = (Expected::Caller(context.clone()), self.floor.clone());
-        let verifier = trust.map(|trust| Arc::new(Verifier { trust, expected, crypto: crypto.clone(), floor }));
+        let (own, identity) = self.identity(context)?;
+        let vouching = self.vouching(context)?;
+        let verifier = vouching.as_ref().map(|(_, bundle)| {
+            let own = identity.spiffe_id().map(|id| id.trust_domain());
+            let trust = Trusted::Bundle { bundle: bundle.clone(), own };
+            let (expected, floor) = (Expected::Caller(context.clone()), self.floor.clone());
+            Arc::new(Verifier { trust, expected, crypto: crypto.clone(), floor })
+        });
         let is_required = context.callers.as_ref().is_some_and(|callers| callers.is_required);
         let callers: Arc<dyn ClientCertVerifier> = match &verifier {
             None => WebPkiClientVerifier::no_client_auth(),
             Some(verifier) => Arc::new(CallerVerifier { verifier: verifier.clone(), is_required }),
         };
-        Ok(Accepting { config: config(crypto, callers, &identity, &self.floor)?, verifier, identity })
+        let config = config(crypto, callers, &identity, &self.floor)?;
+        Ok(Accepting { config, verifier, identity, own: own.clone(), vouching })
     }
 
-    fn material(&self, context: &DownstreamTls) -> Result<(Identity, Option<Trusted>), Error> {
+    fn identity(&self, context: &DownstreamTls) -> Result<(&Provider, Identity), Error> {
         let provider = self.providers.named(&context.identity)?;
-        let identity = provider.identity(&*provider.material_now()?)?;
-        let trust = match &context.callers {
-            None => None,
-            Some(callers) => {
-                let provider = self.providers.named(&callers.roots)?;
-                let bundle = provider.material_now()?.trust.clone().ok_or_else(|| provider.without_roots())?;
-                Some(Trusted::Bundle { bundle, own: identity.spiffe_id().map(|id| id.trust_domain()) })
-            }
-        };
-        Ok((identity, trust))
+        Ok((provider, provider.identity(&*provider.material_now()?)?))
+    }
+
+    fn vouching(&self, context: &DownstreamTls) -> Result<Option<(Provider, TrustBundle)>, Error> {
+        let Some(callers) = &context.callers else { return Ok(None) };
+        let provider = self.providers.named(&callers.roots)?;
+        let bundle = provider.material_now()?.trust.clone().ok_or_else(|| provider.without_roots())?;
+        Ok(Some((provider.clone(), bundle)))
     }
 }
 
 impl Accepting {
-    /// Secures a connection.
+    /// Secures a connection; also says how, and for how long.
     ///
     /// # Errors
     ///
     /// When either side refuses the other, or the client does not ask for HTTP/2.
-    pub(crate) async fn run<IO>(self, io: IO) -> Result<(TlsStream<IO>, AcceptedSecurity), Error>
+    pub(crate) async fn run<IO>(self, io: IO) -> Result<(TlsStream<IO>, AcceptedSecurity, Lifetime), Error>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
@@ -101,15 +110,22 @@ impl Accepting {
             return Err(failed("the client did not ask for HTTP/2 (ALPN `h2`)"));
         }
         let protocol = protocol(session).ok_or_else(|| failed("neither version 1.3 nor 1.2 was agreed on"))?;
-        let peer = match (&self.verifier, session.peer_certificates()) {
-            (Some(verifier), Some([leaf, others @ ..])) => {
-                let leaf = verifier.verify(leaf, others, UnixTime::now());
+        let chain: Vec<_> =
+            session.peer_certificates().unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect();
+        let verifier = self.verifier.filter(|_| !chain.is_empty());
+        let peer = match &verifier {
+            Some(verifier) => {
+                let leaf = verifier.verify_chain(&chain);
                 Some(Peer::new(&leaf.map_err(|error| failed("the handshake failed").with_source(error))?))
             }
-            _ => None,
+            None => None,
         };
         let security = AcceptedSecurity { protocol, peer, identity: self.identity };
-        Ok((stream, security))
+        let mut lifetime = Lifetime::accepted(&security, self.own);
+        if let (Some(verifier), Some((provider, bundle))) = (verifier, self.vouching) {
+            lifetime = lifetime.vouched_for_by(provider, bundle, chain, verifier);
+        }
+        Ok((stream, security, lifetime))
     }
 }
 
@@ -140,7 +156,10 @@ impl Outlook {
         for provider in &mut self.providers {
             provider.latest();
         }
-        let ends = self.contexts.iter().map(|context| Ok(self.acceptor.material(context)?.0.not_after()));
+        let ends = self.contexts.iter().map(|context| {
+            self.acceptor.vouching(context)?;
+            Ok(self.acceptor.identity(context)?.1.not_after())
+        });
         self.until = ends.collect::<Result<Vec<_>, Error>>()?.into_iter().min();
         Ok(())
     }
