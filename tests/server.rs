@@ -24,7 +24,7 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::Client;
-use crate::support::frames::{GOAWAY, Peer};
+use crate::support::frames::{END_HEADERS, GOAWAY, HEADERS, Peer, RST_STREAM, header_block};
 use crate::support::served::Served;
 use crate::support::timeout::read_timeout;
 
@@ -278,6 +278,42 @@ async fn health_says_that_a_server_serves_until_it_shuts_down_and_a_watch_holds_
     assert_eq!(checked(&mut probe, "helloworld.Greeter").await, Ok(ServingStatus::NotServing));
 }
 
+/// Its future lost a `select!`, or its task panicked: nobody tells it to shut down.
+#[tokio::test]
+async fn health_says_that_a_server_that_was_dropped_does_not_serve() {
+    let mut health = None;
+    let services = |server: MeshServer| {
+        health = Some(server.health());
+        server
+    };
+    let server = Served::start(ServerOptions::new(), services).await;
+    let health = health.expect("set above");
+    let probes = Served::start(ServerOptions::new(), |server| server.add_service(health)).await;
+    let mesh = mesh().await;
+    let mut probe = HealthClient::new(MeshChannel::new(&mesh, &probes.target()).expect("a target"));
+    let mut watched = probe.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(watched.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    drop(server);
+    let told = timeout(PATIENCE, watched.message()).await.expect("the watch is told");
+    assert_eq!(told.unwrap().unwrap().status(), ServingStatus::NotServing);
+    assert_eq!(watched.message().await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(checked(&mut probe, "").await, Ok(ServingStatus::NotServing));
+}
+
+#[tokio::test]
+async fn health_knows_nothing_of_services_that_were_replaced() {
+    let greeter = Backend::start("a").await;
+    let services = |server: MeshServer| {
+        let health = server.health();
+        server.add_service(greeter.service()).routes(tonic::service::Routes::default()).add_service(health)
+    };
+    let server = Served::start(ServerOptions::new(), services).await;
+    let mesh = mesh().await;
+    let mut probe = HealthClient::new(MeshChannel::new(&mesh, &server.target()).expect("a target"));
+    assert_eq!(checked(&mut probe, "grpc.health.v1.Health").await, Ok(ServingStatus::Serving));
+    assert_eq!(checked(&mut probe, "helloworld.Greeter").await, Err(Code::NotFound));
+}
+
 #[tokio::test]
 async fn a_server_that_is_dropped_cuts_its_connections() {
     let greeter = Backend::start("a").await;
@@ -296,12 +332,15 @@ async fn a_server_that_is_dropped_cuts_its_connections() {
 async fn clients_that_do_not_begin_to_speak_are_closed() {
     let options = ServerOptions::new().handshake_timeout(SOON);
     let server = Served::start(options, |server| server).await;
+    let before = Instant::now();
     let mut silent = TcpStream::connect(server.address()).await.unwrap();
     let mut half = TcpStream::connect(server.address()).await.unwrap();
     half.write_all(&PREFACE[..10]).await.unwrap();
     let spoke = raw(server.address()).await;
     bytes_until_closed(&mut silent).await;
     bytes_until_closed(&mut half).await;
+    // Far below the default, which is no longer than a test's patience.
+    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
     server.wait_for("connections", |status| status.connections == 1).await;
     let answer = spoke.ready().await.unwrap().send_request(post(server.address(), "SayHello"), true).unwrap().0;
     assert_eq!(answer.await.unwrap().status(), StatusCode::OK);
@@ -382,6 +421,26 @@ async fn a_client_that_opens_and_resets_streams_is_cut_and_others_are_not() {
     assert_eq!(client.hello().await.unwrap(), "a");
     server.wait_for("connections", |status| status.connections == 1).await;
     assert_eq!(server.status().accepted, 2);
+}
+
+/// Requests that break HTTP/2, each of which the server resets (RUSTSEC-2024-0003).
+#[tokio::test]
+async fn a_client_that_makes_the_server_reset_streams_is_cut() {
+    let server = Served::start(ServerOptions::new(), |server| server).await;
+    let mut attacker = Peer::connect(server.address()).await.unwrap();
+    let malformed = header_block(&[(":method", "POST"), (":scheme", "http"), (":path", "/"), ("Upper", "case")]);
+    let mut resets = 0;
+    for stream in (1..1200).step_by(2) {
+        // The server may end the connection before it has all of it.
+        if attacker.frame(HEADERS, END_HEADERS, stream, &malformed).await.is_err() {
+            break;
+        }
+    }
+    while let Ok(frame) = timeout(PATIENCE, attacker.next_frame()).await.expect("the connection ends") {
+        resets += usize::from(frame.kind == RST_STREAM);
+    }
+    assert!(resets <= 256, "{resets}");
+    server.wait_for("connections", |status| status.connections == 0).await;
 }
 
 /// HEADERS of `POST http /`, and RST_STREAM with CANCEL.

@@ -9,7 +9,7 @@ use mesh_core::testing::{
     server_listener, virtual_host,
 };
 use mesh_core::{Bootstrap, Mesh};
-use mesh_tonic::MeshServer;
+use mesh_tonic::{MeshChannel, MeshServer};
 use mesh_xds_proto::envoy::config::core::v3::TransportSocket;
 use mesh_xds_proto::envoy::config::listener::v3::{ListenerFilter, filter_chain_match::ConnectionSourceType};
 use mesh_xds_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
@@ -19,6 +19,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::PATIENCE;
 use crate::support::backend::Backend;
@@ -109,17 +112,24 @@ impl Setting {
         }
     }
 
-    /// Calls until a call fails in this way.
-    async fn fails_with(&self, text: &str) -> Status {
-        let failed = async {
+    /// Calls until a call is refused for this reason, which the server knows and the caller does not.
+    async fn refuses_for(&self, text: &str) -> String {
+        let refused = async {
             loop {
-                match self.client.hello().await {
-                    Err(error) if error.message().contains(text) => return error,
-                    _ => tokio::task::yield_now().await,
+                let failed = self.client.hello().await.is_err();
+                let why = self.server.status().last_refused_call.filter(|why| failed && why.contains(text));
+                if let Some(why) = why {
+                    return why.to_string();
                 }
+                tokio::task::yield_now().await;
             }
         };
-        timeout(PATIENCE, failed).await.expect("calls fail so")
+        timeout(PATIENCE, refused).await.expect("calls are refused so")
+    }
+
+    /// Why the last call was refused.
+    fn last_refused(&self) -> String {
+        self.server.status().last_refused_call.expect("a call was refused").to_string()
     }
 
     /// That a connection is closed without a byte.
@@ -128,6 +138,18 @@ impl Setting {
         let mut bytes = Vec::new();
         let _ = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("the connection is closed");
         assert_eq!(bytes, b"");
+    }
+}
+
+/// What a caller is told, whatever the reason.
+fn assert_is_refused(error: &Status) {
+    assert_eq!(error.code(), Code::Unavailable);
+    assert_eq!(error.message(), "this server is not configured to serve the call");
+}
+
+fn assert_all_in(why: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(why.contains(part), "`{part}` is not in: {why}");
     }
 }
 
@@ -293,16 +315,34 @@ async fn only_routes_that_do_not_forward_are_served_and_others_are_told_by_name(
     ]);
     let it = Setting::start(one_chain(filter_chain().inline(routes).modify(|chain| chain.name = "main".into()))).await;
     assert_eq!(it.client.recovers().await, "a");
+    let served = it.greeter.calls();
     let mut metadata = tonic::metadata::MetadataMap::new();
     metadata.insert("to", "nobody".parse().unwrap());
     let error = it.client.hello_with(metadata).await.unwrap_err();
-    assert_eq!(error.code(), Code::Unavailable);
-    assert_says(&error, &["route `forwards` has the action `route`", &it.name(), "`main`", "`non_forwarding_action`"]);
+    assert_is_refused(&error);
+    let parts = ["route `forwards` has the action `route`", &it.name(), "`main`", "`non_forwarding_action`"];
+    assert_all_in(&it.last_refused(), &parts);
     let hello = mesh_examples::helloworld::HelloRequest::default();
     let error = it.client.greeter().say_hello_stream(hello).await.unwrap_err();
-    assert_eq!(error.code(), Code::Unavailable);
-    assert_says(&error, &["no route", "/helloworld.Greeter/SayHelloStream", &it.name()]);
-    assert_eq!(it.greeter.calls(), it.greeter.seen().iter().filter(|call| call.method == "SayHello").count() as u64);
+    assert_is_refused(&error);
+    assert_all_in(&it.last_refused(), &["no route", "/helloworld.Greeter/SayHelloStream", &it.name()]);
+    assert_eq!(it.server.status().refused_calls, 2);
+    assert_eq!(it.greeter.calls(), served, "no refused call reached the handler");
+}
+
+/// What it sent is not sent back to it, where it might be more than it takes.
+#[tokio::test]
+async fn a_caller_with_a_long_path_is_refused_in_few_words() {
+    let mut it = Setting::start(one_chain(filter_chain().inline(route_config("empty")))).await;
+    it.serves().await;
+    let stream = TcpStream::connect(it.address()).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let uri = format!("http://{}/{}", it.address(), "x".repeat(6_000));
+    let answer = client.send_request(http::Request::post(uri).body(()).unwrap(), true).unwrap().0.await.unwrap();
+    assert_eq!(answer.headers()["grpc-status"], "14");
+    assert!(answer.headers()["grpc-message"].len() < 100, "{answer:?}");
+    assert!(it.last_refused().len() < 1_000, "{}", it.last_refused());
 }
 
 #[tokio::test]
@@ -313,8 +353,8 @@ async fn a_call_for_an_authority_without_a_virtual_host_is_unavailable() {
     let known = Client::with_authority(&mesh, &it.server.target(), Some("greeter.test"));
     assert_eq!(known.recovers().await, "a");
     let error = it.client.hello().await.unwrap_err();
-    assert_eq!(error.code(), Code::Unavailable);
-    assert_says(&error, &["no virtual host", &it.address().to_string()]);
+    assert_is_refused(&error);
+    assert_all_in(&it.last_refused(), &["no virtual host", &it.address().to_string()]);
 }
 
 #[tokio::test]
@@ -326,8 +366,8 @@ async fn routes_by_name_change_for_connections_that_are_open() {
     it.serves().await;
     assert_eq!(it.client.recovers().await, "a");
     it.control_plane.put(route_config("shared").routes([route().name("away").cluster("elsewhere")]));
-    let error = it.fails_with("route `away`").await;
-    assert_says(&error, &["RouteConfiguration `shared`", &it.name()]);
+    let why = it.refuses_for("route `away`").await;
+    assert_all_in(&why, &["RouteConfiguration `shared`", &it.name()]);
     it.control_plane.put(serving());
     assert_eq!(it.client.recovers().await, "a");
     assert_eq!(it.server.status().accepted, 1, "all of it on one connection");
@@ -341,9 +381,107 @@ async fn routes_that_do_not_exist_fail_the_calls_and_not_the_listener() {
     let chains = |address| Some(server_listener(address).chains([filter_chain().rds("missing")]));
     let mut it = Setting::start_in(control_plane, mesh.build().await.unwrap(), chains).await;
     it.serves().await;
-    let error = it.fails_with("RouteConfiguration `missing` does not exist").await;
-    assert_eq!(error.code(), Code::Unavailable);
-    assert_says(&error, &[&it.name()]);
+    let why = it.refuses_for("RouteConfiguration `missing` does not exist").await;
+    assert_all_in(&why, &[&it.name()]);
+}
+
+/// As on a client: no fault of the control plane stops traffic. What serves on goes on to change.
+#[tokio::test]
+async fn a_listener_whose_routes_do_not_exist_is_held_back_while_an_older_one_serves() {
+    let control_plane = ControlPlane::new();
+    let serving = || route_config("old").routes([route().non_forwarding()]);
+    control_plane.put(serving());
+    let mesh = quick().does_not_exist_timeout(std::time::Duration::from_millis(50)).control_plane(&control_plane);
+    let chains = |address| Some(server_listener(address).chains([filter_chain().rds("old")]));
+    let mut it = Setting::start_in(control_plane, mesh.build().await.unwrap(), chains).await;
+    it.serves().await;
+    assert_eq!(it.client.recovers().await, "a");
+    it.control_plane.put(server_listener(it.address()).chains([filter_chain().rds("new")]));
+    let held = |waiting_for: &str| waiting_for.contains("RouteConfiguration `new` does not exist");
+    it.server.wait_for("held back", |status| status.waiting_for.as_deref().is_some_and(held)).await;
+    assert_eq!(it.client.hello().await.unwrap(), "a");
+    it.control_plane.put(route_config("old").routes([route().name("away").cluster("elsewhere")]));
+    it.refuses_for("route `away`").await;
+    it.control_plane.put(serving());
+    assert_eq!(it.client.recovers().await, "a");
+    it.control_plane.put(route_config("new").routes([route().name("newest").cluster("elsewhere")]));
+    it.refuses_for("route `newest`").await;
+    assert_eq!((it.server.status().waiting_for, it.server.status().accepted), (None, 1));
+    assert_eq!(*it.changes.lock(), [ServingMode::Serving]);
+}
+
+#[tokio::test]
+async fn a_server_says_what_it_waits_for_now_and_no_longer_what_it_waited_for() {
+    let mesh_of = |control_plane| quick().does_not_exist_timeout(PATIENCE).control_plane(control_plane).build();
+    let control_plane = ControlPlane::new();
+    let mesh = mesh_of(&control_plane).await.unwrap();
+    let mut it = Setting::start_in(control_plane, mesh, |address| {
+        let elsewhere = server_listener("127.0.0.1:1").build();
+        Some(server_listener(address).modify(|listener| listener.address = elsewhere.address))
+    })
+    .await;
+    it.stops().await;
+    it.control_plane.put(server_listener(it.address()).chains([filter_chain().rds("late")]));
+    let is_waiting = |mode: &ServingMode| matches!(mode, ServingMode::NotServing(why) if why.contains("waiting for RouteConfiguration `late`"));
+    it.server.wait_for("the routes it waits for", |status| is_waiting(&status.mode)).await;
+    it.control_plane.put(route_config("late").routes([route().non_forwarding()]));
+    assert_eq!(it.client.recovers().await, "a");
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_ask_for_its_listener_tells_why_once() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let bootstrap = Bootstrap::builder(closed.clone()).insecure();
+    let bootstrap = bootstrap.server_listener_resource_name_template("server?%s").build().unwrap();
+    let mesh = quick().bootstrap(bootstrap).build().await.unwrap();
+    let mut it = Setting::start_in(ControlPlane::new(), mesh, |_| None).await;
+    let why = it.stops().await;
+    assert_all_in(&why, &["waiting for Listener `server?", &closed]);
+    assert_eq!(it.changes.lock().len(), 1);
+}
+
+/// A server that no longer follows its listener would serve for ever what it served last.
+#[tokio::test]
+async fn a_server_whose_application_panics_at_a_change_of_the_mode_obeys_its_listener_on() {
+    let control_plane = ControlPlane::new();
+    let mesh = quick_mesh(&control_plane).await;
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    control_plane.put(server_listener(address));
+    let greeter = Backend::start("a").await;
+    let services = |server: MeshServer| {
+        server.add_service(greeter.service()).on_serving_mode(|_| panic!("a panic that the test wants"))
+    };
+    let mut server = Served::start_at(socket, &mesh, ServerOptions::new(), services).await;
+    let client = Client::new(&mesh, &server.target());
+    assert_eq!(client.recovers().await, "a");
+    let away = route_config("away").routes([route().cluster("elsewhere")]);
+    control_plane.put(server_listener(address).chains([filter_chain().inline(away)]));
+    let refused = async { while client.hello().await.is_ok() {} };
+    timeout(PATIENCE, refused).await.expect("the newest listener holds");
+    server.stop();
+    assert_eq!(server.ended().await.cut_calls, 0);
+}
+
+#[tokio::test]
+async fn probes_are_answered_on_a_port_that_the_control_plane_knows_nothing_of() {
+    let control_plane = ControlPlane::new();
+    let mesh = quick_mesh(&control_plane).await;
+    let mut health = None;
+    let services = |server: MeshServer| {
+        health = Some(server.health());
+        server
+    };
+    let server = Served::start_in(&mesh, ServerOptions::new(), services).await;
+    let health = health.expect("set above");
+    let probes = |server: MeshServer| server.add_service(health).without_control_plane();
+    let probes = Served::start_in(&mesh, ServerOptions::new(), probes).await;
+    let mut probe = HealthClient::new(MeshChannel::new(&mesh, &probes.target()).unwrap());
+    let mut check = async || probe.check(HealthCheckRequest::default()).await.unwrap().into_inner().status();
+    assert_eq!(check().await, ServingStatus::NotServing, "its listener has not come");
+    control_plane.put(server_listener(server.address()));
+    let serves = async { while check().await != ServingStatus::Serving {} };
+    timeout(PATIENCE, serves).await.expect("the probe sees that the server serves");
 }
 
 #[tokio::test]
@@ -351,9 +489,11 @@ async fn inline_routes_change_for_connections_that_are_open_and_other_chains_dra
     let mut it = Setting::start(|address| Some(server_listener(address))).await;
     it.serves().await;
     assert_eq!(it.client.recovers().await, "a");
-    let named = route_config("inline").routes([route().name("renamed").non_forwarding()]);
-    it.control_plane.put(server_listener(it.address()).chains([filter_chain().inline(named)]));
-    it.control_plane.acked(LISTENERS).await;
+    let fewer = route_config("inline").routes([route().path("/helloworld.Greeter/SayHello").non_forwarding()]);
+    it.control_plane.put(server_listener(it.address()).chains([filter_chain().inline(fewer)]));
+    let hello = mesh_examples::helloworld::HelloRequest::default;
+    let changed = async { while it.client.greeter().say_hello_stream(hello()).await.is_ok() {} };
+    timeout(PATIENCE, changed).await.expect("the routes change");
     assert_eq!(it.client.hello().await.unwrap(), "a");
     assert_eq!(it.server.status().accepted, 1);
     // A call that is open when its connection drains goes on to its end.

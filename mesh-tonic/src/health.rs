@@ -41,6 +41,15 @@ impl ServerHealth {
         self.state.mode.send_replace(Some(mode.clone()));
     }
 
+    pub(crate) fn forget_services(&self) {
+        self.services().clear();
+    }
+
+    /// Says that the server serves no more when the value is dropped, however that comes.
+    pub(crate) fn until_dropped(&self) -> impl Drop + use<> {
+        Serving(self.clone())
+    }
+
     fn services(&self) -> std::sync::MutexGuard<'_, HashSet<&'static str>> {
         self.state.services.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -53,6 +62,15 @@ impl ServerHealth {
             Some(ServingMode::Serving) => ServingStatus::Serving,
             _ => ServingStatus::NotServing,
         }
+    }
+}
+
+/// A server that runs. Its future may be dropped, or panic, before it tells of a shutdown.
+struct Serving(ServerHealth);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.set(&ServingMode::ShuttingDown);
     }
 }
 

@@ -89,14 +89,33 @@ impl MeshServer {
     /// server.add_service(health).serve(address).await?;
     /// # Ok(()) }
     /// ```
+    ///
+    /// On a port of its own, for probes, a mesh with a control plane would ask it for a Listener of that port, too, and not
+    /// serve without: [`without_control_plane`](Self::without_control_plane) serves probes whatever the control plane says.
+    ///
+    /// ```no_run
+    /// # use std::net::SocketAddr;
+    /// # async fn example(mesh: mesh_core::Mesh, address: SocketAddr, probes: SocketAddr) -> Result<(), mesh_core::Error> {
+    /// use mesh_tonic::MeshServer;
+    ///
+    /// let server = MeshServer::new(&mesh);
+    /// let health = MeshServer::new(&mesh).add_service(server.health()).without_control_plane();
+    /// // The probes go on while the server's calls end, and see NOT_SERVING.
+    /// tokio::spawn(health.serve(probes));
+    /// server.serve(address).await?;
+    /// # Ok(()) }
+    /// ```
     #[cfg(feature = "health")]
     pub fn health(&self) -> HealthServer<crate::ServerHealth> {
         HealthServer::new(self.health.clone())
     }
 
-    /// Serves these, in place of what was added before.
+    /// Serves these, in place of what was added before. [`health`](Self::health) does not learn their names: it answers for
+    /// the server as a whole, and for services that are added afterwards.
     pub fn routes(mut self, routes: Routes) -> Self {
         self.routes = routes;
+        #[cfg(feature = "health")]
+        self.health.forget_services();
         self
     }
 
@@ -183,6 +202,8 @@ impl MeshServer {
         let hears = self.hears;
         #[cfg(feature = "health")]
         let health = self.health;
+        #[cfg(feature = "health")]
+        let _serving = health.until_dropped();
         let builder = self.builder.on_serving_mode(move |mode| {
             #[cfg(feature = "health")]
             health.set(mode);

@@ -240,6 +240,12 @@ pub struct ServerStatus {
     pub accepted: u64,
     /// Connections that were closed without a byte.
     pub refused: u64,
+    /// Calls that the Listener, its routes or its policies do not let be served. Their callers are not told why.
+    pub refused_calls: u64,
+    /// Why the last of them was refused.
+    pub last_refused_call: Option<Arc<str>>,
+    /// What a newer Listener waits for while an older one serves, or why it is held back: it names routes that cannot be had.
+    pub waiting_for: Option<Arc<str>>,
     /// Those of the accepted that are in plaintext though TLS is asked for: of a server that is
     /// [`permissive`](ServerBuilder::permissive).
     pub plaintext: u64,
@@ -278,6 +284,7 @@ impl ServerConnection {
 impl ServerStatus {
     fn of(state: &ServerState) -> Self {
         let (failed_handshakes, last_handshake_error) = state.failed_handshakes();
+        let (refused_calls, last_refused_call) = state.refused_calls();
         Self {
             address: state.address,
             listener: state.listener.clone(),
@@ -290,6 +297,9 @@ impl ServerStatus {
             failed_handshakes,
             last_handshake_error,
             open: state.open().iter().map(|connection| ServerConnection::of(connection)).collect(),
+            refused_calls,
+            last_refused_call,
+            waiting_for: state.waiting_for(),
         }
     }
 }

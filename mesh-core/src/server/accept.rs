@@ -28,9 +28,12 @@ pub(super) async fn accept(
                 pause = FIRST_PAUSE;
             }
             Ok((stream, peer)) => match options.tcp.apply(&stream) {
-                Ok(()) => return (stream, peer),
-                // It is gone already.
-                Err(error) => tracing::debug!(%peer, %error, "a connection could not be set up"),
+                Err(error) if stream.peer_addr().is_err() => tracing::debug!(%peer, %error, "a connection is gone"),
+                // A system may lack an option; a connection without it is better than none.
+                result => {
+                    result.unwrap_or_else(|error| server.socket_is_untuned(&error));
+                    return (stream, peer);
+                }
             },
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -46,4 +49,22 @@ pub(super) async fn accept(
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, NetworkDown};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted | NetworkDown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_whose_options_the_system_refuses_is_served() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut options = ServerOptions::new();
+        // More than the system knows (tcp(7), TCP_KEEPIDLE).
+        options.tcp.keepalive = Some(Duration::from_secs(1_000_000));
+        let _client = TcpStream::connect(address).await.unwrap();
+        let server = ServerState::new(address, None);
+        let accepted = accept(&listener, &server, &options);
+        tokio::time::timeout(Duration::from_secs(10), accepted).await.expect("the connection is accepted");
+    }
 }

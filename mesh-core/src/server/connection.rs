@@ -88,7 +88,8 @@ pub(super) async fn serve<S, R>(
     let caller = Caller::new(security.as_deref(), &forwarders);
     connected.begins(security, context.is_some());
     let deny_by_default = options.deny_by_default;
-    let calls = Calls { service, connection: connected.state.clone(), caller, chain, protocol, deny_by_default };
+    let (server, connection) = (connected.server.clone(), connected.state.clone());
+    let calls = Calls { service, server, connection, caller, chain, protocol, deny_by_default };
     let (io, begun) = Noticed::new(io);
     let http2 = pin!(http2(&options).serve_connection(TokioIo::new(io), calls));
     let drain = |connection: Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();

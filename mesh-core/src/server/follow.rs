@@ -1,5 +1,6 @@
 //! Follows what decides whether a server serves: its listener at the control plane, and its certificates.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::ServerState;
@@ -66,21 +67,30 @@ impl Follower {
     /// Sets the gate to what holds now.
     pub(super) fn look(&mut self) {
         match self.source.take() {
-            News::Awaiting(what) if self.told.is_none() => {
-                self.server.gate.set(ServingMode::NotServing(format!("waiting for {what}").into()), None);
-            }
-            News::Awaiting(what) => {
-                tracing::debug!(%what, "waiting");
-                // What is in force stays, if it can still be secured.
-                if let Some(setup) = self.setup.clone() {
-                    self.serve(setup);
+            News::Awaiting { what, is_stuck } => self.wait_for(what, is_stuck),
+            News::Mode(mode, setup) => {
+                self.server.wait_for(None);
+                match setup.filter(|_| mode == ServingMode::Serving) {
+                    Some(setup) => self.serve(setup),
+                    None => {
+                        (self.setup, self.readiness) = (None, Readiness::default());
+                        self.set(mode, None);
+                    }
                 }
             }
-            News::Mode(ServingMode::Serving, Some(setup)) => self.serve(setup),
-            News::Mode(mode, setup) => {
-                (self.setup, self.readiness) = (None, Readiness::default());
-                self.set(mode, setup);
-            }
+        }
+    }
+
+    /// What is in force stays, if it can still be secured. Where there is nothing, the mode says what is waited for.
+    fn wait_for(&mut self, what: String, is_stuck: bool) {
+        if let Some(setup) = self.setup.clone() {
+            self.server.wait_for(Some(what));
+            return self.serve(setup);
+        }
+        let mode = ServingMode::NotServing(format!("waiting for {what}").into());
+        self.server.gate.set(mode.clone(), None);
+        if is_stuck && self.told.is_none() {
+            self.tell(mode);
         }
     }
 
@@ -99,9 +109,13 @@ impl Follower {
     fn set(&mut self, mode: ServingMode, setup: Option<Arc<Setup>>) {
         self.server.gate.set(mode.clone(), setup);
         if self.told.as_ref() != Some(&mode) {
-            tell(&self.server, &mode, &self.on_serving_mode);
-            self.told = Some(mode);
+            self.tell(mode);
         }
+    }
+
+    fn tell(&mut self, mode: ServingMode) {
+        tell(&self.server, &mode, &self.on_serving_mode);
+        self.told = Some(mode);
     }
 }
 
@@ -112,7 +126,9 @@ pub(super) fn tell(server: &ServerState, mode: &ServingMode, on_serving_mode: &O
         ServingMode::ShuttingDown => tracing::info!(address = %server.address, "shutting down"),
         ServingMode::NotServing(why) => tracing::warn!(address = %server.address, %why, "not serving"),
     }
-    if let Some(hears) = on_serving_mode {
-        hears(mode);
+    let Some(hears) = on_serving_mode else { return };
+    // A panic must not end what follows the listener: the server would serve for ever what it served last.
+    if catch_unwind(AssertUnwindSafe(|| hears(mode))).is_err() {
+        tracing::error!(address = %server.address, %mode, "`on_serving_mode` panicked");
     }
 }

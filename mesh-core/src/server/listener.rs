@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use http::Request;
+use indexmap::IndexSet;
 use tokio_util::sync::CancellationToken;
 
 use super::access::{denied, inbound_call};
@@ -28,6 +29,9 @@ use crate::resource::{LISTENER, ROUTE_CONFIGURATION};
 use crate::snapshot::Problem;
 use crate::snapshot::dependencies::{Missing, value_of};
 use crate::xds::Subscriber;
+
+/// How many characters of what a caller sent are kept.
+const MOST_SHOWN: usize = 200;
 
 /// What connections are accepted under.
 #[derive(Debug)]
@@ -81,6 +85,11 @@ impl Setup {
         }
     }
 
+    /// Gives its connections what other chains with the same matches say.
+    fn update(&self, chains: Vec<ChainInForce>) {
+        self.chains.iter().zip(chains).for_each(|(state, chain)| state.0.store(Arc::new(chain)));
+    }
+
     fn has_the_matches_of(&self, other: &FilterChains) -> bool {
         matches!(self.matches.as_deref(), Some(Listener::Socket(listener)) if listener.chains.matches_as(other))
     }
@@ -99,11 +108,11 @@ impl ChainState {
         let head = RequestHead::of(request);
         one_authority(request)?;
         let host = routes.virtual_host(head.authority).ok_or_else(|| {
-            let message = format!("no virtual host has a domain for authority `{}`", head.authority);
+            let message = format!("no virtual host has a domain for authority `{:.MOST_SHOWN$}`", head.authority);
             chain.error(routes, message, "add the authority to a virtual host's `domains`")
         })?;
         let route = host.route(&head, || fastrand::u32(..1_000_000)).ok_or_else(|| {
-            let message = format!("no route of virtual host `{}` matches path `{}`", host.name, head.path);
+            let message = format!("no route of virtual host `{}` matches path `{:.MOST_SHOWN$}`", host.name, head.path);
             chain.error(routes, message, "add a route with `non_forwarding_action` that matches")
         })?;
         let route = &host.routes[route];
@@ -154,13 +163,38 @@ impl ChainInForce {
 pub(super) struct Watcher {
     pub(super) name: Arc<str>,
     pub(super) address: SocketAddr,
-    in_force: Option<Arc<Setup>>,
+    in_force: Option<InForce>,
+}
+
+#[derive(Debug)]
+struct InForce {
+    /// The listener whose routes are in use. The setup may have come with an older one that has the same matches.
+    listener: Arc<Listener>,
+    setup: Arc<Setup>,
+}
+
+impl InForce {
+    fn named_routes(&self) -> IndexSet<Arc<str>> {
+        named_routes(&self.listener)
+    }
+}
+
+fn named_routes(listener: &Listener) -> IndexSet<Arc<str>> {
+    match listener {
+        Listener::Socket(listener) => listener.named_routes(),
+        Listener::Api(_) => IndexSet::new(),
+    }
 }
 
 /// What became of news.
 pub(super) enum News {
-    /// No verdict yet; of what, in words. What is in force stays.
-    Awaiting(String),
+    /// There is no verdict yet, or the newest listener names routes that cannot be had; of what, in words. What is in force
+    /// stays.
+    Awaiting {
+        what: String,
+        /// That something is wrong.
+        is_stuck: bool,
+    },
     Mode(ServingMode, Option<Arc<Setup>>),
 }
 
@@ -171,17 +205,13 @@ impl Watcher {
 
     /// Takes up what the resources say now.
     pub(super) fn take(&mut self, resources: &mut Subscriber) -> News {
-        let names = [self.name.clone()].into_iter().collect();
-        let listener = value_of::<Listener>(resources.get(&LISTENER, &self.name), &LISTENER, &self.name);
-        let routes = match listener.as_deref() {
-            Ok(Listener::Socket(listener)) => listener.named_routes(),
-            _ => Default::default(),
-        };
-        resources.watch(&[(&LISTENER, &names), (&ROUTE_CONFIGURATION, &routes)]);
+        let state = resources.get(&LISTENER, &self.name);
+        let issue = state.error.clone();
+        let listener = value_of::<Listener>(state, &LISTENER, &self.name);
+        self.watch(listener.as_deref().ok(), resources);
         let listener = match listener {
             Ok(listener) => listener,
-            Err(Missing::Pending(what)) => return News::Awaiting(what),
-            Err(Missing::Absent(problem) | Missing::Behind(problem)) => return self.stop(&problem),
+            Err(missing) => return self.without(missing, issue.as_deref()),
         };
         let Listener::Socket(socket) = &*listener else {
             return self
@@ -191,21 +221,53 @@ impl Watcher {
             return self.stop(&problem);
         }
         match self.chains(socket, resources) {
-            Ok(chains) => self.serve(&listener, &socket.chains, chains),
-            Err(awaited) => News::Awaiting(awaited),
+            Ok(chains) => {
+                let news = self.serve(&listener, &socket.chains, chains);
+                // No more of the routes that were in use before.
+                self.watch(Some(&listener), resources);
+                news
+            }
+            Err(missing) => {
+                self.refresh(resources);
+                self.without(missing, None)
+            }
         }
     }
 
-    /// The chains with their routes; an error of one's routes fails its calls, not the listener (A36). Or what is awaited.
-    fn chains(&self, listener: &SocketListener, resources: &Subscriber) -> Result<Vec<ChainInForce>, String> {
+    /// Watches what the newest listener names, and what that in force does: it serves on until the newest is complete.
+    fn watch(&self, newest: Option<&Listener>, resources: &mut Subscriber) {
+        let names = [self.name.clone()].into_iter().collect();
+        let mut routes = newest.map(named_routes).unwrap_or_default();
+        routes.extend(self.in_force.iter().flat_map(InForce::named_routes));
+        resources.watch(&[(&LISTENER, &names), (&ROUTE_CONFIGURATION, &routes)]);
+    }
+
+    fn without(&mut self, missing: Missing, issue: Option<&str>) -> News {
+        match missing {
+            Missing::Pending(what) => {
+                let what = issue.map_or_else(|| what.clone(), |issue| format!("{what}: {issue}"));
+                News::Awaiting { what, is_stuck: issue.is_some() }
+            }
+            Missing::Behind(problem) => News::Awaiting { what: problem.to_error().report(), is_stuck: true },
+            Missing::Absent(problem) => self.stop(&problem),
+        }
+    }
+
+    /// The chains with their routes. Routes that a listener cannot have hold it back while another serves: no fault of the
+    /// control plane stops traffic. Without another, or when the control plane took away what is in use, they fail their
+    /// chain's calls, and not the listener (A36).
+    fn chains(&self, listener: &SocketListener, resources: &Subscriber) -> Result<Vec<ChainInForce>, Missing> {
+        let in_use = self.in_force.as_ref().map(InForce::named_routes);
         let in_force = |chain: &Arc<FilterChain>| {
             let routes = match &chain.routes {
                 RouteSource::Inline(routes) => Ok(routes.clone()),
                 RouteSource::Named(name) => {
-                    match value_of(resources.get(&ROUTE_CONFIGURATION, name), &ROUTE_CONFIGURATION, name) {
+                    let routes = value_of(resources.get(&ROUTE_CONFIGURATION, name), &ROUTE_CONFIGURATION, name);
+                    let is_in_use = in_use.as_ref().is_none_or(|names| names.contains(name));
+                    match routes.map_err(|missing| missing.behind(is_in_use)) {
                         Ok(routes) => Ok(routes),
-                        Err(Missing::Pending(what)) => return Err(what),
-                        Err(Missing::Absent(problem) | Missing::Behind(problem)) => Err(problem),
+                        Err(Missing::Absent(problem)) => Err(problem),
+                        Err(missing) => return Err(missing),
                     }
                 }
             };
@@ -214,15 +276,30 @@ impl Watcher {
         listener.chains.all().map(in_force).collect()
     }
 
-    fn serve(&mut self, listener: &Arc<Listener>, matches: &FilterChains, chains: Vec<ChainInForce>) -> News {
-        if let Some(setup) = self.in_force.as_ref().filter(|setup| setup.has_the_matches_of(matches)) {
-            setup.chains.iter().zip(chains).for_each(|(state, chain)| state.0.store(Arc::new(chain)));
-            return News::Mode(ServingMode::Serving, Some(setup.clone()));
+    /// Lets what is in force follow its own routes.
+    fn refresh(&self, resources: &Subscriber) {
+        let Some(in_force) = &self.in_force else { return };
+        if let Listener::Socket(socket) = &*in_force.listener
+            && let Ok(chains) = self.chains(socket, resources)
+        {
+            in_force.setup.update(chains);
         }
-        let chains = chains.into_iter().map(|chain| Arc::new(ChainState(ArcSwap::from_pointee(chain)))).collect();
-        let setup = Setup { matches: Some(listener.clone()), chains, drain: CancellationToken::new() };
-        self.replace(Some(Arc::new(setup)));
-        News::Mode(ServingMode::Serving, self.in_force.clone())
+    }
+
+    fn serve(&mut self, listener: &Arc<Listener>, matches: &FilterChains, chains: Vec<ChainInForce>) -> News {
+        let setup = match &self.in_force {
+            Some(in_force) if in_force.setup.has_the_matches_of(matches) => {
+                in_force.setup.update(chains);
+                in_force.setup.clone()
+            }
+            _ => {
+                let chains = chains.into_iter().map(|chain| Arc::new(ChainState(ArcSwap::from_pointee(chain))));
+                let (chains, drain) = (chains.collect(), CancellationToken::new());
+                Arc::new(Setup { matches: Some(listener.clone()), chains, drain })
+            }
+        };
+        self.replace(Some(InForce { listener: listener.clone(), setup: setup.clone() }));
+        News::Mode(ServingMode::Serving, Some(setup))
     }
 
     fn stop(&mut self, problem: &Problem) -> News {
@@ -230,8 +307,10 @@ impl Watcher {
         News::Mode(ServingMode::NotServing(problem.to_error().report().into()), None)
     }
 
-    fn replace(&mut self, setup: Option<Arc<Setup>>) {
-        if let Some(before) = std::mem::replace(&mut self.in_force, setup) {
+    fn replace(&mut self, in_force: Option<InForce>) {
+        let before = std::mem::replace(&mut self.in_force, in_force).map(|before| before.setup);
+        let now = self.in_force.as_ref().map(|now| &now.setup);
+        if let Some(before) = before.filter(|before| !now.is_some_and(|now| Arc::ptr_eq(now, before))) {
             before.drain.cancel();
         }
     }

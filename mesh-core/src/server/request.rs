@@ -17,7 +17,7 @@ use tower_service::Service;
 use super::access::{denied, inbound_call};
 use super::caller::Caller;
 use super::listener::ChainState;
-use super::state::{ConnectionState, InFlight};
+use super::state::{ConnectionState, InFlight, ServerState};
 use crate::deadline::InboundProtocol;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::resource::rbac::access::decide;
@@ -62,6 +62,7 @@ fn unreadable(error: hyper::Error) -> Error {
 #[derive(Clone, Debug)]
 pub(super) struct Calls<S> {
     pub(super) service: S,
+    pub(super) server: Arc<ServerState>,
     pub(super) connection: Arc<ConnectionState>,
     pub(super) caller: Caller,
     /// What decides whether a call is served; `None`: all are.
@@ -85,6 +86,12 @@ impl<S> Calls<S> {
     /// The head of the answer to a call that is not to be served.
     fn refused(&self, request: &Request<RequestBody>) -> Option<Response<()>> {
         let error = self.check(request).err()?;
+        self.server.refuse_call(&error);
+        let error = match error.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::Protocol => error,
+            // Names of resources, and what is wrong with them, are for the server's operator.
+            kind => Error::new(kind, "this server is not configured to serve the call"),
+        };
         Some(match self.protocol {
             Some(protocol) => protocol.refused(&error),
             None => {

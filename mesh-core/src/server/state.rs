@@ -1,5 +1,6 @@
 //! What a server knows of itself: its connections and the calls on them.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -26,6 +27,12 @@ pub(crate) struct ServerState {
     failed_handshakes: AtomicU64,
     /// Why the last handshake failed.
     last_handshake_error: Mutex<Option<Arc<str>>>,
+    refused_calls: AtomicU64,
+    /// Why the last of them was. Locked when a call is refused, never by one that is served.
+    last_refused_call: Mutex<Option<Arc<str>>>,
+    /// What holds a newer listener back.
+    waiting_for: Mutex<Option<Arc<str>>>,
+    has_untuned_sockets: AtomicBool,
 }
 
 /// One connection. Calls count on their own connection, so that those of different connections share nothing.
@@ -71,6 +78,10 @@ impl ServerState {
             plaintext: AtomicU64::new(0),
             failed_handshakes: AtomicU64::new(0),
             last_handshake_error: Mutex::default(),
+            refused_calls: AtomicU64::new(0),
+            last_refused_call: Mutex::default(),
+            waiting_for: Mutex::default(),
+            has_untuned_sockets: AtomicBool::new(false),
         }
     }
 
@@ -118,6 +129,42 @@ impl ServerState {
         tracing::debug!(address = %self.address, %why, "a connection could not be secured");
         self.failed_handshakes.fetch_add(1, Ordering::Relaxed);
         *self.last_handshake_error.lock() = Some(why);
+    }
+
+    /// Calls that the listener does not let be served, and why the last one was not.
+    pub(crate) fn refused_calls(&self) -> (u64, Option<Arc<str>>) {
+        (self.refused_calls.load(Ordering::Relaxed), self.last_refused_call.lock().clone())
+    }
+
+    /// Keeps what the caller is not told: how this server is configured is none of its business.
+    pub(super) fn refuse_call(&self, error: &Error) {
+        let why: Arc<str> = error.report().into();
+        tracing::debug!(address = %self.address, %why, "a call was refused");
+        self.refused_calls.fetch_add(1, Ordering::Relaxed);
+        *self.last_refused_call.lock() = Some(why);
+    }
+
+    /// What a newer listener waits for while an older one serves.
+    pub(crate) fn waiting_for(&self) -> Option<Arc<str>> {
+        self.waiting_for.lock().clone()
+    }
+
+    pub(super) fn wait_for(&self, what: Option<String>) {
+        let mut waiting_for = self.waiting_for.lock();
+        if waiting_for.as_deref() == what.as_deref() {
+            return;
+        }
+        if let Some(what) = &what {
+            tracing::warn!(address = %self.address, %what, "serving on under an older listener: the newer one waits");
+        }
+        *waiting_for = what.map(Into::into);
+    }
+
+    /// The system does not have the options of sockets that are asked for: this is told once.
+    pub(super) fn socket_is_untuned(&self, error: &io::Error) {
+        if !self.has_untuned_sockets.swap(true, Ordering::Relaxed) {
+            tracing::warn!(address = %self.address, %error, "connections are served without their TCP options");
+        }
     }
 
     /// A connection that is listed until the value is dropped.

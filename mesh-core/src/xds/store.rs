@@ -226,8 +226,21 @@ impl Store {
         }
         if let Some(connectivity) = updates.connectivity {
             self.connectivity = connectivity;
+            self.tell_who_waits();
         }
         first_seen
+    }
+
+    /// Why the control plane cannot be asked is news for who waits for it.
+    fn tell_who_waits(&mut self) {
+        for (type_index, store) in self.types.iter().enumerate() {
+            let pending = store.entries.iter().filter(|(_, entry)| entry.value.is_none() && entry.error.is_none());
+            for (name, watcher) in pending.flat_map(|(name, entry)| entry.watchers.iter().map(move |id| (name, id))) {
+                if let Some(mailbox) = self.mailboxes.get_mut(watcher) {
+                    mailbox.put(type_index, name);
+                }
+            }
+        }
     }
 
     fn update(&mut self, update: Update, now: SystemTime, first_seen: &mut Vec<(&'static str, IgnoredField)>) {

@@ -67,7 +67,7 @@ impl Missing {
     /// What it means that a resource is missing which another one names. One that is in use can only be missing because
     /// the control plane took it away and is to be obeyed (A88's `fail_on_data_errors`); one that is not holds back
     /// whoever names it.
-    pub(super) fn behind(self, in_use: bool) -> Self {
+    pub(crate) fn behind(self, in_use: bool) -> Self {
         match self {
             Missing::Absent(problem) if !in_use => Missing::Behind(problem),
             other => other,
