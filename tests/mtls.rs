@@ -5,11 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
+use mesh_core::MeshBuilder;
+use mesh_core::balance::BalanceOptions;
 use mesh_core::identity::{FileWatcher, KeyMaterial, TrustBundle};
-use mesh_core::testing::{Resources, cluster, endpoint, endpoints};
-use mesh_xds_proto::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use mesh_core::testing::{Resources, cluster, endpoints};
+use mesh_xds_proto::envoy::config::cluster::v3::{Cluster, OutlierDetection};
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context as common;
+use rcgen::SanType;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 use tonic::Code;
 
 use crate::support::PATIENCE;
@@ -106,7 +110,7 @@ async fn s1_a_missing_or_expired_certificate_means_no_connection_and_the_call_sa
 
     tell.send_replace(Some(Ok(KeyMaterial::new().trust(site.authority.trust()))));
     says_in_time(&client, "has roots alone, and no certificate").await;
-    assert_eq!(site.front.clients(), [], "not one connection was made");
+    assert_eq!(site.front.accepted(), 0, "not one connection was opened");
 
     tell.send_replace(Some(Ok(site.material())));
     assert_eq!(client.recovers().await, "a");
@@ -123,6 +127,105 @@ async fn a_call_waits_for_the_first_certificate_and_is_made_with_it() {
     tokio::task::yield_now().await;
     tell.send_replace(Some(Ok(site.material())));
     assert_eq!(call.await.unwrap().unwrap(), "a");
+}
+
+/// A mesh that tries again only after a minute, unless it is given reason.
+fn patient() -> MeshBuilder {
+    let minute = Duration::from_secs(60);
+    quick().balance(BalanceOptions::new().backoff(minute, minute).max_wait(SOON))
+}
+
+#[tokio::test]
+async fn s1_a_provider_that_says_nothing_is_named_and_its_first_certificate_is_used_at_once() {
+    let site = Site::mutual().await;
+    site.ask(&context(&[SERVER]));
+    let (tell, told) = told();
+    let mesh = site.mesh(patient().certificate_provider("default", told)).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    says_in_time(&client, "certificate provider `default` (told) has no key material yet").await;
+    tell.send_replace(Some(Err("the vault is sealed".into())));
+    says_in_time(&client, "the vault is sealed").await;
+    assert_eq!(site.front.accepted(), 0);
+    let published = Instant::now();
+    tell.send_replace(Some(Ok(site.material())));
+    assert_eq!(client.recovers().await, "a");
+    assert!(published.elapsed() < Duration::from_secs(30), "it was not waited for the next attempt");
+}
+
+#[tokio::test]
+async fn s1_that_a_certificate_is_missing_is_no_failure_of_the_endpoint() {
+    let site = Site::mutual().await;
+    site.ask(&context(&[SERVER]));
+    let detection = OutlierDetection {
+        consecutive_gateway_failure: Some(1),
+        enforcing_consecutive_gateway_failure: Some(100),
+        max_ejection_percent: Some(100),
+        base_ejection_time: Some(prost_types::Duration { seconds: 300, nanos: 0 }),
+        ..Default::default()
+    };
+    site.control_plane.modify::<Cluster>("greeter", |cluster| cluster.outlier_detection = Some(detection));
+    let (tell, told) = told();
+    tell.send_replace(Some(Err("the vault is sealed".into())));
+    let mesh = site.mesh(patient().certificate_provider("default", told)).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    says_in_time(&client, "the vault is sealed").await;
+    tell.send_replace(Some(Ok(site.material())));
+    assert_eq!(client.recovers().await, "a");
+}
+
+#[tokio::test]
+async fn what_was_refused_is_tried_again_when_the_provider_has_newer() {
+    let site = Site::mutual().await;
+    site.ask(&context(&[SERVER]));
+    let (tell, told) = told();
+    let others = KeyMaterial::new().identity(site.authority.svid(CLIENT).identity()).trust(Authority::new().trust());
+    tell.send_replace(Some(Ok(others)));
+    let mesh = site.mesh(patient().certificate_provider("default", told)).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    says_in_time(&client, "invalid peer certificate").await;
+    tell.send_replace(Some(Ok(site.material())));
+    assert_eq!(client.recovers().await, "a");
+}
+
+#[tokio::test]
+async fn s6_a_peer_that_claims_spiffe_is_an_svid_even_if_the_roots_are_of_no_trust_domain() {
+    let authority = Authority::new();
+    let two = [uri("spiffe://cluster.local/a"), uri("https://x")];
+    let site = Site::with(authority, server(&Authority::new().svid(SERVER), None)).await;
+    let show = |names: &[SanType]| site.front.configure(server(&site.authority.issue(names, |_| {}), None));
+    show(&two);
+    let mut asked = context(&["spiffe://cluster.local/a"]);
+    asked.common_tls_context.as_mut().unwrap().tls_certificate_provider_instance = None;
+    site.ask(&asked);
+    let roots = KeyMaterial::new().trust(site.authority.trust());
+    let mesh = site.mesh(impatient().certificate_provider("default", roots)).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    says_in_time(&client, "the certificate has 2 URIs, an SVID has one").await;
+    // The one name that was asked for is the peer's; whether its trust domain is the roots' nobody said.
+    show(&two[..1]);
+    assert_eq!(client.recovers().await, "a");
+    assert_eq!(connections(&mesh)[0].peer.spiffe_id, None);
+    assert_eq!(connections(&mesh)[0].peer.uris[..], ["spiffe://cluster.local/a"]);
+}
+
+#[tokio::test]
+async fn an_address_that_is_asked_for_must_be_the_peers() {
+    let authority = Authority::new();
+    let ip = |text: &str| SanType::IpAddress(text.parse().unwrap());
+    let config = server(&authority.issue(&[ip("10.0.0.1")], |_| {}), None);
+    let site = Site::with(authority, config).await;
+    let mut asked = context(&[]);
+    asked.common_tls_context.as_mut().unwrap().tls_certificate_provider_instance = None;
+    (asked.auto_host_sni, asked.auto_sni_san_validation) = (true, true);
+    site.known_as("10.0.0.1");
+    site.ask(&asked);
+    let roots = KeyMaterial::new().trust(site.authority.trust());
+    let mesh = site.mesh(impatient().certificate_provider("default", roots)).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+
+    site.known_as("10.0.0.2");
+    assert_says(&fails_in_time(&client).await, &["`10.0.0.2` was asked for", "IP:10.0.0.1"]);
 }
 
 #[tokio::test]
@@ -292,17 +395,10 @@ async fn the_host_name_of_the_endpoint_is_asked_for_if_the_cluster_says_so() {
     let authority = Authority::new();
     let config = server(&authority.issue(&[dns("one.shop.test")], |_| {}), None);
     let site = Site::with(authority, config).await;
-    let known_as = |name: &'static str| {
-        let endpoint = endpoint(site.front.address()).modify(move |endpoint| {
-            let Some(HostIdentifier::Endpoint(endpoint)) = &mut endpoint.host_identifier else { panic!("an endpoint") };
-            endpoint.hostname = name.to_owned();
-        });
-        site.control_plane.put(endpoints("greeter").endpoint(endpoint));
-    };
     let mut asked = context(&[]);
     asked.common_tls_context.as_mut().unwrap().tls_certificate_provider_instance = None;
     (asked.sni, asked.auto_host_sni, asked.auto_sni_san_validation) = ("another.test".into(), true, true);
-    known_as("one.shop.test");
+    site.known_as("one.shop.test");
     site.ask(&asked);
     let roots = KeyMaterial::new().trust(site.authority.trust());
     let mesh = site.mesh(impatient().certificate_provider("default", roots)).await;
@@ -310,7 +406,7 @@ async fn the_host_name_of_the_endpoint_is_asked_for_if_the_cluster_says_so() {
     assert_eq!(client.hello().await.unwrap(), "a");
     assert_eq!(site.front.clients()[0].server_name.as_deref(), Some("one.shop.test"));
 
-    known_as("two.shop.test");
+    site.known_as("two.shop.test");
     let status = fails_in_time(&client).await;
     assert_says(&status, &["`two.shop.test` was asked for", "DNS:one.shop.test"]);
 }

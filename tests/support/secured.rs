@@ -2,10 +2,11 @@
 
 use mesh_core::connect::ConnectionSecurity;
 use mesh_core::identity::{CertificateProvider, KeyMaterial, ProviderFuture, Publisher};
-use mesh_core::testing::{ControlPlane, Resources, any, cluster};
+use mesh_core::testing::{ControlPlane, Resources, any, cluster, endpoint, endpoints};
 use mesh_core::{Mesh, MeshBuilder};
 use mesh_xds_proto::envoy::config::core::v3::TransportSocket;
 use mesh_xds_proto::envoy::config::core::v3::transport_socket::ConfigType;
+use mesh_xds_proto::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context as common;
 use mesh_xds_proto::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
@@ -51,6 +52,16 @@ impl Site {
                 config_type: Some(ConfigType::TypedConfig(any(context))),
             });
         }));
+    }
+
+    /// The endpoint has this host name.
+    pub(crate) fn known_as(&self, name: &str) {
+        let name = name.to_owned();
+        let endpoint = endpoint(self.front.address()).modify(move |endpoint| {
+            let Some(HostIdentifier::Endpoint(endpoint)) = &mut endpoint.host_identifier else { panic!("an endpoint") };
+            endpoint.hostname = name;
+        });
+        self.control_plane.put(endpoints("greeter").endpoint(endpoint));
     }
 
     pub(crate) fn material(&self) -> KeyMaterial {

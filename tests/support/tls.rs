@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 use rustls::server::WebPkiClientVerifier;
@@ -23,6 +24,7 @@ pub(crate) struct TlsFront {
 struct State {
     config: Mutex<Arc<ServerConfig>>,
     clients: Mutex<Vec<Client>>,
+    accepted: AtomicUsize,
 }
 
 /// A client that came.
@@ -57,7 +59,11 @@ impl TlsFront {
     pub(crate) async fn start(to: SocketAddr, config: ServerConfig) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound listener");
-        let state = Arc::new(State { config: Mutex::new(Arc::new(config)), clients: Mutex::default() });
+        let state = Arc::new(State {
+            config: Mutex::new(Arc::new(config)),
+            clients: Mutex::default(),
+            accepted: AtomicUsize::new(0),
+        });
         let task = tokio::spawn(accept(listener, to, state.clone()));
         Self { address, state, task }
     }
@@ -69,6 +75,11 @@ impl TlsFront {
     /// New connections meet this.
     pub(crate) fn configure(&self, config: ServerConfig) {
         *self.state.config.lock() = Arc::new(config);
+    }
+
+    /// The connections that were accepted so far, whatever came of them.
+    pub(crate) fn accepted(&self) -> usize {
+        self.state.accepted.load(Relaxed)
     }
 
     /// The clients that came so far.
@@ -86,6 +97,7 @@ impl Drop for TlsFront {
 async fn accept(listener: TcpListener, to: SocketAddr, state: Arc<State>) {
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
+        state.accepted.fetch_add(1, Relaxed);
         connections.spawn(serve(stream, to, state.clone()));
     }
 }

@@ -114,6 +114,13 @@ impl Connectivity {
         now
     }
 
+    /// No attempt can be made, since what would secure the connection is missing; if it `is_awaited`, there is hope for calls.
+    pub(crate) fn handle_withheld(&mut self, why: Arc<str>, is_awaited: bool) {
+        self.last_error = Some(why);
+        self.failed |= !is_awaited;
+        self.phase = Phase::Connecting;
+    }
+
     /// An error that does not change the state.
     pub(crate) fn note(&mut self, error: Arc<str>) {
         self.last_error = Some(error);

@@ -18,6 +18,8 @@ use tokio_util::task::TaskTracker;
 use super::complaints::Complaints;
 use super::load_reports::{self, ReportSink, ReportsEnd};
 #[cfg(feature = "tls")]
+use super::readiness::Readiness;
+#[cfg(feature = "tls")]
 use super::secured::Secured;
 use super::{Connect, Connection, SendError, SendErrorKind, SendRequest, StreamError, Unavailable};
 use crate::backoff::bounded;
@@ -208,6 +210,11 @@ impl Connect for Http2Connector {
             this.open(address, Some(handshake)).await
         }))
     }
+
+    #[cfg(feature = "tls")]
+    fn readiness(&self, security: &Security) -> Readiness {
+        self.tls.as_ref().map(|tls| Readiness::of(tls.material(security))).unwrap_or_default()
+    }
 }
 
 /// An HTTP/2 connection.
@@ -279,7 +286,8 @@ impl Connection for Http2Connection {
             Address::Unix(_) => "localhost".to_owned(),
             address => address.to_string(),
         };
-        load_reports::stream(self.connection.clone(), authority, period, sink)
+        let scheme = if self.origin.secured.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+        load_reports::stream(self.connection.clone(), scheme, authority, period, sink)
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
+use http::uri::Scheme;
 use tokio::time::Instant;
 
 use super::Connection;
@@ -53,12 +54,13 @@ pub(super) async fn watch<N: Connection>(connection: N, period: Duration, stats:
 /// One stream on an HTTP/2 connection.
 pub(super) async fn stream(
     connection: http2::Connection,
+    scheme: Scheme,
     authority: String,
     period: Duration,
     sink: ReportSink,
 ) -> ReportsEnd {
     let Ok(slot) = connection.try_acquire() else { return ReportsEnd::Failed };
-    let uri = Uri::builder().scheme("http").authority(authority).path_and_query(METHOD).build();
+    let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(METHOD).build();
     let Ok(uri) = uri else { return ReportsEnd::Unsupported };
     let mut stream = GrpcStream::new(slot, uri, MAX_REPORT);
     poll_fn(|cx| stream.poll_ready(cx)).await;

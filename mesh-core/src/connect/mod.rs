@@ -22,6 +22,7 @@ mod leaving;
 mod load;
 mod load_reports;
 mod outcomes;
+mod readiness;
 mod reports;
 #[cfg(feature = "tls")]
 mod secured;
@@ -41,6 +42,7 @@ pub use error::{SendError, SendErrorKind, StreamError};
 pub use http2::{Http2Body, Http2Connection, Http2Connector, Http2Options, Http2Request, Http2Send, Http2Slot};
 pub use load_reports::{ReportSink, ReportsEnd};
 pub use outcomes::Outcome;
+pub use readiness::Readiness;
 
 pub(crate) use first::{NEXT_ADDRESS, interleaved};
 pub(crate) use leaving::Leaving;
@@ -69,6 +71,13 @@ pub trait Connect: Send + Sync + 'static {
     fn connect_secured(&self, address: &Address, security: &Security) -> Option<Self::Future> {
         let _ = (address, security);
         None
+    }
+
+    /// What such connections are secured with, as far as it must be waited for before the time of an attempt begins. Unless it
+    /// is written otherwise, nothing.
+    fn readiness(&self, security: &Security) -> Readiness {
+        let _ = security;
+        Readiness::default()
     }
 }
 

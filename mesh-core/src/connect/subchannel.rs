@@ -14,6 +14,7 @@ use super::connectivity::{Connectivity, ConnectivityState, Phase};
 use super::first::{advice, connect, connect_first};
 use super::leaving::Leaving;
 use super::outcomes::{Criteria, Ended, Streak};
+use super::readiness::{Readiness, Withheld};
 use super::stats::{EndpointStats, SlotQueue};
 use super::{Connect, Connection, Security, load_reports};
 use crate::backoff::{Backoff, BackoffConfig};
@@ -283,6 +284,10 @@ impl<C: Connect> Subchannel<C> {
         std::mem::take(&mut state.connections)
     }
 
+    fn readiness(&self) -> Readiness {
+        self.security.as_ref().map(|security| self.environment.connector.readiness(security)).unwrap_or_default()
+    }
+
     /// One bounded attempt. Boxed, so that a connected endpoint does not keep the memory of its handshake.
     async fn connect(&self) -> Result<(C::Connection, Address), BoxError> {
         let limit = self.environment.limits.lock().connect_timeout;
@@ -391,6 +396,11 @@ impl<C: Connect> Subchannel<C> {
         }
     }
 
+    /// Connections cannot be secured. That is no failure of the endpoint, and nothing is counted.
+    fn withheld(&self, Withheld { why, is_awaited }: Withheld) {
+        self.event(|state, _| state.connectivity.handle_withheld(why, is_awaited));
+    }
+
     fn event<R>(&self, event: impl FnOnce(&mut State<C::Connection>, Instant) -> R) -> R {
         let answer = event(&mut self.state.lock(), Instant::now());
         self.changed();
@@ -427,7 +437,9 @@ impl<N> State<N> {
 
 /// Connects, waits until the connection ends, and connects again; is aborted when the subchannel is closed.
 async fn drive<C: Connect>(subchannel: Arc<Subchannel<C>>) {
+    let mut readiness = subchannel.readiness();
     loop {
+        readiness.usable(|withheld| subchannel.withheld(withheld)).await;
         let due = match subchannel.connect().await {
             Ok((connection, address)) => {
                 let connected = |state: &mut State<_>, address| {
@@ -451,7 +463,10 @@ async fn drive<C: Connect>(subchannel: Arc<Subchannel<C>>) {
                 })
             }
         };
-        tokio::time::sleep_until(due).await;
+        tokio::select! {
+            () = tokio::time::sleep_until(due) => {}
+            () = readiness.renewed() => {}
+        }
         subchannel.state.lock().connectivity.handle_attempt();
     }
 }

@@ -20,6 +20,9 @@ pub(crate) struct Leaf {
     pub(crate) subject: Box<str>,
     pub(crate) names: Names,
     is_authority: bool,
+    signs_others: bool,
+    /// Its SPIFFE ID, once it was verified that roots of its trust domain vouch for it.
+    pub(crate) vouched: Option<SpiffeId>,
 }
 
 impl Leaf {
@@ -31,11 +34,13 @@ impl Leaf {
     pub(crate) fn read(certificate: &CertificateDer<'_>) -> Result<Self, Error> {
         let facts =
             Facts::read(certificate).map_err(|problem| Error::setup(format!("read a certificate: {problem}")))?;
-        let Facts { not_before, not_after, serial, subject, is_authority, names } = facts;
-        Ok(Self { not_before: time(not_before), not_after: time(not_after), serial, subject, names, is_authority })
+        let Facts { not_before, not_after, serial, subject, is_authority, signs_others, names } = facts;
+        let (not_before, not_after) = (time(not_before), time(not_after));
+        Ok(Self { not_before, not_after, serial, subject, names, is_authority, signs_others, vouched: None })
     }
 
-    /// The ID of an SVID: exactly one URI, a SPIFFE ID, in a certificate that is no authority's (X509-SVID, 2 and 4.1).
+    /// The ID of an SVID: exactly one URI, a SPIFFE ID, in a certificate that is no authority's and whose key signs none
+    /// (X509-SVID, 2, 4.1 and 4.3). It is a claim.
     ///
     /// # Errors
     ///
@@ -43,6 +48,9 @@ impl Leaf {
     pub(crate) fn spiffe_id(&self) -> Result<SpiffeId, Error> {
         if self.is_authority {
             return Err(Error::setup("a certificate authority's own certificate is no SVID"));
+        }
+        if self.signs_others {
+            return Err(Error::setup("a certificate whose key may sign certificates or CRLs is no SVID"));
         }
         let mut uris = self.names.uris();
         match (uris.next(), uris.count()) {
@@ -52,9 +60,13 @@ impl Leaf {
         }
     }
 
-    /// In hexadecimal digits.
+    /// In hexadecimal digits, without the byte that only says that the number is not negative.
     pub(crate) fn serial(&self) -> String {
-        self.serial.iter().map(|byte| format!("{byte:02x}")).collect()
+        let digits = match &*self.serial {
+            [0, digits @ ..] if !digits.is_empty() => digits,
+            digits => digits,
+        };
+        digits.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Whether it claims to be an SVID.
@@ -101,7 +113,7 @@ fn date(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, KeyPair, SanType};
+    use rcgen::{CertificateParams, KeyPair, KeyUsagePurpose, SanType};
 
     use super::*;
 
@@ -141,6 +153,33 @@ mod tests {
                 (Err(error), Err(wanted)) => assert!(error.to_string().contains(wanted), "{error}"),
                 other => panic!("{other:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_may_sign_others_is_no_svid() {
+        for (usage, signs) in [
+            (KeyUsagePurpose::DigitalSignature, false),
+            (KeyUsagePurpose::KeyCertSign, true),
+            (KeyUsagePurpose::CrlSign, true),
+            (KeyUsagePurpose::DecipherOnly, false),
+        ] {
+            let mut params = CertificateParams::default();
+            params.subject_alt_names = vec![SanType::URI("spiffe://a/b".try_into().unwrap())];
+            params.key_usages = vec![KeyUsagePurpose::KeyAgreement, usage];
+            let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+            let id = Leaf::read(certificate.der()).unwrap().spiffe_id();
+            assert_eq!(id.is_err_and(|error| error.to_string().contains("may sign")), signs, "{usage:?}");
+        }
+    }
+
+    #[test]
+    fn a_serial_number_is_written_without_its_sign() {
+        for (number, text) in [(0xb301_u64, "b301"), (0x7f, "7f"), (0x80, "80"), (0x0a0b, "0a0b")] {
+            let mut params = CertificateParams::default();
+            params.serial_number = Some(number.into());
+            let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+            assert_eq!(Leaf::read(certificate.der()).unwrap().serial(), text);
         }
     }
 

@@ -7,6 +7,7 @@ use super::subject::distinguished_name;
 
 const BOOLEAN: u8 = 0x01;
 pub(super) const OBJECT_ID: u8 = 0x06;
+const BITS: u8 = 0x03;
 const OCTETS: u8 = 0x04;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
@@ -15,6 +16,10 @@ const VERSION: u8 = 0xa0;
 const EXTENSIONS: u8 = 0xa3;
 /// `id-ce-subjectAltName`, 2.5.29.17.
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
+/// `id-ce-keyUsage`, 2.5.29.15.
+const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
+/// Of the first byte of key usages: `keyCertSign` and `cRLSign` (RFC 5280, 4.2.1.3).
+const SIGNS_OTHERS: u8 = 0x04 | 0x02;
 /// `id-ce-basicConstraints`, 2.5.29.19.
 const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
 
@@ -27,6 +32,8 @@ pub(super) struct Facts {
     pub(super) serial: Box<[u8]>,
     pub(super) subject: Box<str>,
     pub(super) is_authority: bool,
+    /// Whether its key may sign certificates or CRLs.
+    pub(super) signs_others: bool,
     pub(super) names: Names,
 }
 
@@ -51,7 +58,15 @@ impl Facts {
         let mut validity = Reader(fields.take(SEQUENCE)?);
         let (not_before, not_after) = (validity.time()?, validity.time()?);
         let subject = distinguished_name(fields.take(SEQUENCE)?)?;
-        let mut facts = Self { not_before, not_after, serial, subject, is_authority: false, names: Names::default() };
+        let mut facts = Self {
+            not_before,
+            not_after,
+            serial,
+            subject,
+            is_authority: false,
+            signs_others: false,
+            names: Names::default(),
+        };
         while !fields.0.is_empty() {
             let (tag, content) = fields.any()?;
             if tag == EXTENSIONS {
@@ -74,6 +89,10 @@ impl Facts {
             match id {
                 SUBJECT_ALT_NAME if std::mem::replace(&mut has_names, true) => return Err("two lists of names"),
                 SUBJECT_ALT_NAME => self.names = names(value)?,
+                KEY_USAGE => {
+                    let bits = Reader(value).take(BITS)?;
+                    self.signs_others |= bits.get(1).is_some_and(|first| first & SIGNS_OTHERS != 0);
+                }
                 BASIC_CONSTRAINTS => {
                     let constraints = Reader(Reader(value).take(SEQUENCE)?);
                     self.is_authority = constraints.0.starts_with(&[BOOLEAN, 1, 0xff]);

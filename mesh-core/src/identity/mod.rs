@@ -31,5 +31,5 @@ pub use trust::TrustBundle;
 pub(crate) use certificate::{Leaf, Utc};
 pub(crate) use crypto::crypto;
 pub(crate) use names::NameKind;
-pub(crate) use providers::{Provider, Providers};
+pub(crate) use providers::{Provider, Providers, Unready};
 pub(crate) use trust::{Roots, TrustedFor};

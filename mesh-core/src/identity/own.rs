@@ -65,6 +65,14 @@ impl Identity {
         self.leaf.not_after
     }
 
+    /// Why it cannot be used at this moment, in words that follow "has"; `None`: it can.
+    pub(crate) fn problem(&self, now: SystemTime) -> Option<String> {
+        if now >= self.not_after() {
+            return Some(format!("an expired certificate: since {}", Utc(self.not_after())));
+        }
+        (now < self.not_before()).then(|| format!("a certificate that is valid from {} on", Utc(self.not_before())))
+    }
+
     pub(crate) fn not_before(&self) -> SystemTime {
         self.leaf.not_before
     }

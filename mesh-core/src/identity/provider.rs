@@ -1,7 +1,7 @@
 //! The seam for whatever obtains certificates: it publishes key material, and those who make connections read the latest.
 
 use std::fmt;
-use std::future::ready;
+use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -49,7 +49,7 @@ pub trait CertificateProvider: Send + Sync + 'static {
     fn kind(&self) -> &str;
 
     /// Publishes for as long as it runs, in a task of the mesh; the mesh's end drops it. What it published last stays
-    /// after it ended.
+    /// after it ended by itself or panicked, which is told as its failure.
     fn run(self: Box<Self>, publisher: Publisher) -> ProviderFuture;
 }
 
@@ -90,7 +90,7 @@ impl CertificateProvider for KeyMaterial {
 
     fn run(self: Box<Self>, publisher: Publisher) -> ProviderFuture {
         publisher.publish(*self);
-        Box::pin(ready(()))
+        Box::pin(pending())
     }
 }
 
@@ -110,6 +110,8 @@ pub(crate) struct State {
     pub(crate) received: Option<(Instant, SystemTime)>,
     /// Since the last publication.
     pub(crate) failure: Option<Failure>,
+    /// What came last, if it is not valid yet while `material` is.
+    pub(super) early: Option<Arc<KeyMaterial>>,
 }
 
 /// Why a provider could not publish anew.
@@ -126,44 +128,69 @@ impl Publisher {
     }
 
     /// Takes the place of what was published before. The same once more changes nothing but that the last failure is over.
+    ///
+    /// A certificate that is not valid yet, or expired already, does not take the place of one that is valid: that is a failure,
+    /// and what is too early is taken up when its time has come.
     pub fn publish(&self, material: KeyMaterial) {
-        self.state.send_modify(|state| {
-            state.failure = None;
-            if state.material.as_deref() == Some(&material) {
-                return;
-            }
-            state.generation += 1;
-            state.received = Some((Instant::now(), SystemTime::now()));
-            let (provider, generation) = (&*self.name, state.generation);
-            match &material.identity {
-                Some(identity) => tracing::info!(provider, generation, ?identity, "new certificate"),
-                None => tracing::info!(provider, generation, "new root certificates"),
-            }
-            state.material = Some(Arc::new(material));
-        });
+        self.state.send_modify(|state| state.publish(&self.name, material, SystemTime::now()));
     }
 
     /// Nothing could be obtained. What was published last stays in use until it expires.
     pub fn fail(&self, why: impl Into<BoxError>) {
         let why: Arc<str> = with_causes(&*why.into()).into();
-        self.state.send_modify(|state| {
-            let is_known = state.failure.as_ref().is_some_and(|known| known.why == why);
-            if !is_known {
-                let provider = &*self.name;
-                match state.expiry() {
-                    Some(expiry) => {
-                        let expires = Utc(expiry);
-                        tracing::warn!(provider, %expires, "no new certificate, the last stays in use: {why}");
-                    }
-                    None => tracing::warn!(provider, "no new key material: {why}"),
-                }
-            }
-            state.failure = Some(Failure { why, at: SystemTime::now() });
-        });
+        self.state.send_modify(|state| state.fail(&self.name, why));
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
     }
 }
 
 impl State {
+    fn publish(&mut self, provider: &str, material: KeyMaterial, now: SystemTime) {
+        if self.material.as_deref() != Some(&material) {
+            if let Some(problem) = self.is_worse(&material, now) {
+                self.fail(provider, format!("what came last has {problem}").into());
+                let is_early = material.identity.as_ref().is_some_and(|identity| identity.not_before() > now);
+                self.early = is_early.then(|| Arc::new(material));
+                return;
+            }
+            self.generation += 1;
+            self.received = Some((Instant::now(), now));
+            let generation = self.generation;
+            match &material.identity {
+                Some(identity) => tracing::info!(provider, generation, ?identity, "new certificate"),
+                None => tracing::info!(provider, generation, "new root certificates"),
+            }
+            self.material = Some(Arc::new(material));
+        }
+        (self.failure, self.early) = (None, None);
+    }
+
+    /// Why an identity cannot be used while the known one can.
+    fn is_worse(&self, material: &KeyMaterial, now: SystemTime) -> Option<String> {
+        let known = self.material.as_ref()?.identity.as_ref()?;
+        material.identity.as_ref()?.problem(now).filter(|_| known.problem(now).is_none())
+    }
+
+    fn fail(&mut self, provider: &str, why: Arc<str>) {
+        let is_known = self.failure.as_ref().is_some_and(|known| known.why == why);
+        if !is_known {
+            match self.expiry() {
+                Some(expiry) => {
+                    let expires = Utc(expiry);
+                    tracing::warn!(provider, %expires, "no new certificate, the last stays in use: {why}");
+                }
+                None => tracing::warn!(provider, "no new key material: {why}"),
+            }
+        }
+        self.failure = Some(Failure { why, at: SystemTime::now() });
+    }
+
     /// When the own certificate expires.
     pub(crate) fn expiry(&self) -> Option<SystemTime> {
         Some(self.material.as_ref()?.identity.as_ref()?.not_after())

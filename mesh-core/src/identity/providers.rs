@@ -1,10 +1,14 @@
 //! The providers of a mesh, by name, each with the task that keeps its material fresh.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::future::pending;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt as _;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -14,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::certificate::Utc;
 use super::own::Identity;
 use super::provider::{CertificateProvider, KeyMaterial, Publisher, State};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, with_causes};
 
 /// All of them; clones share them.
 #[derive(Clone, Default)]
@@ -28,6 +32,15 @@ pub(crate) struct Provider {
     state: watch::Receiver<State>,
 }
 
+/// Why there is nothing to make connections with.
+#[derive(Debug)]
+pub(crate) enum Unready {
+    /// The provider neither published nor failed yet.
+    Awaited(Error),
+    /// There is no hope before the provider publishes anew.
+    Failed(Error),
+}
+
 impl Providers {
     /// Starts them; they end with `shutdown`.
     pub(crate) fn start(
@@ -39,11 +52,13 @@ impl Providers {
         let start = |(name, provider): (Arc<str>, Box<dyn CertificateProvider>)| {
             let kind = provider.kind().into();
             let (publisher, state) = Publisher::new(name.clone());
-            let told = name.clone();
-            let announcing = announce(state.clone(), move |share, state| say(&told, share, state));
-            let working = async move { tokio::join!(provider.run(publisher), announcing) };
+            let (told, kept) = (name.clone(), publisher.clone());
+            let upkeep = async move {
+                let announcing = announce(kept.subscribe(), move |share, state| say(&told, share, state));
+                tokio::join!(announcing, take_up(kept.clone()), work(provider, publisher))
+            };
             let shutdown = shutdown.clone();
-            tasks.spawn_on(async move { shutdown.run_until_cancelled(working).await }, runtime);
+            tasks.spawn_on(async move { shutdown.run_until_cancelled(upkeep).await }, runtime);
             (name.clone(), Provider { name, kind, state })
         };
         Self(Arc::new(providers.into_iter().map(start).collect()))
@@ -122,6 +137,20 @@ impl Provider {
         self.material_now()
     }
 
+    /// What it published last.
+    ///
+    /// # Errors
+    ///
+    /// When it has nothing, and whether there is hope.
+    pub(crate) fn published(&self) -> Result<Arc<KeyMaterial>, Unready> {
+        let state = self.state();
+        match (&state.material, &state.failure) {
+            (Some(material), _) => Ok(material.clone()),
+            (None, None) => Err(Unready::Awaited(self.unusable("has no key material yet", &state))),
+            (None, Some(_)) => Err(self.unusable("has no key material", &state).into()),
+        }
+    }
+
     /// The identity to show to a peer now.
     ///
     /// # Errors
@@ -131,21 +160,10 @@ impl Provider {
         let Some(identity) = &material.identity else {
             return Err(self.unusable("has roots alone, and no certificate", &self.state()));
         };
-        let now = SystemTime::now();
-        let problem = match (now.duration_since(identity.not_after()), identity.not_before().duration_since(now)) {
-            (Ok(ago), _) => {
-                format!("has an expired certificate: since {} ({} s ago)", Utc(identity.not_after()), ago.as_secs())
-            }
-            (_, Ok(early)) if !early.is_zero() => {
-                format!(
-                    "has a certificate that is valid from {} on ({} s from now)",
-                    Utc(identity.not_before()),
-                    early.as_secs()
-                )
-            }
-            _ => return Ok(identity.clone()),
-        };
-        Err(self.unusable(&problem, &self.state()))
+        match identity.problem(SystemTime::now()) {
+            None => Ok(identity.clone()),
+            Some(problem) => Err(self.unusable(&format!("has {problem}"), &self.state())),
+        }
     }
 
     /// For a context that takes roots from it, and it has none.
@@ -171,20 +189,62 @@ impl Provider {
 async fn announce(mut state: watch::Receiver<State>, say: impl Fn(u32, &State)) {
     loop {
         let known = state.borrow_and_update().clone();
+        let latest = state.clone();
         let wait = async {
             for (share, due) in milestones(&known) {
                 tokio::time::sleep_until(due).await;
-                say(share, &state.borrow());
+                say(share, &latest.borrow());
             }
-            std::future::pending::<()>().await;
+            pending::<()>().await;
         };
-        let mut news = state.clone();
         tokio::select! {
-            changed = news.wait_for(|state| state.generation != known.generation) => if changed.is_err() { return },
+            changed = state.wait_for(|state| state.generation != known.generation) => if changed.is_err() { return },
             () = wait => {}
         }
-        state = news;
     }
+}
+
+/// Publishes in its time what came too early.
+async fn take_up(publisher: Publisher) {
+    let mut state = publisher.subscribe();
+    loop {
+        let early = state.borrow_and_update().early.clone();
+        let valid = async {
+            match early.as_deref().and_then(|material| material.identity.as_ref()) {
+                Some(identity) => until(identity.not_before()).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            _ = state.wait_for(|state| state.early != early) => {}
+            () = valid => early.iter().for_each(|material| publisher.publish(KeyMaterial::clone(material))),
+        }
+    }
+}
+
+/// The wall clock may be set meanwhile.
+async fn until(wall: SystemTime) {
+    const LOOK_EVERY: Duration = Duration::from_secs(60);
+    while let Ok(left) = wall.duration_since(SystemTime::now())
+        && !left.is_zero()
+    {
+        tokio::time::sleep(left.min(LOOK_EVERY)).await;
+    }
+}
+
+/// Runs a provider; that it came to an end is a failure of its.
+async fn work(provider: Box<dyn CertificateProvider>, publisher: Publisher) {
+    let working = AssertUnwindSafe(async { provider.run(publisher.clone()).await });
+    match working.catch_unwind().await {
+        Ok(()) if publisher.state().failure.is_some() => {}
+        Ok(()) => publisher.fail("the provider ended, and publishes nothing more"),
+        Err(panic) => publisher.fail(format!("the provider panicked: {}", message(&*panic))),
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
 }
 
 /// Percent of the life since receipt, and when they are over.
@@ -209,6 +269,19 @@ fn say(provider: &str, share: u32, state: &State) {
     }
 }
 
+impl From<Error> for Unready {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl fmt::Display for Unready {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Awaited(error) | Self::Failed(error)) = self;
+        f.write_str(&with_causes(error))
+    }
+}
+
 impl fmt::Debug for Providers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.all().map(|provider| (&provider.name, &provider.kind))).finish()
@@ -221,6 +294,7 @@ mod tests {
     use rcgen::{CertificateParams, KeyPair};
 
     use super::*;
+    use crate::identity::ProviderFuture;
 
     /// Of a certificate that ends so many seconds from now.
     fn material(seconds: u64) -> KeyMaterial {
@@ -229,6 +303,62 @@ mod tests {
         let key = KeyPair::generate().unwrap();
         let chain = params.self_signed(&key).unwrap().pem();
         KeyMaterial::new().identity(Identity::from_pem(chain.as_bytes(), key.serialize_pem().as_bytes()).unwrap())
+    }
+
+    struct Panics;
+
+    impl CertificateProvider for Panics {
+        fn kind(&self) -> &str {
+            "panics"
+        }
+
+        fn run(self: Box<Self>, _: Publisher) -> ProviderFuture {
+            panic!("the vault is gone")
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn s1_a_provider_that_panicked_says_so_and_fixed_material_is_announced_to_its_end() {
+        let (publisher, mut state) = Publisher::new("default".into());
+        work(Box::new(Panics), publisher).await;
+        let why = state.borrow_and_update().failure.as_ref().map(|failure| failure.why.to_string());
+        assert_eq!(why.as_deref(), Some("the provider panicked: the vault is gone"));
+
+        let given: Box<dyn CertificateProvider> = Box::new(material(1000));
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let providers = Providers::start([("fixed".into(), given)].into(), &tasks, &Handle::current(), &shutdown);
+        tokio::time::sleep(Duration::from_secs(2000)).await;
+        assert_eq!(tasks.len(), 1, "who announces it is there to the end");
+        assert!(providers.named("fixed").unwrap().state().failure.is_none());
+    }
+
+    #[tokio::test]
+    async fn s2_what_is_too_early_does_not_replace_what_is_valid_and_is_taken_up_in_its_time() {
+        let (publisher, state) = Publisher::new("default".into());
+        let valid = material(1000);
+        publisher.publish(valid.clone());
+        let late = SystemTime::now() + Duration::from_secs(1);
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        // Certificates know whole seconds.
+        params.not_before = (late + Duration::from_secs(1)).into();
+        let chain = params.self_signed(&key).unwrap().pem();
+        let early = Identity::from_pem(chain.as_bytes(), key.serialize_pem().as_bytes()).unwrap();
+        publisher.publish(KeyMaterial::new().identity(early.clone()));
+        let known = state.borrow().clone();
+        assert_eq!((known.generation, known.material.as_deref()), (1, Some(&valid)));
+        let why = known.failure.unwrap().why;
+        assert!(why.contains("what came last has a certificate that is valid from"), "{why}");
+        let mut news = state.clone();
+        tokio::select! {
+            () = take_up(publisher.clone()) => {}
+            _ = news.wait_for(|state| state.generation == 2) => {}
+        }
+        let known = state.borrow().clone();
+        assert_eq!(known.material.unwrap().identity.as_ref(), Some(&early));
+        assert!(known.failure.is_none());
+        publisher.publish(material(0));
+        assert_eq!(state.borrow().generation, 2, "nor does what is expired");
     }
 
     /// R-09 of the plan for reliability: an outage of the issuer is announced in time, however long it is.

@@ -34,11 +34,10 @@ pub(crate) enum TrustedFor<'a> {
     Domains(&'a BTreeMap<TrustDomain, Roots>),
 }
 
-/// Roots in the form in which chains are verified, and as they came.
+/// Roots in the form in which chains are verified.
 #[derive(Clone)]
 pub(crate) struct Roots {
     pub(crate) store: Arc<RootCertStore>,
-    certificates: Arc<[CertificateDer<'static>]>,
 }
 
 impl TrustBundle {
@@ -108,25 +107,21 @@ impl Roots {
     /// All of them or none: a part of a file that is being written must not be taken for the whole.
     pub(super) fn new(certificates: Vec<CertificateDer<'static>>) -> Result<Self, rustls::Error> {
         let mut store = RootCertStore::empty();
-        for certificate in &certificates {
-            store.add(certificate.clone())?;
-        }
-        Ok(Self { store: Arc::new(store), certificates: certificates.into() })
+        certificates.into_iter().try_for_each(|certificate| store.add(certificate))?;
+        Ok(Self { store: Arc::new(store) })
     }
-}
 
-impl Roots {
     /// Those of the system that can be read: systems ship some that nobody can. `None`: none can.
     pub(crate) fn system(certificates: Vec<CertificateDer<'static>>) -> Option<Self> {
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(certificates);
-        (!store.is_empty()).then(|| Self { store: Arc::new(store), certificates: Arc::default() })
+        (!store.is_empty()).then(|| Self { store: Arc::new(store) })
     }
 }
 
 impl PartialEq for Roots {
     fn eq(&self, other: &Self) -> bool {
-        self.certificates == other.certificates
+        self.store.roots == other.store.roots
     }
 }
 

@@ -1,5 +1,6 @@
 //! `UpstreamTlsContext`: how the connections of a cluster are secured (A29, A82, A101).
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::matcher::text::TextMatch;
@@ -43,6 +44,11 @@ pub(crate) struct NameMatch {
 impl NameMatch {
     pub(crate) fn new(kind: Option<NameKind>, matcher: TextMatch, written: Vec<u8>) -> Self {
         Self { kind, matcher, written: written.into() }
+    }
+
+    /// Some order, for sets of them to be compared.
+    pub(crate) fn compare(&self, other: &Self) -> Ordering {
+        (self.kind, &self.written).cmp(&(other.kind, &other.written))
     }
 
     /// Whether it is met by a name. An exact DNS name is met by a wildcard that stands for it, too.

@@ -17,6 +17,7 @@ use super::advice;
 use super::facts::{ConnectionSecurity, Peer, protocol};
 use super::floor::SecurityFloor;
 use super::lifetime::Lifetime;
+use super::material::Material;
 use super::verify::{Expected, Trusted, Verifier};
 use crate::error::{Error, ErrorKind};
 use crate::identity::{Identity, Provider, Providers, Roots, TrustBundle, crypto};
@@ -56,6 +57,11 @@ impl ClientTls {
         Self(Arc::new(Inner { providers, crypto: crypto().ok(), system: OnceCell::new(), floor }))
     }
 
+    /// What connections of this security need, for those who wait until it is there.
+    pub(crate) fn material(&self, security: &Security) -> Material {
+        Material::new(self.clone(), security.clone())
+    }
+
     /// Gathers what a handshake needs. Waits while a provider has nothing yet; the caller bounds the time.
     ///
     /// # Errors
@@ -80,7 +86,7 @@ impl ClientTls {
             }
         };
         let trust = match &vouching {
-            None => Trusted::System(self.0.system.get_or_try_init(system_roots).await?.clone()),
+            None => Trusted::System(self.system_roots().await?.clone()),
             Some((_, bundle)) => {
                 let own = identity.as_ref().and_then(Identity::spiffe_id).map(|id| id.trust_domain());
                 Trusted::Bundle { bundle: bundle.clone(), own }
@@ -90,6 +96,14 @@ impl ClientTls {
         let verifier = Arc::new(Verifier { trust, expected, crypto: crypto.clone(), floor });
         let config = config(crypto, verifier.clone(), identity.as_ref(), security.server_name.is_some())?;
         Ok(Handshake { config, server_name: server_name(security)?, verifier, identity, own: own.cloned(), vouching })
+    }
+
+    pub(super) async fn system_roots(&self) -> Result<&Roots, Error> {
+        self.0.system.get_or_try_init(system_roots).await
+    }
+
+    pub(super) fn provider(&self, name: &str) -> Result<&Provider, Error> {
+        self.0.providers.named(name)
     }
 }
 

@@ -17,7 +17,8 @@ use crate::resource::rbac::Callers;
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Peer {
-    /// Its SPIFFE ID, if its certificate is an SVID.
+    /// Its SPIFFE ID, if its certificate is an SVID and roots of its trust domain vouch for it: not if the roots are of no
+    /// trust domain in particular, or the system's.
     pub spiffe_id: Option<SpiffeId>,
     /// The URIs of its certificate, a SPIFFE ID among them.
     pub uris: Arc<[String]>,
@@ -97,7 +98,7 @@ impl Peer {
 
     pub(super) fn new(leaf: &Leaf) -> Self {
         Self {
-            spiffe_id: leaf.spiffe_id().ok(),
+            spiffe_id: leaf.vouched.clone(),
             uris: leaf.names.uris().map(str::to_owned).collect(),
             dns_names: leaf.names.dns().map(str::to_owned).collect(),
             subject: leaf.subject.clone().into(),

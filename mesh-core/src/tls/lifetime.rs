@@ -171,7 +171,7 @@ impl Vouching {
 }
 
 /// Ends when the provider published something; never, if it will not.
-async fn news(provider: Option<&mut Provider>) {
+pub(super) async fn news(provider: Option<&mut Provider>) {
     let has_news = match provider {
         Some(provider) => provider.changed().await,
         None => false,

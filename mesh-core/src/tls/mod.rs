@@ -7,6 +7,7 @@
 //! DownstreamTls (resource/) ┘ server.rs: the same of connections that are accepted
 //!                           verify.rs: chain, time and names of the peer; never the names alone, never webpki's host names
 //!                           floor.rs: what is demanded whatever the control plane asks for
+//!                           material.rs: whether it can be used now, and when there is newer
 //!                           lifetime.rs, plan.rs: what becomes of the connection as certificates change and end
 //! ```
 //!
@@ -17,6 +18,7 @@ mod client;
 mod facts;
 mod floor;
 mod lifetime;
+mod material;
 mod plan;
 #[cfg(feature = "server")]
 mod server;
@@ -29,6 +31,7 @@ pub use facts::AcceptedSecurity;
 pub use facts::{ConnectionSecurity, Peer};
 pub use floor::{SecurityFloor, TlsVersion};
 pub(crate) use lifetime::Lifetime;
+pub(crate) use material::Material;
 pub(crate) use plan::Turn;
 #[cfg(feature = "server")]
 pub(crate) use server::{Acceptor, Outlook};

@@ -1,6 +1,7 @@
 //! Whether the peer is who it must be: its chain by webpki, its names by the rules of SPIFFE and gRPC.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -73,11 +74,25 @@ impl Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<Leaf, rustls::Error> {
-        let leaf = Leaf::read(end_entity).map_err(|error| refused(&error))?;
+        let mut leaf = Leaf::read(end_entity).map_err(|error| refused(&error))?;
+        if leaf.claims_spiffe() {
+            leaf.spiffe_id().map_err(|error| refused(&error))?;
+        }
         self.check_chain(self.roots(&leaf)?, end_entity, intermediates, now)?;
         self.check_names(&leaf)?;
         self.floor.check_peer(self.expected.cluster(), &leaf).map_err(|why| refused(&why))?;
+        leaf.vouched = leaf.spiffe_id().ok().filter(|_| self.is_of_domain());
         Ok(leaf)
+    }
+
+    /// Whether the roots are those of trust domains, and can vouch for a SPIFFE ID: others vouch for the names alone that are
+    /// asked for.
+    fn is_of_domain(&self) -> bool {
+        let Trusted::Bundle { bundle, own } = &self.trust else { return false };
+        match bundle.trusted_for() {
+            TrustedFor::Domains(_) => true,
+            TrustedFor::Any(_, domain) => domain.or(own.as_ref()).is_some(),
+        }
     }
 
     /// That the roots vouch for the peer in its part, as a server or as a client.
@@ -158,9 +173,9 @@ impl Verifier {
     }
 }
 
-/// That the peer is the one whose DNS name was asked for (A101).
+/// That the peer is the one whose name was asked for (A101).
 fn check_asked(asked: &str, leaf: &Leaf) -> Result<(), rustls::Error> {
-    match leaf.names.dns().any(|name| is_dns_name_for(name, asked)) {
+    match leaf.names.iter().any(|(kind, name)| is_named(kind, name, asked)) {
         true => Ok(()),
         false => Err(refused(&format!("`{asked}` was asked for, and the peer is {}", Listed(leaf)))),
     }
@@ -212,6 +227,16 @@ impl VerifyAgain for Arc<Verifier> {
         let Verifier { expected, crypto, floor, .. } = &**self;
         let again = Verifier { trust, expected: expected.clone(), crypto: crypto.clone(), floor: floor.clone() };
         again.verify_chain(chain).map(drop).map_err(|error| error.to_string())
+    }
+}
+
+/// Whether a name of the peer is the one that was asked for, of whatever kind that is (A101).
+fn is_named(kind: NameKind, name: &str, asked: &str) -> bool {
+    match kind {
+        NameKind::Dns => is_dns_name_for(name, asked),
+        NameKind::Uri => name == asked,
+        NameKind::Ip => asked.parse::<IpAddr>().is_ok_and(|asked| name.parse() == Ok(asked)),
+        NameKind::Email => false,
     }
 }
 

@@ -109,8 +109,16 @@ fn context_of(context: &proto::CertificateValidationContext, side: Side, at: &At
     Validation { roots, names: names(context, at) }
 }
 
-/// The typed matchers replace the others, as in Envoy.
+/// The matchers are a set: another order asks for the same.
 fn names(context: &proto::CertificateValidationContext, at: &At<'_>) -> Vec<NameMatch> {
+    let mut names = listed_names(context, at);
+    names.sort_by(NameMatch::compare);
+    names.dedup();
+    names
+}
+
+/// The typed matchers replace the others, as in Envoy.
+fn listed_names(context: &proto::CertificateValidationContext, at: &At<'_>) -> Vec<NameMatch> {
     let typed = context.match_typed_subject_alt_names.iter().enumerate();
     let typed: Vec<_> = typed
         .filter_map(|(index, matcher)| typed_name(matcher, &at.item("match_typed_subject_alt_names", index)))
