@@ -10,6 +10,7 @@ use mesh_core::{Bootstrap, CertificateProviderStatus, Mesh};
 use crate::support::PATIENCE;
 use crate::support::client::quick;
 use crate::support::pki::{Authority, Issued, Mounted};
+use crate::support::secured::reported;
 
 const ID: &str = "spiffe://cluster.local/ns/shop/sa/greeter";
 const OFTEN: Duration = Duration::from_millis(5);
@@ -18,19 +19,6 @@ fn bootstrap(providers: &serde_json::Value) -> Bootstrap {
     let servers = serde_json::json!([{"server_uri": "127.0.0.1:1", "channel_creds": [{"type": "insecure"}]}]);
     let json = serde_json::json!({"xds_servers": servers, "certificate_providers": providers});
     Bootstrap::from_json(&json.to_string()).expect("a bootstrap")
-}
-
-async fn provider(mesh: &Mesh, wanted: impl Fn(&CertificateProviderStatus) -> bool) -> CertificateProviderStatus {
-    let reached = async {
-        loop {
-            match mesh.status().certificate_providers.into_iter().find(&wanted) {
-                Some(status) => return status,
-                None => tokio::time::sleep(Duration::from_millis(1)).await,
-            }
-        }
-    };
-    let found = tokio::time::timeout(PATIENCE, reached).await;
-    found.unwrap_or_else(|_| panic!("never: {:?}", mesh.status().certificate_providers))
 }
 
 /// Other tests may take all file descriptors of the process for a moment: another error than expected is no answer yet.
@@ -60,10 +48,10 @@ async fn the_bootstrap_says_which_files_hold_the_certificates() {
         "roots": {"plugin_name": "file_watcher", "config": {"ca_certificate_file": "/nowhere/ca.pem"}},
     });
     let mesh = Mesh::builder().bootstrap(bootstrap(&providers)).build().await.unwrap();
-    let status = provider(&mesh, |provider| &*provider.name == "default" && provider.generation == 1).await;
+    let status = reported(&mesh, |provider| &*provider.name == "default" && provider.generation == 1).await;
     assert_eq!((&*status.kind, status.spiffe_id.unwrap().as_str()), ("file_watcher", ID));
     assert_eq!(status.serial.as_deref(), Some(&*issued.serial));
-    let status = provider(&mesh, |provider| fails(provider, "/nowhere/ca.pem: No such file")).await;
+    let status = reported(&mesh, |provider| fails(provider, "/nowhere/ca.pem: No such file")).await;
     assert_eq!((&*status.name, status.generation), ("roots", 0));
 }
 
@@ -74,20 +62,20 @@ async fn a_swap_of_the_folder_is_a_new_generation_and_bad_files_leave_the_last_g
     let mounted = Mounted::new(&first, &authority.pem());
     let mesh = Mesh::builder().certificate_provider("default", files(&mounted)).build().await.unwrap();
     let serial = |issued: &Issued| Some(issued.serial.clone());
-    let status = provider(&mesh, |provider| provider.generation > 0).await;
+    let status = reported(&mesh, |provider| provider.generation > 0).await;
     assert_eq!((status.generation, status.serial), (1, serial(&first)));
 
     mounted.swap(&second, &authority.pem());
-    let status = provider(&mesh, |provider| provider.serial == serial(&second)).await;
+    let status = reported(&mesh, |provider| provider.serial == serial(&second)).await;
     assert_eq!(status.generation, 2);
 
     // Another key than the leaf's, as when files are replaced one by one.
     fs::write(mounted.file("tls.key"), &first.key).unwrap();
-    let status = provider(&mesh, |provider| fails(provider, "pair of certificate and key cannot be used")).await;
+    let status = reported(&mesh, |provider| fails(provider, "pair of certificate and key cannot be used")).await;
     assert_eq!((status.generation, status.serial), (2, serial(&second)));
 
     fs::write(mounted.file("tls.key"), &second.key).unwrap();
-    let status = provider(&mesh, |provider| provider.last_error.is_none()).await;
+    let status = reported(&mesh, |provider| provider.last_error.is_none()).await;
     assert_eq!(status.generation, 2, "it is the same as before");
 }
 
@@ -114,7 +102,7 @@ async fn code_goes_before_the_bootstrap_and_may_bring_any_provider() {
     let fixed = KeyMaterial::new().trust(authority.trust());
     let builder = Mesh::builder().bootstrap(bootstrap(&providers)).certificate_provider("fixed", fixed);
     let mesh = builder.certificate_provider("default", Told(authority.svid(ID))).build().await.unwrap();
-    let status = provider(&mesh, |provider| &*provider.kind == "told" && provider.last_error.is_some()).await;
+    let status = reported(&mesh, |provider| &*provider.kind == "told" && provider.last_error.is_some()).await;
     assert_eq!((&*status.name, status.spiffe_id.unwrap().as_str(), status.generation), ("default", ID, 1));
     assert_eq!(status.last_error.as_deref(), Some("the vault is sealed"));
     let names: Vec<_> = mesh.status().certificate_providers.iter().map(|provider| provider.name.clone()).collect();

@@ -5,17 +5,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use mesh_core::Mesh;
 use mesh_core::providers::IstioCa;
-use mesh_core::{CertificateProviderStatus, Mesh};
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
-use crate::support::PATIENCE;
 use crate::support::client::{Client, quick};
 use crate::support::istio::{Answer, Istio};
 use crate::support::pki::{Authority, uri};
-use crate::support::secured::{CLIENT, SERVER, Site, context};
+use crate::support::secured::{CLIENT, SERVER, Site, context, reported};
 use crate::support::tls::server;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -67,21 +66,8 @@ async fn mesh(provider: IstioCa) -> Mesh {
     Mesh::builder().certificate_provider("default", provider).build().await.expect("a mesh")
 }
 
-async fn status(mesh: &Mesh, wanted: impl Fn(&CertificateProviderStatus) -> bool) -> CertificateProviderStatus {
-    let reached = async {
-        loop {
-            match mesh.status().certificate_providers.into_iter().find(&wanted) {
-                Some(status) => return status,
-                None => tokio::time::sleep(Duration::from_millis(1)).await,
-            }
-        }
-    };
-    let found = tokio::time::timeout(PATIENCE, reached).await;
-    found.unwrap_or_else(|_| panic!("never: {:?}", mesh.status().certificate_providers))
-}
-
 async fn failure(mesh: &Mesh) -> String {
-    let status = status(mesh, |provider| provider.last_error.is_some()).await;
+    let status = reported(mesh, |provider| provider.last_error.is_some()).await;
     status.last_error.expect("it failed").to_string()
 }
 
@@ -94,7 +80,7 @@ async fn a_token_and_the_roots_are_enough_for_a_certificate_that_peers_take() {
     let provider = pod.provider(ca.address()).cluster_id("west").validity(2 * HOUR);
     let mesh = site.mesh(quick().certificate_provider("default", provider)).await;
     assert_eq!(Client::new(&mesh, "xds:///greeter").hello().await.unwrap(), "a");
-    let status = status(&mesh, |provider| provider.generation == 1).await;
+    let status = reported(&mesh, |provider| provider.generation == 1).await;
     assert_eq!((&*status.kind, status.spiffe_id.unwrap().as_str()), ("istio_ca", CLIENT));
     assert_eq!(site.front.clients()[0].serial, status.serial);
     let [asked] = &ca.requests()[..] else { panic!("one request") };
@@ -108,10 +94,10 @@ async fn s2_a_certificate_is_renewed_at_half_of_its_life_with_a_new_key_and_the_
     let ca = Istio::start(Answer::Issue(CLIENT, Duration::from_secs(2))).await;
     let pod = Pod::new(ca.authority());
     let mesh = mesh(pod.provider(ca.address())).await;
-    let first = status(&mesh, |provider| provider.generation == 1).await;
+    let first = reported(&mesh, |provider| provider.generation == 1).await;
     let (before, after) = (pod.token(), token(2));
     pod.write("istio-token", &after);
-    let second = status(&mesh, |provider| provider.generation == 2).await;
+    let second = reported(&mesh, |provider| provider.generation == 2).await;
     assert_ne!(first.serial, second.serial);
     assert!(first.expires.unwrap() > SystemTime::now(), "in time");
     let [one, two, ..] = &ca.requests()[..] else { panic!("two requests") };
@@ -174,12 +160,12 @@ async fn s1_the_last_certificate_stays_while_the_ca_refuses() {
     let ca = Istio::start(Answer::Issue(CLIENT, Duration::from_secs(2))).await;
     let pod = Pod::new(ca.authority());
     let mesh = mesh(pod.provider(ca.address())).await;
-    status(&mesh, |provider| provider.generation == 1).await;
+    reported(&mesh, |provider| provider.generation == 1).await;
     ca.say(Answer::Status(14, "restarting"));
-    let status_then = status(&mesh, |provider| provider.last_error.is_some()).await;
+    let status_then = reported(&mesh, |provider| provider.last_error.is_some()).await;
     assert_eq!((status_then.generation, status_then.spiffe_id.unwrap().as_str()), (1, CLIENT));
     ca.say(Answer::Issue(CLIENT, HOUR));
-    let status = status(&mesh, |provider| provider.generation == 2).await;
+    let status = reported(&mesh, |provider| provider.generation == 2).await;
     assert_eq!(status.last_error, None);
 }
 

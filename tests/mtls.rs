@@ -21,7 +21,7 @@ use crate::support::client::{Client, SOON, assert_says, impatient, quick};
 use crate::support::frames::{FrameServer, NO_ERROR};
 use crate::support::pki::{Authority, Issued, Mounted, dns, uri};
 use crate::support::secured::{
-    CLIENT, SERVER, Site, connections, context, fails_in_time, says_in_time, told, validation,
+    CLIENT, SERVER, Site, connections, context, fails_in_time, says_in_time, secured_by, told, validation,
 };
 use crate::support::tls::{TlsFront, server};
 use crate::support::witness::witness;
@@ -409,6 +409,25 @@ async fn the_host_name_of_the_endpoint_is_asked_for_if_the_cluster_says_so() {
     site.known_as("two.shop.test");
     let status = fails_in_time(&client).await;
     assert_says(&status, &["`two.shop.test` was asked for", "DNS:one.shop.test"]);
+}
+
+#[tokio::test]
+async fn an_address_that_stands_twice_under_two_names_is_one_endpoint_by_its_first_name() {
+    let authority = Authority::new();
+    let config = server(&authority.issue(&[dns("one.shop.test")], |_| {}), None);
+    let site = Site::with(authority, config).await;
+    let mut asked = context(&[]);
+    asked.common_tls_context.as_mut().unwrap().tls_certificate_provider_instance = None;
+    (asked.auto_host_sni, asked.auto_sni_san_validation) = (true, true);
+    let twice = ["one.shop.test", "two.shop.test"].map(|name| site.endpoint_known_as(name));
+    site.control_plane.put(secured_by(cluster("greeter").fixed(endpoints("greeter").all(twice)), &asked));
+    let roots = KeyMaterial::new().trust(site.authority.trust());
+    let mesh = site.mesh(quick().certificate_provider("default", roots)).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    for _ in 0..20 {
+        assert_eq!(client.hello().await.unwrap(), "a");
+    }
+    assert_eq!(site.front.clients().len(), 1, "no connection was made in vain");
 }
 
 #[tokio::test]

@@ -7,11 +7,10 @@ use mesh_core::{Bootstrap, CertificateProviderStatus, Mesh};
 use tokio::time::Instant;
 use tonic::Code;
 
-use crate::support::PATIENCE;
 use crate::support::agent::{Agent, Answer, Bundles, Svid, Svids};
 use crate::support::client::{Client, assert_says, impatient, quick};
 use crate::support::pki::{Authority, Issued, uri};
-use crate::support::secured::{CLIENT, SERVER, Site, context, says_in_time};
+use crate::support::secured::{CLIENT, SERVER, Site, context, reported, says_in_time};
 use crate::support::tls::server;
 
 const OTHER: &str = "spiffe://cluster.local/ns/shop/sa/other";
@@ -36,21 +35,8 @@ fn ending_in(authority: &Authority, seconds: u64) -> Issued {
     })
 }
 
-async fn provider(mesh: &Mesh, wanted: impl Fn(&CertificateProviderStatus) -> bool) -> CertificateProviderStatus {
-    let reached = async {
-        loop {
-            match mesh.status().certificate_providers.into_iter().find(&wanted) {
-                Some(status) => return status,
-                None => tokio::time::sleep(Duration::from_millis(1)).await,
-            }
-        }
-    };
-    let found = tokio::time::timeout(PATIENCE, reached).await;
-    found.unwrap_or_else(|_| panic!("never: {:?}", mesh.status().certificate_providers))
-}
-
 async fn fails(mesh: &Mesh, with: &str) -> CertificateProviderStatus {
-    provider(mesh, |provider| provider.last_error.as_ref().is_some_and(|error| error.contains(with))).await
+    reported(mesh, |provider| provider.last_error.as_ref().is_some_and(|error| error.contains(with))).await
 }
 
 #[tokio::test]
@@ -60,7 +46,7 @@ async fn the_agents_svid_is_shown_to_peers_and_its_bundle_trusted() {
     let mesh = site.mesh(quick().certificate_provider("default", api(&agent))).await;
     assert_eq!(Client::new(&mesh, "xds:///greeter").hello().await.unwrap(), "a");
     assert_eq!(site.front.clients()[0].serial, Some(issued.serial));
-    let status = provider(&mesh, |provider| provider.generation == 1).await;
+    let status = reported(&mesh, |provider| provider.generation == 1).await;
     assert_eq!((&*status.kind, status.spiffe_id.unwrap().as_str()), ("spiffe_workload_api", CLIENT));
     assert_eq!(status.trust_domains[0].as_str(), "cluster.local");
 }
@@ -86,7 +72,7 @@ async fn a_bootstrap_names_the_socket_and_the_svid() {
     });
     let mesh = Mesh::builder().bootstrap(bootstrap(providers).unwrap()).build().await.unwrap();
     for (name, id) in [("first", CLIENT), ("by_id", OTHER), ("by_hint", OTHER)] {
-        let status = provider(&mesh, |provider| &*provider.name == name && provider.generation == 1).await;
+        let status = reported(&mesh, |provider| &*provider.name == name && provider.generation == 1).await;
         assert_eq!(status.spiffe_id.unwrap().as_str(), id, "{name}");
     }
     let status = fails(&mesh, "no SVID is one with the hint \"c\"; there are 2").await;
@@ -112,7 +98,7 @@ async fn a_new_svid_is_used_by_the_next_connection() {
     assert_eq!(client.hello().await.unwrap(), "a");
     let second = site.authority.svid(CLIENT);
     agent.say(Svid::new(CLIENT, &second, &site.authority));
-    provider(&mesh, |provider| provider.generation == 2).await;
+    reported(&mesh, |provider| provider.generation == 2).await;
     site.backend.stop().await;
     site.backend.restart().await;
     client.recovers().await;
@@ -135,7 +121,7 @@ async fn an_agent_that_comes_late_goes_and_returns_is_found_again_within_a_secon
 
     agent.start();
     let began = Instant::now();
-    provider(&mesh, |provider| provider.generation == 1 && provider.last_error.is_none()).await;
+    reported(&mesh, |provider| provider.generation == 1 && provider.last_error.is_none()).await;
     // The longest pause, and what a busy machine adds.
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     assert_eq!(client.recovers().await, "a");
@@ -145,7 +131,7 @@ async fn an_agent_that_comes_late_goes_and_returns_is_found_again_within_a_secon
     assert_eq!((status.generation, status.spiffe_id.unwrap().as_str()), (1, CLIENT), "the last good one stays");
     assert_eq!(client.hello().await.unwrap(), "a");
     agent.start();
-    let status = provider(&mesh, |provider| provider.last_error.is_none()).await;
+    let status = reported(&mesh, |provider| provider.last_error.is_none()).await;
     assert_eq!(status.generation, 1, "it is the same as before");
 }
 
@@ -194,7 +180,7 @@ async fn s6_each_trust_domain_is_vouched_for_by_its_own_bundle() {
 
     // Nor for its own when the federation has ended, nor for a domain that nobody knows.
     agent.say(Svids { svids, ..Default::default() });
-    provider(&mesh, |provider| provider.trust_domains.len() == 1).await;
+    reported(&mesh, |provider| provider.trust_domains.len() == 1).await;
     for id in [foreign, "spiffe://unknown.example/web"] {
         site.front.configure(server(&partner.svid(id), Some(&site.authority)));
         says_in_time(&client, &format!("no roots for the trust domain of {id}")).await;
@@ -207,7 +193,7 @@ async fn s2_an_answer_that_is_not_whole_leaves_the_last_good_one() {
     let good = Svid::new(CLIENT, &authority.svid(CLIENT), &authority);
     let agent = Agent::started(good.clone());
     let mesh = Mesh::builder().certificate_provider("default", api(&agent)).build().await.unwrap();
-    provider(&mesh, |provider| provider.generation == 1).await;
+    reported(&mesh, |provider| provider.generation == 1).await;
     let huge = [&[0][..], &u32::MAX.to_be_bytes(), b"x"].concat();
     let other_key = Svid { x509_svid_key: authority.svid(CLIENT).key_der.secret_der().to_vec(), ..good.clone() };
     for (answer, problem) in [
@@ -230,7 +216,7 @@ async fn s2_an_answer_that_is_not_whole_leaves_the_last_good_one() {
         assert_eq!((status.generation, status.spiffe_id.unwrap().as_str()), (1, CLIENT), "{problem}");
         assert!(status.last_error.unwrap().contains(&*agent.endpoint()));
         agent.say(good.clone());
-        provider(&mesh, |provider| provider.last_error.is_none()).await;
+        reported(&mesh, |provider| provider.last_error.is_none()).await;
     }
 }
 
@@ -239,12 +225,12 @@ async fn an_agent_that_keeps_silent_until_the_certificate_nears_its_end_is_asked
     let authority = Authority::new();
     let agent = Agent::started(Svid::new(CLIENT, &ending_in(&authority, 2), &authority));
     let mesh = Mesh::builder().certificate_provider("default", api(&agent)).build().await.unwrap();
-    provider(&mesh, |provider| provider.generation == 1).await;
+    reported(&mesh, |provider| provider.generation == 1).await;
     agent.say(Answer::Silence);
     fails(&mesh, "nothing came for").await;
     agent.asked().wait_for("asked", |asked| *asked >= 2).await;
     agent.say(Svid::new(CLIENT, &authority.svid(CLIENT), &authority));
-    provider(&mesh, |provider| provider.generation == 2 && provider.last_error.is_none()).await;
+    reported(&mesh, |provider| provider.generation == 2 && provider.last_error.is_none()).await;
 }
 
 #[tokio::test]
@@ -253,6 +239,6 @@ async fn bundles_can_be_had_without_an_svid() {
     let bundles = [("spiffe://cluster.local".to_owned(), authority.der().to_vec())].into();
     let agent = Agent::started(Bundles { bundles });
     let mesh = Mesh::builder().certificate_provider("roots", api(&agent).roots_only()).build().await.unwrap();
-    let status = provider(&mesh, |provider| provider.generation == 1).await;
+    let status = reported(&mesh, |provider| provider.generation == 1).await;
     assert_eq!((status.spiffe_id, status.trust_domains[0].as_str()), (None, "cluster.local"));
 }

@@ -1,9 +1,11 @@
 //! A backend behind TLS, a cluster that asks for it, and a provider of certificates that does as told.
 
+use std::time::Duration;
+
 use mesh_core::connect::ConnectionSecurity;
 use mesh_core::identity::{CertificateProvider, KeyMaterial, ProviderFuture, Publisher};
-use mesh_core::testing::{ControlPlane, Resources, any, cluster, endpoint, endpoints};
-use mesh_core::{Mesh, MeshBuilder};
+use mesh_core::testing::{ClusterBuilder, ControlPlane, EndpointBuilder, Resources, any, cluster, endpoint, endpoints};
+use mesh_core::{CertificateProviderStatus, Mesh, MeshBuilder};
 use mesh_xds_proto::envoy::config::core::v3::TransportSocket;
 use mesh_xds_proto::envoy::config::core::v3::transport_socket::ConfigType;
 use mesh_xds_proto::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
@@ -29,6 +31,16 @@ pub(crate) struct Site {
     pub(crate) control_plane: ControlPlane,
 }
 
+/// The cluster asks for TLS so.
+pub(crate) fn secured_by(cluster: ClusterBuilder, context: &tls::UpstreamTlsContext) -> ClusterBuilder {
+    cluster.modify(|cluster| {
+        cluster.transport_socket = Some(TransportSocket {
+            name: "envoy.transport_sockets.tls".into(),
+            config_type: Some(ConfigType::TypedConfig(any(context))),
+        });
+    })
+}
+
 impl Site {
     /// The server shows an SVID, and takes clients of its own authority alone.
     pub(crate) async fn mutual() -> Self {
@@ -46,22 +58,19 @@ impl Site {
     }
 
     pub(crate) fn ask(&self, context: &tls::UpstreamTlsContext) {
-        self.control_plane.put(cluster("greeter").modify(|cluster| {
-            cluster.transport_socket = Some(TransportSocket {
-                name: "envoy.transport_sockets.tls".into(),
-                config_type: Some(ConfigType::TypedConfig(any(context))),
-            });
-        }));
+        self.control_plane.put(secured_by(cluster("greeter"), context));
     }
 
     /// The endpoint has this host name.
     pub(crate) fn known_as(&self, name: &str) {
-        let name = name.to_owned();
-        let endpoint = endpoint(self.front.address()).modify(move |endpoint| {
+        self.control_plane.put(endpoints("greeter").endpoint(self.endpoint_known_as(name)));
+    }
+
+    pub(crate) fn endpoint_known_as(&self, name: &str) -> EndpointBuilder {
+        endpoint(self.front.address()).modify(|endpoint| {
             let Some(HostIdentifier::Endpoint(endpoint)) = &mut endpoint.host_identifier else { panic!("an endpoint") };
-            endpoint.hostname = name;
-        });
-        self.control_plane.put(endpoints("greeter").endpoint(endpoint));
+            endpoint.hostname = name.to_owned();
+        })
     }
 
     pub(crate) fn material(&self) -> KeyMaterial {
@@ -165,4 +174,21 @@ pub(crate) async fn fails_in_time(client: &Client) -> tonic::Status {
         }
     };
     tokio::time::timeout(PATIENCE, failed).await.expect("calls fail")
+}
+
+/// Waits until a certificate provider is as wanted.
+pub(crate) async fn reported(
+    mesh: &Mesh,
+    wanted: impl Fn(&CertificateProviderStatus) -> bool,
+) -> CertificateProviderStatus {
+    let reached = async {
+        loop {
+            match mesh.status().certificate_providers.into_iter().find(&wanted) {
+                Some(status) => return status,
+                None => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        }
+    };
+    let found = tokio::time::timeout(PATIENCE, reached).await;
+    found.unwrap_or_else(|_| panic!("never: {:?}", mesh.status().certificate_providers))
 }

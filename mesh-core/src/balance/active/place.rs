@@ -74,6 +74,7 @@ impl<C: Connect> Active<C> {
     ) -> Vec<Locality<C>> {
         let old: Vec<_> = old.into_iter().flat_map(Members::subchannels).collect();
         let mut at = 0;
+        let first = self.stamp + 1;
         let mut localities = Vec::with_capacity(priority.localities.len());
         for locality in &priority.localities {
             self.stamp += 1;
@@ -85,6 +86,15 @@ impl<C: Connect> Active<C> {
                     old.get(*at)
                         .is_some_and(|old| *old.address() == endpoint.address && self.is_secured_for(old, endpoint))
                 };
+                // One address has one subchannel, secured for the name that comes first: a second one would drain it.
+                let taken = |known: &Arc<Subchannel<C>>| known.stamp.load(Ordering::Relaxed) >= first;
+                if self
+                    .subchannels
+                    .get(&endpoint.address)
+                    .is_some_and(|known| taken(known) && !self.is_secured_for(known, endpoint))
+                {
+                    continue;
+                }
                 let subchannel = match [at, at + 1].into_iter().find(here) {
                     Some(found) => {
                         at = found + 1;
