@@ -22,6 +22,7 @@ use tonic::{Code, Status};
 use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, quick, quick_mesh};
+use crate::support::secured_server::{CLIENT, Site, optional, secured};
 use crate::support::served::Served;
 
 const HELLO: &str = "/helloworld.Greeter/SayHello";
@@ -294,4 +295,36 @@ async fn a_clients_listener_has_no_access_control() {
     let (_, nack) = control_plane.next_nack().await.error.expect("a reason");
     assert!(nack.contains("http_filters[0].typed_config[envoy.extensions.filters.http.rbac.v3.RBAC]"), "{nack}");
     assert_eq!(call.await.unwrap().unwrap_err().code(), Code::Unavailable);
+}
+
+fn named(id: &str) -> Principal {
+    let exact = StringMatcher { match_pattern: Some(MatchPattern::Exact(id.into())), ..Default::default() };
+    principal(Identifier::Authenticated(Authenticated { principal_name: Some(exact) }))
+}
+
+#[tokio::test]
+async fn s12_who_shows_no_certificate_over_tls_is_denied_as_grpc_says_and_never_allowed_by_name() {
+    let (anything, _) = any();
+    let is = |principal: Principal| [(anything.clone(), principal)];
+    let not = |one: Principal| principal(Identifier::NotId(Box::new(one)));
+    for (what, filter, anonymous, client) in [
+        // A41: over TLS a caller is authenticated, and its name is empty if it shows none.
+        ("DENY authenticated", deny(is(authenticated())), false, false),
+        ("DENY the empty name", deny(is(named(""))), false, true),
+        ("DENY the client", deny(is(named(CLIENT))), true, false),
+        ("ALLOW authenticated", allow(is(authenticated())), false, true),
+        ("ALLOW the client", allow(is(named(CLIENT))), false, true),
+        ("ALLOW the empty name", allow(is(named(""))), false, false),
+        ("ALLOW all but another", allow(is(not(named("spiffe://cluster.local/other")))), false, true),
+    ] {
+        let site = Site::with_chain(secured(&optional()).filter("rbac", &filter)).await;
+        let served = |answer: Result<String, Status>| match answer {
+            Ok(_) => true,
+            Err(status) if status.code() == Code::PermissionDenied => false,
+            Err(status) => panic!("{what}: {status}"),
+        };
+        assert_eq!(served(site.caller(None).await.hello().await), anonymous, "{what}, without a certificate");
+        let svid = site.authority.svid(CLIENT);
+        assert_eq!(served(site.caller(Some(&svid)).await.hello().await), client, "{what}, the client");
+    }
 }

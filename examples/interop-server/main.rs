@@ -50,7 +50,7 @@ struct Args {
     /// What SimpleResponse.hostname and the header `hostname` say. Default: the name of this machine.
     #[arg(long = "host_name_override", value_name = "NAME", default_value = "", hide_default_value = true)]
     host_name_override: String,
-    /// Serves as the control plane of GRPC_XDS_BOOTSTRAP says (A36); what asks for TLS is refused.
+    /// Serves as the control plane of GRPC_XDS_BOOTSTRAP says (A36), with TLS if the listener asks for it (A29).
     #[arg(long = "secure_mode", value_name = "BOOL", action = ArgAction::Set, default_value_t = false,
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     secure_mode: bool,

@@ -15,6 +15,7 @@ pub(crate) mod orca;
 pub(crate) mod pki;
 pub(crate) mod relay;
 pub(crate) mod secured;
+pub(crate) mod secured_server;
 pub(crate) mod served;
 pub(crate) mod tier;
 pub(crate) mod timeout;

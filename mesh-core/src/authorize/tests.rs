@@ -31,7 +31,7 @@ async fn is_served(rbac: Rbac, peer: Option<Peer>) -> bool {
     let server = ServiceBuilder::new().layer(RbacLayer::new(rbac)).service(handler);
     let mut request = Request::new(());
     let (local_address, peer_address) = (([127, 0, 0, 1], 1).into(), ([10, 0, 0, 9], 2).into());
-    request.extensions_mut().insert(ConnectInfo { local_address, peer_address });
+    request.extensions_mut().insert(ConnectInfo { local_address, peer_address, is_secured: false });
     peer.map(|peer| request.extensions_mut().insert(peer));
     match server.oneshot(request).await.expect("an answer").status() {
         StatusCode::OK => true,

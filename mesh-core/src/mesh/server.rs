@@ -273,7 +273,7 @@ pub struct ServerConnection {
 impl ServerConnection {
     fn of(state: &ConnectionState) -> Self {
         Self {
-            peer_address: state.info.peer_address,
+            peer_address: state.peer_address,
             #[cfg(feature = "tls")]
             security: state.security(),
             in_flight: state.in_flight(),

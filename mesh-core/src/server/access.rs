@@ -17,19 +17,19 @@ pub(crate) fn inbound_call<B>(request: &Request<B>) -> InboundCall<'_> {
     InboundCall {
         head: RequestHead::of(request),
         addresses: connection.map(|connection| (connection.local_address, connection.peer_address)),
-        caller: caller(request),
+        caller: caller(request, connection.is_some_and(|connection| connection.is_secured)),
     }
 }
 
 #[cfg(feature = "tls")]
-fn caller<B>(request: &Request<B>) -> Callers<'_> {
+fn caller<B>(request: &Request<B>, is_secured: bool) -> Callers<'_> {
     let peer = request.extensions().get::<crate::tls::Peer>();
-    peer.map_or(Callers::unverified(false), crate::tls::Peer::caller)
+    peer.map_or(Callers::unverified(is_secured), crate::tls::Peer::caller)
 }
 
 #[cfg(not(feature = "tls"))]
-fn caller<B>(_: &Request<B>) -> Callers<'_> {
-    Callers::unverified(false)
+fn caller<B>(_: &Request<B>, is_secured: bool) -> Callers<'_> {
+    Callers::unverified(is_secured)
 }
 
 /// Tells the log why, and the caller only that.

@@ -25,7 +25,7 @@ use super::ServerOptions;
 use super::caller::{Caller, Forwarders};
 use super::io::{Begun, Noticed};
 use super::listener::ChainState;
-use super::request::{Calls, RequestBody};
+use super::request::{Calls, ConnectInfo, RequestBody};
 use super::secure::{Certificates, Ready, Securing, Turn, Unsecured};
 use super::state::{Connected, ConnectionState};
 use crate::deadline::InboundProtocol;
@@ -86,16 +86,18 @@ pub(super) async fn serve<S, R>(
     let Some(ready) = secured(securing, &connected, &ends).await else { return };
     let Ready { stream: io, security, certificates } = ready;
     let caller = Caller::new(security.as_deref(), &forwarders);
+    let ConnectionState { local_address, peer_address, .. } = *connected.state;
+    let info = ConnectInfo { local_address, peer_address, is_secured: security.is_some() };
     connected.begins(security, context.is_some());
     let deny_by_default = options.deny_by_default;
     let (server, connection) = (connected.server.clone(), connected.state.clone());
-    let calls = Calls { service, server, connection, caller, chain, protocol, deny_by_default };
+    let calls = Calls { service, server, connection, info, caller, chain, protocol, deny_by_default };
     let (io, begun) = Noticed::new(io);
     let http2 = pin!(http2(&options).serve_connection(TokioIo::new(io), calls));
     let drain = |connection: Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
     let signs = Signs { begun, ends: &ends, certificates };
     let why = drive(http2, drain, signs, start, &options, &connected.state).await;
-    let peer = connected.state.info.peer_address;
+    let peer = connected.state.peer_address;
     tracing::debug!(%peer, why, "a connection ended");
 }
 
@@ -112,7 +114,7 @@ async fn secured(
         () = ends.drain.cancelled() => return None,
         () = ends.shutdown.cancelled() => return None,
     };
-    let peer = connected.state.info.peer_address;
+    let peer = connected.state.peer_address;
     match result {
         Ok(Ok(ready)) => return Some(ready),
         Ok(Err(Unsecured::Failed(error))) => connected.server.handshake_failed(peer, &error),
@@ -154,7 +156,7 @@ where
             () = ends.cut.cancelled() => return "it was cut",
             () = ends.shutdown.cancelled(), if !shuts_down => shuts_down = true,
             () = ends.drain.cancelled(), if stage.takes_calls() => {}
-            turn = certificates.next(state.info.peer_address) => match turn {
+            turn = certificates.next(state.peer_address) => match turn {
                 Turn::Drain if stage.takes_calls() => outlived = true,
                 Turn::Drain => continue,
                 Turn::Refuse => distrusted = true,

@@ -94,13 +94,14 @@ impl Follower {
         }
     }
 
-    /// A server that cannot secure its connections does not serve; those that are open go on.
+    /// A server that cannot secure its connections, or only less than the floor demands, does not serve; those that are open
+    /// go on.
     fn serve(&mut self, setup: Arc<Setup>) {
         if !self.setup.as_ref().is_some_and(|before| Arc::ptr_eq(before, &setup)) {
             self.readiness = self.securing.readiness(setup.contexts(&self.securing));
             self.setup = Some(setup.clone());
         }
-        match self.readiness.look() {
+        match setup.check(&self.securing).and_then(|()| self.readiness.look()) {
             Ok(()) => self.set(ServingMode::Serving, Some(setup)),
             Err(error) => self.set(ServingMode::NotServing(error.report().into()), None),
         }

@@ -85,6 +85,19 @@ impl Setup {
         }
     }
 
+    /// Whether all chains are secured as code insists, whatever the control plane asks for.
+    ///
+    /// # Errors
+    ///
+    /// What the first of the others falls short of.
+    pub(super) fn check(&self, securing: &Securing) -> Result<(), Error> {
+        self.chains.iter().try_for_each(|state| {
+            let in_force = state.0.load();
+            let ChainInForce { chain, .. } = &**in_force;
+            securing.check(&chain.name, chain.security.as_ref()).map_err(|error| in_force.located(error))
+        })
+    }
+
     /// Gives its connections what other chains with the same matches say.
     fn update(&self, chains: Vec<ChainInForce>) {
         self.chains.iter().zip(chains).for_each(|(state, chain)| state.0.store(Arc::new(chain)));

@@ -153,7 +153,7 @@ impl Runner {
                 state.refuse();
                 continue;
             };
-            let connected = state.connect(ConnectInfo { local_address, peer_address });
+            let connected = state.connect(local_address, peer_address);
             let ends = Ends { drain, shutdown: shutting_down.clone(), cut: cut.clone() };
             tasks.spawn(connection::serve(stream, serving.clone(), chain, connected, ends));
         }

@@ -30,6 +30,8 @@ pub struct ConnectInfo {
     pub local_address: SocketAddr,
     /// The peer's. Through a proxy it is the proxy's.
     pub peer_address: SocketAddr,
+    /// Whether it came over TLS; its [`Peer`](crate::server::Peer) is in the extensions if it showed a certificate.
+    pub is_secured: bool,
 }
 
 /// The body of a request.
@@ -64,6 +66,7 @@ pub(super) struct Calls<S> {
     pub(super) service: S,
     pub(super) server: Arc<ServerState>,
     pub(super) connection: Arc<ConnectionState>,
+    pub(super) info: ConnectInfo,
     pub(super) caller: Caller,
     /// What decides whether a call is served; `None`: all are.
     pub(super) chain: Option<Arc<ChainState>>,
@@ -117,7 +120,7 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let mut request = request.map(RequestBody);
-        request.extensions_mut().insert(self.connection.info);
+        request.extensions_mut().insert(self.info);
         // Of two authorities that may differ, policies and handlers must see the same one (A41).
         if request.uri().authority().is_some() {
             request.headers_mut().remove(header::HOST);

@@ -106,6 +106,21 @@ impl Securing {
         chain.or(self.by_code.as_ref()).cloned()
     }
 
+    /// Whether a filter chain of this name may have its connections secured so.
+    ///
+    /// # Errors
+    ///
+    /// What the floor demands.
+    #[cfg(feature = "tls")]
+    pub(super) fn check(&self, name: &str, chain: Option<&Arc<DownstreamTls>>) -> Result<(), Error> {
+        self.acceptor.check_chain(name, self.context(chain).as_deref())
+    }
+
+    #[cfg(not(feature = "tls"))]
+    pub(super) fn check(&self, _: &str, _: Option<&Arc<DownstreamTls>>) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Secures a connection as `context` says. The caller bounds the time.
     #[cfg(feature = "tls")]
     pub(super) async fn secure(

@@ -7,7 +7,6 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use super::ConnectInfo;
 use super::mode::Gate;
 use super::secure::AcceptedSecurity;
 use crate::error::Error;
@@ -38,7 +37,8 @@ pub(crate) struct ServerState {
 /// One connection. Calls count on their own connection, so that those of different connections share nothing.
 #[derive(Debug)]
 pub(crate) struct ConnectionState {
-    pub(crate) info: ConnectInfo,
+    pub(super) local_address: SocketAddr,
+    pub(crate) peer_address: SocketAddr,
     /// Set when the connection is ready for HTTP/2; to `None`, if it is not secured.
     security: OnceLock<Option<Arc<AcceptedSecurity>>>,
     in_flight: AtomicUsize,
@@ -168,9 +168,10 @@ impl ServerState {
     }
 
     /// A connection that is listed until the value is dropped.
-    pub(super) fn connect(self: &Arc<Self>, info: ConnectInfo) -> Connected {
+    pub(super) fn connect(self: &Arc<Self>, local_address: SocketAddr, peer_address: SocketAddr) -> Connected {
         let state = Arc::new(ConnectionState {
-            info,
+            local_address,
+            peer_address,
             security: OnceLock::new(),
             in_flight: AtomicUsize::new(0),
             refuses_calls: AtomicBool::new(false),

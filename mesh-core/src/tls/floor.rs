@@ -10,6 +10,8 @@ use rustls::version::{TLS12, TLS13};
 use crate::bootstrap::{Bootstrap, ChannelCredentials, ServerAddress};
 use crate::error::{Error, ErrorKind};
 use crate::identity::{Leaf, SpiffeId, TrustDomain};
+#[cfg(feature = "server")]
+use crate::resource::security::DownstreamTls;
 use crate::resource::upstream_tls::{RootsFrom, UpstreamTls};
 
 /// The least security of a mesh's connections, set in code: a control plane that asks for less does not get it. A cluster
@@ -63,8 +65,10 @@ impl SecurityFloor {
         self
     }
 
-    /// Both sides of every connection to an endpoint prove who they are. Clusters in plaintext, or by TLS without a
-    /// certificate of this process, are not used; nor are targets without a control plane, which are in plaintext.
+    /// Both sides of every connection prove who they are. Clusters in plaintext, or by TLS without a certificate of this
+    /// process, are not used; nor are targets without a control plane, which are in plaintext. A server whose Listener has a
+    /// filter chain that requires no certificate of callers does not serve; one that no control plane configures, such as
+    /// a port for probes, is as code says.
     pub fn require_mtls(self) -> Self {
         self.with(|floor| floor.mtls = true)
     }
@@ -196,6 +200,27 @@ impl SecurityFloor {
             TlsVersion::V1_2 => &ALL,
             TlsVersion::V1_3 => &ALL[..1],
         }
+    }
+
+    /// Whether connections that a control plane has accepted may be secured so.
+    ///
+    /// # Errors
+    ///
+    /// What they fall short of.
+    #[cfg(feature = "server")]
+    pub(crate) fn check_chain(&self, name: &str, security: Option<&DownstreamTls>) -> Result<(), Error> {
+        let callers = security.and_then(|context| context.callers.as_ref());
+        let demand = match () {
+            () if callers.is_some_and(|callers| callers.is_required) => return Ok(()),
+            () if self.0.mtls => "mTLS is required (`require_mtls`)",
+            () if !self.0.trust_domains.is_empty() => "callers are to prove their trust domain (`allow_trust_domain`)",
+            () => return Ok(()),
+        };
+        let message = format!(
+            "filter chain `{name}` is below the security floor of this mesh: it requires no certificate of callers, and {demand}"
+        );
+        let next = "have the control plane send a `DownstreamTlsContext` with `require_client_certificate`, or lower the `SecurityFloor` in code";
+        Err(Error::new(ErrorKind::Configuration, message).with_next_step(next))
     }
 
     #[cfg(feature = "server")]

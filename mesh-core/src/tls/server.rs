@@ -55,6 +55,15 @@ impl Acceptor {
         Self { providers, floor }
     }
 
+    /// Whether a control plane may have connections secured so.
+    ///
+    /// # Errors
+    ///
+    /// What they fall short of.
+    pub(crate) fn check_chain(&self, name: &str, context: Option<&DownstreamTls>) -> Result<(), Error> {
+        self.floor.check_chain(name, context)
+    }
+
     /// Gathers what a handshake needs. It does not wait: a server without a certificate does not serve.
     ///
     /// # Errors
