@@ -10,8 +10,12 @@ use mesh_core::testing::{
 };
 use mesh_core::{Bootstrap, Mesh};
 use mesh_tonic::{MeshChannel, MeshServer};
-use mesh_xds_proto::envoy::config::core::v3::TransportSocket;
-use mesh_xds_proto::envoy::config::listener::v3::{ListenerFilter, filter_chain_match::ConnectionSourceType};
+use mesh_xds_proto::envoy::config::core::v3::{
+    HttpProtocolOptions, TransportSocket, address::Address, socket_address::Protocol,
+};
+use mesh_xds_proto::envoy::config::listener::v3::{
+    FilterChainMatch, Listener, ListenerFilter, filter_chain_match::ConnectionSourceType,
+};
 use mesh_xds_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
@@ -40,7 +44,7 @@ struct Setting {
     modes: watch::Receiver<Option<ServingMode>>,
     /// How often the mode changed.
     changes: Arc<Mutex<Vec<ServingMode>>>,
-    _meshes: (Mesh, Mesh),
+    meshes: (Mesh, Mesh),
 }
 
 impl Setting {
@@ -75,7 +79,7 @@ impl Setting {
         let server = Served::start_at(socket, &mesh, ServerOptions::new(), services).await;
         let plain = quick().build().await.unwrap();
         let client = Client::new(&plain, &server.target());
-        Self { control_plane, greeter, server, client, modes, changes, _meshes: (mesh, plain) }
+        Self { control_plane, greeter, server, client, modes, changes, meshes: (mesh, plain) }
     }
 
     fn address(&self) -> SocketAddr {
@@ -219,6 +223,28 @@ async fn a_servers_listener_in_the_place_of_a_clients_is_said_to_be_one() {
 }
 
 /// What is wrong is named, and the last good listener serves on.
+#[tokio::test]
+async fn what_a_server_does_not_act_on_is_listed() {
+    let limits = HttpProtocolOptions { max_stream_duration: Some(Default::default()), ..Default::default() };
+    let chain = filter_chain()
+        .modify_manager(|manager| manager.common_http_protocol_options = Some(limits))
+        .modify(|chain| chain.filter_chain_match = Some(FilterChainMatch::default()));
+    let udp = |listener: &mut Listener| match listener.address.as_mut().and_then(|address| address.address.as_mut()) {
+        Some(Address::SocketAddress(socket)) => socket.protocol = Protocol::Udp.into(),
+        _ => panic!("it has one"),
+    };
+    let it = Setting::start(|address| Some(server_listener(address).default_chain(chain).modify(udp))).await;
+    it.server.wait_for("a server that serves", |status| status.mode == ServingMode::Serving).await;
+    let ignored: Vec<_> = it.meshes.0.ignored_fields().into_iter().map(|field| field.path).collect();
+    for field in [
+        "address.socket_address.protocol",
+        "default_filter_chain.filter_chain_match",
+        "default_filter_chain.filters.typed_config.common_http_protocol_options",
+    ] {
+        assert!(ignored.iter().any(|path| path == field), "`{field}` is not in {ignored:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_bad_listener_is_refused_by_field_and_the_last_good_one_serves() {
     type Change = fn(ServerListenerBuilder) -> ServerListenerBuilder;

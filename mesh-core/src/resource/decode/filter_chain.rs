@@ -44,6 +44,9 @@ pub(super) fn filter_chains(
         found.chains.extend(decoded.map(|chain| (matched, Arc::new(chain))));
     }
     let place = "default_filter_chain";
+    if default.is_some_and(|chain| chain.filter_chain_match.is_some()) {
+        at.field(place).field("filter_chain_match").ignored("it is for what no other chain matches");
+    }
     found.default = default.and_then(|chain| filter_chain(chain, place, &at.field(place))).map(Arc::new);
     found
 }
@@ -71,6 +74,9 @@ fn filter_chain(message: &proto::FilterChain, place: &str, at: &At<'_>) -> Optio
     }
     let manager: HttpConnectionManager = extension.unpack(at)?;
     manager.judge(at);
+    if manager.common_http_protocol_options.is_some() {
+        at.field("common_http_protocol_options").ignored("a server's limits are set in code");
+    }
     let name = if message.name.is_empty() { place } else { message.name.as_str() };
     let filters = http_filters(&manager.http_filters, Side::Server, at);
     Some(FilterChain { name: name.into(), security, filters, routes: route_source(manager.route_specifier, at)? })

@@ -51,11 +51,12 @@ fn socket_listener(message: &proto::Listener, at: &At<'_>) -> SocketListener {
         }
     }
     let chains = filter_chains(&message.filter_chains, message.default_filter_chain.as_ref(), at);
-    SocketListener { address: socket_address(message), chains }
+    SocketListener { address: socket_address(message, at), chains }
 }
 
-fn socket_address(message: &proto::Listener) -> Option<(IpAddr, u16)> {
+fn socket_address(message: &proto::Listener, at: &At<'_>) -> Option<(IpAddr, u16)> {
     let Some(core::address::Address::SocketAddress(socket)) = &message.address.as_ref()?.address else { return None };
+    socket.judge(&at.field("address").field("socket_address"));
     let Some(core::socket_address::PortSpecifier::PortValue(port)) = socket.port_specifier else { return None };
     Some((socket.address.parse().ok()?, u16::try_from(port).ok()?))
 }
