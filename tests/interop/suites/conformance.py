@@ -15,6 +15,9 @@ NAME = "svc.test"
 METHOD = "/t.S/M"
 # A call that a client makes wait fails then.
 DEADLINE = "2s"
+# So long the server takes for a call that is to fail by its time: more than a limit of the route, which then is what ends
+# it, and less than the deadline, so that a limit that nothing acts on shows.
+HOLD = {"echo-hold": "1"}
 
 _POLICIES = GOOGLE + "envoy.extensions.load_balancing_policies"
 _TLS = GOOGLE + "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
@@ -355,12 +358,13 @@ def backend(module_programs):
     return servers.c_core_echo(module_programs)
 
 
-def outcome(programs, folder, client, resources):
+def outcome(programs, folder, client, resources, headers):
     """The status of a call, or that a resource was refused."""
     server = AdsServer(*resources).start()
     try:
         config = bootstrap(folder, server.address)
-        done = calls.call(programs, client, f"xds:///{NAME}", METHOD, bootstrap=config, deadline=DEADLINE)
+        options = {"bootstrap": config, "headers": headers, "deadline": DEADLINE}
+        done = calls.call(programs, client, f"xds:///{NAME}", METHOD, **options)
         # What a call says, and not the control plane: it may be gone before its NACK is.
         refused = any(word in (done.message or "") for word in ("was rejected", "invalid resource"))
         return (NACK if refused else done.code), done.message
@@ -373,9 +377,10 @@ def test_change(programs, tmp_path, backend, row):
     changed = Set(backend.address)
     row.change(changed)
     found = {}
+    headers = HOLD if row.c_core == WAITS else {}
 
     def run(client, resources):
-        found[client.name] = outcome(programs, tmp_path, client, resources)
+        found[client.name] = outcome(programs, tmp_path, client, resources, headers)
 
     # Each has resources of its own: while one is encoded, its type is taken out of it.
     own = lambda: copy.deepcopy(changed.all)
