@@ -29,6 +29,7 @@
 //! `aws-lc` or `ring`, for certificates and what they secure; `spiffe` and `istio` for certificates from a SPIFFE Workload API and from Istio's CA;
 //! `testing`. All but `ring`, `istio` and `testing` are on by default.
 
+mod aside;
 #[cfg(feature = "rbac")]
 pub mod authorize;
 mod backoff;

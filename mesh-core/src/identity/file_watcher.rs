@@ -4,11 +4,13 @@ use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
 use super::own::Identity;
 use super::provider::{CertificateProvider, KeyMaterial, ProviderFuture, Publisher};
 use super::trust::TrustBundle;
+use crate::aside::aside;
 use crate::backoff::{Backoff, BackoffConfig};
 use crate::bootstrap::CertificateFiles;
 use crate::error::{BoxError, Error};
@@ -108,7 +110,7 @@ async fn watch(files: CertificateFiles, publisher: Publisher) {
     });
     loop {
         let reading = files.clone();
-        let mut reading = tokio::task::spawn_blocking(move || Contents::stable(&reading)?.material());
+        let mut reading = pin!(aside(move || Contents::stable(&reading)?.material()));
         let read = loop {
             match tokio::time::timeout(PATIENCE, &mut reading).await {
                 Ok(read) => break read,

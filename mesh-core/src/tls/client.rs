@@ -19,6 +19,7 @@ use super::floor::SecurityFloor;
 use super::lifetime::Lifetime;
 use super::material::Material;
 use super::verify::{Expected, Trusted, Verifier};
+use crate::aside::aside;
 use crate::error::{Error, ErrorKind};
 use crate::identity::{Identity, Provider, Providers, Roots, TrustBundle, crypto};
 use crate::resource::security::Security;
@@ -174,7 +175,7 @@ fn server_name(security: &Security) -> Result<ServerName<'static>, Error> {
 }
 
 async fn system_roots() -> Result<Roots, Error> {
-    let reading = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await;
+    let reading = aside(rustls_native_certs::load_native_certs).await;
     let native = reading.map_err(|error| Error::setup("read the system's root certificates").with_source(error))?;
     Roots::system(native.certs).ok_or_else(|| {
         let errors: Vec<String> = native.errors.iter().map(ToString::to_string).collect();

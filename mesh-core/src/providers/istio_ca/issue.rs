@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::IstioCa;
+use crate::aside::aside;
 use crate::bootstrap::{ChannelCredentials, ServerConfig, ServerFeatures, TlsFiles};
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::identity::{Identity, KeyMaterial, TrustBundle, Utc};
@@ -54,7 +55,7 @@ pub(super) enum Failure {
 /// A new certificate of a new key, and the roots as they are now.
 pub(super) async fn issue(ca: &Arc<IstioCa>) -> Result<KeyMaterial, Failure> {
     let (of, runtime) = (ca.clone(), Handle::current());
-    let preparing = tokio::task::spawn_blocking(move || Prepared::new(&of, &runtime)).await;
+    let preparing = aside(move || Prepared::new(&of, &runtime)).await;
     let prepared = preparing.unwrap_or_else(|error| Err(Error::setup("prepare a request").with_source(error)));
     let Prepared { transport, request, key, trust } = prepared.map_err(Failure::Here)?;
     let response = timeout(TIME, call(&transport, &request)).await.unwrap_or(Err(Failure::Late))?;

@@ -7,6 +7,7 @@ use tokio::time::sleep;
 
 use super::IstioCa;
 use super::issue::{issue, roots};
+use crate::aside::aside;
 use crate::backoff::{Backoff, BackoffConfig};
 use crate::identity::{KeyMaterial, Publisher};
 
@@ -55,7 +56,7 @@ async fn follow_roots(ca: &Arc<IstioCa>, held: Option<&mut KeyMaterial>, publish
         sleep(ROOTS_INTERVAL).await;
         let of = ca.clone();
         // A file that cannot be read now is complained of by the next request.
-        if let Ok(Ok(trust)) = tokio::task::spawn_blocking(move || roots(&of)).await
+        if let Ok(Ok(trust)) = aside(move || roots(&of)).await
             && held.trust.as_ref() != Some(&trust)
         {
             held.trust = Some(trust);

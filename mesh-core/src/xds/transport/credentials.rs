@@ -75,6 +75,7 @@ mod tls {
     use tokio_rustls::TlsConnector;
 
     use super::*;
+    use crate::aside::aside;
     use crate::bootstrap::TlsFiles;
     use crate::error::{BoxError, ErrorKind};
     use crate::identity::crypto;
@@ -138,7 +139,7 @@ mod tls {
                 return loaded.config;
             }
             let source = self.source.clone();
-            let reading = tokio::task::spawn_blocking(move || source.load()).await;
+            let reading = aside(move || source.load()).await;
             let config = match reading.map_err(BoxError::from).and_then(|loaded| loaded) {
                 Ok(config) => config,
                 Err(error) => {

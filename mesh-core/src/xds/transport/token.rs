@@ -9,6 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderValue;
 
 use super::StreamError;
+use crate::aside::aside;
 
 /// A larger file is no token; servers take headers of some 8 KiB.
 const MAX_SIZE: u64 = 64 << 10;
@@ -16,7 +17,7 @@ const MAX_SIZE: u64 = 64 << 10;
 /// The value of `authorization`, which is never printed.
 pub(super) async fn authorization(path: &Path) -> Result<HeaderValue, StreamError> {
     let owned = path.to_owned();
-    let reading = tokio::task::spawn_blocking(move || read(&owned)).await;
+    let reading = aside(move || read(&owned)).await;
     let token = reading.unwrap_or_else(|_| Err(unavailable(path, "it cannot be read")))?;
     bearer(&token, SystemTime::now())
         .map_err(|problem| StreamError::new(format!("UNAUTHENTICATED: the token in {}: {problem}", path.display())))
