@@ -310,6 +310,31 @@ async fn the_budget_is_the_meshs_to_set() {
 }
 
 #[tokio::test]
+async fn throttling_stops_retries_while_half_of_the_tokens_are_gone() {
+    let backend = Backend::start("a").await;
+    let control_plane = serving(retrying("unavailable", 1), &[&backend]);
+    let mesh = quick().retry_throttling(4, 1.0).control_plane(&control_plane).build().await.unwrap();
+    let client = Client::new(&mesh, "xds:///greeter");
+    client.hello().await.unwrap();
+    backend.fail(down());
+    let before = backend.calls();
+    for (attempts, why) in [(2, "4 tokens"), (1, "2 tokens"), (1, "1 token")] {
+        let before = backend.calls();
+        client.hello().await.unwrap_err();
+        assert_eq!(backend.calls() - before, attempts, "{why}");
+    }
+    assert_eq!(backend.calls() - before, 4);
+    backend.succeed();
+    for _ in 0..4 {
+        client.hello().await.unwrap();
+    }
+    backend.fail(down());
+    let before = backend.calls();
+    client.hello().await.unwrap_err();
+    assert_eq!(backend.calls() - before, 2, "answers gave them back");
+}
+
+#[tokio::test]
 async fn an_update_of_the_endpoints_does_not_fill_the_budget() {
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
     let control_plane = serving(retrying("unavailable", 1), &[&a]);

@@ -190,6 +190,15 @@ impl MeshBuilder {
         self
     }
 
+    /// gRPC's throttle of retries (A6, `retryThrottling`) for each cluster, beside the budget: no retry while failures have
+    /// taken half of `max_tokens`, of which each answer gives `token_ratio` back. No control plane can ask for it: xDS has no
+    /// field for it, and gRPC reads it from service configs alone. Default none; see [`RetryLayer::throttling`].
+    #[cfg(feature = "retry")]
+    pub fn retry_throttling(mut self, max_tokens: u32, token_ratio: f32) -> Self {
+        self.retry = self.retry.throttling(max_tokens, token_ratio);
+        self
+    }
+
     /// The retry or hedging policy of calls whose route has none: all those to targets without a control plane, and of an
     /// xDS target those that neither route nor virtual host has a policy for. Default: such calls are made once.
     ///

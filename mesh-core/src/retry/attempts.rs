@@ -100,7 +100,7 @@ where
 
 /// How long to wait before the next attempt, or why there is none.
 fn next_delay<B, R>(plan: &mut Plan<B>, outcome: &Result<Response<R>, Error>) -> Result<Duration, Final> {
-    if !plan.has_attempts() || !plan.is_retriable(outcome) {
+    if !plan.failed(outcome) || !plan.has_attempts() {
         return Err(Final::ByPolicy);
     }
     let delay = match plan.next(outcome) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tower::retry::budget::{Budget as _, TpsBudget};
 
+use super::throttle::{Throttle, Throttling};
 use super::under_way::{Held, UnderWay};
 use crate::origin::Sourced;
 use crate::snapshot::{ClusterEntry, ClusterKey};
@@ -24,6 +25,8 @@ pub(super) struct Limits {
     pub(super) min_per_second: Sourced<u32>,
     /// Bytes of all requests together that are held for sending them again.
     pub(super) buffer: Sourced<usize>,
+    /// Made in code: no control plane has a word for it.
+    pub(super) throttling: Option<Throttling>,
 }
 
 impl Limits {
@@ -31,6 +34,7 @@ impl Limits {
         percent: Sourced::by_default(20),
         min_per_second: Sourced::by_default(10),
         buffer: Sourced::by_default(16 << 20),
+        throttling: None,
     };
 }
 
@@ -52,6 +56,7 @@ pub(super) struct Budget {
     me: Weak<Self>,
     owner: Weak<Registry>,
     tokens: TpsBudget,
+    throttle: Option<Throttle>,
     under_way: UnderWay,
 }
 
@@ -108,8 +113,8 @@ impl Account {
 
     /// Whether one more retry is allowed; it is paid for, and under way. `most`: how many may be, of so many calls.
     pub(super) fn withdraw(&mut self, most: impl FnOnce(u32) -> u32) -> bool {
-        let Budget { tokens, under_way, .. } = &*self.budget;
-        if !under_way.begin_retry(most) {
+        let Budget { tokens, throttle, under_way, .. } = &*self.budget;
+        if throttle.as_ref().is_some_and(|throttle| !throttle.allows()) || !under_way.begin_retry(most) {
             return false;
         }
         let is_paid = tokens.withdraw();
@@ -118,6 +123,15 @@ impl Account {
             false => under_way.end_retries(1),
         }
         is_paid
+    }
+
+    /// What became of an attempt: a failure that its policy names, or an answer.
+    pub(super) fn count(&self, is_failure: bool) {
+        match &self.budget.throttle {
+            Some(throttle) if is_failure => throttle.failed(),
+            Some(throttle) => throttle.answered(),
+            None => {}
+        }
     }
 
     /// The retries so far are over.
@@ -151,8 +165,14 @@ impl Registry {
 
 impl Budget {
     fn new(owner: Weak<Registry>, limits: Limits) -> Arc<Self> {
-        let under_way = UnderWay::default();
-        Arc::new_cyclic(|me| Self { me: me.clone(), owner, tokens: limits.tokens(), under_way })
+        let throttle = limits.throttling.map(Throttle::new);
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            owner,
+            tokens: limits.tokens(),
+            throttle,
+            under_way: UnderWay::default(),
+        })
     }
 }
 

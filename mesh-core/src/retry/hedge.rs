@@ -145,7 +145,7 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             match self.poll_running(cx) {
-                Poll::Ready((attempt, outcome)) if self.plan.is_retriable(&outcome) => self.failed(&attempt, outcome),
+                Poll::Ready((attempt, outcome)) if self.plan.failed(&outcome) => self.failed(&attempt, outcome),
                 Poll::Ready((attempt, outcome)) if self.is_moot(&outcome) => {
                     self.failure.get_or_insert((attempt.number, outcome));
                 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::RetryLayer;
 use super::budget::Limits;
+use super::throttle::Throttling;
 use crate::origin::{Held, Origin};
 use crate::resource::circuit_breakers::RetryBudget;
 use crate::resource::cluster::Cluster;
@@ -28,7 +29,7 @@ impl RetryLayer {
 
     /// What holds for the retries to a cluster.
     pub(crate) fn in_force_of_cluster(&self, cluster: &Cluster) -> Vec<Held> {
-        let Limits { percent, min_per_second, buffer: _ } = self.limits;
+        let Limits { percent, min_per_second, buffer: _, throttling } = self.limits;
         let budget = format!("{} % of the calls, and {} a second", percent.value, min_per_second.value);
         let breakers = &cluster.circuit_breakers;
         let breaker = match (breakers.retry_budget, breakers.max_retries) {
@@ -39,6 +40,13 @@ impl RetryLayer {
             (None, Some(most)) => Held::new("circuit_breakers.max_retries", most, cluster.origin),
             (None, None) => Held::new("circuit_breakers.max_retries", "no limit", Origin::Default),
         };
-        vec![Held::new("retry_budget", budget, percent.origin), breaker]
+        let throttling = match throttling.map(Throttling::parts) {
+            Some((tokens, ratio)) => {
+                let value = format!("max_tokens {tokens}, token_ratio {ratio}");
+                Held::new("retry_throttling", value, Origin::Code)
+            }
+            None => Held::new("retry_throttling", "none", Origin::Default),
+        };
+        vec![Held::new("retry_budget", budget, percent.origin), throttling, breaker]
     }
 }

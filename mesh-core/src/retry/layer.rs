@@ -4,6 +4,7 @@ use tower_layer::Layer;
 
 use super::budget::Limits;
 use super::plan::Terms;
+use super::throttle::Throttling;
 use super::{Budgets, Retry, RetryProtocol};
 use crate::origin::Sourced;
 use crate::resource::retry_policy::RetryPolicy;
@@ -61,6 +62,16 @@ impl RetryLayer {
     pub fn budget(self, percent: u32, min_per_second: u32) -> Self {
         let (percent, min_per_second) = (Sourced::code(percent), Sourced::code(min_per_second));
         let limits = Limits { percent, min_per_second, ..self.limits };
+        Self { limits, budgets: Budgets::new(limits), ..self }
+    }
+
+    /// Throttles retries and hedges as gRPC does (A6, `retryThrottling`), beside the [`budget`](Self::budget): each cluster has
+    /// `max_tokens`, of which an attempt that fails in a way that its policy names takes one, and any other answer gives
+    /// `token_ratio` back; while no more than half of them are left, nothing is tried again. Held to gRPC's bounds: 1 to
+    /// 1,000 tokens, and a ratio of 0.001 at least. gRPC reads it from a service config alone, xDS has no field for
+    /// it; and counts by target, as a stream ends, where here it is by cluster and the head of the answer. Default: none.
+    pub fn throttling(self, max_tokens: u32, token_ratio: f32) -> Self {
+        let limits = Limits { throttling: Some(Throttling::new(max_tokens, token_ratio)), ..self.limits };
         Self { limits, budgets: Budgets::new(limits), ..self }
     }
 

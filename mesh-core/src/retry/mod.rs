@@ -35,6 +35,7 @@ mod outcome;
 mod plan;
 #[cfg(test)]
 mod tests;
+mod throttle;
 mod under_way;
 
 use std::sync::Arc;

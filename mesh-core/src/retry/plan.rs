@@ -153,10 +153,18 @@ impl<B> Plan<B> {
         })
     }
 
-    /// Whether the policy has the call tried again after this.
-    pub(super) fn is_retriable<R>(&self, outcome: &Result<Response<R>, Error>) -> bool {
+    fn is_retriable<R>(&self, outcome: &Result<Response<R>, Error>) -> bool {
         let unprocessed = outcome.as_ref().is_err_and(|error| !error.request_sent());
         (self.is_repeatable || unprocessed) && is_retriable(&self.policy, self.protocol, outcome)
+    }
+
+    /// Whether the policy has the call tried again after this, which counts for those after it.
+    pub(super) fn failed<R>(&self, outcome: &Result<Response<R>, Error>) -> bool {
+        let failed = self.is_retriable(outcome);
+        if failed || outcome.is_ok() {
+            self.account.count(failed);
+        }
+        failed
     }
 
     pub(super) fn has_attempts(&self) -> bool {

@@ -707,7 +707,7 @@ messages! {
         retry_priority: Ignore,
         retry_host_predicate: Act("`previous_hosts`, which holds anyway; others are listed"),
         retry_options_predicates: Ignore,
-        host_selection_retry_max_attempts: Ignore("every endpoint of the cluster is looked at"),
+        host_selection_retry_max_attempts: Ignore("no draws are made: one that did not fail is looked for among all endpoints"),
         retriable_status_codes: Act("for `retriable-status-codes`"),
         retry_back_off: Act("default 25 ms and 250 ms; each delay is twice the one before, 20 % more or less"),
         rate_limited_retry_back_off: Act("after `grpc-retry-pushback-ms`; up to half as long again"),
