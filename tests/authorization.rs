@@ -1,8 +1,8 @@
 //! Who may call a server (A41): policies of the control plane, obeyed from the next call on.
 
-use mesh_core::server::{ServerOptions, ServingMode};
+use mesh_core::server::ServerOptions;
+use mesh_core::testing;
 use mesh_core::testing::{ControlPlane, FilterChainBuilder, filter_chain, route, route_config, server_listener};
-use mesh_core::{Mesh, testing};
 use mesh_tonic::MeshServer;
 use mesh_xds_proto::envoy::config::core::v3::CidrRange;
 use mesh_xds_proto::envoy::config::rbac::v3::permission::Rule;
@@ -14,63 +14,16 @@ use mesh_xds_proto::envoy::config::route::v3::header_matcher::HeaderMatchSpecifi
 use mesh_xds_proto::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
 use mesh_xds_proto::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use mesh_xds_proto::envoy::r#type::matcher::v3::{MetadataMatcher, PathMatcher, StringMatcher, path_matcher};
-use tokio::net::TcpListener;
-use tokio::time::timeout;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
-use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, quick, quick_mesh};
+use crate::support::configured::Setting;
 use crate::support::secured_server::{CLIENT, Site, optional, secured};
 use crate::support::served::Served;
 
 const HELLO: &str = "/helloworld.Greeter/SayHello";
-
-/// A server that a control plane configures, and a client whose one connection stays open.
-struct Setting {
-    control_plane: ControlPlane,
-    greeter: Backend,
-    server: Served,
-    client: Client,
-    _meshes: (Mesh, Mesh),
-}
-
-impl Setting {
-    async fn start(chain: FilterChainBuilder, options: ServerOptions) -> Self {
-        let control_plane = ControlPlane::new();
-        let mesh = quick_mesh(&control_plane).await;
-        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        control_plane.put(server_listener(socket.local_addr().unwrap()).chains([chain]));
-        let greeter = Backend::start("a").await;
-        let services = |server: MeshServer| server.add_service(greeter.service());
-        let server = Served::start_at(socket, &mesh, options, services).await;
-        server.wait_for("a server that serves", |status| status.mode == ServingMode::Serving).await;
-        let plain = quick().build().await.unwrap();
-        let client = Client::new(&plain, &server.target());
-        Self { control_plane, greeter, server, client, _meshes: (mesh, plain) }
-    }
-
-    /// Puts another chain in force, and waits until it is.
-    async fn changes_to(&self, chain: FilterChainBuilder) {
-        self.control_plane.put(server_listener(self.server.address()).chains([chain]));
-        self.control_plane.acked("type.googleapis.com/envoy.config.listener.v3.Listener").await;
-    }
-
-    /// Calls until a call ends so.
-    async fn answers(&self, wanted: Result<&str, Code>) -> Result<String, Status> {
-        let reached = async {
-            loop {
-                let answer = self.client.hello().await;
-                if answer.as_deref().map_err(Status::code) == wanted {
-                    return answer;
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(PATIENCE, reached).await.expect("calls are answered so")
-    }
-}
 
 fn any() -> (Permission, Principal) {
     (permission(Rule::Any(true)), principal(Identifier::Any(true)))

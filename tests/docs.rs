@@ -48,8 +48,8 @@ fn has_test(file: &str, test: &str) -> bool {
 fn fields() -> String {
     let mut text = String::from(
         "# What becomes of each field\n\n\
-         Every field of the xDS messages that a client reads, in the order in which they are met. *Act*: it is acted on.\n\
-         *Ignore*: it changes nothing, and `Mesh::ignored_fields` lists it when it is set. *Call fails*: the resource is\n\
+         Every field of the xDS messages that are read, in the order in which they are met. *Act*: it is acted on; *on\n\
+         clients*: a server lists it as if it were ignored. *Ignore*: it changes nothing, and `Mesh::ignored_fields` lists it when it is set. *Call fails*: the resource is\n\
          accepted, and calls that meet the field fail, as in gRPC. *NACK*: a resource that sets it is refused. A field of\n\
          a message type that is ignored or refused stands for all it contains.\n",
     );
@@ -61,6 +61,7 @@ fn fields() -> String {
         }
         let verdict = match row.verdict {
             Verdict::Act => "act",
+            Verdict::ClientActs => "act, on clients",
             Verdict::Ignore => "ignore",
             Verdict::CallFails => "call fails",
             Verdict::Nack => "NACK",

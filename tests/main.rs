@@ -40,6 +40,7 @@ mod route_actions;
 mod routing;
 mod runtimes;
 mod server;
+mod server_filters;
 mod server_listeners;
 mod server_mtls;
 mod sessions;

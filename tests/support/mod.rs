@@ -6,6 +6,7 @@
 pub(crate) mod agent;
 pub(crate) mod backend;
 pub(crate) mod client;
+pub(crate) mod configured;
 pub(crate) mod dns;
 pub(crate) mod frames;
 pub(crate) mod greeter;

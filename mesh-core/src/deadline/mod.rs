@@ -33,11 +33,12 @@ pub use layer::DeadlineLayer;
 use tokio::time::{Instant, Sleep};
 use tower_service::Service;
 
+use crate::call::AnswerProtocol;
 use crate::context::Context;
 use crate::error::Error;
 
 /// What a server must know of the protocol that its callers speak. An adapter has one.
-pub trait InboundProtocol: fmt::Debug + Send + Sync {
+pub trait InboundProtocol: AnswerProtocol {
     /// The time that the caller gives the call.
     fn timeout(&self, headers: &HeaderMap) -> Option<Duration>;
 

@@ -17,9 +17,10 @@ use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 
 use super::{DeadlineLayer, InboundProtocol};
-use crate::call::Call;
+use crate::call::{AnswerProtocol, Call};
 use crate::context::Context;
 use crate::error::Error;
+use crate::resource::answer;
 use crate::timeout::TimeoutLayer;
 
 const TIMEOUT: HeaderName = HeaderName::from_static("timeout-ms");
@@ -28,6 +29,12 @@ const STEP: Duration = Duration::from_millis(30);
 /// A protocol whose failed answers have the header `failed`.
 #[derive(Debug)]
 struct Plain;
+
+impl AnswerProtocol for Plain {
+    fn respond(&self, answer: answer::Answer) -> Response<Bytes> {
+        answer.into_http()
+    }
+}
 
 impl InboundProtocol for Plain {
     fn timeout(&self, headers: &HeaderMap) -> Option<Duration> {

@@ -22,11 +22,11 @@ enum Source<R> {
 }
 
 impl<R> ResponseBody<R> {
-    pub(super) fn passed(inner: R) -> Self {
+    pub(crate) fn passed(inner: R) -> Self {
         Self { source: Source::Passed(inner) }
     }
 
-    pub(super) fn own(body: Bytes) -> Self {
+    pub(crate) fn own(body: Bytes) -> Self {
         Self { source: Source::Own(body) }
     }
 }

@@ -24,15 +24,15 @@ use crate::snapshot::{Chain, ChainFilter, ClusterEntry, RouteSteps};
 /// What a refused call is told, as by Envoy.
 const RATE_LIMITED: &str = "local_rate_limited";
 
-/// What the filters count, for as long as their layer lives.
+/// What the filters count, for as long as their layer or their server lives.
 #[derive(Debug, Default)]
-pub(super) struct Running {
+pub(crate) struct Running {
     pub(super) active_faults: AtomicU32,
 }
 
 /// A call and the filters that it passes.
 #[derive(Debug)]
-pub(super) struct Exchange {
+pub(crate) struct Exchange {
     chain: Arc<Chain>,
     running: Arc<Running>,
     protocol: Option<&'static dyn AnswerProtocol>,
@@ -62,7 +62,7 @@ pub(super) struct Pause {
 }
 
 /// What one filter does with a call.
-pub(super) enum Step {
+pub(crate) enum Step {
     Continue,
     Answer(Answer),
     Respond(Response<Bytes>),
@@ -70,6 +70,28 @@ pub(super) enum Step {
 }
 
 impl Exchange {
+    /// Of a call that a server serves. What only a server does it does itself.
+    #[cfg(feature = "server")]
+    pub(crate) fn inbound(
+        chain: Arc<Chain>,
+        running: Arc<Running>,
+        protocol: Option<&'static dyn AnswerProtocol>,
+        route: Arc<str>,
+    ) -> Self {
+        Self { chain, running, protocol, cluster: None, route: Some(route), visits: Vec::new() }
+    }
+
+    #[cfg(feature = "server")]
+    pub(crate) fn chain(&self) -> &Arc<Chain> {
+        &self.chain
+    }
+
+    /// The name of its route.
+    #[cfg(feature = "server")]
+    pub(crate) fn route(&self) -> &str {
+        self.route.as_deref().unwrap_or_default()
+    }
+
     /// `extensions` are the request's, with its call.
     pub(super) fn new(
         chain: Arc<Chain>,
@@ -96,7 +118,7 @@ impl Exchange {
                 }
             }
         }
-        self.leave(head)
+        self.leave(head).map_or(Next::Forward, Next::Answer)
     }
 
     /// Goes on behind a pause.
@@ -107,7 +129,8 @@ impl Exchange {
         }
     }
 
-    fn pass(&mut self, filter: &ChainFilter, index: usize, head: &mut Parts) -> Step {
+    /// Passes the request through one filter, the `index`th.
+    pub(crate) fn pass(&mut self, filter: &ChainFilter, index: usize, head: &mut Parts) -> Step {
         match &filter.config {
             FilterConfig::Fault(fault) => fault::inject(fault, &self.running, self.cluster_name(), head),
             FilterConfig::HeaderMutation(config) => {
@@ -115,6 +138,7 @@ impl Exchange {
                 Step::Continue
             }
             FilterConfig::LocalRateLimit(limit) => self.limit(limit, head),
+            // A server's, which asks it itself.
             FilterConfig::Rbac(_) => Step::Continue,
             FilterConfig::StatefulSession(session) => {
                 self.visits.extend(session::join(session, index, head));
@@ -140,12 +164,12 @@ impl Exchange {
         }
     }
 
-    /// What the route does to the request.
-    fn leave(&self, head: &mut Parts) -> Next {
+    /// What the route does to the request, or answers.
+    pub(crate) fn leave(&self, head: &mut Parts) -> Option<Response<Bytes>> {
         let RouteSteps { headers, host, path, answer } = &self.chain.route;
         headers.iter().for_each(|changes| self.change_request(&changes.request, head));
         if let Some(answer) = answer {
-            return Next::Answer(self.respond(answer.answer(&head.uri)));
+            return Some(self.respond(answer.answer(&head.uri)));
         }
         if let Some(host) = host.as_ref().filter(|_| !has_own_authority(head)) {
             rewrite_authority(&mut head.uri, host);
@@ -153,11 +177,11 @@ impl Exchange {
         if let Some(path) = path {
             path.apply(&mut head.uri);
         }
-        Next::Forward
+        None
     }
 
     /// The response as it is behind the route and the filters, which it passes the other way round.
-    pub(super) fn changed<R>(&self, mut response: Response<R>) -> Response<R> {
+    pub(crate) fn changed<R>(&self, mut response: Response<R>) -> Response<R> {
         for changes in &self.chain.route.headers {
             self.change_response(&changes.response, &mut response);
         }
@@ -198,7 +222,7 @@ impl Exchange {
         self.cluster.as_ref().map(|cluster| &*cluster.key.name)
     }
 
-    fn respond(&self, answer: Answer) -> Response<Bytes> {
+    pub(crate) fn respond(&self, answer: Answer) -> Response<Bytes> {
         match self.protocol {
             Some(protocol) => protocol.respond(answer),
             None => answer.into_http(),

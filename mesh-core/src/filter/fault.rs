@@ -14,7 +14,7 @@ const ABORT: &str = "fault filter abort";
 
 /// A call that meets a fault, for as long as the fault lasts.
 #[derive(Debug)]
-pub(super) struct ActiveFault(Arc<Running>);
+pub(crate) struct ActiveFault(Arc<Running>);
 
 impl ActiveFault {
     /// `None` if there are `max` already.

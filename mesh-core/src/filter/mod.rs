@@ -18,6 +18,8 @@
 //! | `stateful_session` | sends the calls of a session to its endpoint, and tells it in a cookie (A55, A60) |
 //! | the route itself, last | changes headers, path and authority, redirects, answers directly (Envoy) |
 //!
+//! A server passes its calls through the filters of its listener by itself (`server/passage.rs`).
+//!
 //! A new filter is a configuration in `resource/filter/` with its decoder, and a case in `exchange.rs`.
 //!
 //! Without a [`Call`] that a route was chosen for, [`FilterLayer`] does nothing; [`FaultLayer`],
@@ -43,7 +45,12 @@ pub(crate) use in_force::in_force;
 pub use layer::{FaultLayer, FilterLayer, HeaderMutationLayer, LocalRateLimitLayer};
 use tower_service::Service;
 
-use self::exchange::{Exchange, Next, Running};
+use self::exchange::Next;
+#[cfg(feature = "server")]
+pub(crate) use self::exchange::Step;
+pub(crate) use self::exchange::{Exchange, Running};
+#[cfg(feature = "server")]
+pub(crate) use self::fault::ActiveFault;
 pub use crate::call::AnswerProtocol;
 use crate::call::Call;
 pub use crate::resource::answer::{Answer, AnswerStatus};

@@ -9,6 +9,7 @@ use super::level::{Level, WholeConfiguration};
 use super::matcher::index::RouteIndex;
 use super::matcher::{RequestHead, RouteMatch};
 use super::route::Route;
+use crate::xds::resource_type::IgnoredField;
 
 /// The validated and compiled routes of a target.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(crate) struct RouteConfiguration {
     pub(crate) virtual_hosts: Vec<Arc<VirtualHost>>,
     /// What holds for all of its virtual hosts.
     pub(crate) whole: Arc<WholeConfiguration>,
+    /// What a server does not act on.
+    pub(crate) of_clients: Vec<IgnoredField>,
     domains: DomainIndex,
 }
 
@@ -59,7 +62,7 @@ impl RouteConfiguration {
         virtual_hosts: Vec<Arc<VirtualHost>>,
         domains: DomainIndex,
     ) -> Self {
-        Self { name: name.into(), virtual_hosts, whole: Arc::default(), domains }
+        Self { name: name.into(), virtual_hosts, whole: Arc::default(), of_clients: Vec::new(), domains }
     }
 
     pub(crate) fn with_whole(mut self, whole: WholeConfiguration) -> Self {
@@ -67,9 +70,19 @@ impl RouteConfiguration {
         self
     }
 
+    pub(super) fn with_fields_of_clients(mut self, fields: Vec<IgnoredField>) -> Self {
+        self.of_clients = fields;
+        self
+    }
+
     /// The virtual host for a data plane authority: the most specific domain wins, case does not matter, a port does.
     pub(crate) fn virtual_host(&self, authority: &str) -> Option<&Arc<VirtualHost>> {
-        self.domains.find(authority).map(|host| &self.virtual_hosts[host])
+        self.virtual_host_index(authority).map(|host| &self.virtual_hosts[host])
+    }
+
+    /// Its place in `virtual_hosts`.
+    pub(crate) fn virtual_host_index(&self, authority: &str) -> Option<usize> {
+        self.domains.find(authority)
     }
 }
 

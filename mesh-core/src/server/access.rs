@@ -1,6 +1,7 @@
 //! What access control sees of a call, and what a caller hears of it.
 
-use http::Request;
+use http::request::Parts;
+use http::{Extensions, Request};
 
 use super::ConnectInfo;
 use crate::error::{Error, ErrorKind};
@@ -13,22 +14,31 @@ pub(crate) const NOT_ALLOWED: &str = "the server does not allow this call";
 
 /// A request with its caller and its connection, as its extensions say them.
 pub(crate) fn inbound_call<B>(request: &Request<B>) -> InboundCall<'_> {
-    let connection = request.extensions().get::<ConnectInfo>();
+    seen(RequestHead::of(request), request.extensions())
+}
+
+/// As [`inbound_call`], of a request without its body.
+pub(super) fn inbound_head(head: &Parts) -> InboundCall<'_> {
+    seen(RequestHead::of_parts(head), &head.extensions)
+}
+
+fn seen<'a>(head: RequestHead<'a>, extensions: &'a Extensions) -> InboundCall<'a> {
+    let connection = extensions.get::<ConnectInfo>();
     InboundCall {
-        head: RequestHead::of(request),
+        head,
         addresses: connection.map(|connection| (connection.local_address, connection.peer_address)),
-        caller: caller(request, connection.is_some_and(|connection| connection.is_secured)),
+        caller: caller(extensions, connection.is_some_and(|connection| connection.is_secured)),
     }
 }
 
 #[cfg(feature = "tls")]
-fn caller<B>(request: &Request<B>, is_secured: bool) -> Callers<'_> {
-    let peer = request.extensions().get::<crate::tls::Peer>();
+fn caller(extensions: &Extensions, is_secured: bool) -> Callers<'_> {
+    let peer = extensions.get::<crate::tls::Peer>();
     peer.map_or(Callers::unverified(is_secured), crate::tls::Peer::caller)
 }
 
 #[cfg(not(feature = "tls"))]
-fn caller<B>(_: &Request<B>, is_secured: bool) -> Callers<'_> {
+fn caller(_: &Extensions, is_secured: bool) -> Callers<'_> {
     Callers::unverified(is_secured)
 }
 

@@ -6,6 +6,7 @@
 //!                                                             └─ others: new connections get them, older ones drain
 //! ```
 
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -16,8 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::{denied, inbound_call};
 use super::mode::ServingMode;
+use super::passage::{Passage, Terms};
 use super::secure::Securing;
 use crate::error::{Error, ErrorKind};
+use crate::resource::filter::FilterConfig;
 use crate::resource::filter_chain::{FilterChain, FilterChains};
 use crate::resource::listener::{Listener, RouteSource, SocketListener};
 use crate::resource::matcher::RequestHead;
@@ -26,8 +29,8 @@ use crate::resource::route::RouteAction;
 use crate::resource::route_config::RouteConfiguration;
 use crate::resource::security::DownstreamTls;
 use crate::resource::{LISTENER, ROUTE_CONFIGURATION};
-use crate::snapshot::Problem;
 use crate::snapshot::dependencies::{Missing, value_of};
+use crate::snapshot::{Chain, Chains, Problem};
 use crate::xds::Subscriber;
 
 /// How many characters of what a caller sent are kept.
@@ -60,6 +63,8 @@ struct ChainInForce {
     listener: Arc<str>,
     chain: Arc<FilterChain>,
     routes: Result<Arc<RouteConfiguration>, Problem>,
+    /// What the calls of each virtual host's routes pass, in the order of the virtual hosts.
+    passed: Arc<[Chains]>,
 }
 
 impl Setup {
@@ -115,35 +120,51 @@ impl ChainState {
     }
 
     /// Whether a call is to be served: its route says so, with `non_forwarding_action` (A36), and its policies do (A41).
-    pub(super) fn admit<B>(&self, request: &Request<B>, deny_by_default: bool) -> Result<(), Error> {
+    /// If its filters have more to do than to decide, they are to be passed yet.
+    pub(super) fn admit<B>(&self, request: &Request<B>, terms: &Terms) -> Result<Option<Passage>, Error> {
         let chain = self.0.load();
         let routes = chain.routes.as_ref().map_err(|problem| chain.located(problem.to_error()))?;
         let head = RequestHead::of(request);
         one_authority(request)?;
-        let host = routes.virtual_host(head.authority).ok_or_else(|| {
+        let place = routes.virtual_host_index(head.authority).ok_or_else(|| {
             let message = format!("no virtual host has a domain for authority `{:.MOST_SHOWN$}`", head.authority);
             chain.error(routes, message, "add the authority to a virtual host's `domains`")
         })?;
-        let route = host.route(&head, || fastrand::u32(..1_000_000)).ok_or_else(|| {
+        let host = &routes.virtual_hosts[place];
+        let index = host.route(&head, || fastrand::u32(..1_000_000)).ok_or_else(|| {
             let message = format!("no route of virtual host `{}` matches path `{:.MOST_SHOWN$}`", host.name, head.path);
             chain.error(routes, message, "add a route with `non_forwarding_action` that matches")
         })?;
-        let route = &host.routes[route];
+        let route = &host.routes[index];
         match &route.action {
-            RouteAction::NonForwarding if chain.chain.filters.0.is_empty() && !deny_by_default => Ok(()),
-            RouteAction::NonForwarding => {
-                let levels = [&route.level.overrides, &host.level.overrides, &routes.whole.level.overrides];
-                let filters = chain.chain.filters.0.iter();
-                let in_force = filters.filter_map(|filter| Some((&*filter.name, filter.rbac_in_force(levels)?)));
-                let call = inbound_call(request);
-                decide(&call, in_force, deny_by_default).map_err(|refusal| denied(refusal, &call, &route.name))
-            }
+            RouteAction::NonForwarding => pass(chain.passed[place].get(index, 0), request, &route.name, terms),
             other => {
                 let message = format!("route `{}` has the action `{}` on a server", route.name, other.name());
                 Err(chain.error(routes, message, "give the route a `non_forwarding_action`"))
             }
         }
     }
+}
+
+/// What filters that only decide say of a call; others are to be passed yet.
+fn pass<B>(
+    passed: Option<&Arc<Chain>>,
+    request: &Request<B>,
+    route: &Arc<str>,
+    terms: &Terms,
+) -> Result<Option<Passage>, Error> {
+    let filters = match passed {
+        None if !terms.deny_by_default => return Ok(None),
+        Some(chain) if !chain.only_decides() => return Ok(Some(Passage::new(chain.clone(), route.clone(), terms))),
+        passed => passed.into_iter().flat_map(|chain| &chain.filters),
+    };
+    let filters = filters.filter_map(|filter| match &filter.config {
+        FilterConfig::Rbac(rbac) => Some((&*filter.name, &**rbac)),
+        _ => None,
+    });
+    let call = inbound_call(request);
+    decide(&call, filters, terms.deny_by_default).map_err(|refusal| denied(refusal, &call, route))?;
+    Ok(None)
 }
 
 /// Without `:authority` there must be one `host` (A41): which of several would be the call's?
@@ -156,6 +177,31 @@ fn one_authority<B>(request: &Request<B>) -> Result<(), Error> {
 }
 
 impl ChainInForce {
+    fn new(
+        listener: Arc<str>,
+        chain: Arc<FilterChain>,
+        routes: Result<Arc<RouteConfiguration>, Problem>,
+        before: Option<&Self>,
+    ) -> Self {
+        let passed = match (&routes, before) {
+            (Err(_), _) => Arc::default(),
+            (Ok(routes), Some(before)) if before.is_of(&chain, routes) => before.passed.clone(),
+            (Ok(routes), before) => {
+                let passed = passed(&chain, routes);
+                if let Some((Ok(routes_before), passed_before)) = before.map(|b| (&b.routes, &b.passed)) {
+                    inherit((routes, &passed), (routes_before, passed_before));
+                }
+                passed
+            }
+        };
+        Self { listener, chain, routes, passed }
+    }
+
+    /// Whether it is made of these values.
+    fn is_of(&self, chain: &Arc<FilterChain>, routes: &Arc<RouteConfiguration>) -> bool {
+        Arc::ptr_eq(&self.chain, chain) && self.routes.as_ref().is_ok_and(|own| Arc::ptr_eq(own, routes))
+    }
+
     fn error(&self, routes: &RouteConfiguration, message: String, next_step: &'static str) -> Error {
         let mut error = Error::new(ErrorKind::Configuration, message).with_next_step(next_step);
         error.context_mut().resource = Some(format!("RouteConfiguration `{}`", routes.name));
@@ -168,6 +214,24 @@ impl ChainInForce {
         let resource = &mut error.context_mut().resource;
         *resource = Some(resource.take().map_or(place.clone(), |resource| format!("{resource} of {place}")));
         error
+    }
+}
+
+/// What calls pass, of each virtual host.
+fn passed(chain: &FilterChain, routes: &RouteConfiguration) -> Arc<[Chains]> {
+    let hosts = routes.virtual_hosts.iter();
+    // No call goes anywhere, and so none has an authority that could be rewritten.
+    hosts.map(|host| Chains::new(&chain.filters, &routes.whole, host, false)).collect()
+}
+
+/// Lets filters go on with what those counted whose place they take, by the names of virtual hosts and routes.
+fn inherit(now: (&RouteConfiguration, &[Chains]), before: (&RouteConfiguration, &[Chains])) {
+    let hosts_before = before.0.virtual_hosts.iter().zip(before.1);
+    let known: HashMap<&str, _> = hosts_before.map(|(host, chains)| (&*host.name, (host, chains))).collect();
+    for (host, chains) in now.0.virtual_hosts.iter().zip(now.1) {
+        if let Some((host_before, before)) = known.get(&*host.name) {
+            chains.inherit(host, before, host_before);
+        }
     }
 }
 
@@ -186,9 +250,21 @@ struct InForce {
     setup: Arc<Setup>,
 }
 
+/// Chains by their names.
+type ByName = HashMap<Arc<str>, Arc<ChainInForce>>;
+
 impl InForce {
     fn named_routes(&self) -> IndexSet<Arc<str>> {
         named_routes(&self.listener)
+    }
+
+    fn chains(&self) -> ByName {
+        self.setup
+            .chains
+            .iter()
+            .map(|state| state.0.load_full())
+            .map(|chain| (chain.chain.name.clone(), chain))
+            .collect()
     }
 }
 
@@ -270,6 +346,7 @@ impl Watcher {
     /// control plane stops traffic. Without another, or when the control plane took away what is in use, they fail their
     /// chain's calls, and not the listener (A36).
     fn chains(&self, listener: &SocketListener, resources: &Subscriber) -> Result<Vec<ChainInForce>, Missing> {
+        let before = self.in_force.as_ref().map(InForce::chains).unwrap_or_default();
         let in_use = self.in_force.as_ref().map(InForce::named_routes);
         let in_force = |chain: &Arc<FilterChain>| {
             let routes = match &chain.routes {
@@ -284,9 +361,27 @@ impl Watcher {
                     }
                 }
             };
-            Ok(ChainInForce { listener: self.name.clone(), chain: chain.clone(), routes })
+            let before = before.get(&chain.name).map(|before| &**before);
+            Ok(ChainInForce::new(self.name.clone(), chain.clone(), routes, before))
         };
-        listener.chains.all().map(in_force).collect()
+        let chains: Vec<_> = listener.chains.all().map(in_force).collect::<Result<_, _>>()?;
+        self.list_ignored(&chains, &before, resources);
+        Ok(chains)
+    }
+
+    /// Lists what routes have for clients alone, once for all chains that take them up.
+    fn list_ignored(&self, chains: &[ChainInForce], before: &ByName, resources: &Subscriber) {
+        let routes_before = before.values().filter_map(|chain| chain.routes.as_ref().ok());
+        let mut known: HashSet<_> = routes_before.map(Arc::as_ptr).collect();
+        for ChainInForce { chain, routes, .. } in chains {
+            let Some(routes) = routes.as_ref().ok().filter(|routes| known.insert(Arc::as_ptr(routes))) else {
+                continue;
+            };
+            match &chain.routes {
+                RouteSource::Inline(_) => resources.ignores(&LISTENER, &self.name, &routes.of_clients),
+                RouteSource::Named(name) => resources.ignores(&ROUTE_CONFIGURATION, name, &routes.of_clients),
+            }
+        }
     }
 
     /// Lets what is in force follow its own routes.

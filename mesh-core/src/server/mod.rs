@@ -12,13 +12,16 @@
 
 mod accept;
 mod access;
+mod answer;
 mod caller;
 mod connection;
 mod follow;
+mod held;
 mod io;
 mod listener;
 mod mode;
 mod options;
+mod passage;
 mod request;
 mod secure;
 mod state;

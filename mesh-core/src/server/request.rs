@@ -1,22 +1,25 @@
-//! A request as a handler gets it, and the response as it goes out: both count while they are there.
+//! A request as a handler gets it, if it gets to one.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
+use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project::pin_project;
+use tokio::time::Instant;
 use tower::ServiceExt as _;
-use tower::util::Oneshot;
 use tower_service::Service;
 
 use super::access::{denied, inbound_call};
+use super::answer::{Answer, ResponseBody, State};
 use super::caller::Caller;
+use super::held::HeldCall;
 use super::listener::ChainState;
+use super::passage::{Next, Passage, Terms};
 use super::state::{ConnectionState, InFlight, ServerState};
 use crate::deadline::InboundProtocol;
 use crate::error::{BoxError, Error, ErrorKind};
@@ -64,59 +67,117 @@ fn unreadable(error: hyper::Error) -> Error {
 #[derive(Clone, Debug)]
 pub(super) struct Calls<S> {
     pub(super) service: S,
-    pub(super) server: Arc<ServerState>,
     pub(super) connection: Arc<ConnectionState>,
     pub(super) info: ConnectInfo,
     pub(super) caller: Caller,
-    /// What decides whether a call is served; `None`: all are.
+    /// What decides whether a call is served, and passes it through filters; `None`: all are.
     pub(super) chain: Option<Arc<ChainState>>,
+    pub(super) terms: Terms,
+    pub(super) refusals: Refusals,
+}
+
+/// How calls are answered that are not to be served.
+#[derive(Clone, Debug)]
+pub(super) struct Refusals {
+    pub(super) server: Arc<ServerState>,
     pub(super) protocol: Option<&'static dyn InboundProtocol>,
-    pub(super) deny_by_default: bool,
 }
 
 impl<S> Calls<S> {
-    fn check(&self, request: &Request<RequestBody>) -> Result<(), Error> {
+    /// What is left to be done before the call is served, or why it is not.
+    fn admit(&self, request: &Request<RequestBody>) -> Result<Option<Passage>, Error> {
         match &self.chain {
-            Some(chain) => chain.admit(request, self.deny_by_default),
-            None if self.deny_by_default => {
+            Some(chain) => chain.admit(request, &self.terms),
+            None if self.terms.deny_by_default => {
                 let call = inbound_call(request);
-                decide(&call, std::iter::empty(), true).map_err(|refusal| denied(refusal, &call, ""))
+                decide(&call, std::iter::empty(), true).map_err(|refusal| denied(refusal, &call, ""))?;
+                Ok(None)
             }
-            None => Ok(()),
+            None => Ok(None),
         }
     }
+}
 
-    /// The head of the answer to a call that is not to be served.
-    fn refused(&self, request: &Request<RequestBody>) -> Option<Response<()>> {
-        let error = self.check(request).err()?;
-        self.server.refuse_call(&error);
+impl Refusals {
+    /// The head of the answer to a call that is not to be served, for this reason.
+    pub(super) fn answer(&self, error: &Error) -> Response<()> {
+        self.server.refuse_call(error);
+        let vague;
         let error = match error.kind() {
             ErrorKind::PermissionDenied | ErrorKind::Protocol => error,
             // Names of resources, and what is wrong with them, are for the server's operator.
-            kind => Error::new(kind, "this server is not configured to serve the call"),
-        };
-        Some(match self.protocol {
-            Some(protocol) => protocol.refused(&error),
-            None => {
-                let mut response = Response::new(());
-                *response.status_mut() = match error.kind() {
-                    ErrorKind::PermissionDenied => StatusCode::FORBIDDEN,
-                    _ => StatusCode::SERVICE_UNAVAILABLE,
-                };
-                response
+            kind => {
+                vague = Error::new(kind, "this server is not configured to serve the call");
+                &vague
             }
-        })
+        };
+        match self.protocol {
+            Some(protocol) => protocol.refused(error),
+            None => of_status(match error.kind() {
+                ErrorKind::PermissionDenied => StatusCode::FORBIDDEN,
+                _ => StatusCode::SERVICE_UNAVAILABLE,
+            }),
+        }
+    }
+
+    /// The head of the answer to a call whose deadline passed before it was served.
+    pub(super) fn expired(&self) -> Response<()> {
+        self.protocol.map_or_else(|| of_status(StatusCode::GATEWAY_TIMEOUT), |protocol| protocol.expired())
+    }
+
+    /// The deadline of a call that has just come.
+    pub(super) fn deadline(&self, headers: &HeaderMap) -> Option<Instant> {
+        Instant::now().checked_add(self.protocol?.timeout(headers)?)
+    }
+}
+
+fn of_status(status: StatusCode) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    response
+}
+
+impl<S, R> Calls<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<R>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    R: Send + 'static,
+{
+    fn state(&self, request: Request<RequestBody>) -> State<S, R> {
+        match self.admit(&request) {
+            Err(error) => State::refused(self.refusals.answer(&error)),
+            Ok(None) => State::Served(self.service.clone().oneshot(request), None),
+            Ok(Some(passage)) => self.pass(Box::new(passage), request),
+        }
+    }
+
+    /// Passes the call through its filters.
+    fn pass(&self, mut passage: Box<Passage>, request: Request<RequestBody>) -> State<S, R> {
+        let (mut head, body) = request.into_parts();
+        let service = self.service.clone();
+        match passage.request(&mut head, 0) {
+            Next::Serve => State::Served(service.oneshot(Request::from_parts(head, body)), Some(passage)),
+            Next::Refuse(error) => State::refused(self.refusals.answer(&error)),
+            Next::Answer(answer) => State::Answered(Some(Ok(passage.changed(answer)))),
+            Next::Hold(hold) => {
+                let call = HeldCall { passage, head, body, service, refusals: self.refusals.clone() };
+                State::Held(Box::pin(call.serve(hold)))
+            }
+        }
     }
 }
 
 impl<S, R> hyper::service::Service<Request<Incoming>> for Calls<S>
 where
-    S: Service<Request<RequestBody>, Response = Response<R>> + Clone,
+    S: Service<Request<RequestBody>, Response = Response<R>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
+    S::Future: Send,
+    R: Send + 'static,
 {
     type Response = Response<ResponseBody<R>>;
     type Error = BoxError;
-    type Future = Answer<Oneshot<S, Request<RequestBody>>>;
+    type Future = Answer<S, R>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let mut request = request.map(RequestBody);
@@ -126,69 +187,13 @@ where
             request.headers_mut().remove(header::HOST);
         }
         self.caller.introduce(&mut request);
-        let in_flight = Some(InFlight::on(&self.connection));
-        let refused = if self.connection.refuses_calls() {
+        let in_flight = InFlight::on(&self.connection);
+        let state = if self.connection.refuses_calls() {
             // Nothing was done for it: its client makes it again, on another connection (RFC 9113, 8.7).
-            Some(Err(h2::Error::from(h2::Reason::REFUSED_STREAM)))
+            State::Answered(Some(Err(h2::Error::from(h2::Reason::REFUSED_STREAM))))
         } else {
-            self.refused(&request).map(Ok)
+            self.state(request)
         };
-        match refused {
-            Some(refused) => Answer { inner: None, refused: Some(refused), in_flight },
-            None => Answer { inner: Some(self.service.clone().oneshot(request)), refused: None, in_flight },
-        }
-    }
-}
-
-/// The future of a call that is served, or refused.
-#[pin_project]
-pub(super) struct Answer<F> {
-    #[pin]
-    inner: Option<F>,
-    refused: Option<Result<Response<()>, h2::Error>>,
-    in_flight: Option<InFlight>,
-}
-
-impl<F, R, E> Future for Answer<F>
-where
-    F: Future<Output = Result<Response<R>, E>>,
-    E: Into<BoxError>,
-{
-    type Output = Result<Response<ResponseBody<R>>, BoxError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let response = match this.inner.as_pin_mut() {
-            Some(inner) => ready!(inner.poll(cx)).map_err(Into::into)?.map(Some),
-            None => this.refused.take().expect("polled after it was ready")?.map(|()| None),
-        };
-        let in_flight = this.in_flight.take();
-        Poll::Ready(Ok(response.map(|inner| ResponseBody { inner, _in_flight: in_flight })))
-    }
-}
-
-/// The body of a response; its call is in flight until it is dropped.
-#[pin_project]
-pub(super) struct ResponseBody<R> {
-    /// `None`: the head is all there is.
-    #[pin]
-    inner: Option<R>,
-    _in_flight: Option<InFlight>,
-}
-
-impl<R: Body> Body for ResponseBody<R> {
-    type Data = R::Data;
-    type Error = R::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<R::Data>, R::Error>>> {
-        self.project().inner.as_pin_mut().map_or(Poll::Ready(None), |inner| inner.poll_frame(cx))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        Answer::new(state, in_flight)
     }
 }

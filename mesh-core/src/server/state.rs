@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::mode::Gate;
 use super::secure::AcceptedSecurity;
 use crate::error::Error;
+use crate::filter::Running;
 
 /// A running server, as its connections and `Mesh::status` see it.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub(crate) struct ServerState {
     /// What holds a newer listener back.
     waiting_for: Mutex<Option<Arc<str>>>,
     has_untuned_sockets: AtomicBool,
+    /// What the filters of its listener count.
+    pub(super) running: Arc<Running>,
 }
 
 /// One connection. Calls count on their own connection, so that those of different connections share nothing.
@@ -82,6 +85,7 @@ impl ServerState {
             last_refused_call: Mutex::default(),
             waiting_for: Mutex::default(),
             has_untuned_sockets: AtomicBool::new(false),
+            running: Arc::default(),
         }
     }
 

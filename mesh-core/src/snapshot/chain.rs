@@ -189,6 +189,13 @@ impl Chain {
         Self { filters, route: RouteSteps::default() }
     }
 
+    /// Whether a call that passes it is let through or refused, and is not changed.
+    #[cfg(feature = "server")]
+    pub(crate) fn only_decides(&self) -> bool {
+        let mut filters = self.filters.iter();
+        self.route.headers.is_empty() && filters.all(|filter| matches!(filter.config, FilterConfig::Rbac(_)))
+    }
+
     fn is_empty(&self) -> bool {
         let RouteSteps { headers, host, path, answer } = &self.route;
         self.filters.is_empty() && headers.is_empty() && host.is_none() && path.is_none() && answer.is_none()

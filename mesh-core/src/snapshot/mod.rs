@@ -13,6 +13,8 @@ mod table;
 
 use std::sync::Arc;
 
+#[cfg(feature = "server")]
+pub(crate) use chain::Chains;
 pub(crate) use chain::{Chain, ChainFilter, RouteSteps};
 pub(crate) use cluster::{ClusterConfig, ClusterEntry, ClusterKey, CurrentLeaf, PrepareClusters};
 pub(crate) use table::{Problem, RouteTable};

@@ -2,7 +2,7 @@
 //!
 //! | layer | does | where it is, and why |
 //! |---|---|---|
-//! | (access control) | the control plane's policies | before all layers, by `server`: who is refused costs nothing else |
+//! | (filters) | the listener's, access control among them, in its order | before all layers, by `server`: who is refused costs nothing else |
 //! | `deadline` | the call's context and deadline | around the handler: all that the handler calls is inside |
 
 use std::time::Duration;

@@ -281,6 +281,18 @@ impl Store {
         }
     }
 
+    /// Counts fields of a resource that whoever uses it does not act on. Returns those that were not seen before.
+    pub(crate) fn record_ignored(
+        &mut self,
+        resource_type: &ResourceType,
+        name: &Arc<str>,
+        fields: Vec<IgnoredField>,
+    ) -> Vec<(&'static str, IgnoredField)> {
+        let mut first_seen = Vec::new();
+        record_ignored(&mut self.ignored, resource_type.name, name, fields, &mut first_seen);
+        first_seen
+    }
+
     /// What changed for a subscriber since it last asked, each resource once.
     pub(crate) fn take_changes(&mut self, subscriber: SubscriberId) -> Vec<Change> {
         let Some(mailbox) = self.mailboxes.get_mut(&subscriber) else { return Vec::new() };

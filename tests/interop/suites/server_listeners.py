@@ -70,15 +70,17 @@ ROWS = {
         UNAVAILABLE,
     ),
     "routes by name": ({"filter_chains": [chain(manager(**rds("shared")))]}, SERVED),
-    "a fault filter": ({"filter_chains": [chain(manager(_FAULT, route_config=_inline(SERVING)))]}, NOT_SERVING),
     "an unknown filter": ({"filter_chains": [chain(manager(_UNKNOWN, route_config=_inline(SERVING)))]}, NOT_SERVING),
     "an unknown filter, optional": (
         {"filter_chains": [chain(manager({**_UNKNOWN, "is_optional": True}, route_config=_inline(SERVING)))]},
         SERVED,
     ),
 }
-# A36 says NACK, and so does grpc-go; C-core takes it.
-ROWS_OF_OURS = {"listener_filters": ({"listener_filters": [{"name": "x"}]}, NOT_SERVING)}
+# A36 says NACK to listener filters, and so does grpc-go; C-core takes them. Faults have Envoy's meaning on servers, too.
+ROWS_OF_OURS = {
+    "listener_filters": ({"listener_filters": [{"name": "x"}]}, NOT_SERVING),
+    "a fault filter": ({"filter_chains": [chain(manager(_FAULT, route_config=_inline(SERVING)))]}, SERVED),
+}
 
 
 def _free_address():

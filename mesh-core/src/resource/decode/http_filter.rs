@@ -99,16 +99,13 @@ fn kind(filter: &proto::HttpFilter, side: Side, at: &At<'_>) -> Kind {
         Kind::Terminal
     } else if side == Side::Server && extension.is::<Rbac>() {
         extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(access(rbac::rbac(&message, place))))
-    } else if side == Side::Server {
-        unsupported(&extension.type_name, filter.is_optional, &at.key("typed_config", &extension.type_name));
-        Kind::Skipped
     } else if extension.is::<HttpFault>() {
         extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(faults(&message, place)))
     } else if extension.is::<HeaderMutation>() {
         extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(header_changes(&message, place)))
     } else if extension.is::<LocalRateLimit>() {
         extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(rate_limit(&message, false, place)))
-    } else if extension.is::<StatefulSession>() {
+    } else if side == Side::Client && extension.is::<StatefulSession>() {
         extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(sessions(&message, place)))
     } else {
         unsupported(&extension.type_name, filter.is_optional, &at.key("typed_config", &extension.type_name));

@@ -24,6 +24,7 @@ pub(crate) struct Report {
     errors: RefCell<Vec<FieldError>>,
     more_errors: Cell<usize>,
     ignored: RefCell<Vec<IgnoredField>>,
+    of_clients: RefCell<Vec<IgnoredField>>,
     scratch: RefCell<String>,
     /// What the patterns of the resource may take together.
     pub(crate) patterns: Budget,
@@ -66,6 +67,11 @@ impl Report {
             errors.push(FieldError { path: "…".to_owned(), problem: format!("{more} more errors") });
         }
         (errors, self.ignored.into_inner())
+    }
+
+    /// The fields so far that only clients act on.
+    pub(crate) fn take_of_clients(&self) -> Vec<IgnoredField> {
+        self.of_clients.take()
     }
 
     /// How many errors there are so far.
@@ -118,12 +124,21 @@ impl<'a> At<'a> {
 
     /// This place is set, and nothing acts on it. Each is listed once, whatever its index.
     pub(crate) fn ignored(&self, reason: &'static str) {
+        self.list(&self.report.ignored, reason);
+    }
+
+    /// This place is set, and a server does not act on it.
+    pub(crate) fn of_clients(&self, reason: &'static str) {
+        self.list(&self.report.of_clients, reason);
+    }
+
+    fn list(&self, list: &RefCell<Vec<IgnoredField>>, reason: &'static str) {
         let mut path = self.report.scratch.borrow_mut();
         path.clear();
         self.write(&mut path, false);
-        let mut ignored = self.report.ignored.borrow_mut();
-        if ignored.len() < MAX_IGNORED && !ignored.iter().any(|field| field.path == *path) {
-            ignored.push(IgnoredField { path: path.clone(), reason });
+        let mut list = list.borrow_mut();
+        if list.len() < MAX_IGNORED && !list.iter().any(|field| field.path == *path) {
+            list.push(IgnoredField { path: path.clone(), reason });
         }
     }
 

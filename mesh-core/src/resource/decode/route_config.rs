@@ -42,7 +42,8 @@ pub(super) fn route_configuration(message: proto::RouteConfiguration, at: &At<'_
     let level = Level { overrides: overrides(&message.typed_per_filter_config, at), headers: lists.read(at) };
     let most_specific_headers_win = message.most_specific_header_mutations_wins;
     let whole = WholeConfiguration { level, most_specific_headers_win };
-    Some(RouteConfiguration::with_domains(message.name, virtual_hosts, domains).with_whole(whole))
+    let routes = RouteConfiguration::with_domains(message.name, virtual_hosts, domains).with_whole(whole);
+    Some(routes.with_fields_of_clients(at.report().take_of_clients()))
 }
 
 fn add_domains(patterns: &[String], host: usize, domains: &mut DomainIndex, at: &At<'_>) {

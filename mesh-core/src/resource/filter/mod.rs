@@ -94,18 +94,6 @@ impl HttpFilter {
     }
 }
 
-impl HttpFilter {
-    /// The access control that is in force of it where these levels, from the most to the least specific, override it.
-    pub(crate) fn rbac_in_force<'a>(&'a self, levels: [&'a Overrides; 3]) -> Option<&'a RbacFilter> {
-        let mut said = levels.into_iter().filter(|level| !level.is_empty()).filter_map(|level| level.0.get(&self.name));
-        match (said.find(|said| said.fits(&self.config)), &self.config) {
-            (None, FilterConfig::Rbac(rbac)) if !self.disabled => Some(rbac),
-            (Some(Override::Config(FilterConfig::Rbac(rbac))), _) => Some(rbac),
-            _ => None,
-        }
-    }
-}
-
 impl HeaderMutationConfig {
     /// In Envoy every level has its say: the filter's own changes come first, then those of the levels.
     fn with_all(&self, said: &mut dyn Iterator<Item = &Override>) -> Self {

@@ -11,7 +11,8 @@ pub(crate) mod text;
 
 use std::fmt;
 
-use http::{HeaderMap, Method, Request};
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Uri};
 
 use header::HeaderMatch;
 use path::PathMatch;
@@ -30,11 +31,19 @@ pub(crate) struct RequestHead<'a> {
 impl<'a> RequestHead<'a> {
     /// Of a request of HTTP/2, whose authority is in its URI; one that has none there may have it in `host`.
     pub(crate) fn of<B>(request: &'a Request<B>) -> Self {
-        let (uri, headers) = (request.uri(), request.headers());
+        Self::new(request.method(), request.uri(), request.headers())
+    }
+
+    /// As [`of`](Self::of) its request.
+    pub(crate) fn of_parts(head: &'a Parts) -> Self {
+        Self::new(&head.method, &head.uri, &head.headers)
+    }
+
+    fn new(method: &'a Method, uri: &'a Uri, headers: &'a HeaderMap) -> Self {
         let host = || headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let authority = uri.authority().map_or_else(host, |authority| authority.as_str());
         let path = uri.path_and_query().map_or_else(|| uri.path(), |path| path.as_str());
-        Self { path, method: request.method(), authority, headers }
+        Self { path, method, authority, headers }
     }
 
     /// The path without query and fragment: what path matchers are applied to, as in Envoy. A gRPC path has neither.

@@ -12,15 +12,37 @@ pub(crate) struct Refusal<'a> {
     pub(crate) policy: &'a str,
 }
 
+/// What the filters that a call has passed say of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Access {
+    admitted: bool,
+}
+
 /// Decides whether a call passes all of the filters, in their order. With `deny_by_default` a policy that allows must have
 /// matched, too.
 pub(crate) fn decide<'a>(
     call: &InboundCall<'_>,
-    filters: impl Iterator<Item = (&'a str, &'a RbacFilter)>,
+    mut filters: impl Iterator<Item = (&'a str, &'a RbacFilter)>,
     deny_by_default: bool,
 ) -> Result<(), Refusal<'a>> {
-    let mut admitted = !deny_by_default;
-    for (name, filter) in filters {
+    let mut access = Access::new(deny_by_default);
+    filters.try_for_each(|(name, filter)| access.pass(call, name, filter))?;
+    access.end()
+}
+
+impl Access {
+    /// Of a call that has passed none yet.
+    pub(crate) fn new(deny_by_default: bool) -> Self {
+        Self { admitted: !deny_by_default }
+    }
+
+    /// Decides whether it passes one more.
+    pub(crate) fn pass<'a>(
+        &mut self,
+        call: &InboundCall<'_>,
+        name: &'a str,
+        filter: &'a RbacFilter,
+    ) -> Result<(), Refusal<'a>> {
         if let Some(shadow) = &filter.shadow {
             let decision = shadow.decide(call);
             let policy = decision.policy.map_or("", |policy| policy);
@@ -30,16 +52,21 @@ pub(crate) fn decide<'a>(
             }
             shadow.audit.log(&record(call, name, policy, decision.allowed));
         }
-        let Some(rules) = &filter.rules else { continue };
+        let Some(rules) = &filter.rules else { return Ok(()) };
         let decision = rules.decide(call);
         let policy = decision.policy.map_or("", |policy| policy);
         rules.audit.log(&record(call, name, policy, decision.allowed));
         if !decision.allowed {
             return Err(Refusal { filter: name, policy });
         }
-        admitted |= rules.action() == Action::Allow;
+        self.admitted |= rules.action() == Action::Allow;
+        Ok(())
     }
-    if admitted { Ok(()) } else { Err(Refusal { filter: "", policy: "" }) }
+
+    /// Decides, behind all filters, whether it was admitted at all.
+    pub(crate) fn end(self) -> Result<(), Refusal<'static>> {
+        if self.admitted { Ok(()) } else { Err(Refusal { filter: "", policy: "" }) }
+    }
 }
 
 fn record<'a>(call: &InboundCall<'a>, filter: &'a str, policy: &'a str, authorized: bool) -> Record<'a> {

@@ -13,12 +13,17 @@ use bytes::Bytes;
 
 use super::decode::place::At;
 
+/// Why a server lists a field.
+const OF_CLIENTS: &str = "only clients act on it";
+
 /// What becomes of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Verdict {
     /// It is acted on.
     Act,
+    /// Clients act on it. On a server it changes nothing, and is listed when a server meets it.
+    ClientActs,
     /// It changes nothing, and is listed when it is set.
     Ignore,
     /// The resource is accepted and the field listed; calls that meet it fail, as in gRPC.
@@ -60,6 +65,7 @@ impl FieldVerdict {
     fn apply(&self, at: &At<'_>) {
         match self.verdict {
             Verdict::Act => {}
+            Verdict::ClientActs => at.field(self.field).of_clients(OF_CLIENTS),
             Verdict::Ignore => at.field(self.field).ignored(self.note),
             Verdict::CallFails if self.note.is_empty() => at.field(self.field).ignored("calls that meet it fail"),
             Verdict::CallFails => at.field(self.field).ignored(self.note),

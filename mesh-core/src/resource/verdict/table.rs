@@ -520,7 +520,7 @@ messages! {
         validate_clusters: Ignore("a route may name a cluster that comes later") if is_true,
         max_direct_response_body_size_bytes: Ignore,
         cluster_specifier_plugins: Ignore,
-        request_mirror_policies: Act("as in Envoy; the route's, else the virtual host's, else the route configuration's"),
+        request_mirror_policies: ClientActs("as in Envoy; the route's, else the virtual host's, else the route configuration's"),
         ignore_port_in_host_matching: Ignore(NO_MEANING),
         vhost_header: Ignore,
         ignore_path_parameters_in_path_matching: Ignore,
@@ -545,13 +545,13 @@ messages! {
         typed_per_filter_config: Act("A39; what is not supported is refused unless it is optional"),
         include_request_attempt_count: Ignore,
         include_attempt_count_in_response: Ignore,
-        retry_policy: Act("for routes that have none (A44)"),
+        retry_policy: ClientActs("for routes that have none (A44)"),
         retry_policy_typed_config: Ignore,
-        hedge_policy: Act("for routes that have none"),
+        hedge_policy: ClientActs("for routes that have none"),
         include_is_timeout_retry_header: Ignore,
         per_request_buffer_limit_bytes: Ignore,
         request_body_buffer_limit: Ignore,
-        request_mirror_policies: Act("as in Envoy; the route's, else the virtual host's, else the route configuration's"),
+        request_mirror_policies: ClientActs("as in Envoy; the route's, else the virtual host's, else the route configuration's"),
         metadata: Ignore,
         route_specifiers: Ignore,
     }
@@ -573,9 +573,9 @@ messages! {
         route_specifiers: Ignore,
     }
     one action: route::route::Action {
-        Route "route": Act,
-        Redirect "redirect": Act("as in Envoy"),
-        DirectResponse "direct_response": Act("as in Envoy"),
+        Route "route": ClientActs("a server's call fails (A36)"),
+        Redirect "redirect": ClientActs("as in Envoy; a server's call fails (A36)"),
+        DirectResponse "direct_response": ClientActs("as in Envoy; a server's call fails (A36)"),
         FilterAction "filter_action": CallFails,
         NonForwardingAction "non_forwarding_action": Act("a server serves the call itself (A36); a client's call fails"),
     }

@@ -14,7 +14,9 @@ use tower::ServiceBuilder;
 use tower::util::BoxCloneSyncService;
 
 use super::*;
+use crate::call::AnswerProtocol;
 use crate::deadline::{DeadlineLayer, InboundProtocol};
+use crate::resource::answer::Answer;
 use crate::timeout::TimeoutLayer;
 
 const CLIENTS: u32 = 100;
@@ -58,6 +60,12 @@ impl RetryProtocol for Wire {
 
     fn tell_attempts(&self, previous: u32) -> (HeaderName, HeaderValue) {
         (HeaderName::from_static("previous"), previous.into())
+    }
+}
+
+impl AnswerProtocol for Wire {
+    fn respond(&self, answer: Answer) -> Response<Bytes> {
+        answer.into_http()
     }
 }
 

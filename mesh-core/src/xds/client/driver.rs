@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use crate::xds::ads::{Ads, LONGEST_PAUSE, Summary, Updates};
 use crate::xds::message::Response;
+use crate::xds::resource_type::IgnoredField;
 use crate::xds::transport::encode::Encoder;
 use crate::xds::transport::{ADS, Stream, StreamError, Transport};
 
@@ -221,9 +222,7 @@ impl Driver {
         }
         self.log(&updates);
         let first_seen = self.shared.store.lock().apply(updates, SystemTime::now());
-        for (resource_type, field) in first_seen {
-            tracing::info!(resource_type, field = field.path, reason = field.reason, "xDS field is not acted on");
-        }
+        log_ignored(first_seen);
     }
 
     fn publish_status(&self) {
@@ -298,5 +297,12 @@ impl Timer {
             Some(_) => {}
         }
         sleep.as_pin_mut().map_or(Poll::Pending, |sleep| sleep.poll(cx))
+    }
+}
+
+/// Once for each field, however often it comes.
+pub(super) fn log_ignored(fields: Vec<(&'static str, IgnoredField)>) {
+    for (resource_type, field) in fields {
+        tracing::info!(resource_type, field = field.path, reason = field.reason, "xDS field is not acted on");
     }
 }

@@ -8,7 +8,8 @@ use indexmap::IndexSet;
 use tokio::sync::Notify;
 
 use super::XdsClient;
-use crate::xds::resource_type::ResourceType;
+use super::driver::log_ignored;
+use crate::xds::resource_type::{IgnoredField, ResourceType};
 use crate::xds::store::{Change, ResourceState, SubscriberId};
 
 /// Watches resources for one user. Dropped, it leaves those that it watched.
@@ -88,6 +89,16 @@ impl Subscriber {
     /// What is known of a resource.
     pub(crate) fn get(&self, resource_type: &'static ResourceType, name: &str) -> ResourceState {
         self.client.inner.shared.store.lock().get(resource_type, name)
+    }
+
+    /// This subscriber does not act on these fields of a resource, whatever others do.
+    pub(crate) fn ignores(&self, resource_type: &ResourceType, name: &Arc<str>, fields: &[IgnoredField]) {
+        if !fields.is_empty() {
+            let mut store = self.client.inner.shared.store.lock();
+            let first_seen = store.record_ignored(resource_type, name, fields.to_vec());
+            drop(store);
+            log_ignored(first_seen);
+        }
     }
 }
 

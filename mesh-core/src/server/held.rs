@@ -1,0 +1,68 @@
+//! A call that a filter holds back before it is served. Its future is boxed: only such calls pay for it.
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response};
+use tokio::time::{Instant, sleep, timeout_at};
+use tower::ServiceExt as _;
+use tower_service::Service;
+
+use super::passage::{Hold, Next, Passage};
+use super::request::{Refusals, RequestBody};
+use crate::context::Context;
+use crate::error::BoxError;
+use crate::filter::ResponseBody;
+
+pub(super) type Outcome<R> = Result<Response<ResponseBody<R>>, BoxError>;
+
+/// The future of a call that is held.
+pub(super) type Held<R> = Pin<Box<dyn Future<Output = Outcome<R>> + Send>>;
+
+/// A call that is held, and all that it takes to serve it then.
+pub(super) struct HeldCall<S> {
+    pub(super) passage: Box<Passage>,
+    pub(super) head: Parts,
+    pub(super) body: RequestBody,
+    pub(super) service: S,
+    pub(super) refusals: Refusals,
+}
+
+impl<S> HeldCall<S> {
+    /// Waits, and serves the call. Its deadline counts from its arrival.
+    pub(super) async fn serve<R>(self, mut hold: Hold) -> Outcome<R>
+    where
+        S: Service<Request<RequestBody>, Response = Response<R>>,
+        S::Error: Into<BoxError>,
+    {
+        let Self { mut passage, mut head, body, service, refusals } = self;
+        let deadline = refusals.deadline(&head.headers);
+        loop {
+            if !wait(&hold, deadline).await {
+                return Ok(refusals.expired().map(|()| ResponseBody::own(Bytes::new())));
+            }
+            match passage.resume(hold, &mut head) {
+                Next::Hold(another) => hold = another,
+                Next::Refuse(error) => return Ok(refusals.answer(&error).map(|()| ResponseBody::own(Bytes::new()))),
+                Next::Answer(answer) => return Ok(passage.changed(answer.map(ResponseBody::own))),
+                Next::Serve => break,
+            }
+        }
+        let call = service.oneshot(Request::from_parts(head, body));
+        let response = Context::serving(deadline).scope(call).await.map_err(Into::into)?;
+        Ok(passage.changed(response.map(ResponseBody::passed)))
+    }
+}
+
+/// Whether there is time left behind the pause.
+async fn wait(hold: &Hold, deadline: Option<Instant>) -> bool {
+    let pause = sleep(hold.delay);
+    match deadline {
+        Some(deadline) => timeout_at(deadline, pause).await.is_ok(),
+        None => {
+            pause.await;
+            true
+        }
+    }
+}

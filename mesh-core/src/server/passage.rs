@@ -1,0 +1,104 @@
+//! A call on its way through the HTTP filters of its listener (A39), and its response on the way back.
+//!
+//! The filters that a client has, too, do here what they do there; access control is the server's own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http::request::Parts;
+
+use super::access::{denied, inbound_head};
+use crate::call::AnswerProtocol;
+use crate::deadline::InboundProtocol;
+use crate::error::Error;
+use crate::filter::{ActiveFault, Exchange, Running, Step};
+use crate::resource::answer::Answer;
+use crate::resource::filter::FilterConfig;
+use crate::resource::rbac::access::Access;
+use crate::snapshot::{Chain, ChainFilter};
+
+/// What holds for all calls of a server.
+#[derive(Clone, Debug)]
+pub(super) struct Terms {
+    pub(super) protocol: Option<&'static dyn InboundProtocol>,
+    pub(super) deny_by_default: bool,
+    pub(super) running: Arc<Running>,
+}
+
+/// One call and the filters that it passes.
+#[derive(Debug)]
+pub(super) struct Passage {
+    exchange: Exchange,
+    access: Access,
+}
+
+/// What becomes of a call behind some of its filters.
+#[derive(Debug)]
+pub(super) enum Next {
+    Serve,
+    /// For the server's own log; its caller is told less.
+    Refuse(Error),
+    Answer(Response<Bytes>),
+    Hold(Hold),
+}
+
+/// A filter holds the call back.
+#[derive(Debug)]
+pub(super) struct Hold {
+    pub(super) delay: Duration,
+    /// How the call ends behind the pause; `None`: it goes on.
+    then: Option<Answer>,
+    /// The filter after the one that holds it.
+    next: usize,
+    _active: ActiveFault,
+}
+
+impl Passage {
+    pub(super) fn new(chain: Arc<Chain>, route: Arc<str>, terms: &Terms) -> Self {
+        let protocol = terms.protocol.map(|protocol| protocol as &'static dyn AnswerProtocol);
+        let exchange = Exchange::inbound(chain, terms.running.clone(), protocol, route);
+        Self { exchange, access: Access::new(terms.deny_by_default) }
+    }
+
+    /// Passes the request through the filters from the `from`th on, and at last through what its route does.
+    pub(super) fn request(&mut self, head: &mut Parts, from: usize) -> Next {
+        let chain = self.exchange.chain().clone();
+        for (index, filter) in chain.filters.iter().enumerate().skip(from) {
+            match self.pass(filter, index, head) {
+                Ok(Step::Continue) => {}
+                Ok(Step::Answer(answer)) => return Next::Answer(self.exchange.respond(answer)),
+                Ok(Step::Respond(response)) => return Next::Answer(response),
+                Ok(Step::Pause { delay, then, active }) => {
+                    return Next::Hold(Hold { delay, then, next: index + 1, _active: active });
+                }
+                Err(error) => return Next::Refuse(error),
+            }
+        }
+        if let Err(refusal) = self.access.end() {
+            return Next::Refuse(denied(refusal, &inbound_head(head), self.exchange.route()));
+        }
+        self.exchange.leave(head).map_or(Next::Serve, Next::Answer)
+    }
+
+    /// Goes on behind a pause.
+    pub(super) fn resume(&mut self, hold: Hold, head: &mut Parts) -> Next {
+        match hold.then {
+            Some(answer) => Next::Answer(self.exchange.respond(answer)),
+            None => self.request(head, hold.next),
+        }
+    }
+
+    fn pass(&mut self, filter: &ChainFilter, index: usize, head: &mut Parts) -> Result<Step, Error> {
+        let FilterConfig::Rbac(rbac) = &filter.config else { return Ok(self.exchange.pass(filter, index, head)) };
+        let call = inbound_head(head);
+        let passed = self.access.pass(&call, &filter.name, rbac);
+        passed.map(|()| Step::Continue).map_err(|refusal| denied(refusal, &call, self.exchange.route()))
+    }
+
+    /// The response as it is behind the route and the filters, which it passes the other way round.
+    pub(super) fn changed<R>(&self, response: Response<R>) -> Response<R> {
+        self.exchange.changed(response)
+    }
+}
