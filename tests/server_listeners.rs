@@ -16,7 +16,7 @@ use mesh_xds_proto::envoy::config::core::v3::{
 use mesh_xds_proto::envoy::config::listener::v3::{
     FilterChainMatch, Listener, ListenerFilter, filter_chain_match::ConnectionSourceType,
 };
-use mesh_xds_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
+use mesh_xds_proto::envoy::extensions::filters::http::stateful_session::v3::StatefulSession;
 use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -278,7 +278,7 @@ async fn a_bad_listener_is_refused_by_field_and_the_last_good_one_serves() {
             "default_filter_chain.filters: must be one HttpConnectionManager, and there are 2",
         ),
         (
-            |listener| listener.chains([filter_chain().filter("fault", &HttpFault::default())]),
+            |listener| listener.chains([filter_chain().filter("sessions", &StatefulSession::default())]),
             "filter_chains[0].filters[0].typed_config.http_filters[0]",
         ),
     ];
@@ -296,7 +296,7 @@ async fn a_bad_listener_is_refused_by_field_and_the_last_good_one_serves() {
 
 #[tokio::test]
 async fn an_optional_filter_that_no_server_has_is_passed_over() {
-    let chain = filter_chain().filter("fault", &HttpFault::default());
+    let chain = filter_chain().filter("sessions", &StatefulSession::default());
     let chain = chain.modify_manager(|manager| manager.http_filters[0].is_optional = true);
     let it = Setting::start(one_chain(chain)).await;
     assert_eq!(it.client.recovers().await, "a");
