@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use futures_util::stream::try_unfold;
+use mesh_core::server::Peer;
 use mesh_examples::grpc_testing::test_service_server::TestService;
 use mesh_examples::grpc_testing::{
     EchoStatus, Empty, Payload, PayloadType, ResponseParameters, SimpleRequest, SimpleResponse,
@@ -47,10 +48,12 @@ impl TestService for TestServer {
     }
 
     async fn unary_call(&self, request: Request<SimpleRequest>) -> Result<Response<SimpleResponse>, Status> {
+        let caller = caller(&request);
         let request = request.into_inner();
         echo_status(request.response_status)?;
         let payload = payload(request.response_type, request.response_size)?;
-        Ok(Response::new(self.response(Some(payload))))
+        let username = if request.fill_username { caller } else { String::new() };
+        Ok(Response::new(SimpleResponse { username, ..self.response(Some(payload)) }))
     }
 
     async fn cacheable_unary_call(&self, _: Request<SimpleRequest>) -> Result<Response<SimpleResponse>, Status> {
@@ -111,6 +114,13 @@ impl TestService for TestServer {
         }
         Ok(Response::new(replies.stream()))
     }
+}
+
+/// The caller's name as its certificate says it: the first that there is of URI, DNS name and subject. Empty: it showed none.
+fn caller<T>(request: &Request<T>) -> String {
+    let Some(peer) = request.extensions().get::<Peer>() else { return String::new() };
+    let name = peer.uris.first().or_else(|| peer.dns_names.first());
+    name.map_or_else(|| peer.subject.to_string(), String::clone)
 }
 
 /// The responses of a streaming call: what is due now, and the requests that say what is due next.

@@ -5,6 +5,7 @@ import pytest
 from support import servers
 from support.calls import mesh
 from support.process import Programs
+from support.site import Site
 from support.xds import Folder, bootstrap
 
 
@@ -39,6 +40,14 @@ def serve(programs, folder, tmp_path):
         return bootstrap(tmp_path, servers.control_plane(programs, folder).address)
 
     return start
+
+
+@pytest.fixture
+def site(programs, tmp_path):
+    """Certificates, and a control plane that asks for them."""
+    made = Site(programs, tmp_path)
+    yield made
+    made.stop()
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 """Our server and gRPC C-core's, configured by the same control plane (A36), called by C-core's client: the same outcome."""
 
 import copy
-import socket
 
 import grpc
 import pytest
 
-from support.places import C_CORE, PYTHON, ours
+from support import servers
 from support.wait import until
 from support.xds import LISTENER, address, fault, manager, rds, routes
 
@@ -83,19 +82,6 @@ ROWS_OF_OURS = {
 }
 
 
-def _free_address():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
-
-
-def _start(kind, programs, at, config):
-    env = {"GRPC_XDS_BOOTSTRAP": str(config)}
-    if kind == "c-core":
-        return programs.serve("xds-server-c-core", [PYTHON, C_CORE / "xds_server.py", at], env)
-    return programs.serve("interop-server", [ours("interop-server"), "--listen", at, "--secure_mode=true"], env)
-
-
 def _outcome(at):
     """What a call comes to; a connection that gets no byte of HTTP/2 is not served."""
     with grpc.insecure_channel(at) as channel:
@@ -115,9 +101,9 @@ def _listener(at, **change):
 
 def _run(kind, row, programs, folder, serve):
     change, expected = row
-    at = _free_address()
+    at = servers.free_address()
     config = serve(_listener(at, **change), routes("shared", SERVING))
-    _start(kind, programs, at, config)
+    servers.by_listener(programs, kind, at, config)
     if expected != NOT_SERVING:
         until(lambda: _outcome(at) == expected, 15, f"a call that is {expected}")
         return
@@ -140,9 +126,9 @@ def test_row_of_ours(row, programs, folder, serve):
 
 @pytest.mark.parametrize("kind", ["mesh", "c-core"])
 def test_bad_update_leaves_the_last_good_listener_serving(kind, programs, folder, serve):
-    at = _free_address()
+    at = servers.free_address()
     config = serve(_listener(at))
-    _start(kind, programs, at, config)
+    servers.by_listener(programs, kind, at, config)
     until(lambda: _outcome(at) == SERVED, 15, "a call that is served")
     folder.put(_listener(at, filter_chains=[]))
     for _ in range(20):

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, field
 
-from support.places import C_CORE, PYTHON, ours
+from support.places import C_CORE, PYTHON, ours, peer
 
 METHOD = "/interop.Echo/Say"
 
@@ -23,6 +23,16 @@ def mesh():
 
 def c_core():
     return Client("c-core", (PYTHON, C_CORE / "call.py"))
+
+
+def c_core_secured():
+    """C-core's client, with TLS where the control plane asks for it, as ours always has it."""
+    return Client("c-core", (PYTHON, C_CORE / "call.py", "--xds-credentials"))
+
+
+def grpc_go():
+    """grpc-go's client, with TLS where the control plane asks for it; it has few of the options."""
+    return Client("grpc-go", (peer("xds-client"),))
 
 
 @dataclass

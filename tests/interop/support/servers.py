@@ -1,6 +1,7 @@
 """Servers and control planes as the suites start them. Each has its `address`."""
 
 import json
+import socket
 
 import grpc
 
@@ -16,6 +17,23 @@ def go_echo(programs, host="127.0.0.1", env=None, port=0, counts=None):
     """grpc-go's server; it drains on SIGTERM. It counts calls by their numbers in the file `counts`, if there is one."""
     counting = ["-counts", counts] if counts else []
     return programs.serve("echo-go", [peer("echo-server"), "-listen", f"{host}:{port}", *counting], env)
+
+
+def free_address(host="127.0.0.1"):
+    """An address for a server whose control plane must know it before there is one."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return f"{host}:{probe.getsockname()[1]}"
+
+
+def by_listener(programs, kind, at, config):
+    """A server as its control plane has it (A36): ours (`mesh`), gRPC C-core's (`c-core`) or `grpc-go`'s."""
+    env = {"GRPC_XDS_BOOTSTRAP": str(config)}
+    if kind == "c-core":
+        return programs.serve("xds-server-c-core", [PYTHON, C_CORE / "xds_server.py", at], env)
+    if kind == "grpc-go":
+        return programs.serve("xds-server-go", [peer("xds-server"), "-listen", at], env)
+    return programs.serve("interop-server", [ours("interop-server"), "--listen", at, "--secure_mode=true"], env)
 
 
 def calls_taken(server):

@@ -1,4 +1,5 @@
-"""The options and the summary of our `call`, with gRPC C-core's client: what it does is what is expected of ours.
+"""The options and the summary of our `call`, with gRPC C-core's client: what it does is what is expected of ours. With
+`--xds-credentials` it has TLS as the control plane says, which ours has always.
 
 The endpoint of a call is what the server says in the header `echo-address`: C-core tells a client no address.
 """
@@ -18,6 +19,7 @@ _ROUND_ROBIN = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 def options():
     parser = argparse.ArgumentParser()
     parser.add_argument("--bootstrap")
+    parser.add_argument("--xds-credentials", action="store_true", help="TLS as the control plane says (A29)")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--each", action="store_true")
     parser.add_argument("--count", type=int, default=1)
@@ -116,12 +118,17 @@ async def main(args):
     if args.bootstrap:
         os.environ["GRPC_XDS_BOOTSTRAP"] = args.bootstrap
     import grpc  # reads the environment when it is imported
+    import grpc.experimental
 
     target, config = args.target, []
     if target.startswith("static:///"):
         target = "ipv4:" + target.removeprefix("static:///")
         config = [("grpc.service_config", _ROUND_ROBIN)]
-    async with grpc.aio.insecure_channel(target, options=config) as channel:
+    # The fallback where the control plane asks for no TLS.
+    credentials = grpc.experimental.insecure_channel_credentials()
+    if args.xds_credentials:
+        credentials = grpc.xds_channel_credentials(credentials)
+    async with grpc.aio.secure_channel(target, credentials, options=config) as channel:
         calls = Calls(args, channel.unary_unary(args.method))
         await (calls.by_rate() if args.rate else calls.by_concurrency())
     print(json.dumps(calls.summary()), flush=True)

@@ -26,6 +26,8 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"mesh.test/interop/peers/raw"
 )
 
 func main() {
@@ -41,7 +43,7 @@ func main() {
 		log.Fatal(err)
 	}
 	echo := &echo{address: listener.Addr().String(), counts: counts}
-	srv := grpc.NewServer(grpc.UnknownServiceHandler(echo.answer), grpc.ForceServerCodecV2(raw{}))
+	srv := grpc.NewServer(grpc.UnknownServiceHandler(echo.answer), grpc.ForceServerCodecV2(raw.Codec{}))
 	fmt.Println(echo.address)
 
 	term := make(chan os.Signal, 1)
@@ -138,29 +140,5 @@ func wait(durations []string) error {
 		}
 		time.Sleep(duration)
 	}
-	return nil
-}
-
-// raw passes messages as they are on the wire.
-type raw struct{}
-
-func (raw) Name() string { return "raw" }
-
-func (raw) Marshal(v any) (mem.BufferSlice, error) {
-	message, ok := v.(mem.BufferSlice)
-	if !ok {
-		return nil, fmt.Errorf("%T is not bytes", v)
-	}
-	message.Ref()
-	return message, nil
-}
-
-func (raw) Unmarshal(data mem.BufferSlice, v any) error {
-	message, ok := v.(*mem.BufferSlice)
-	if !ok {
-		return fmt.Errorf("%T is not a place for bytes", v)
-	}
-	data.Ref()
-	*message = data
 	return nil
 }

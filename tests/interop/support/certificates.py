@@ -1,0 +1,86 @@
+"""Certificate authorities and what they issue, as the PEM files that providers of certificates read."""
+
+import datetime
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+_BACKDATED = datetime.timedelta(minutes=5)
+_USAGES = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+
+
+@dataclass(frozen=True)
+class Issued:
+    """The files of one certificate, and of the authority that its holder trusts."""
+
+    # The first of its URIs, or else of its DNS names: who its holder is.
+    name: str
+    certificate: Path
+    key: Path
+    roots: Path
+
+    def providers(self):
+        """What a bootstrap says so that the provider `default` has these files (A29)."""
+        files = {"certificate_file": self.certificate, "private_key_file": self.key, "ca_certificate_file": self.roots}
+        config = {name: str(path) for name, path in files.items()}
+        return {"default": {"plugin_name": "file_watcher", "config": config | {"refresh_interval": "1s"}}}
+
+    def pem(self):
+        """The chain, the key and the roots, as bytes."""
+        return self.certificate.read_bytes(), self.key.read_bytes(), self.roots.read_bytes()
+
+
+class Authority:
+    """A certificate authority whose files are in a folder."""
+
+    def __init__(self, folder, name="authority"):
+        self.folder = folder
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.subject = _subject(name)
+        usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+        made = _certificate(self.subject, self.subject, self.key.public_key(), 30)
+        made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        self.certificate = made.add_extension(usage, critical=True).sign(self.key, hashes.SHA256())
+        self.roots = folder / f"{name}.pem"
+        self.roots.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
+
+    def issue(self, file, *, uris=(), dns=(), ips=(), subject=None):
+        """A certificate of a day for client and server, with these names."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = [x509.UniformResourceIdentifier(uri) for uri in uris] + [x509.DNSName(name) for name in dns]
+        names += [x509.IPAddress(ipaddress.ip_address(ip)) for ip in ips]
+        made = _certificate(_subject(subject) if subject else x509.Name([]), self.subject, key.public_key(), 1)
+        made = made.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        made = made.add_extension(x509.ExtendedKeyUsage(_USAGES), critical=False)
+        if names:
+            # Critical where the subject is empty (RFC 5280, 4.2.1.6).
+            made = made.add_extension(x509.SubjectAlternativeName(names), critical=not subject)
+        made = made.sign(self.key, hashes.SHA256())
+        paths = self.folder / f"{file}.pem", self.folder / f"{file}.key"
+        paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+        paths[1].write_bytes(_pem(key))
+        return Issued(next(iter([*uris, *dns]), ""), *paths, self.roots)
+
+    def workload(self, file, uri, *dns):
+        """The certificate of a workload: an SVID."""
+        return self.issue(file, uris=[uri], dns=dns)
+
+
+def _subject(name):
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _certificate(subject, issuer, key, days):
+    begin = datetime.datetime.now(datetime.timezone.utc) - _BACKDATED
+    made = x509.CertificateBuilder(issuer, subject, key, x509.random_serial_number())
+    return made.not_valid_before(begin).not_valid_after(begin + datetime.timedelta(days=days))
+
+
+def _pem(key):
+    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    return key.private_bytes(encoding, form, serialization.NoEncryption())

@@ -1,0 +1,91 @@
+"""What a control plane says of TLS and of access to servers, and how a server's port is secured, as seen from outside."""
+
+import socket
+import ssl
+
+from support.xds import GOOGLE, LISTENER, address, manager, routes
+
+SERVING = {"match": {"prefix": "/"}, "non_forwarding_action": {}}
+MTLS, TLS, PLAINTEXT = "mtls", "tls", "plaintext"
+
+_TLS = "envoy.extensions.transport_sockets.tls.v3"
+_RBAC = GOOGLE + "envoy.extensions.filters.http.rbac.v3.RBAC"
+_PROVIDER = {"instance_name": "default"}
+# A client's preface and its empty SETTINGS.
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_SETTINGS = 4
+
+
+def _socket(context, **config):
+    return {"name": "envoy.transport_sockets.tls", "typed_config": {"@type": f"{GOOGLE}{_TLS}.{context}", **config}}
+
+
+def upstream(own, *sans):
+    """The transport socket of a cluster: TLS to servers with one of these names, and with a certificate of its own (MTLS)."""
+    validation = {"ca_certificate_provider_instance": _PROVIDER}
+    if sans:
+        validation["match_subject_alt_names"] = [{"exact": san} for san in sans]
+    identity = {"tls_certificate_provider_instance": _PROVIDER} if own == MTLS else {}
+    return _socket("UpstreamTlsContext", common_tls_context={"validation_context": validation, **identity})
+
+
+def downstream(asks):
+    """The transport socket of a filter chain: TLS, which asks callers for a certificate or does not."""
+    common = {"tls_certificate_provider_instance": _PROVIDER}
+    if asks == MTLS:
+        common["validation_context"] = {"ca_certificate_provider_instance": _PROVIDER}
+    return _socket("DownstreamTlsContext", common_tls_context=common, require_client_certificate=asks == MTLS)
+
+
+def rbac(action, policies, name="rbac"):
+    """The filter for access (A41); an action of `None` has no rules."""
+    rules = {} if action is None else {"rules": {"action": action, "policies": policies}}
+    return {"name": name, "typed_config": {"@type": _RBAC, **rules}}
+
+
+def any_policy(**policy):
+    """A policy for all callers and calls, but for what is given."""
+    return {"permissions": [{"any": True}], "principals": [{"any": True}], **policy}
+
+
+def server_listener(at, *filters, security=PLAINTEXT, http=None, **more):
+    """The listener of a server at this address: one chain, every call is served."""
+    table = routes("inline", SERVING)
+    del table["@type"]
+    http = http or manager(*filters, route_config=table)
+    chain = {"filters": [{"name": "http", "typed_config": http}]}
+    if security != PLAINTEXT:
+        chain["transport_socket"] = downstream(security)
+    return {"@type": LISTENER, "name": f"server-{at}", "address": address(at), "filter_chains": [chain], **more}
+
+
+def security_of(at, caller):
+    """How the port is secured, by what answers in HTTP/2: MTLS answers only who shows the caller's certificate.
+
+    Nothing if nobody is answered.
+    """
+    tries = {PLAINTEXT: None, TLS: _context(caller.roots), MTLS: _context(caller.roots, caller)}
+    return next((kind for kind, context in tries.items() if _answers(at, context)), None)
+
+
+def _context(roots, own=None):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # Whose certificate it is says the name of a workload, which Python does not look at.
+    context.check_hostname = False
+    context.load_verify_locations(roots)
+    context.set_alpn_protocols(["h2"])
+    if own:
+        context.load_cert_chain(own.certificate, own.key)
+    return context
+
+
+def _answers(at, context):
+    host, port = at.rsplit(":", 1)
+    try:
+        with socket.create_connection((host, int(port)), timeout=5) as plain:
+            stream = context.wrap_socket(plain) if context else plain
+            stream.sendall(_HELLO)
+            head = stream.recv(9)
+            return len(head) == 9 and head[3] == _SETTINGS
+    except OSError:
+        return False
