@@ -24,6 +24,9 @@ pub(crate) struct Args {
     /// The bootstrap file, if not the environment's.
     #[arg(long, value_name = "FILE")]
     pub(crate) bootstrap: Option<PathBuf>,
+    /// Joins Istio's mesh without an agent, as the environment of this pod says.
+    #[arg(long, conflicts_with = "bootstrap")]
+    pub(crate) istio: bool,
     /// Whose rules hold where those of gRPC and Envoy differ.
     #[arg(long, value_enum, default_value = "grpc")]
     profile: ProfileName,

@@ -20,6 +20,7 @@ pub(crate) type Channel = Observed<MeshChannel>;
 pub(crate) async fn open(args: &Args) -> Result<(Mesh, Channel), Failure> {
     let builder = match &args.bootstrap {
         Some(file) => Mesh::builder().bootstrap_from_file(file)?,
+        None if args.istio => Mesh::builder().istio_from_env()?,
         None if has_bootstrap_in_env() => Mesh::builder().bootstrap_from_env()?,
         None => Mesh::builder(),
     };

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use clap::Parser;
 use mesh_core::Mesh;
+use mesh_core::server::ServerOptions;
 use mesh_examples::helloworld::greeter_server::{Greeter, GreeterServer};
 use mesh_examples::helloworld::{HelloReply, HelloRequest};
 use mesh_tonic::MeshServer;
@@ -18,6 +19,12 @@ struct Args {
     /// Where to listen; port 0 lets the system choose.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:50051")]
     listen: SocketAddr,
+    /// Joins Istio's mesh without an agent, as the environment of this pod says.
+    #[arg(long)]
+    istio: bool,
+    /// Serves none but those whom an access control policy of the control plane admits.
+    #[arg(long)]
+    deny_by_default: bool,
     /// How this instance calls itself in its answers.
     #[arg(long, default_value = "greeter")]
     name: String,
@@ -40,12 +47,19 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args = Args::parse();
     let listener = TcpListener::bind(args.listen).await?;
     println!("{}", listener.local_addr()?);
-    let mesh = match std::env::var_os("GRPC_XDS_BOOTSTRAP") {
-        Some(_) => Mesh::builder().bootstrap_from_env()?.build().await?,
-        None => Mesh::builder().build().await?,
+    let builder = match std::env::var_os("GRPC_XDS_BOOTSTRAP") {
+        _ if args.istio => Mesh::builder().istio_from_env()?,
+        Some(_) => Mesh::builder().bootstrap_from_env()?,
+        None => Mesh::builder(),
     };
+    let mesh = builder.build().await?;
     let greeter = GreeterServer::new(Instance { name: args.name });
-    let server = MeshServer::new(&mesh).add_service(greeter).on_serving_mode(|mode| eprintln!("{mode}"));
+    let mut options = ServerOptions::new();
+    if args.deny_by_default {
+        options = options.deny_by_default();
+    }
+    let server = MeshServer::new(&mesh).options(options).add_service(greeter);
+    let server = server.on_serving_mode(|mode| eprintln!("{mode}"));
     let health = server.health();
     let mut terminate = signal(SignalKind::terminate())?;
     let told_to_stop = async move {

@@ -1,5 +1,7 @@
 //! Istio without an agent: all that one would be told, taken from the environment of a pod.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value};
 
 use super::MeshBuilder;
@@ -30,6 +32,7 @@ impl MeshBuilder {
     /// | `CA_ADDR` | default: istiod's address |
     /// | `XDS_ROOT_CA`, `CA_ROOT_CA` | files of roots. Default `/var/run/secrets/istio/root-cert.pem` |
     /// | `JWT_POLICY` | `first-party-jwt` for the service account's own token. Default: that in `/var/run/secrets/tokens/istio-token` |
+    /// | `SECRET_TTL` | how long certificates are to be valid, as in `12h` or `1h30m`. Default 24 h |
     /// | `ISTIO_META_…`, `ISTIO_METAJSON_…` | metadata of the node: texts, and values in JSON |
     ///
     /// # Errors
@@ -97,7 +100,10 @@ impl Pod {
             .token(self.token())
             .roots(self.find("CA_ROOT_CA").unwrap_or(ROOTS))
             .cluster_id(self.find("ISTIO_META_CLUSTER_ID").unwrap_or("Kubernetes"));
-        Ok(ca)
+        match self.find("SECRET_TTL") {
+            Some(text) => Ok(ca.validity(validity(text)?)),
+            None => Ok(ca),
+        }
     }
 
     fn service_account(&self) -> &str {
@@ -114,6 +120,32 @@ impl Pod {
             serde_json::from_str(config).map_err(|error| not_json("PROXY_CONFIG", error))?;
         Ok(config.get("discoveryAddress").and_then(Value::as_str).unwrap_or(ISTIOD).to_owned())
     }
+}
+
+/// Numbers with units, as Go writes durations; at least a second.
+fn validity(text: &str) -> Result<Duration, Error> {
+    let unusable =
+        || Error::setup(format!("SECRET_TTL is {text:?}, which is no time of at least 1s, such as 12h or 1h30m"));
+    let mut rest = text;
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let at = rest.find(|sign: char| sign.is_ascii_alphabetic()).ok_or_else(unusable)?;
+        let (number, with_unit) = rest.split_at(at);
+        let next = with_unit.find(|sign: char| !sign.is_ascii_alphabetic()).unwrap_or(with_unit.len());
+        let (unit, after) = with_unit.split_at(next);
+        let number: f64 = number.parse().map_err(|_| unusable())?;
+        let factor = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            _ => return Err(unusable()),
+        };
+        seconds += number * factor;
+        rest = after;
+    }
+    let validity = Duration::try_from_secs_f64(seconds).map_err(|_| unusable())?;
+    if validity < Duration::from_secs(1) { Err(unusable()) } else { Ok(validity) }
 }
 
 fn not_json(name: &str, error: serde_json::Error) -> Error {
@@ -158,6 +190,7 @@ mod tests {
             ("XDS_ROOT_CA", "/x.pem"),
             ("CA_ROOT_CA", "/y.pem"),
             ("JWT_POLICY", "first-party-jwt"),
+            ("SECRET_TTL", "1h30m0s"),
             ("ISTIO_META_CLUSTER_ID", "west"),
             ("ISTIO_METAJSON_LABELS", r#"{"app": "cart"}"#),
         ]);
@@ -166,7 +199,7 @@ mod tests {
         assert_eq!(bootstrap.node().metadata["CLUSTER_ID"], "west");
         assert_eq!(bootstrap.node().metadata["LABELS"]["app"], "cart");
         let ca = format!("{:?}", pod.ca().unwrap());
-        for part in ["ca.test", "spiffe://a.test/ns/shop/sa/cart", "/y.pem", FIRST_PARTY_TOKEN, "west"] {
+        for part in ["ca.test", "spiffe://a.test/ns/shop/sa/cart", "/y.pem", FIRST_PARTY_TOKEN, "west", "5400s"] {
             assert!(ca.contains(part), "{part}: {ca}");
         }
     }
@@ -182,6 +215,10 @@ mod tests {
         ] {
             let error = pod(&[variable]).bootstrap().map_or_else(|error| error.report(), |_| String::new());
             assert!(error.starts_with(problem), "{error}");
+        }
+        for wrong in ["x", "5", "s", "5d", "1.2.3s", "-5s", "0s", "500ms", "5 s", "99999999999999999999h"] {
+            let error = pod(&[("SECRET_TTL", wrong)]).ca().unwrap_err().report();
+            assert!(error.starts_with("SECRET_TTL is"), "{wrong}: {error}");
         }
         assert!(pod(&[("SERVICE_ACCOUNT", "a b")]).ca().unwrap_err().report().contains("SPIFFE ID"));
     }

@@ -12,6 +12,7 @@ METHOD = "/interop.Echo/Say"
 class Client:
     name: str
     argv: tuple
+    env: dict = field(default_factory=dict)
 
     def __str__(self):
         return self.name
@@ -19,6 +20,11 @@ class Client:
 
 def mesh():
     return Client("mesh", (ours("call"),))
+
+
+def in_pod(pod):
+    """Our client in a pod of Istio's, without an agent."""
+    return Client("mesh", tuple(pod.within([ours("call"), "--istio"])), pod.env)
 
 
 def c_core():
@@ -76,7 +82,7 @@ def start(programs, client, target, method=METHOD, *, bootstrap=None, headers=()
         argv += ["--data", _argument(programs, data)]
     # By the environment and not by --bootstrap: it is how a gRPC application is given it.
     env = {"GRPC_XDS_BOOTSTRAP": str(bootstrap)} if bootstrap else {}
-    return programs.start(f"call-{client.name}", [*argv, target, method], env)
+    return programs.start(f"call-{client.name}", [*argv, target, method], client.env | env)
 
 
 def summary(program, within=60):
@@ -87,6 +93,12 @@ def summary(program, within=60):
     last = lines[-1]
     known = {key: last.get(key) for key in ("calls", "codes", "endpoints", "message", "max_ms", "ignored")}
     return Summary(**known, reply=bytes.fromhex(last.get("reply") or ""), each=lines[:-1])
+
+
+def end(program):
+    """Ends calls that have no end of their own (`count=0`), and what they came to."""
+    program.interrupt()
+    return summary(program)
 
 
 def call(programs, client, target, method=METHOD, within=60, **options):

@@ -94,8 +94,8 @@ class Components:
 
     def unshare(self):
         path = self._debian("unshare", "util-linux")
-        if subprocess.run([path, "--net", "true"], capture_output=True).returncode:
-            raise Missing("network namespaces are not permitted")
+        if subprocess.run([path, "--net", "--mount", "true"], capture_output=True).returncode:
+            raise Missing("namespaces of network and mounts are not permitted")
         return path
 
     def _environment(self, name):

@@ -1,6 +1,7 @@
 """istiod as a test starts it: its configuration is a folder of Istio's resources."""
 
 import os
+import re
 import socket
 import urllib.request
 
@@ -14,22 +15,34 @@ _MESH = {"trustDomain": "cluster.local", "rootNamespace": "istio-system", "defau
 
 
 class Istiod:
-    """An istiod without certificates, on plaintext ports that were free."""
+    """An istiod on ports that were free: in plaintext and without a CA, or, `secure`, over TLS alone and with its CA."""
 
-    def __init__(self, programs, *resources):
+    def __init__(self, programs, *resources, secure=False):
+        self.programs = programs
         self.folder = programs.folder / "istio"
         self.folder.mkdir()
         self.put(*resources)
         mesh = programs.folder / "mesh.yaml"
         mesh.write_text(yaml.safe_dump(_MESH))
-        grpc, http, monitoring = free_ports(3)
-        self.address = f"127.0.0.1:{grpc}"
+        self.port, http, monitoring = free_ports(3)
+        self.address = f"127.0.0.1:{self.port}"
         self.http = f"http://127.0.0.1:{http}"
-        argv = [places.istiod(), "discovery", "--configDir", self.folder, "--meshConfig", mesh, "--httpsAddr="]
-        argv += ["--grpcAddr", self.address, "--secureGRPCAddr=", "--httpAddr", f"127.0.0.1:{http}", "--ctrlz_port", 0]
-        argv += ["--monitoringAddr", f"127.0.0.1:{monitoring}"]
-        env = {"ENABLE_CA_SERVER": "false", "POD_NAMESPACE": "istio-system", "PILOT_DEBOUNCE_AFTER": "1ms"}
-        self.program = programs.start("istiod", argv, env)
+        self.monitoring = f"http://127.0.0.1:{monitoring}"
+        ca = programs.folder / "ca"
+        self.roots = ca / "root-cert.pem"
+        own, other = ("--secureGRPCAddr", "--grpcAddr") if secure else ("--grpcAddr", "--secureGRPCAddr")
+        self.argv = [places.istiod(), "discovery", "--configDir", self.folder, "--meshConfig", mesh, "--httpsAddr="]
+        self.argv += [own, self.address, f"{other}=", "--httpAddr", f"127.0.0.1:{http}", "--ctrlz_port", 0]
+        self.argv += ["--monitoringAddr", f"127.0.0.1:{monitoring}"]
+        self.env = {"ENABLE_CA_SERVER": "false", "POD_NAMESPACE": "istio-system", "PILOT_DEBOUNCE_AFTER": "1ms"}
+        if secure:
+            ca.mkdir()
+            self.env |= {"ENABLE_CA_SERVER": "true", "ROOT_CA_DIR": str(ca)}
+        self.start()
+
+    def start(self):
+        """Starts it, at the ports that it had before if it ran already."""
+        self.program = self.programs.start("istiod", self.argv, self.env)
         until(lambda: not self.program.running() or self._ready(), 60, "istiod to be ready")
         assert self.program.running(), self.program.tail()
 
@@ -38,7 +51,24 @@ class Istiod:
         for resource in resources:
             new = self.folder.parent / "next.yaml"
             new.write_text(yaml.safe_dump(resource))
-            os.replace(new, self.folder / f"{resource['kind']}-{resource['metadata']['name']}.yaml")
+            os.replace(new, self._file(resource))
+
+    def remove(self, resource):
+        self._file(resource).unlink()
+
+    def count(self, metric):
+        """What istiod itself counted, since it started: of all label values together."""
+        with urllib.request.urlopen(f"{self.monitoring}/metrics", timeout=5) as reply:
+            text = reply.read().decode()
+        return sum(float(value) for value in re.findall(rf"^{metric}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
+
+    def certificates(self):
+        """How many its CA issued."""
+        return self.count("citadel_server_success_cert_issuance_count")
+
+    def _file(self, resource):
+        meta = resource["metadata"]
+        return self.folder / f"{resource['kind']}-{meta['namespace']}-{meta['name']}.yaml"
 
     def bootstrap(self):
         """A gRPC bootstrap that names a workload, as istiod asks for it."""
@@ -65,18 +95,19 @@ def free_ports(number):
     return ports
 
 
-def resource(kind, name, **spec):
+def resource(kind, name, group="networking", **spec):
     meta = {"name": name, "namespace": "default"}
-    return {"apiVersion": "networking.istio.io/v1", "kind": kind, "metadata": meta, "spec": spec}
+    return {"apiVersion": f"{group}.istio.io/v1", "kind": kind, "metadata": meta, "spec": spec}
 
 
-def service(name, **versions):
+def service(name, account="default", **versions):
     """A service at port 7070, and which endpoints have which version: `service("echo", v1=["127.0.0.2:80"])`."""
     members = [
         {
             "address": address.rsplit(":", 1)[0],
             "ports": {"grpc": int(address.rsplit(":", 1)[1])},
             "labels": {"version": version},
+            "serviceAccount": account,
         }
         for version, addresses in versions.items()
         for address in addresses
@@ -98,6 +129,20 @@ def destination_rule(name, *subsets, **policy):
     versions = [{"name": subset, "labels": {"version": subset}} for subset in subsets]
     traffic = {"trafficPolicy": policy} if policy else {}
     return resource("DestinationRule", name, host=host(name), subsets=versions, **traffic)
+
+
+def mutual_tls(name):
+    """A DestinationRule by which clients show a certificate of Istio's CA."""
+    return destination_rule(name, tls={"mode": "ISTIO_MUTUAL"})
+
+
+def peer_authentication(mode):
+    """What the servers of the namespace ask of their callers: STRICT, PERMISSIVE or DISABLE."""
+    return resource("PeerAuthentication", "default", "security", mtls={"mode": mode})
+
+
+def authorization_policy(name, action, *rules, **more):
+    return resource("AuthorizationPolicy", name, "security", action=action, rules=list(rules), **more)
 
 
 def to(name, **subsets):

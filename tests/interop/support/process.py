@@ -59,6 +59,11 @@ class Program:
         if self.running():
             self.process.send_signal(signal.SIGTERM)
 
+    def interrupt(self):
+        """Asks it to end, as ctrl-c does."""
+        if self.running():
+            self.process.send_signal(signal.SIGINT)
+
     def stop(self, within=5):
         """Ends it, with force if need be."""
         self.terminate()

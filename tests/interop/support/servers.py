@@ -36,6 +36,12 @@ def by_listener(programs, kind, at, config):
     return programs.serve("interop-server", [ours("interop-server"), "--listen", at, "--secure_mode=true"], env)
 
 
+def greeter_in_pod(pod, *options):
+    """Our greeter in a pod of Istio's, without an agent, at the pod's address."""
+    argv = [ours("greeter-server"), "--istio", "--listen", f"{pod.env['INSTANCE_IP']}:0", *options]
+    return pod.programs.serve("greeter-server", pod.within(argv), pod.env)
+
+
 def calls_taken(server):
     """How many calls a C-core echo server had, by its own count."""
     with grpc.insecure_channel(server.address) as channel:

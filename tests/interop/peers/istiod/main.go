@@ -1,7 +1,8 @@
 // istiod is Istio's control plane as it is, beside a Kubernetes that has nothing: its configuration is a folder.
 //
 // Takes the arguments of `pilot-discovery`. The Kubernetes API that it must have is answered here, at a loopback port:
-// every list is empty and stays so, and an object that is written can be read.
+// every list is empty and stays so, an object that is written can be read, and tokens are reviewed (see tokens.go). If
+// ROOT_CA_DIR names an empty folder, a CA for istiod's own is made in it (see ca.go).
 package main
 
 import (
@@ -39,6 +40,8 @@ func (k *kubernetes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		k.read(w, r.URL.Path)
 	case r.Method == http.MethodGet:
 		list(w, r)
+	case r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/tokenreviews"):
+		review(w, r)
 	case r.Method == http.MethodPost || r.Method == http.MethodPut:
 		k.write(w, r)
 	default:
@@ -121,7 +124,7 @@ func (k *kubernetes) write(w http.ResponseWriter, r *http.Request) {
 	answer(w, status, written)
 }
 
-func answer(w http.ResponseWriter, status int, what object) {
+func answer(w http.ResponseWriter, status int, what any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(what)
@@ -150,6 +153,11 @@ func kubeconfig(folder string, address net.Addr) string {
 }
 
 func main() {
+	if folder := os.Getenv("ROOT_CA_DIR"); folder != "" {
+		if err := makeCA(folder); err != nil {
+			log.Fatal(err)
+		}
+	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		log.Fatal(err)
