@@ -40,24 +40,26 @@ async fn is_served(rbac: Rbac, peer: Option<Peer>) -> bool {
     }
 }
 
-/// URIs, or else DNS names, or else the subject: a name of a later kind does not count beside one of an earlier.
+/// Of any kind, as gRPC's implementations and Envoy have it: whoever is denied by one of its names is denied.
 #[tokio::test]
-async fn s13_a_principal_is_the_first_kind_of_name_that_the_verified_certificate_has() {
+async fn s13_a_principal_is_one_of_the_names_that_the_verified_certificate_has() {
     let all = || peer(&[ALICE, "https://test/a"], &["a.test"], "CN=a");
     let named = || peer(&[], &["a.test", "b.test"], "CN=a");
     let only_subject = || peer(&[], &[], "CN=a,O=b");
     for (what, principal, peer, expected) in [
         ("its SPIFFE ID", ALICE, all(), true),
         ("another URI of it", "https://test/a", all(), true),
-        ("a DNS name beside a URI", "a.test", all(), false),
-        ("the subject beside a URI", "CN=a", all(), false),
+        ("a DNS name beside a URI", "a.test", all(), true),
+        ("the subject beside a URI", "CN=a", all(), true),
         ("a DNS name", "b.test", named(), true),
-        ("the subject beside a DNS name", "CN=a", named(), false),
+        ("the subject beside a DNS name", "CN=a", named(), true),
         ("the subject", "CN=a,O=b", only_subject(), true),
         ("a part of the subject", "CN=a", only_subject(), false),
         ("somebody else", "spiffe://test/bob", all(), false),
     ] {
-        assert_eq!(is_served(Rbac::allow(of(Rule::principal(principal))), Some(peer)).await, expected, "{what}");
+        let (allow, deny) = (Rbac::allow(of(Rule::principal(principal))), Rbac::deny(of(Rule::principal(principal))));
+        assert_eq!(is_served(allow, Some(peer.clone())).await, expected, "{what}");
+        assert_eq!(is_served(deny, Some(peer)).await, !expected, "{what}");
     }
 }
 

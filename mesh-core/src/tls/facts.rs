@@ -109,13 +109,10 @@ impl Peer {
 }
 
 impl Peer {
-    /// By the names that count (A41).
+    /// As access control knows it.
     #[cfg(feature = "server")]
     pub(crate) fn caller(&self) -> Callers<'_> {
-        match (&self.uris[..], &self.dns_names[..]) {
-            ([], []) => Callers::Subject(&self.subject),
-            ([], names) | (names, _) => Callers::Names(names),
-        }
+        Callers::Verified { uris: &self.uris, dns_names: &self.dns_names, subject: &self.subject }
     }
 }
 

@@ -45,10 +45,9 @@ pub(crate) enum Callers<'a> {
     Plaintext,
     /// Nobody that is verified, over TLS.
     Anonymous,
-    /// The names that count of a verified certificate: its URIs, or else its DNS names (A41).
-    Names(&'a [String]),
-    /// Of a certificate that has neither.
-    Subject(&'a str),
+    /// The holder of a verified certificate, by all of its names. A41 looks at DNS names only where there are no URIs; gRPC's
+    /// implementations and Envoy look at all, so that whoever is denied by one of its names is denied.
+    Verified { uris: &'a [String], dns_names: &'a [String], subject: &'a str },
 }
 
 /// What holds of a fact that is not known: where calls are allowed it counts against the caller, however often it is
@@ -99,8 +98,8 @@ impl Rule {
         Some(Self(Kind::Header(header)))
     }
 
-    /// The caller's verified name is this one: one of its certificate's URIs, of which a SPIFFE ID is one; if it has none,
-    /// one of its DNS names; if it has none of these either, its subject.
+    /// The caller's verified name is this one: one of its certificate's URIs, of which a SPIFFE ID is one, one of its DNS
+    /// names, or its subject.
     pub fn principal(name: &str) -> Self {
         Self(Kind::Authenticated(Some(TextMatch::exact(name, false))))
     }
@@ -160,13 +159,12 @@ impl<'a> Callers<'a> {
 
     /// The names that it may be known by; the empty one of a caller over TLS without a certificate (A41).
     pub(super) fn names(self) -> impl Iterator<Item = &'a str> {
-        let (many, one): (&[String], _) = match self {
-            Self::Plaintext => (&[], None),
-            Self::Anonymous => (&[], Some("")),
-            Self::Names(names) => (names, None),
-            Self::Subject(subject) => (&[], Some(subject)),
+        let (uris, dns_names, subject): (&[String], &[String], _) = match self {
+            Self::Plaintext => (&[], &[], None),
+            Self::Anonymous => (&[], &[], Some("")),
+            Self::Verified { uris, dns_names, subject } => (uris, dns_names, Some(subject)),
         };
-        many.iter().map(String::as_str).chain(one)
+        uris.iter().chain(dns_names).map(String::as_str).chain(subject)
     }
 
     /// The first of its names, for people.

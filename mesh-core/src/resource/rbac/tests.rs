@@ -27,7 +27,7 @@ impl Sample {
     }
 
     fn from(name: &str) -> Self {
-        Self::new(|names| Callers::Names(names), &[name])
+        Self::new(|uris| Callers::Verified { uris, dns_names: &[], subject: "CN=a" }, &[name])
     }
 
     fn plaintext() -> Self {
@@ -75,7 +75,8 @@ fn header(name: &str, condition: Condition) -> Rule {
 #[test]
 fn each_rule_sees_its_part_of_the_call() {
     let sample = || Sample::from(ALICE).with("x-a", "1").with("x-a", "2").with("x-bin", "AAE=").with("te", "trailers");
-    let subject = Sample::new(|names| Callers::Subject(&names[0]), &["CN=a,O=b"]);
+    let subject =
+        Sample::new(|names| Callers::Verified { uris: &[], dns_names: &[], subject: &names[0] }, &["CN=a,O=b"]);
     for (what, rule, sample, expected) in [
         ("any", (|| Rule::any()) as fn() -> Rule, sample(), true),
         ("never", || Rule(Kind::Constant(false)), sample(), false),
