@@ -1,16 +1,19 @@
 //! What a mesh insists on, whatever its control plane asks for.
 
-use mesh_core::testing::{Resources, cluster};
+use mesh_core::testing::{Resources, cluster, endpoints, route, route_config};
 use mesh_core::{Bootstrap, Mesh, SecurityFloor, TlsVersion};
 use mesh_xds_proto::envoy::config::core::v3::DataSource;
 use mesh_xds_proto::envoy::config::core::v3::data_source::Specifier;
+use mesh_xds_proto::envoy::config::route::v3::route::Action;
+use mesh_xds_proto::envoy::config::route::v3::route_action::RequestMirrorPolicy;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
 use tonic::Code;
 
+use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, impatient, quick};
 use crate::support::pki::dns;
-use crate::support::secured::{SERVER, Site, context, fails_in_time, says_in_time, validation};
+use crate::support::secured::{SERVER, Site, context, fails_in_time, says_in_time, secured_by, validation};
 use crate::support::tls::server;
 
 const OTHER: &str = "spiffe://cluster.local/ns/shop/sa/other";
@@ -83,6 +86,80 @@ async fn s7_code_says_who_answers_at_a_cluster_whatever_names_the_control_plane_
     let right = [OTHER, SERVER].map(|id| id.parse().unwrap());
     let right = mesh(&site, SecurityFloor::new().expect_peer("greeter", right)).await;
     assert_eq!(Client::new(&right, "xds:///greeter").hello().await.unwrap(), "a");
+}
+
+/// Whatever it calls the clusters, and however calls get there.
+#[tokio::test]
+async fn s7_an_expected_peer_is_stepped_around_by_no_other_cluster_and_by_no_aggregate() {
+    let site = Site::mutual().await;
+    let elsewhere = secured_by(cluster("elsewhere"), &context(&[]));
+    let at_front = endpoints("elsewhere").endpoint(site.front.address());
+    let to = |cluster: &str| route_config("greeter").routes([route().cluster(cluster)]);
+    let service = Resources::service("greeter", [site.front.address()]).with(elsewhere).with(at_front);
+    let wrong = SecurityFloor::new().expect_peer("greeter", [OTHER.parse().unwrap()]);
+    let right = SecurityFloor::new().expect_peer("greeter", [OTHER, SERVER].map(|id| id.parse().unwrap()));
+
+    site.control_plane.set(service.with(to("elsewhere")));
+    let says = format!("the floor in code expects another peer at target `greeter` than {SERVER} (`expect_peer`)");
+    let refused = mesh(&site, wrong.clone()).await;
+    let status = Client::new(&refused, "xds:///greeter").hello().await.unwrap_err();
+    assert_says(&status, &[&says, "cluster elsewhere", "add this one to the `SecurityFloor` in code"]);
+    assert_eq!(site.backend.calls(), 0);
+
+    let served = mesh(&site, right).await;
+    let client = Client::new(&served, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+
+    site.control_plane.put(cluster("greeter").aggregate(["elsewhere"]));
+    site.control_plane.put(to("greeter"));
+    let before = site.backend.calls();
+    let refused = mesh(&site, wrong).await;
+    assert_says(&Client::new(&refused, "xds:///greeter").hello().await.unwrap_err(), &[&says]);
+    assert_eq!(site.backend.calls(), before);
+
+    // In plaintext nobody is the one who is expected.
+    site.control_plane.put(cluster("elsewhere"));
+    site.control_plane.put(endpoints("elsewhere").endpoint(site.backend.address()));
+    says_in_time(&client, "expects another peer at target `greeter` than somebody in plaintext").await;
+}
+
+#[tokio::test]
+async fn s7_copies_of_calls_go_to_nobody_but_the_expected_peer() {
+    let site = Site::mutual().await;
+    let mirror = Backend::start("mirror").await;
+    let policy = RequestMirrorPolicy { cluster: "mirror".to_owned(), ..Default::default() };
+    let mirrored = route().cluster("greeter").modify(|route| match &mut route.action {
+        Some(Action::Route(action)) => action.request_mirror_policies = vec![policy],
+        _ => panic!("it forwards"),
+    });
+    site.control_plane.set(
+        Resources::service("greeter", [site.front.address()])
+            .with(cluster("mirror"))
+            .with(endpoints("mirror").endpoint(mirror.address()))
+            .with(route_config("greeter").routes([mirrored])),
+    );
+    site.ask(&context(&[SERVER]));
+    let free = mesh(&site, SecurityFloor::new()).await;
+    let client = Client::new(&free, "xds:///greeter");
+    call_until(&client, || mirror.calls() > 0).await;
+    call_until(&client, || free.status().mirroring.in_flight == 0).await;
+
+    let before = mirror.calls();
+    let kept = mesh(&site, SecurityFloor::new().expect_peer("greeter", [SERVER.parse().unwrap()])).await;
+    let client = Client::new(&kept, "xds:///greeter");
+    call_until(&client, || kept.status().mirroring.sent > 1 && kept.status().mirroring.in_flight == 0).await;
+    assert_eq!(mirror.calls(), before);
+}
+
+/// Calls, none of which may fail, until something is so.
+async fn call_until(client: &Client, is_so: impl Fn() -> bool) {
+    let reached = async {
+        while !is_so() {
+            assert_eq!(client.hello().await.expect("no copy fails a call"), "a");
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, reached).await.expect("it becomes so");
 }
 
 #[tokio::test]

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
-use mesh_core::MeshBuilder;
 use mesh_core::balance::BalanceOptions;
 use mesh_core::identity::{FileWatcher, KeyMaterial, TrustBundle};
 use mesh_core::testing::{Resources, cluster, endpoints};
+use mesh_core::{CallInfo, MeshBuilder};
+use mesh_examples::helloworld::HelloRequest;
 use mesh_xds_proto::envoy::config::cluster::v3::{Cluster, OutlierDetection};
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context as common;
 use rcgen::SanType;
@@ -36,7 +37,9 @@ async fn both_sides_prove_who_they_are_and_the_status_says_so() {
     site.ask(&context(&["spiffe://other/x", SERVER]));
     let mesh = site.mesh(quick().certificate_provider("default", files)).await;
     let client = Client::new(&mesh, "xds:///greeter");
-    assert_eq!(client.hello().await.unwrap(), "a");
+    let reply = client.greeter().say_hello(HelloRequest::default()).await.unwrap();
+    let info = reply.extensions().get::<CallInfo>().unwrap();
+    assert_eq!(info.peer().unwrap().spiffe_id.as_ref().unwrap().as_str(), SERVER);
     assert_eq!(site.front.clients()[0].serial, Some(issued.serial.clone()));
     let [connection] = &connections(&mesh)[..] else { panic!("one connection") };
     assert_eq!(connection.protocol, "TLSv1.3");

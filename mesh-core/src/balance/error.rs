@@ -100,6 +100,13 @@ pub(crate) fn stream(error: StreamError, call: Option<&InFlight>) -> Error {
     at(&endpoint.cluster, made)
 }
 
+/// The endpoint is not whom code expects: nothing was sent to it.
+pub(crate) fn stranger(mut error: Error, call: &InFlight) -> Error {
+    let endpoint = call.endpoint();
+    error.context_mut().endpoint = Some(endpoint.address.to_string());
+    at(&endpoint.cluster, error)
+}
+
 /// The endpoint answered with a response that is none of the call's protocol.
 pub(crate) fn no_answer(status: StatusCode, headers: HeaderMap, call: &InFlight) -> Error {
     // Remote text: bounded and escaped.

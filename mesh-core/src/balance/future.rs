@@ -20,7 +20,7 @@ use super::recorder::Recorder;
 use super::source::Source;
 use super::wait::{EAGER_TRIES, Terms, Wait};
 use crate::call::{self, Call, CallInfo, Classify, Stage};
-use crate::connect::{Connect, SendError, SendErrorKind, SendRequest};
+use crate::connect::{Connect, SendError, SendErrorKind, SendRequest, VerifiedPeer};
 use crate::error::Error;
 
 /// The future of [`Balance`](super::Balance).
@@ -65,6 +65,7 @@ where
         #[pin]
         send: <Slot<C> as SendRequest<B>>::Future,
         recorder: Option<Recorder>,
+        peer: VerifiedPeer,
     },
 }
 
@@ -194,7 +195,12 @@ impl<C: Connect> Attempt<C> {
     }
 
     /// The request's extensions become the response's.
-    fn respond<D: Body>(&mut self, response: Response<D>, mut recorder: Recorder) -> Response<ResponseBody<D>> {
+    fn respond<D: Body>(
+        &mut self,
+        response: Response<D>,
+        mut recorder: Recorder,
+        peer: VerifiedPeer,
+    ) -> Response<ResponseBody<D>> {
         recorder.handle_head(&response);
         let endpoint = recorder.endpoint();
         endpoint.answered();
@@ -207,7 +213,7 @@ impl<C: Connect> Attempt<C> {
                 progress.set(Stage::Responding(endpoint.address.clone()));
             }
         }
-        let info = CallInfo::new(endpoint.cluster.clone(), endpoint.address.clone(), attempts);
+        let info = CallInfo::new(endpoint.cluster.clone(), endpoint.address.clone(), attempts, peer);
         self.extensions.clear();
         self.extensions.insert(info);
         let mut response = response.map(|body| ResponseBody::new(body, recorder, route));
@@ -273,11 +279,15 @@ where
     C: Connect,
     Slot<C>: SendRequest<B>,
 {
+    let peer = picked.slot.peer();
+    if let Err(error) = call.check_peer(&peer) {
+        return State::failed(error::stranger(error, &picked.in_flight));
+    }
     if let Some(progress) = &call.progress {
         progress.set(Stage::Sent(picked.in_flight.endpoint().address.clone()));
     }
     let recorder = Recorder::new(picked.in_flight, picked.timed_from, classify, call.deadline);
-    Box::pin(State::Sending { send: picked.slot.send(request), recorder: Some(recorder) })
+    Box::pin(State::Sending { send: picked.slot.send(request), recorder: Some(recorder), peer })
 }
 
 impl<C, B> Future for ResponseFuture<C, B>
@@ -291,12 +301,12 @@ where
         let me = self.get_mut();
         loop {
             let next = match me.state.as_mut().project() {
-                StateProjection::Sending { send, recorder } => {
+                StateProjection::Sending { send, recorder, peer } => {
                     let sent: Sent<C, B> = ready!(send.poll(cx));
                     let recorder = recorder.take().expect("taken once, when the send is ready");
                     match sent {
                         Ok(response) if me.attempt.classify.is_answer(response.status(), response.headers()) => {
-                            return Poll::Ready(Ok(me.attempt.respond(response, recorder)));
+                            return Poll::Ready(Ok(me.attempt.respond(response, recorder, std::mem::take(peer))));
                         }
                         Ok(response) => no_answer(response, recorder),
                         Err(failure) => me.attempt.failed(failure, recorder),

@@ -17,11 +17,14 @@ use parking_lot::Mutex;
 pub use protocol::{AnswerProtocol, Protocol, Pushback, RetryCode, RetryProtocol};
 use tokio::time::Instant;
 
+use crate::connect::VerifiedPeer;
 use crate::context::Context;
 use crate::error::Error;
 use crate::resource::endpoints::Address;
 use crate::resource::hash_policy::xxh64;
 use crate::snapshot::{ClusterEntry, Snapshot};
+#[cfg(feature = "tls")]
+use crate::tls::{ExpectedPeers, Peer};
 
 /// Writes a deadline into a header: the name, and the value for the time that remains.
 pub type EncodeDeadline = fn(Duration) -> (HeaderName, HeaderValue);
@@ -84,11 +87,13 @@ pub struct CallInfo {
     cluster: Arc<str>,
     endpoint: Address,
     attempts: u32,
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "without TLS nobody is verified"))]
+    peer: VerifiedPeer,
 }
 
 impl CallInfo {
-    pub(crate) fn new(cluster: Arc<str>, endpoint: Address, attempts: u32) -> Self {
-        Self { cluster, endpoint, attempts }
+    pub(crate) fn new(cluster: Arc<str>, endpoint: Address, attempts: u32, peer: VerifiedPeer) -> Self {
+        Self { cluster, endpoint, attempts, peer }
     }
 
     /// The cluster the call was routed to.
@@ -104,6 +109,12 @@ impl CallInfo {
     /// How often the call was tried, the answered attempt included; an attempt that never left is not counted.
     pub fn attempts(&self) -> u32 {
         self.attempts
+    }
+
+    /// Who answered, as its certificate says, which was verified; `None`: the connection was in plaintext.
+    #[cfg(feature = "tls")]
+    pub fn peer(&self) -> Option<&Peer> {
+        self.peer.get().map(AsRef::as_ref)
     }
 }
 
@@ -142,6 +153,9 @@ pub struct Call {
     pub(crate) attempt: u32,
     /// Endpoints at which attempts of this call failed: any other is better.
     pub(crate) avoid: Vec<Address>,
+    /// Who alone may answer, by the security floor.
+    #[cfg(feature = "tls")]
+    pub(crate) expected: Option<Arc<ExpectedPeers>>,
     /// How the peer is told of the deadline, by each attempt anew.
     pub(crate) tell_deadline: Option<EncodeDeadline>,
     /// Where the call stands, for the message of a deadline that passes; only kept when there is a deadline.
@@ -199,6 +213,21 @@ impl Call {
             context.cluster.get_or_insert_with(|| cluster.key.name.clone());
         }
         context.route = context.route.take().or_else(|| self.route_name());
+    }
+
+    /// Whether the call may go to whom a connection leads to.
+    ///
+    /// # Errors
+    ///
+    /// When code expects another peer.
+    #[cfg(feature = "tls")]
+    pub(crate) fn check_peer(&self, peer: &VerifiedPeer) -> Result<(), Error> {
+        self.expected.as_ref().map_or(Ok(()), |expected| expected.check(peer.get().map(AsRef::as_ref)))
+    }
+
+    #[cfg(not(feature = "tls"))]
+    pub(crate) fn check_peer(&self, _: &VerifiedPeer) -> Result<(), Error> {
+        Ok(())
     }
 
     /// The name of the call's route, for what outlives the call's head.

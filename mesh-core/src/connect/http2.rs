@@ -21,7 +21,7 @@ use super::load_reports::{self, ReportSink, ReportsEnd};
 use super::readiness::Readiness;
 #[cfg(feature = "tls")]
 use super::secured::Secured;
-use super::{Connect, Connection, SendError, SendErrorKind, SendRequest, StreamError, Unavailable};
+use super::{Connect, Connection, SendError, SendErrorKind, SendRequest, StreamError, Unavailable, VerifiedPeer};
 use crate::backoff::bounded;
 use crate::error::BoxError;
 #[cfg(feature = "tls")]
@@ -237,7 +237,7 @@ impl Connection for Http2Connection {
 
     fn try_acquire(&self) -> Result<Http2Slot, Unavailable> {
         match self.connection.try_acquire() {
-            Ok(slot) => Ok(Http2Slot { slot, is_secured: self.origin.secured.is_some() }),
+            Ok(slot) => Ok(Http2Slot { slot, is_secured: self.origin.secured.is_some(), peer: self.peer() }),
             Err(http2::Unavailable::Full) => Err(Unavailable::Full),
             Err(http2::Unavailable::Draining) => Err(Unavailable::Draining),
             Err(http2::Unavailable::Closed) => Err(Unavailable::Closed),
@@ -292,6 +292,16 @@ impl Connection for Http2Connection {
 }
 
 impl Http2Connection {
+    #[cfg(feature = "tls")]
+    fn peer(&self) -> VerifiedPeer {
+        VerifiedPeer::new(self.origin.secured.as_ref().map(Secured::peer))
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn peer(&self) -> VerifiedPeer {
+        VerifiedPeer::default()
+    }
+
     fn why_drained(&self) -> BoxError {
         #[cfg(feature = "tls")]
         if let Some(why) = self.origin.secured.as_ref().and_then(Secured::why_drained) {
@@ -306,6 +316,7 @@ impl Http2Connection {
 pub struct Http2Slot {
     slot: http2::Slot,
     is_secured: bool,
+    peer: VerifiedPeer,
 }
 
 impl<B> SendRequest<B> for Http2Slot
@@ -316,6 +327,10 @@ where
     type Outgoing = Http2Request<B>;
     type Body = Http2Body;
     type Future = Http2Send<B>;
+
+    fn peer(&self) -> VerifiedPeer {
+        self.peer.clone()
+    }
 
     fn send(self, mut request: Http2Request<B>) -> Http2Send<B> {
         request.go_over(self.is_secured);

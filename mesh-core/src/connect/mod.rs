@@ -22,6 +22,7 @@ mod leaving;
 mod load;
 mod load_reports;
 mod outcomes;
+mod peer;
 mod readiness;
 mod reports;
 #[cfg(feature = "tls")]
@@ -42,6 +43,7 @@ pub use error::{SendError, SendErrorKind, StreamError};
 pub use http2::{Http2Body, Http2Connection, Http2Connector, Http2Options, Http2Request, Http2Send, Http2Slot};
 pub use load_reports::{ReportSink, ReportsEnd};
 pub use outcomes::Outcome;
+pub use peer::VerifiedPeer;
 pub use readiness::Readiness;
 
 pub(crate) use first::{NEXT_ADDRESS, interleaved};
@@ -130,6 +132,12 @@ pub trait SendRequest<B>: Send + 'static {
     type Body: http_body::Body<Data = Bytes, Error = StreamError>;
     /// Ends when the response's head is there.
     type Future: Future<Output = Result<http::Response<Self::Body>, SendError<Self::Outgoing>>> + Send;
+
+    /// Whom the request would be sent to, as the connection's certificates say. Unless it is written otherwise, nobody
+    /// says.
+    fn peer(&self) -> VerifiedPeer {
+        VerifiedPeer::default()
+    }
 
     /// Sends the request. The slot is given back when the stream has ended, not before.
     fn send(self, request: Self::Outgoing) -> Self::Future;

@@ -8,13 +8,15 @@ use tokio::task::AbortHandle;
 use crate::error::BoxError;
 use crate::http2;
 use crate::resource::endpoints::Address;
-use crate::tls::{ConnectionSecurity, Lifetime, Turn};
+use crate::tls::{ConnectionSecurity, Lifetime, Peer, Turn};
 
 /// How a connection is secured, and the task that keeps to what its certificates allow. It ends with the connection, and
 /// lets it go when this is dropped.
 #[derive(Debug)]
 pub(super) struct Secured {
     facts: ConnectionSecurity,
+    /// The facts', for each call.
+    peer: Arc<Peer>,
     fate: watch::Receiver<Fate>,
     task: AbortHandle,
 }
@@ -39,7 +41,12 @@ impl Secured {
     ) -> Self {
         let (sender, fate) = watch::channel(Fate::Good);
         let task = tokio::spawn(keep_to(lifetime, connection.clone(), address.clone(), sender)).abort_handle();
-        Self { facts, fate, task }
+        Self { peer: Arc::new(facts.peer.clone()), facts, fate, task }
+    }
+
+    /// Whom it leads to.
+    pub(super) fn peer(&self) -> Arc<Peer> {
+        self.peer.clone()
     }
 
     /// How it is secured, and whether it is being replaced.

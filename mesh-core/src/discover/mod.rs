@@ -79,12 +79,14 @@ where
             Some(snapshot) if snapshot.routing.is_ok() || !call::waits_for_ready(request.extensions()) => {
                 let call = call::of(request.extensions_mut());
                 (call.snapshot, call.channel) = (Some(snapshot), self.channel);
+                self.target.expect_peers(call);
                 ResponseFuture::calling(self.inner.call(request), self.target.clone())
             }
             _ => {
                 let wait_for_ready = call::waits_for_ready(request.extensions());
                 let call = call::of(request.extensions_mut());
                 call.channel = self.channel;
+                self.target.expect_peers(call);
                 let wait = self.target.wait_for_snapshot(call.starts_to_wait(), call.deadline, wait_for_ready);
                 // The service that was polled ready is the one to call later.
                 let next = self.inner.clone();

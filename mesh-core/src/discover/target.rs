@@ -17,10 +17,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::connectivity::{Readiness, is_ready, taking_calls};
 use super::current::Current;
-use crate::call;
+use crate::call::{self, Call};
 use crate::connect::ConnectivityState;
 use crate::error::{Error, ErrorKind};
 use crate::snapshot::{PrepareClusters, Snapshot};
+#[cfg(feature = "tls")]
+use crate::tls::ExpectedPeers;
 
 /// A target in use. Cheap to clone; when the last clone is dropped, nothing is watched for it any more.
 #[derive(Clone)]
@@ -53,6 +55,9 @@ pub(crate) struct Facts {
     pub(crate) authority: Authority,
     /// The control plane and the node id, of a target that has them.
     pub(crate) control_plane: Option<ControlPlaneFacts>,
+    /// Who alone may answer its calls, by the security floor.
+    #[cfg(feature = "tls")]
+    pub(crate) expected: Option<Arc<ExpectedPeers>>,
     /// What keeps the clusters that its calls go to.
     pub(crate) clusters: Arc<dyn PrepareClusters>,
     /// The longest wait of a call without a deadline.
@@ -192,6 +197,13 @@ impl Target {
         parts.authority = Some(self.shared.facts.authority.clone());
         parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
         *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path are there");
+    }
+
+    /// Has a call go to nobody but those who may answer it.
+    pub(crate) fn expect_peers(&self, call: &mut Call) {
+        #[cfg(feature = "tls")]
+        call.expected.clone_from(&self.shared.facts.expected);
+        let _ = call;
     }
 
     /// The first snapshot, waited for until `deadline`, or for `max_wait` from `since` without one; with `routable`, the

@@ -56,6 +56,11 @@ impl TargetUri {
             .map_err(|_| problem(format!("`{authority}` cannot be an `:authority`; set one that can")))?;
         Ok(Self { written: written.into(), scheme, authority })
     }
+
+    /// What comes after the scheme.
+    pub(crate) fn name(&self) -> &str {
+        strip_empty_authority(split_scheme(&self.written).1)
+    }
 }
 
 /// Scheme and rest; a target without a known scheme is a DNS name, as in gRPC.

@@ -219,6 +219,8 @@ impl Mesh {
             target: uri.written.clone(),
             authority: uri.authority.clone(),
             control_plane,
+            #[cfg(feature = "tls")]
+            expected: self.inner.floor.expected_at(uri.name()),
             clusters: Arc::new(self.inner.clusters.clone()),
             max_wait: self.inner.max_wait,
             max_pending: self.inner.max_pending,

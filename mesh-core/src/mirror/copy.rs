@@ -31,7 +31,16 @@ pub(super) fn head<B>(policy: &MirrorPolicy, request: &Request<B>, cluster: Opti
     if let (Some(call), Some(cluster)) = (call, cluster) {
         let Call { deadline, hash, channel, .. } = *call;
         let cluster = Some(cluster.clone());
-        copy.extensions_mut().insert(Call { deadline, hash, channel, cluster, ..Call::default() });
+        copy.extensions_mut().insert(Call {
+            deadline,
+            hash,
+            channel,
+            cluster,
+            // A copy tells as much as the call does.
+            #[cfg(feature = "tls")]
+            expected: call.expected.clone(),
+            ..Call::default()
+        });
     }
     copy
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 
+use super::facts::Peer;
 use crate::bootstrap::{Bootstrap, ChannelCredentials, ServerAddress};
 use crate::error::{Error, ErrorKind};
 use crate::identity::{Leaf, SpiffeId, TrustDomain};
@@ -37,10 +38,17 @@ struct Demands {
     mtls: bool,
     min_version: TlsVersion,
     trust_domains: Vec<TrustDomain>,
-    peers: BTreeMap<Arc<str>, Vec<SpiffeId>>,
+    peers: BTreeMap<Arc<str>, Arc<ExpectedPeers>>,
     local_roots: bool,
     clusters: Option<Vec<Arc<str>>>,
     secure_control_plane: bool,
+}
+
+/// Who alone may answer at a target or a cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct ExpectedPeers {
+    name: Arc<str>,
+    ids: Vec<SpiffeId>,
 }
 
 /// A version of TLS.
@@ -84,10 +92,17 @@ impl SecurityFloor {
         self.with(|floor| floor.trust_domains.push(domain))
     }
 
-    /// Whoever answers at the cluster of this name is one of these workloads, in addition to what the cluster asks for; in
-    /// plaintext it is not used. With no IDs, nobody is.
-    pub fn expect_peer(self, cluster: impl Into<Arc<str>>, ids: impl IntoIterator<Item = SpiffeId>) -> Self {
-        self.with(|floor| floor.peers.entry(cluster.into()).or_default().extend(ids))
+    /// Whoever answers the calls to the target of this name is one of these workloads, whatever clusters its control plane
+    /// routes them to, copies (mirrors) included: a call that would go to somebody else, or in plaintext, fails before a byte
+    /// of it is sent. The name is what comes after the scheme: `payments` for `xds:///payments`. A cluster of this name
+    /// is connected to nobody else, whoever routes to it. With no IDs, nobody may answer.
+    pub fn expect_peer(self, target: impl Into<Arc<str>>, ids: impl IntoIterator<Item = SpiffeId>) -> Self {
+        self.with(|floor| {
+            let name = target.into();
+            let expected =
+                floor.peers.entry(name.clone()).or_insert_with(|| Arc::new(ExpectedPeers { name, ids: Vec::new() }));
+            Arc::make_mut(expected).ids.extend(ids);
+        })
     }
 
     /// Only roots of the certificate providers of bootstrap and code vouch for peers: not the system's, and none that a
@@ -167,11 +182,16 @@ impl SecurityFloor {
             return Err(format!("the floor in code allows no peer of the trust domain of {id} (`allow_trust_domain`)"));
         }
         match expected {
-            Some((cluster, expected)) if !expected.contains(&id) => Err(format!(
+            Some((cluster, expected)) if !expected.ids.contains(&id) => Err(format!(
                 "the floor in code expects another peer at cluster `{cluster}`, and this one is {id} (`expect_peer`)"
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Who alone may answer at the target of this name; `None`: anybody whom its clusters take.
+    pub(crate) fn expected_at(&self, target: &str) -> Option<Arc<ExpectedPeers>> {
+        self.0.peers.get(target).cloned()
     }
 
     /// Whether the control plane of this bootstrap may be asked.
@@ -226,6 +246,26 @@ impl SecurityFloor {
     #[cfg(feature = "server")]
     pub(crate) fn requires_mtls(&self) -> bool {
         self.0.mtls
+    }
+}
+
+impl ExpectedPeers {
+    /// Whether a call to the target may be sent to this peer; `None` in plaintext.
+    ///
+    /// # Errors
+    ///
+    /// When it may not.
+    pub(crate) fn check(&self, peer: Option<&Peer>) -> Result<(), Error> {
+        let who = match peer.map(|peer| &peer.uris[..]) {
+            Some([id]) if self.ids.iter().any(|expected| expected.as_str() == id) => return Ok(()),
+            Some([id]) => id,
+            Some(_) => "somebody without a SPIFFE ID",
+            None => "somebody in plaintext",
+        };
+        let message =
+            format!("the floor in code expects another peer at target `{}` than {who} (`expect_peer`)", self.name);
+        let next = "have the control plane route the target to the peers that are expected, or add this one to the `SecurityFloor` in code";
+        Err(Error::new(ErrorKind::Configuration, message).with_next_step(next))
     }
 }
 

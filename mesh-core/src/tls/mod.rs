@@ -29,6 +29,7 @@ pub(crate) use client::{ClientTls, Handshake};
 #[cfg(feature = "server")]
 pub use facts::AcceptedSecurity;
 pub use facts::{ConnectionSecurity, Peer};
+pub(crate) use floor::ExpectedPeers;
 pub use floor::{SecurityFloor, TlsVersion};
 pub(crate) use lifetime::Lifetime;
 pub(crate) use material::Material;
