@@ -32,7 +32,7 @@ class Components:
         self.failed = {}
 
     def get(self, name):
-        """Path of a component: `python`, `envoy`, `stubs`, `go`, `istiod`, `tests`, or a program that Debian packages."""
+        """Path of a component: one of the methods below, such as `python`, or a program that Debian packages."""
         if name in self.failed:
             raise Missing(self.failed[name])
         try:
@@ -65,6 +65,14 @@ class Components:
     def istiod(self):
         """The folder with istiod: ten minutes and 2.3 GB to build it where Go's cache has nothing of it."""
         return self._go_module("istiod", 700, ".")
+
+    def spiffe(self):
+        """The folder of a SPIFFE agent's stand-in and of go-spiffe's client and server."""
+        return self._go_module("spiffe", 90, "./...")
+
+    def py_spiffe(self):
+        """A Python with another client of the Workload API."""
+        return self._environment("py_spiffe") / "bin" / "python"
 
     def _go_module(self, name, seconds, *packages):
         """The programs of `peers/NAME`, each under the name of its folder."""

@@ -31,7 +31,7 @@ const FIRST_RESPONSE: Duration = Duration::from_secs(30);
 const MIN_SILENCE: Duration = Duration::from_secs(1);
 /// A socket that is not there costs nothing to look for, and its return should be noticed within a second.
 const UNREACHABLE: BackoffConfig =
-    BackoffConfig { initial: Duration::from_millis(50), multiplier: 1.6, max: Duration::from_millis(800), jitter: 0.2 };
+    BackoffConfig { initial: Duration::from_millis(50), multiplier: 1.6, max: Duration::from_millis(600), jitter: 0.2 };
 const REFUSED: BackoffConfig =
     BackoffConfig { initial: Duration::from_millis(200), multiplier: 1.6, max: Duration::from_secs(5), jitter: 0.2 };
 
