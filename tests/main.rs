@@ -22,6 +22,7 @@ mod floor;
 mod foreign_response;
 mod header_mutation;
 mod hedging;
+mod hostile_certificates;
 mod identity;
 mod in_force;
 mod istio_ca;

@@ -34,7 +34,8 @@ impl Leaf {
     pub(crate) fn read(certificate: &CertificateDer<'_>) -> Result<Self, Error> {
         let facts =
             Facts::read(certificate).map_err(|problem| Error::setup(format!("read a certificate: {problem}")))?;
-        let Facts { not_before, not_after, serial, subject, is_authority, signs_others, names } = facts;
+        let signs_others = facts.signs_others();
+        let Facts { not_before, not_after, serial, subject, is_authority, names, .. } = facts;
         let (not_before, not_after) = (time(not_before), time(not_after));
         Ok(Self { not_before, not_after, serial, subject, names, is_authority, signs_others, vouched: None })
     }
@@ -74,6 +75,11 @@ impl Leaf {
         let is_spiffe = |uri: &str| uri.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe:"));
         self.names.uris().any(is_spiffe)
     }
+}
+
+/// Whether an authority's certificate leaves it to sign certificates: webpki does not ask (RFC 5280, 6.1.4 n).
+pub(crate) fn may_issue(certificate: &CertificateDer<'_>) -> bool {
+    Facts::read(certificate).is_ok_and(|facts| facts.may_issue())
 }
 
 fn time(seconds: i64) -> SystemTime {

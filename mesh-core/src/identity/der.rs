@@ -2,6 +2,8 @@
 //!
 //! What is verified is verified by webpki; this reads what webpki does not tell. Any bytes lead to a value or to an error.
 
+use std::collections::BTreeSet;
+
 use super::names::Names;
 use super::subject::distinguished_name;
 
@@ -19,7 +21,8 @@ const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 /// `id-ce-keyUsage`, 2.5.29.15.
 const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
 /// Of the first byte of key usages: `keyCertSign` and `cRLSign` (RFC 5280, 4.2.1.3).
-const SIGNS_OTHERS: u8 = 0x04 | 0x02;
+const SIGNS_CERTIFICATES: u8 = 0x04;
+const SIGNS_CRLS: u8 = 0x02;
 /// `id-ce-basicConstraints`, 2.5.29.19.
 const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
 
@@ -32,8 +35,8 @@ pub(super) struct Facts {
     pub(super) serial: Box<[u8]>,
     pub(super) subject: Box<str>,
     pub(super) is_authority: bool,
-    /// Whether its key may sign certificates or CRLs.
-    pub(super) signs_others: bool,
+    /// What its key is for, as bits; `None`: for anything.
+    key_usage: Option<u8>,
     pub(super) names: Names,
 }
 
@@ -64,7 +67,7 @@ impl Facts {
             serial,
             subject,
             is_authority: false,
-            signs_others: false,
+            key_usage: None,
             names: Names::default(),
         };
         while !fields.0.is_empty() {
@@ -78,20 +81,22 @@ impl Facts {
 
     fn extensions(&mut self, content: &[u8]) -> Result<(), Malformed> {
         let mut extensions = Reader(Reader(content).take(SEQUENCE)?);
-        let mut has_names = false;
+        let mut seen = BTreeSet::new();
         while !extensions.0.is_empty() {
             let mut extension = Reader(extensions.take(SEQUENCE)?);
             let id = extension.take(OBJECT_ID)?;
+            if !seen.insert(id) {
+                return Err("two extensions of a kind");
+            }
             if extension.next_is(BOOLEAN) {
                 extension.take(BOOLEAN)?;
             }
             let value = extension.take(OCTETS)?;
             match id {
-                SUBJECT_ALT_NAME if std::mem::replace(&mut has_names, true) => return Err("two lists of names"),
                 SUBJECT_ALT_NAME => self.names = names(value)?,
                 KEY_USAGE => {
                     let bits = Reader(value).take(BITS)?;
-                    self.signs_others |= bits.get(1).is_some_and(|first| first & SIGNS_OTHERS != 0);
+                    self.key_usage = Some(bits.get(1).copied().unwrap_or_default());
                 }
                 BASIC_CONSTRAINTS => {
                     let constraints = Reader(Reader(value).take(SEQUENCE)?);
@@ -101,6 +106,18 @@ impl Facts {
             }
         }
         Ok(())
+    }
+}
+
+impl Facts {
+    /// Whether its key may sign certificates or CRLs, by its own words.
+    pub(super) fn signs_others(&self) -> bool {
+        self.key_usage.is_some_and(|bits| bits & (SIGNS_CERTIFICATES | SIGNS_CRLS) != 0)
+    }
+
+    /// Whether what its key signs can be a certificate.
+    pub(super) fn may_issue(&self) -> bool {
+        self.key_usage.is_none_or(|bits| bits & SIGNS_CERTIFICATES != 0)
     }
 }
 

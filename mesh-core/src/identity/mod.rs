@@ -28,7 +28,7 @@ pub use provider::{CertificateProvider, KeyMaterial, ProviderFuture, Publisher};
 pub use spiffe::{SpiffeId, TrustDomain};
 pub use trust::TrustBundle;
 
-pub(crate) use certificate::{Leaf, Utc};
+pub(crate) use certificate::{Leaf, Utc, may_issue};
 pub(crate) use crypto::crypto;
 pub(crate) use names::NameKind;
 pub(crate) use providers::{Provider, Providers, Unready};

@@ -1,6 +1,7 @@
 //! `UpstreamTlsContext`: how the connections of a cluster are secured (A29, A82, A101).
 
 use std::cmp::Ordering;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::matcher::text::TextMatch;
@@ -70,7 +71,7 @@ impl PartialEq for NameMatch {
 }
 
 /// Whether a DNS name of a certificate stands for `wanted` (RFC 6125, 6.4): in any case, and a `*` for one whole label at
-/// the front.
+/// the front, but not for a part of an address.
 pub(crate) fn is_dns_name_for(name: &str, wanted: &str) -> bool {
     let (name, wanted) = (without_dot(name), without_dot(wanted));
     if wanted.is_empty() || wanted.starts_with('.') {
@@ -80,7 +81,10 @@ pub(crate) fn is_dns_name_for(name: &str, wanted: &str) -> bool {
         None => !name.contains('*') && name.eq_ignore_ascii_case(wanted),
         Some(domain) => {
             let rest = wanted.split_once('.').map(|(_, rest)| rest);
-            !domain.is_empty() && !domain.contains('*') && rest.is_some_and(|rest| rest.eq_ignore_ascii_case(domain))
+            wanted.parse::<Ipv4Addr>().is_err()
+                && !domain.is_empty()
+                && !domain.contains('*')
+                && rest.is_some_and(|rest| rest.eq_ignore_ascii_case(domain))
         }
     }
 }
@@ -109,6 +113,7 @@ mod tests {
             ("*.*.test", "a.b.test", false),
             ("*", "test", false),
             ("*.", "a.", false),
+            ("*.0.0.1", "10.0.0.1", false),
             ("", "", false),
             ("*.test", "", false),
             ("a.*.test", "a.b.test", false),

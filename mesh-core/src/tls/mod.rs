@@ -22,6 +22,8 @@ mod material;
 mod plan;
 #[cfg(feature = "server")]
 mod server;
+#[cfg(all(test, feature = "server"))]
+mod tests;
 mod verify;
 
 pub(crate) use advice::OWN_REFUSED;

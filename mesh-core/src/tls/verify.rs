@@ -13,7 +13,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::floor::SecurityFloor;
 use super::lifetime::VerifyAgain;
-use crate::identity::{Leaf, NameKind, Roots, TrustBundle, TrustDomain, TrustedFor};
+use crate::identity::{Leaf, NameKind, Roots, TrustBundle, TrustDomain, TrustedFor, may_issue};
 use crate::resource::security::{DownstreamTls, Security, UpstreamTls};
 use crate::resource::upstream_tls::{NameMatch, is_dns_name_for};
 
@@ -103,16 +103,18 @@ impl Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
+        let intermediates: Vec<_> =
+            intermediates.iter().filter(|one| may_issue(one)).map(|one| CertificateDer::from(&**one)).collect();
         match &self.expected {
             Expected::Endpoint(_) => {
                 let certificate = ParsedCertificate::try_from(end_entity)?;
                 let algorithms = self.algorithms().all;
-                verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms)
+                verify_server_cert_signed_by_trust_anchor(&certificate, roots, &intermediates, now, algorithms)
             }
             Expected::Caller(_) => WebPkiClientVerifier::builder_with_provider(roots.clone(), self.crypto.clone())
                 .build()
                 .map_err(|error| refused(&error))?
-                .verify_client_cert(end_entity, intermediates, now)
+                .verify_client_cert(end_entity, &intermediates, now)
                 .map(drop),
         }
     }
