@@ -1,5 +1,6 @@
 //! TLS and mTLS to endpoints, as the cluster asks (A29, A82, A87, A101).
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use mesh_core::balance::BalanceOptions;
 use mesh_core::identity::{FileWatcher, KeyMaterial, TrustBundle};
-use mesh_core::testing::{Resources, cluster, endpoints};
+use mesh_core::testing::{Resources, cluster, endpoints, locality};
 use mesh_core::{CallInfo, MeshBuilder};
 use mesh_examples::helloworld::HelloRequest;
 use mesh_xds_proto::envoy::config::cluster::v3::{Cluster, OutlierDetection};
@@ -431,6 +432,35 @@ async fn an_address_that_stands_twice_under_two_names_is_one_endpoint_by_its_fir
         assert_eq!(client.hello().await.unwrap(), "a");
     }
     assert_eq!(site.front.clients().len(), 1, "no connection was made in vain");
+}
+
+#[tokio::test]
+async fn an_address_that_stands_in_two_priorities_under_two_names_goes_by_the_first() {
+    let authority = Authority::new();
+    let shows = |name: &str, authority: &Authority| server(&authority.issue(&[dns(name)], |_| {}), None);
+    let config = shows("another.shop.test", &authority);
+    let site = Site::with(authority, config).await;
+    let mut asked = context(&[]);
+    asked.common_tls_context.as_mut().unwrap().tls_certificate_provider_instance = None;
+    (asked.auto_host_sni, asked.auto_sni_san_validation) = (true, true);
+    let known_as = |name: &str| locality("", "", "").endpoint(site.endpoint_known_as(name));
+    let both = endpoints("greeter").locality(known_as("one.shop.test")).locality(known_as("two.shop.test").priority(1));
+    site.control_plane.put(secured_by(cluster("greeter").fixed(both), &asked));
+    let roots = KeyMaterial::new().trust(site.authority.trust());
+    let mesh = site.mesh(quick().certificate_provider("default", roots)).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    // As the first priority fails, the second one is there too.
+    says_in_time(&client, "`one.shop.test` was asked for").await;
+
+    site.front.configure(shows("one.shop.test", &site.authority));
+    let answered = async {
+        while client.hello().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, answered).await.expect("the first priority has kept its name");
+    let names: HashSet<_> = site.front.clients().into_iter().filter_map(|client| client.server_name).collect();
+    assert_eq!(names, ["one.shop.test".to_owned()].into());
 }
 
 #[tokio::test]

@@ -43,6 +43,8 @@ pub(crate) struct Active<C: Connect> {
     /// In Envoy's profile, the priorities whose health is disregarded.
     pub(super) panics: Vec<bool>,
     stamp: u64,
+    /// Subchannels of a later stamp belong to a part: of one that is being gathered, to one before it or to itself.
+    released: u64,
     /// Makes this client's subset of the endpoints (A68) its own.
     salt: u64,
     /// The application's policy, which goes before the configured one.
@@ -77,6 +79,7 @@ impl<C: Connect> Active<C> {
             priorities: Priorities::new(options.failover_timeout.value, options.retention),
             panics: Vec::new(),
             stamp: 0,
+            released: 0,
             salt: fastrand::u64(..),
             own: options.own_policy(&config.cluster.name).cloned(),
             named: None,
@@ -116,6 +119,7 @@ impl<C: Connect> Active<C> {
     /// Takes in again which endpoints the parts have.
     pub(super) fn regather(&mut self) {
         let before = self.stamp;
+        self.released = before;
         self.environment.criteria.weigh_reports(self.reports());
         for part in 0..self.members.len() {
             if let Some(mut old) = self.members[part].take() {
@@ -202,6 +206,7 @@ impl<C: Connect> Active<C> {
             return;
         }
         let before = self.stamp;
+        self.released = before;
         self.stamp += 1;
         for (priority, members) in self.members.iter_mut().enumerate() {
             if !self.priorities.is_created(priority) {

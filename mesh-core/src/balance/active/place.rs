@@ -74,7 +74,6 @@ impl<C: Connect> Active<C> {
     ) -> Vec<Locality<C>> {
         let old: Vec<_> = old.into_iter().flat_map(Members::subchannels).collect();
         let mut at = 0;
-        let first = self.stamp + 1;
         let mut localities = Vec::with_capacity(priority.localities.len());
         for locality in &priority.localities {
             self.stamp += 1;
@@ -86,16 +85,8 @@ impl<C: Connect> Active<C> {
                     old.get(*at)
                         .is_some_and(|old| *old.address() == endpoint.address && self.is_secured_for(old, endpoint))
                 };
-                // One address has one subchannel, secured for the name that comes first: a second one would drain it.
-                let taken = |known: &Arc<Subchannel<C>>| known.stamp.load(Ordering::Relaxed) >= first;
-                if self
-                    .subchannels
-                    .get(&endpoint.address)
-                    .is_some_and(|known| taken(known) && !self.is_secured_for(known, endpoint))
-                {
-                    continue;
-                }
                 let subchannel = match [at, at + 1].into_iter().find(here) {
+                    _ if self.is_taken(endpoint) => self.subchannels[&endpoint.address].clone(),
                     Some(found) => {
                         at = found + 1;
                         old[found].clone()
@@ -128,6 +119,14 @@ impl<C: Connect> Active<C> {
                 localities.flat_map(|locality| subset::choose(addresses(locality), size, self.salt)).collect()
             }
         })
+    }
+
+    /// Whether the address stands in the cluster before, under another name. One address has one subchannel, secured for
+    /// the name that comes first: a second one would drain it.
+    fn is_taken(&self, endpoint: &Endpoint) -> bool {
+        let known = self.config.cluster.security.as_ref().and_then(|_| self.subchannels.get(&endpoint.address));
+        let is_in_use = |known: &&Arc<Subchannel<C>>| known.stamp.load(Ordering::Relaxed) > self.released;
+        known.filter(is_in_use).is_some_and(|known| !self.is_secured_for(known, endpoint))
     }
 
     pub(super) fn subchannel(&mut self, endpoint: &Endpoint) -> Arc<Subchannel<C>> {
