@@ -10,6 +10,7 @@ mod call_credentials;
 mod circuit_breaking;
 mod cluster_header;
 mod clusters;
+mod composite;
 mod config_update;
 mod control_plane;
 mod deadline;

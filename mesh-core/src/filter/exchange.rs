@@ -12,11 +12,12 @@ use tokio::time::Instant;
 use super::fault::{self, ActiveFault};
 use super::session::{self, Visit};
 use crate::call::{AnswerProtocol, Call};
-use crate::resource::answer::Answer;
-use crate::resource::filter::FilterConfig;
+use crate::resource::answer::{Answer, AnswerStatus};
+use crate::resource::filter::composite::{Chosen, Composite};
 use crate::resource::filter::header_mutation::Change;
 use crate::resource::filter::rate_limit::{Limited, LocalRateLimit};
 use crate::resource::filter::template::{Facts, Message};
+use crate::resource::filter::{FilterConfig, HttpFilter};
 use crate::resource::matcher::RequestHead;
 use crate::resource::rewrite::rewrite_authority;
 use crate::snapshot::{Chain, ChainFilter, ClusterEntry, RouteSteps};
@@ -66,7 +67,13 @@ pub(crate) enum Step {
     Continue,
     Answer(Answer),
     Respond(Response<Bytes>),
-    Pause { delay: Duration, then: Option<Answer>, active: ActiveFault },
+    Pause {
+        delay: Duration,
+        then: Option<Answer>,
+        active: ActiveFault,
+    },
+    /// These filters take its place.
+    Become(Arc<[HttpFilter]>),
 }
 
 impl Exchange {
@@ -107,10 +114,11 @@ impl Exchange {
 
     /// Passes the request through the filters from the `from`th on, and at last through what its route does.
     pub(super) fn request(&mut self, head: &mut Parts, from: usize) -> Next {
-        let chain = self.chain.clone();
-        for (index, filter) in chain.filters.iter().enumerate().skip(from) {
+        let (mut chain, mut index) = (self.chain.clone(), from);
+        while let Some(filter) = chain.filters.get(index) {
             match self.pass(filter, index, head) {
-                Step::Continue => {}
+                Step::Continue => index += 1,
+                Step::Become(filters) => chain = self.replace(index, &filters),
                 Step::Answer(answer) => return Next::Answer(self.respond(answer)),
                 Step::Respond(response) => return Next::Answer(response),
                 Step::Pause { delay, then, active } => {
@@ -129,17 +137,24 @@ impl Exchange {
         }
     }
 
+    /// The call passes these filters in the place of the `index`th.
+    pub(crate) fn replace(&mut self, index: usize, filters: &[HttpFilter]) -> Arc<Chain> {
+        self.chain = Arc::new(self.chain.with(index, filters));
+        self.chain.clone()
+    }
+
     /// Passes the request through one filter, the `index`th.
     pub(crate) fn pass(&mut self, filter: &ChainFilter, index: usize, head: &mut Parts) -> Step {
         match &filter.config {
+            FilterConfig::Composite(composite) => choose(composite, &filter.name, head),
             FilterConfig::Fault(fault) => fault::inject(fault, &self.running, self.cluster_name(), head),
             FilterConfig::HeaderMutation(config) => {
                 self.change_request(&config.changes.request, head);
                 Step::Continue
             }
             FilterConfig::LocalRateLimit(limit) => self.limit(limit, head),
-            // A server's, which asks it itself.
-            FilterConfig::Rbac(_) => Step::Continue,
+            // A server's, which asks it itself. A client meets it in a route's composite alone (A103).
+            FilterConfig::Rbac(_) => unavailable(format!("filter `{}` is not one of clients", filter.name)),
             FilterConfig::StatefulSession(session) => {
                 self.visits.extend(session::join(session, index, head));
                 // It may be another one of the route's.
@@ -194,7 +209,10 @@ impl Exchange {
                         session::tell(config, visit, cluster, &mut response);
                     }
                 }
-                FilterConfig::Fault(_) | FilterConfig::LocalRateLimit(_) | FilterConfig::Rbac(_) => {}
+                FilterConfig::Composite(_)
+                | FilterConfig::Fault(_)
+                | FilterConfig::LocalRateLimit(_)
+                | FilterConfig::Rbac(_) => {}
             }
         }
         response
@@ -228,6 +246,19 @@ impl Exchange {
             None => answer.into_http(),
         }
     }
+}
+
+/// The filters that take the place of one that chooses them (A103).
+fn choose(composite: &Composite, name: &str, head: &Parts) -> Step {
+    match composite.choose(&seen(head), || fastrand::u32(..1_000_000)) {
+        Chosen::Run(filters) => Step::Become(filters.clone()),
+        Chosen::Skip => Step::Continue,
+        Chosen::Nothing => unavailable(format!("filter `{name}` has no action for the call")),
+    }
+}
+
+fn unavailable(message: String) -> Step {
+    Step::Answer(Answer::new(AnswerStatus::UNAVAILABLE, message))
 }
 
 /// What matchers see of a request.

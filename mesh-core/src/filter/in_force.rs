@@ -27,6 +27,7 @@ pub(crate) fn in_force(table: &RouteTable, route: usize) -> Vec<Held> {
 fn names(chain: Option<&Chain>) -> String {
     let filters = chain.into_iter().flat_map(|chain| &chain.filters);
     let name = |config: &FilterConfig| match config {
+        FilterConfig::Composite(_) => "composite",
         FilterConfig::Fault(_) => "fault",
         FilterConfig::HeaderMutation(_) => "header_mutation",
         FilterConfig::LocalRateLimit(_) => "local_ratelimit",

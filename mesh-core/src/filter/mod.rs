@@ -12,6 +12,7 @@
 //!
 //! | filter | what it does |
 //! |---|---|
+//! | `composite` | is replaced by the filters that it chooses for the call (A103) |
 //! | [`Fault`] | delays and aborts calls (A33) |
 //! | [`HeaderMutation`] | changes headers of requests and responses (Envoy) |
 //! | [`LocalRateLimit`] | refuses calls beyond a rate (Envoy) |

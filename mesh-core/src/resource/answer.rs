@@ -24,6 +24,8 @@ pub enum AnswerStatus {
 }
 
 impl AnswerStatus {
+    pub(crate) const UNAVAILABLE: Self = Self::Grpc(14);
+
     /// The code of gRPC, 0 to 16; of a status of HTTP the one that it stands for (gRPC's `http-grpc-status-mapping.md`),
     /// which is never 0.
     pub fn grpc_code(self) -> u8 {

@@ -12,7 +12,7 @@ use http::request::Parts;
 use super::access::{denied, inbound_head};
 use crate::call::AnswerProtocol;
 use crate::deadline::InboundProtocol;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::filter::{ActiveFault, Exchange, Running, Step};
 use crate::resource::answer::Answer;
 use crate::resource::filter::FilterConfig;
@@ -55,6 +55,11 @@ pub(super) struct Hold {
     _active: ActiveFault,
 }
 
+/// Names of filters are for the server's own log.
+fn misconfigured(message: String) -> Error {
+    Error::new(ErrorKind::Configuration, message)
+}
+
 impl Passage {
     pub(super) fn new(chain: Arc<Chain>, route: Arc<str>, terms: &Terms) -> Self {
         let protocol = terms.protocol.map(|protocol| protocol as &'static dyn AnswerProtocol);
@@ -64,10 +69,11 @@ impl Passage {
 
     /// Passes the request through the filters from the `from`th on, and at last through what its route does.
     pub(super) fn request(&mut self, head: &mut Parts, from: usize) -> Next {
-        let chain = self.exchange.chain().clone();
-        for (index, filter) in chain.filters.iter().enumerate().skip(from) {
+        let (mut chain, mut index) = (self.exchange.chain().clone(), from);
+        while let Some(filter) = chain.filters.get(index) {
             match self.pass(filter, index, head) {
-                Ok(Step::Continue) => {}
+                Ok(Step::Continue) => index += 1,
+                Ok(Step::Become(filters)) => chain = self.exchange.replace(index, &filters),
                 Ok(Step::Answer(answer)) => return Next::Answer(self.exchange.respond(answer)),
                 Ok(Step::Respond(response)) => return Next::Answer(response),
                 Ok(Step::Pause { delay, then, active }) => {
@@ -91,10 +97,22 @@ impl Passage {
     }
 
     fn pass(&mut self, filter: &ChainFilter, index: usize, head: &mut Parts) -> Result<Step, Error> {
-        let FilterConfig::Rbac(rbac) = &filter.config else { return Ok(self.exchange.pass(filter, index, head)) };
-        let call = inbound_head(head);
-        let passed = self.access.pass(&call, &filter.name, rbac);
-        passed.map(|()| Step::Continue).map_err(|refusal| denied(refusal, &call, self.exchange.route()))
+        match &filter.config {
+            FilterConfig::Rbac(rbac) => {
+                let call = inbound_head(head);
+                let passed = self.access.pass(&call, &filter.name, rbac);
+                passed.map(|()| Step::Continue).map_err(|refusal| denied(refusal, &call, self.exchange.route()))
+            }
+            FilterConfig::Composite(_) => match self.exchange.pass(filter, index, head) {
+                Step::Answer(_) => Err(misconfigured(format!("filter `{}` has no action for the call", filter.name))),
+                step => Ok(step),
+            },
+            // It can be in a route's composite (A103).
+            FilterConfig::StatefulSession(_) => {
+                Err(misconfigured(format!("filter `{}` is not one of servers", filter.name)))
+            }
+            _ => Ok(self.exchange.pass(filter, index, head)),
+        }
     }
 
     /// The response as it is behind the route and the filters, which it passes the other way round.

@@ -25,7 +25,7 @@ pub(crate) struct Chain {
 }
 
 /// A filter in force.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ChainFilter {
     /// Its name in the listener's list.
     pub(crate) name: Arc<str>,
@@ -33,7 +33,7 @@ pub(crate) struct ChainFilter {
 }
 
 /// What a route does to its calls, in this order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct RouteSteps {
     /// Of its levels, in the order in which they are made.
     pub(crate) headers: Vec<Arc<HeaderMutation>>,
@@ -163,17 +163,18 @@ impl ChainFilter {
         Self { name: Arc::from(""), config }
     }
 
+    fn of(filter: &HttpFilter) -> Self {
+        Self { name: filter.name.clone(), config: filter.config.clone() }
+    }
+
     fn in_force(filter: &HttpFilter, overrides: &[&Overrides]) -> Option<Self> {
         Some(Self { name: filter.name.clone(), config: filter.in_force(overrides)? })
     }
 
     /// Goes on with what the filter of the same name counted.
     fn inherit(&self, before: &[Self]) {
-        let FilterConfig::LocalRateLimit(limit) = &self.config else { return };
-        for filter in before.iter().filter(|filter| filter.name == self.name) {
-            if let FilterConfig::LocalRateLimit(before) = &filter.config {
-                limit.inherit(before);
-            }
+        for before in before.iter().filter(|filter| filter.name == self.name) {
+            self.config.inherit(&before.config);
         }
     }
 }
@@ -182,6 +183,13 @@ impl Chain {
     /// Goes on with what the filters of the chain counted that this one takes the place of.
     pub(crate) fn inherit(&self, before: &Self) {
         self.filters.iter().for_each(|filter| filter.inherit(&before.filters));
+    }
+
+    /// The chain with these filters in the place of one.
+    pub(crate) fn with(&self, place: usize, filters: &[HttpFilter]) -> Self {
+        let mut all = self.filters.clone();
+        all.splice(place..=place, filters.iter().map(ChainFilter::of));
+        Self { filters: all, route: self.route.clone() }
     }
 
     /// Filters alone, for calls that no route was chosen for.

@@ -124,6 +124,11 @@ pub mod envoy {
             }
         }
         pub mod common {
+            pub mod matching {
+                pub mod v3 {
+                    include!("envoy.extensions.common.matching.v3.rs");
+                }
+            }
             pub mod ratelimit {
                 pub mod v3 {
                     include!("envoy.extensions.common.ratelimit.v3.rs");
@@ -135,6 +140,13 @@ pub mod envoy {
                 pub mod fault {
                     pub mod v3 {
                         include!("envoy.extensions.filters.common.fault.v3.rs");
+                    }
+                }
+                pub mod matcher {
+                    pub mod action {
+                        pub mod v3 {
+                            include!("envoy.extensions.filters.common.matcher.action.v3.rs");
+                        }
                     }
                 }
             }

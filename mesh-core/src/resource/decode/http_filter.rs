@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use mesh_xds_proto::envoy::config::route::v3::FilterConfig as Wrapper;
+use mesh_xds_proto::envoy::extensions::common::matching::v3::{ExtensionWithMatcher, ExtensionWithMatcherPerRoute};
+use mesh_xds_proto::envoy::extensions::filters::http::composite::v3::{Composite as Empty, CompositePerRoute};
 use mesh_xds_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use mesh_xds_proto::envoy::extensions::filters::http::header_mutation::v3::{HeaderMutation, HeaderMutationPerRoute};
 use mesh_xds_proto::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
@@ -22,6 +24,7 @@ use mesh_xds_proto::envoy::extensions::filters::network::http_connection_manager
 use prost::{Message, Name};
 use prost_types::Any;
 
+use super::composite;
 use super::fault::fault;
 use super::header_mutation::mutations;
 use super::place::{At, quoted};
@@ -30,15 +33,39 @@ use super::rbac;
 use super::stateful_session::{per_route, stateful_session};
 
 use super::value::Extension;
+use crate::resource::filter::composite::Composite;
 use crate::resource::filter::{FilterConfig, HeaderMutationConfig, HttpFilter, HttpFilters, Override, Overrides};
 use crate::resource::rbac::RbacFilter;
 use crate::resource::verdict::Fields;
+
+/// Filters run others that run others so deep at most (A103).
+const MAX_DEPTH: u32 = 8;
 
 /// Whose calls a list of filters is for: each side knows its own kinds (A39).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
     Client,
     Server,
+}
+
+/// Where a filter is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Within {
+    /// `None`: in a route, which does not say whose it is.
+    side: Option<Side>,
+    /// How deep filters may still be nested.
+    depth: u32,
+}
+
+impl Within {
+    fn top(side: Option<Side>) -> Self {
+        Self { side, depth: MAX_DEPTH }
+    }
+
+    /// In a filter that is here.
+    pub(super) fn deeper(self) -> Option<Self> {
+        self.depth.checked_sub(1).map(|depth| Self { depth, ..self })
+    }
 }
 
 /// What a filter is to the list.
@@ -91,25 +118,59 @@ fn kind(filter: &proto::HttpFilter, side: Side, at: &At<'_>) -> Kind {
         None => None,
     };
     let place = &at.field("typed_config");
-    let Some(extension) = Extension::open(config, place) else {
-        return Kind::Skipped;
+    let Some(extension) = Extension::open(config, place) else { return Kind::Skipped };
+    of_extension(&extension, filter.is_optional, Within::top(Some(side)), at)
+}
+
+/// A filter that a call passes if another one says so (A103): not the router.
+pub(super) fn nested_filter(config: Option<&Any>, within: Within, at: &At<'_>) -> Option<FilterConfig> {
+    let place = &at.field("typed_config");
+    let extension = Extension::open(config, place)?;
+    match of_extension(&extension, false, within, at) {
+        Kind::Terminal => {
+            place.error("is the router, which no other filter can run");
+            None
+        }
+        Kind::Filter(config) => Some(config),
+        Kind::Skipped => None,
+    }
+}
+
+fn of_extension(extension: &Extension<'_>, is_optional: bool, within: Within, at: &At<'_>) -> Kind {
+    let side = within.side;
+    let place = &at.field("typed_config");
+    let unknown = || {
+        unsupported(&extension.type_name, is_optional, &at.key("typed_config", &extension.type_name));
+        Kind::Skipped
+    };
+    let choosing = |composite: Option<Composite>| match composite {
+        Some(composite) => Kind::Filter(FilterConfig::Composite(Arc::new(composite))),
+        None => Kind::Skipped,
     };
     if extension.is::<Router>() {
-        judge::<Router>(&extension, place);
+        judge::<Router>(extension, place);
         Kind::Terminal
-    } else if side == Side::Server && extension.is::<Rbac>() {
+    } else if side != Some(Side::Client) && extension.is::<Rbac>() {
         extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(access(rbac::rbac(&message, place))))
+    } else if extension.is::<ExtensionWithMatcher>() {
+        let Some(message) = extension.unpack::<ExtensionWithMatcher>(place) else { return Kind::Skipped };
+        match composite::wrapped(&message, place) {
+            Some(inner) if inner.is::<Empty>() => choosing(composite::composite(&message, within, place)),
+            Some(_) => unknown(),
+            None => Kind::Skipped,
+        }
+    } else if extension.is::<Empty>() {
+        choosing(extension.unpack(place).and_then(|message| composite::alone(&message, within, place)))
     } else if extension.is::<HttpFault>() {
         extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(faults(&message, place)))
     } else if extension.is::<HeaderMutation>() {
         extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(header_changes(&message, place)))
     } else if extension.is::<LocalRateLimit>() {
         extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(rate_limit(&message, false, place)))
-    } else if side == Side::Client && extension.is::<StatefulSession>() {
+    } else if side != Some(Side::Server) && extension.is::<StatefulSession>() {
         extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(sessions(&message, place)))
     } else {
-        unsupported(&extension.type_name, filter.is_optional, &at.key("typed_config", &extension.type_name));
-        Kind::Skipped
+        unknown()
     }
 }
 
@@ -165,8 +226,18 @@ fn unwrapped(extension: &Extension<'_>, is_optional: bool, at: &At<'_>) -> Optio
         let filter = rbac::per_route(&extension.unpack(at)?, at);
         return Some(filter.map_or(Override::Disabled, |filter| Override::Config(access(filter))));
     }
+    if extension.is::<ExtensionWithMatcherPerRoute>() {
+        return choosing(composite::per_route(&extension.unpack(at)?, Within::top(None), at)?);
+    }
+    if extension.is::<CompositePerRoute>() {
+        return choosing(composite::alone_per_route(&extension.unpack(at)?, Within::top(None), at)?);
+    }
     unsupported(&extension.type_name, is_optional, at);
     None
+}
+
+fn choosing(composite: Composite) -> Option<Override> {
+    Some(Override::Config(FilterConfig::Composite(Arc::new(composite))))
 }
 
 fn access(filter: RbacFilter) -> FilterConfig {

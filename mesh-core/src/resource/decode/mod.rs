@@ -6,6 +6,7 @@
 
 mod circuit_breakers;
 mod cluster;
+mod composite;
 mod discovery;
 #[cfg(feature = "tls")]
 mod downstream_tls;
@@ -17,6 +18,7 @@ mod header_mutation;
 mod http_filter;
 mod lb_policy;
 mod listener;
+mod match_tree;
 mod mirror;
 mod named_policy;
 mod outlier_detection;

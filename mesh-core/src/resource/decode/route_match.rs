@@ -6,6 +6,7 @@ use mesh_xds_proto::envoy::config::route::v3::route_match::PathSpecifier;
 use mesh_xds_proto::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use mesh_xds_proto::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher};
 use mesh_xds_proto::envoy::r#type::v3::Int64Range;
+use mesh_xds_proto::xds::r#type::matcher::v3 as unified;
 
 use super::place::{At, quoted};
 use super::value::runtime_fraction;
@@ -121,6 +122,36 @@ pub(super) fn string_match(message: &StringMatcher, at: &At<'_>) -> Option<TextM
             None
         }
     }
+}
+
+/// The same message in xDS's own package.
+pub(super) fn xds_string_match(message: &unified::StringMatcher, at: &At<'_>) -> Option<TextMatch> {
+    message.judge(at);
+    let ignore_case = message.ignore_case;
+    match &message.match_pattern {
+        Some(unified::string_matcher::MatchPattern::Exact(text)) => Some(TextMatch::exact(text, ignore_case)),
+        Some(unified::string_matcher::MatchPattern::Prefix(text)) => Some(TextMatch::prefix(text, ignore_case)),
+        Some(unified::string_matcher::MatchPattern::Suffix(text)) => Some(TextMatch::suffix(text, ignore_case)),
+        Some(unified::string_matcher::MatchPattern::Contains(text)) => {
+            contains(text, ignore_case, &at.field("contains"))
+        }
+        Some(unified::string_matcher::MatchPattern::SafeRegex(regex)) => {
+            let at = &at.field("safe_regex");
+            regex.judge(at);
+            text_pattern(&regex.regex, at)
+        }
+        // Refused by the table.
+        Some(unified::string_matcher::MatchPattern::Custom(_)) => None,
+        None => {
+            at.error("a pattern must be set");
+            None
+        }
+    }
+}
+
+fn text_pattern(pattern: &str, at: &At<'_>) -> Option<TextMatch> {
+    let compiled = TextMatch::regex(pattern, &at.report().patterns);
+    compiled.map_err(|problem| at.field("regex").error(format!("{}: {problem}", quoted(pattern)))).ok()
 }
 
 fn contains(text: &str, ignore_case: bool, at: &At<'_>) -> Option<TextMatch> {

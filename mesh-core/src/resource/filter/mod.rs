@@ -4,6 +4,7 @@
 //! specific: a cluster of a weighted route, the route, the virtual host, the route configuration. The most specific
 //! override holds whole; nothing is merged, unless the filter's own documentation says so.
 
+pub(crate) mod composite;
 pub(crate) mod fault;
 pub(crate) mod header_mutation;
 pub(crate) mod rate_limit;
@@ -13,6 +14,7 @@ pub(crate) mod template;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use composite::Composite;
 use fault::Fault;
 use header_mutation::HeaderMutation;
 use rate_limit::LocalRateLimit;
@@ -37,6 +39,7 @@ pub(crate) struct HttpFilter {
 /// The configuration of a filter, by its kind.
 #[derive(Clone, Debug)]
 pub(crate) enum FilterConfig {
+    Composite(Arc<Composite>),
     Fault(Arc<Fault>),
     HeaderMutation(HeaderMutationConfig),
     /// With its bucket: where it is in force, calls share that.
@@ -121,9 +124,20 @@ impl Override {
 }
 
 impl FilterConfig {
+    /// Goes on with what the filter counted that it takes the place of.
+    pub(crate) fn inherit(&self, before: &Self) {
+        match (self, before) {
+            (Self::LocalRateLimit(limit), Self::LocalRateLimit(before)) => limit.inherit(before),
+            (Self::Composite(own), Self::Composite(before)) => own.inherit(before),
+            _ => {}
+        }
+    }
+
     /// Whether it can do nothing to any call.
-    fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         match self {
+            // A call that it has no action for fails.
+            Self::Composite(_) => false,
             Self::Fault(fault) => fault.is_idle(),
             Self::HeaderMutation(config) => config.changes.is_idle(),
             Self::LocalRateLimit(limit) => limit.is_idle(),

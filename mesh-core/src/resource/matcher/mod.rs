@@ -8,6 +8,7 @@ pub(crate) mod index;
 pub(crate) mod path;
 pub(crate) mod pattern;
 pub(crate) mod text;
+pub(crate) mod tree;
 
 use std::fmt;
 

@@ -11,7 +11,9 @@ use mesh_xds_proto::envoy::config::listener::v3 as listener;
 use mesh_xds_proto::envoy::config::rbac::v3 as rbac;
 use mesh_xds_proto::envoy::config::route::v3 as route;
 use mesh_xds_proto::envoy::extensions::clusters;
+use mesh_xds_proto::envoy::extensions::common::matching::v3 as matching;
 use mesh_xds_proto::envoy::extensions::filters::common::fault::v3 as fault;
+use mesh_xds_proto::envoy::extensions::filters::common::matcher::action::v3 as skip_filter;
 use mesh_xds_proto::envoy::extensions::filters::http as filters;
 use mesh_xds_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use mesh_xds_proto::envoy::extensions::http::stateful_session as sessions;
@@ -20,6 +22,8 @@ use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
 use mesh_xds_proto::envoy::r#type::http::v3 as http_type;
 use mesh_xds_proto::envoy::r#type::matcher::v3 as matcher;
 use mesh_xds_proto::envoy::r#type::v3 as envoy_type;
+use mesh_xds_proto::xds::core::v3 as xds_core;
+use mesh_xds_proto::xds::r#type::matcher::v3 as unified;
 use prost::Name;
 
 use super::{FieldVerdict, Fields, IsSet, Verdict};
@@ -292,6 +296,125 @@ messages! {
         suppress_grpc_request_failure_code_stats: Ignore,
         upstream_http_filters: Ignore,
         reject_connect_request_early_data: Ignore,
+    }
+
+    "ExtensionWithMatcher" matching::ExtensionWithMatcher {
+        matcher: Ignore("replaced by `xds_matcher` (A103)"),
+        xds_matcher: Act("required"),
+        extension_config: Act("required; `Composite` (A103)"),
+    }
+
+    "ExtensionWithMatcherPerRoute" matching::ExtensionWithMatcherPerRoute {
+        xds_matcher: Act("required; in the place of the filter's"),
+    }
+
+    "Composite" filters::composite::v3::Composite {
+        named_filter_chains: Act("as in Envoy, if the filter stands alone"),
+        matcher: Act("as in Envoy, if the filter stands alone: then it is required"),
+    }
+
+    "CompositePerRoute" filters::composite::v3::CompositePerRoute {
+        matcher: Act("required; in the place of the filter's"),
+    }
+
+    "ExecuteFilterAction" filters::composite::v3::ExecuteFilterAction {
+        typed_config: Act("this or `filter_chain`; not the router; up to 8 in each other; one that its side does not have fails the call, if a route brings it"),
+        dynamic_config: Ignore("there is no ECDS (A103)"),
+        filter_chain: Act("before `typed_config`"),
+        filter_chain_name: Act("as in Envoy, if the filter stands alone"),
+        sample_percent: Act("default all calls"),
+    }
+
+    "FilterChainConfiguration" filters::composite::v3::FilterChainConfiguration {
+        typed_config: Act("one at least, passed in their order"),
+    }
+
+    "SkipFilter" skip_filter::SkipFilter {}
+
+    "xds.type.matcher.v3.Matcher" unified::Matcher {
+        on_no_match: Act("without it, a call that nothing is for fails (A103)"),
+    }
+    one matcher_type: unified::matcher::MatcherType {
+        MatcherList "matcher_list": Act,
+        MatcherTree "matcher_tree": Act,
+    }
+
+    "Matcher.OnMatch" unified::matcher::OnMatch {
+        keep_matching: Nack("no action may be one of several (A103)"),
+    }
+    one on_match: unified::matcher::on_match::OnMatch {
+        Matcher "matcher": Act("up to 16 in each other (A106)"),
+        Action "action": Act("`ExecuteFilterAction` or `SkipFilter`"),
+    }
+
+    "Matcher.MatcherList" unified::matcher::MatcherList {
+        matchers: Act("one at least; the first that holds"),
+    }
+
+    "MatcherList.FieldMatcher" unified::matcher::matcher_list::FieldMatcher {
+        predicate: Act("required"),
+        on_match: Act("required; one that leads to no action is passed over"),
+    }
+
+    "MatcherList.Predicate" unified::matcher::matcher_list::Predicate {}
+    one match_type: unified::matcher::matcher_list::predicate::MatchType {
+        SinglePredicate "single_predicate": Act,
+        OrMatcher "or_matcher": Act,
+        AndMatcher "and_matcher": Act,
+        NotMatcher "not_matcher": Act,
+    }
+
+    "Predicate.SinglePredicate" unified::matcher::matcher_list::predicate::SinglePredicate {
+        input: Act("`HttpRequestHeaderMatchInput`; others are refused"),
+    }
+    one matcher: unified::matcher::matcher_list::predicate::single_predicate::Matcher {
+        ValueMatch "value_match": Act,
+        CustomMatch "custom_match": Nack("only texts are compared, and CEL is not evaluated"),
+    }
+
+    "Predicate.PredicateList" unified::matcher::matcher_list::predicate::PredicateList {
+        predicate: Act("two at least"),
+    }
+
+    "Matcher.MatcherTree" unified::matcher::MatcherTree {
+        input: Act("`HttpRequestHeaderMatchInput`; others are refused"),
+    }
+    one tree_type: unified::matcher::matcher_tree::TreeType {
+        ExactMatchMap "exact_match_map": Act,
+        PrefixMatchMap "prefix_match_map": Act("the longest prefix that leads to an action"),
+        CustomMatch "custom_match": Nack("only texts are compared"),
+    }
+
+    "MatcherTree.MatchMap" unified::matcher::matcher_tree::MatchMap {
+        map: Act("one at least"),
+    }
+
+    "xds.type.matcher.v3.StringMatcher" unified::StringMatcher {
+        ignore_case: Act("not for `safe_regex` (A63)"),
+    }
+    one match_pattern: unified::string_matcher::MatchPattern {
+        Exact "exact": Act,
+        Prefix "prefix": Act,
+        Suffix "suffix": Act,
+        SafeRegex "safe_regex": Act,
+        Contains "contains": Act,
+        Custom "custom": Nack(LATER),
+    }
+
+    "xds.type.matcher.v3.RegexMatcher" unified::RegexMatcher {
+        regex: Act("the whole text must match"),
+    }
+    one engine_type: unified::regex_matcher::EngineType {
+        GoogleRe2 "google_re2": Act("RE2 is meant anyway"),
+    }
+
+    "xds.core.v3.TypedExtensionConfig" xds_core::TypedExtensionConfig {
+        name: Act("for people"),
+        typed_config: Act("required"),
+    }
+
+    "HttpRequestHeaderMatchInput" matcher::HttpRequestHeaderMatchInput {
+        header_name: Act("as in `HeaderMatcher`: of a header that is not there no condition holds"),
     }
 
     "LocalRateLimit" filters::local_ratelimit::v3::LocalRateLimit {

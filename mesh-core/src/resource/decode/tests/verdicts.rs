@@ -7,6 +7,8 @@ use mesh_xds_proto::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, 
 use mesh_xds_proto::envoy::config::core::v3::RuntimeDouble;
 use mesh_xds_proto::envoy::config::route::v3 as route;
 use mesh_xds_proto::envoy::config::route::v3::route_action::ClusterSpecifier;
+use mesh_xds_proto::envoy::extensions::common::matching::v3::ExtensionWithMatcherPerRoute;
+use mesh_xds_proto::envoy::extensions::filters::http::composite::v3::Composite;
 use mesh_xds_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use mesh_xds_proto::envoy::extensions::filters::http::header_mutation::v3::HeaderMutation;
 use mesh_xds_proto::envoy::extensions::filters::http::rbac::v3::RbacPerRoute;
@@ -188,6 +190,28 @@ fn place(full_name: &str, sample: &[u8], f: &mut Fixture) {
             f.manager.http_filters.insert(0, filter_of("x", fault));
         }
         "extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute" | "config.route.v3.FilterConfig" => {
+            f.route().typed_per_filter_config = overrides("x", packed);
+        }
+        "extensions.common.matching.v3.ExtensionWithMatcher" => {
+            let composite = Any { type_url: Composite::type_url(), value: Vec::new() };
+            let extension = nested(2, &nested(2, &composite.encode_to_vec()));
+            let filter = Any { value: [sample, &extension].concat(), ..packed };
+            f.manager.http_filters.insert(0, filter_of("x", filter));
+        }
+        unified
+            if unified.starts_with("xds.type.matcher.v3.")
+                || unified.starts_with("extensions.filters.http.composite.v3.") =>
+        {
+            let (path, value): (&[u32], _) = match unified.rsplit('.').next().expect("a name") {
+                "OnMatch" => (&[1, 3], sample.to_vec()),
+                "SinglePredicate" => (&[1, 1, 1, 1, 1], sample.to_vec()),
+                "StringMatcher" => (&[1, 1, 1, 1, 1, 2], sample.to_vec()),
+                "MatcherTree" => (&[1, 2], sample.to_vec()),
+                "ExecuteFilterAction" => (&[1, 3, 2, 2], packed.encode_to_vec()),
+                other => panic!("{other} has no place in a tree"),
+            };
+            let value = path.iter().rev().fold(value, |message, number| nested(*number, &message));
+            let packed = Any { type_url: ExtensionWithMatcherPerRoute::type_url(), value };
             f.route().typed_per_filter_config = overrides("x", packed);
         }
         access if access.starts_with("extensions.filters.http.rbac.v3.") || access.starts_with("config.rbac.v3.") => {
