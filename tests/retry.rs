@@ -14,6 +14,7 @@ use mesh_xds_proto::envoy::config::route::v3::retry_policy::{
 use mesh_xds_proto::envoy::config::route::v3::{HeaderMatcher, RetryPolicy, RouteConfiguration};
 use mesh_xds_proto::envoy::r#type::v3::Percent;
 use prost_types::Duration as Interval;
+use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Status};
 
@@ -289,11 +290,13 @@ async fn budget_bounds_the_load_of_a_backend_that_always_fails() {
     let backend = Backend::start("a").await;
     backend.fail(down());
     let (_control_plane, _mesh, client) = client_of(retrying("unavailable", 4), &[&backend]).await;
+    let start = Instant::now();
     for _ in 0..1_000 {
         client.hello().await.unwrap_err();
     }
     // 20 % of the calls, and 10 a second of the last ten; a slow machine sees more than one such window.
-    assert!((1_200..=1_350).contains(&backend.calls()), "{} attempts", backend.calls());
+    let most = 1_350 + 10 * start.elapsed().as_secs();
+    assert!((1_200..=most).contains(&backend.calls()), "{} attempts", backend.calls());
 }
 
 #[tokio::test]
