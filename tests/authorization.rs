@@ -14,12 +14,14 @@ use mesh_xds_proto::envoy::config::route::v3::header_matcher::HeaderMatchSpecifi
 use mesh_xds_proto::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
 use mesh_xds_proto::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use mesh_xds_proto::envoy::r#type::matcher::v3::{MetadataMatcher, PathMatcher, StringMatcher, path_matcher};
+use rcgen::DnType;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
 use crate::support::backend::Backend;
 use crate::support::client::{Client, quick, quick_mesh};
 use crate::support::configured::Setting;
+use crate::support::pki::{dns, uri};
 use crate::support::secured_server::{CLIENT, Site, optional, secured};
 use crate::support::served::Served;
 
@@ -253,6 +255,25 @@ async fn a_clients_listener_has_no_access_control() {
 fn named(id: &str) -> Principal {
     let exact = StringMatcher { match_pattern: Some(MatchPattern::Exact(id.into())), ..Default::default() };
     principal(Identifier::Authenticated(Authenticated { principal_name: Some(exact) }))
+}
+
+/// As in gRPC and Envoy.
+#[tokio::test]
+async fn s13_a_caller_is_known_by_every_name_of_its_certificate() {
+    let (anything, _) = any();
+    for name in [CLIENT, "client.test", "CN=client"] {
+        let filter = deny([(anything.clone(), named(name))]);
+        let site = Site::with_chain(secured(&optional()).filter("rbac", &filter)).await;
+        let issue = |id: &str, host: &str, subject: &str| {
+            let names = [uri(id), dns(host)];
+            site.authority.issue(&names, |params| params.distinguished_name.push(DnType::CommonName, subject))
+        };
+        let client = issue(CLIENT, "client.test", "client");
+        let denied = site.caller(Some(&client)).await.hello().await.expect_err(name);
+        assert_eq!(denied.code(), Code::PermissionDenied, "{name}");
+        let other = issue("spiffe://cluster.local/other", "other.test", "other");
+        site.caller(Some(&other)).await.hello().await.expect(name);
+    }
 }
 
 #[tokio::test]
