@@ -1,4 +1,4 @@
-"""The `security` and `authz` cases of gRPC's service mesh tests, by name: ours and gRPC C-core, as client and as server."""
+"""The `security` and `authz` cases of gRPC's service mesh tests, by name: ours and C-core, as client and as server."""
 
 import itertools
 

@@ -135,8 +135,16 @@ TLS = [
         CLOSED,
         "A29 leaves it open; ours looks at the names, and closes connections in plaintext as any of TLS",
     ),
-    Row("hash of the certificate", lambda s: s.tls(lambda c: _validation(c).update(verify_certificate_hash=["00"])), NACK),
-    Row("system roots", lambda s: s.tls(lambda c: c["common_tls_context"].update({_ROOTS: {"system_root_certs": {}}})), NACK),
+    Row(
+        "hash of the certificate",
+        lambda s: s.tls(lambda c: _validation(c).update(verify_certificate_hash=["00"])),
+        NACK,
+    ),
+    Row(
+        "system roots",
+        lambda s: s.tls(lambda c: c["common_tls_context"].update({_ROOTS: {"system_root_certs": {}}})),
+        NACK,
+    ),
     Row("plaintext to TLS", lambda s: s.tls(lambda c: None), CLOSED),
 ]
 _IDENTITY, _ROOTS = "tls_certificate_provider_instance", "validation_context"
@@ -187,7 +195,11 @@ RBAC = [
     Row("empty permission", lambda s: s.deny(permissions=[{}]), NACK),
     Row("and_rules of nothing", lambda s: s.deny(permissions=[{"and_rules": {"rules": []}}]), DENIED, NACK, _EMPTY),
     Row("condition", lambda s: s.deny(condition={"const_expr": {"bool_value": True}}), NACK),
-    Row("two filters, the second denies", lambda s: (s.allow(), s.filter(rbac("DENY", {"a": any_policy()}, "two"))), DENIED),
+    Row(
+        "two filters, the second denies",
+        lambda s: (s.allow(), s.filter(rbac("DENY", {"a": any_policy()}, "two"))),
+        DENIED,
+    ),
     Row("routes override", lambda s: (s.deny(), _override(s, None)), OK),
     Row("shadow rules", lambda s: s.filter(_shadow()), OK),
 ]

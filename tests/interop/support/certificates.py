@@ -1,7 +1,9 @@
 """Certificate authorities and what they issue, as the PEM files that providers of certificates read."""
 
+import base64
 import datetime
 import ipaddress
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +26,10 @@ class Issued:
     key: Path
     roots: Path
 
-    def providers(self):
-        """What a bootstrap says so that the provider `default` has these files (A29)."""
-        files = {"certificate_file": self.certificate, "private_key_file": self.key, "ca_certificate_file": self.roots}
+    def providers(self, bundles=None):
+        """What a bootstrap says so that the provider `default` has these files (A29), or a bundle map as roots (A87)."""
+        roots = {"spiffe_trust_bundle_map_file": bundles} if bundles else {"ca_certificate_file": self.roots}
+        files = {"certificate_file": self.certificate, "private_key_file": self.key, **roots}
         config = {name: str(path) for name, path in files.items()}
         return {"default": {"plugin_name": "file_watcher", "config": config | {"refresh_interval": "1s"}}}
 
@@ -66,9 +69,21 @@ class Authority:
         paths[1].write_bytes(_pem(key))
         return Issued(next(iter([*uris, *dns]), ""), *paths, self.roots)
 
+    def jwk(self):
+        """Its certificate as the key of a trust domain."""
+        der = self.certificate.public_bytes(serialization.Encoding.DER)
+        return {"kty": "EC", "crv": "P-256", "use": "x509-svid", "x5c": [base64.b64encode(der).decode()]}
+
     def workload(self, file, uri, *dns):
         """The certificate of a workload: an SVID."""
         return self.issue(file, uris=[uri], dns=dns)
+
+
+def bundle_map(path, **authorities):
+    """Writes the authority of each trust domain, whose name has `_` for `.`, as a SPIFFE bundle map (A87)."""
+    domains = {name.replace("_", "."): {"spiffe_sequence": 1, "keys": [a.jwk()]} for name, a in authorities.items()}
+    path.write_text(json.dumps({"trust_domains": domains}))
+    return path
 
 
 def _subject(name):

@@ -100,6 +100,12 @@ class Components:
     def ip(self):
         return self._debian("ip", "iproute2")
 
+    def tcpdump(self):
+        path = self._debian("tcpdump", "tcpdump")
+        if subprocess.run([path, "-i", "lo", "-L"], capture_output=True).returncode:
+            raise Missing("what is sent on loopback may not be captured")
+        return path
+
     def unshare(self):
         path = self._debian("unshare", "util-linux")
         if subprocess.run([path, "--net", "--mount", "true"], capture_output=True).returncode:

@@ -1,4 +1,4 @@
-"""What a control plane says of TLS and of access to servers, and how a server's port is secured, as seen from outside."""
+"""What a control plane says of TLS and of access to servers; and how a server is secured, as seen from outside."""
 
 import socket
 import ssl
@@ -21,7 +21,7 @@ def _socket(context, **config):
 
 
 def upstream(own, *sans):
-    """The transport socket of a cluster: TLS to servers with one of these names, and with a certificate of its own (MTLS)."""
+    """The transport socket of a cluster: TLS to servers with one of these names; if MTLS, with a certificate of its own."""
     validation = {"ca_certificate_provider_instance": _PROVIDER}
     if sans:
         validation["match_subject_alt_names"] = [{"exact": san} for san in sans]
@@ -64,11 +64,12 @@ def security_of(at, caller):
 
     Nothing if nobody is answered.
     """
-    tries = {PLAINTEXT: None, TLS: _context(caller.roots), MTLS: _context(caller.roots, caller)}
+    tries = {PLAINTEXT: None, TLS: client_context(caller.roots), MTLS: client_context(caller.roots, caller)}
     return next((kind for kind, context in tries.items() if _answers(at, context)), None)
 
 
-def _context(roots, own=None):
+def client_context(roots, own=None):
+    """For `ssl`: TLS with HTTP/2 to servers that the roots vouch for, with a certificate of its own if there is one."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # Whose certificate it is says the name of a workload, which Python does not look at.
     context.check_hostname = False

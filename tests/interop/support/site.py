@@ -34,6 +34,8 @@ class Site:
         self.authority = Authority(folder)
         self.client = self.authority.workload("client", CLIENT)
         self.server = self.authority.workload("server", SERVER, NAME)
+        # A SPIFFE bundle map, in the place of the authority as roots of all.
+        self.bundles = None
         self.control = AdsServer().start()
         self.at = None
 
@@ -61,7 +63,7 @@ class Site:
         return calls.start(self.programs, _CLIENTS[kind](), "xds:///svc", METHOD, **options)
 
     def bootstrap(self, issued, name):
-        return bootstrap(self.folder, self.control.address, providers=issued.providers(), name=name)
+        return bootstrap(self.folder, self.control.address, providers=issued.providers(self.bundles), name=name)
 
     def stop(self):
         self.control.stop()

@@ -1,7 +1,7 @@
 """gRPC C-core's server as its control plane has it (A36), at the address of its argument.
 
-Every call is answered with a `grpc.testing.SimpleResponse` whose `username` is the caller's URI, or else DNS name, as its
-certificate says it; empty if the caller showed none.
+Every call is answered with a `grpc.testing.SimpleResponse` whose `username` is the caller's URI, or else DNS name, as
+its certificate says it; empty if the caller showed none.
 """
 
 import signal
