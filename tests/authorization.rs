@@ -136,6 +136,9 @@ async fn s11_a_policy_holds_from_the_next_call_on_for_connections_that_are_open(
     it.changes_to(with(&deny([any()]))).await;
     let refused = it.answers(Err(Code::PermissionDenied)).await.unwrap_err();
     assert_eq!(refused.message(), "the server does not allow this call");
+    let told = it.server.status().last_refused_call.expect("a call was refused");
+    let says = format!("policy `policy-0` of filter `rbac` denies it; path `{HELLO}`");
+    assert!(told.contains(&says) && told.contains("from an unverified caller at 127.0.0.1:"), "{told}");
     for _ in 0..20 {
         assert_eq!(it.client.hello().await.unwrap_err().code(), Code::PermissionDenied);
     }
@@ -219,6 +222,7 @@ async fn a_bad_policy_is_refused_by_field_and_the_last_good_one_serves() {
         (permits(Rule::Header(header("grpc-timeout", "1S"))), "permissions[0].header.name: "),
         (permits(Rule::Header(header(":scheme", "https"))), "permissions[0].header.name: "),
         (permits(Rule::Any(false)), "permissions[0].any: must be true"),
+        (permits(Rule::DestinationPort(70_000)), "permissions[0].destination_port: must be at most 65535"),
         (permits(Rule::AndRules(Default::default())), "permissions[0].and_rules.rules: must not be empty"),
         (permits(Rule::UriTemplate(Default::default())), "permissions[0].uri_template: is not supported"),
         (allow([(Permission { rule: None }, anyone.clone())]), "permissions[0]: a rule must be set"),

@@ -8,7 +8,7 @@ use futures_util::{StreamExt, stream};
 use h2::client::SendRequest;
 use http::{Request, StatusCode};
 use mesh_core::Mesh;
-use mesh_core::server::ServerOptions;
+use mesh_core::server::{ServerOptions, ServingMode};
 use mesh_examples::helloworld::HelloRequest;
 use mesh_examples::helloworld::greeter_server::{Greeter, GreeterServer};
 use mesh_examples::helloworld::{HelloReply, greeter_client::GreeterClient};
@@ -169,6 +169,27 @@ async fn a_mesh_that_is_shut_down_ends_its_servers() {
     let server = Served::start_in(&mesh, ServerOptions::new(), |server| server.add_service(greeter.service())).await;
     assert_eq!(Client::new(&mesh, &server.target()).hello().await.unwrap(), "a");
     mesh.shutdown().await;
+    assert_eq!(server.ended().await.cut_calls, 0);
+}
+
+#[tokio::test]
+async fn a_mesh_that_is_shut_down_waits_for_its_servers_whose_handlers_can_make_calls_to_the_last() {
+    let (greeter, next) = (Backend::start("a").await, Backend::start("next").await);
+    let mesh = mesh().await;
+    let server = Served::start_in(&mesh, ServerOptions::new(), |server| server.add_service(greeter.service())).await;
+    let callers = Mesh::builder().build().await.unwrap();
+    let client = Client::new(&callers, &server.target());
+    let nested = Client::new(&mesh, &format!("static:///{}", next.address()));
+    greeter.hold();
+    let call = tokio::spawn(async move { client.hello().await });
+    greeter.wait_for_in_flight(1).await;
+    let ending = tokio::spawn(async move { mesh.shutdown().await });
+    server.wait_for("a server that ends", |status| status.mode == ServingMode::ShuttingDown).await;
+    assert_eq!(nested.hello().await.unwrap(), "next", "what a handler calls");
+    assert!(!ending.is_finished(), "a call is open");
+    greeter.release();
+    assert_eq!(call.await.unwrap().unwrap(), "a");
+    ending.await.unwrap();
     assert_eq!(server.ended().await.cut_calls, 0);
 }
 

@@ -1,13 +1,14 @@
 //! TLS and mTLS of servers, as their Listener or their code asks (A29, A36): who is served, and what handlers learn of them.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use mesh_core::Mesh;
 use mesh_core::identity::{KeyMaterial, TrustBundle};
 use mesh_core::server::{ServerOptions, ServerTls, ServingMode};
-use mesh_core::testing::{filter_chain, route, route_config};
+use mesh_core::testing::{filter_chain, route, route_config, server_listener};
 use mesh_tonic::MeshServer;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context as common;
@@ -309,6 +310,8 @@ async fn s14_a_permissive_server_serves_both_and_counts_the_plaintext_callers() 
         let plain = site.plaintext_caller().await;
         assert_eq!(plain.hello().await.unwrap(), "nobody", "it needs no certificate of ours");
         site.closes_connections().await;
+        let why = site.server.status().cannot_secure.expect("it says so");
+        assert!(why.contains("has no key material"), "{why}");
 
         site.publish(&site.certificate());
         assert_eq!(site.caller(Some(&site.authority.svid(CLIENT))).await.hello().await.unwrap(), "client of shop");
@@ -316,19 +319,71 @@ async fn s14_a_permissive_server_serves_both_and_counts_the_plaintext_callers() 
         let status = site.server.status();
         assert_eq!((status.accepted, status.plaintext), (2, 1), "{status:?}");
         let plain: Vec<_> = status.open.iter().filter(|connection| connection.security.is_none()).collect();
-        assert_eq!(plain.len(), 1, "{status:?}");
+        assert_eq!((plain.len(), &status.cannot_secure), (1, &None), "{status:?}");
+
+        let soon = site.authority.issue(&[uri(SERVER)], |params| {
+            params.not_after = (SystemTime::now() + Duration::from_secs(1)).into();
+        });
+        site.publish(&soon);
+        let is_told = |why: &Option<Arc<str>>| why.as_ref().is_some_and(|why| why.contains("an expired certificate"));
+        site.server.wait_for("why TLS is not served", |status| is_told(&status.cannot_secure)).await;
+        assert_eq!(site.server.status().mode, ServingMode::Serving);
     }
 }
 
 #[tokio::test]
+async fn a_chain_that_cannot_be_secured_stops_no_other() {
+    let other = KeyMaterial::new();
+    let mesh = quick().certificate_provider("other", other);
+    let site = Site::start_in(mesh, Some(secured(&context())), ServerOptions::new(), |server| server).await;
+    let site = site.certified().await;
+    let client = site.caller(Some(&site.authority.svid(CLIENT))).await;
+    assert_eq!(client.hello().await.unwrap(), "client of shop");
+
+    let mut asked = context();
+    common(&mut asked).tls_certificate_provider_instance.as_mut().unwrap().instance_name = "other".into();
+    let elsewhere = secured(&asked).from("203.0.113.0/24").modify(|chain| chain.name = "elsewhere".into());
+    let both = server_listener(site.address()).chains([secured(&context()), elsewhere]);
+    site.control_plane.put(both);
+    let is_told = |why: &Option<Arc<str>>| why.as_ref().is_some_and(|why| why.contains("provider `other`"));
+    site.server.wait_for("what cannot be secured", |status| is_told(&status.cannot_secure)).await;
+    assert_eq!(site.server.status().mode, ServingMode::Serving);
+    site.handshake(Some(&site.authority.svid(CLIENT)), &["h2"]).await.expect("its chain is served");
+    assert_eq!(client.hello().await.unwrap(), "client of shop");
+
+    // Its own callers alone are closed.
+    let here = secured(&asked).from("127.0.0.0/8").modify(|chain| chain.name = "here".into());
+    site.control_plane.put(server_listener(site.address()).chains([secured(&context()), here]));
+    site.control_plane.acked("type.googleapis.com/envoy.config.listener.v3.Listener").await;
+    site.closes_connections().await;
+    assert_eq!(site.server.status().mode, ServingMode::Serving);
+}
+
+#[tokio::test]
+async fn s1_a_server_whose_first_certificate_is_not_valid_yet_serves_when_it_is() {
+    let mut site = Site::start(Some(secured(&context())), ServerOptions::new(), |server| server).await;
+    let valid = SystemTime::now() + Duration::from_secs(2);
+    site.publish(&site.authority.issue(&[uri(SERVER), dns("server.test")], |params| params.not_before = valid.into()));
+    let why = site.mode(|mode| matches!(mode, Some(ServingMode::NotServing(why)) if why.contains("valid from"))).await;
+    assert!(why.to_string().contains("certificate provider `default`"), "{why}");
+    site.serves().await;
+    site.handshake(Some(&site.authority.svid(CLIENT)), &["h2"]).await.expect("it serves");
+}
+
+#[tokio::test]
 async fn s14_a_permissive_server_is_an_error_where_the_floor_demands_mtls() {
-    let floor = mesh_core::SecurityFloor::new().require_mtls();
-    let mesh = Mesh::builder().certificate_provider("default", KeyMaterial::new()).security_floor(floor);
-    let mesh = mesh.build().await.unwrap();
-    let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let server = MeshServer::new(&mesh).tls(ServerTls::new("default")).permissive();
-    let error = server.serve(address).await.unwrap_err().report();
-    assert!(error.contains("`permissive`") && error.contains("`require_mtls`"), "{error}");
+    let floor = mesh_core::SecurityFloor::new;
+    for (floor, demand) in [
+        (floor().require_mtls(), "`require_mtls`"),
+        (floor().allow_trust_domain("cluster.local".parse().unwrap()), "`allow_trust_domain`"),
+    ] {
+        let mesh = Mesh::builder().certificate_provider("default", KeyMaterial::new()).security_floor(floor);
+        let mesh = mesh.build().await.unwrap();
+        let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let server = MeshServer::new(&mesh).tls(ServerTls::new("default")).permissive();
+        let error = server.serve(address).await.unwrap_err().report();
+        assert!(error.contains("`permissive`") && error.contains(demand), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -378,15 +433,17 @@ async fn s16_headers_of_proxies_are_taken_out_and_others_are_left() {
         ("x-envoy-original-path", "/admin"),
         ("x-envoy-attempt-count", "2"),
         ("x-forwarded-for", "1.2.3.4"),
+        ("forwarded", "for=1.2.3.4"),
         ("x-envoyed", "yes"),
     ]);
     client.hello_with(sent).await.unwrap();
     let seen = &greeter.seen()[0].metadata;
     let came = |name: &str| seen.get(name).is_some();
-    for name in ["x-forwarded-client-cert", "x-envoy-internal", "x-envoy-original-path"] {
+    for name in ["x-forwarded-client-cert", "x-forwarded-for", "forwarded", "x-envoy-internal", "x-envoy-original-path"]
+    {
         assert!(!came(name), "{name}");
     }
-    for name in ["x-envoy-attempt-count", "x-forwarded-for", "x-envoyed"] {
+    for name in ["x-envoy-attempt-count", "x-envoyed"] {
         assert!(came(name), "{name}");
     }
 }

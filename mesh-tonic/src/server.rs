@@ -182,7 +182,8 @@ impl MeshServer {
     /// # Errors
     ///
     /// When the address cannot be listened on; when the mesh has a bootstrap that does not say how the server's listener
-    /// is called.
+    /// is called; when the mesh has no certificate provider of a name that `tls` has; when the server is `permissive`
+    /// against the floor.
     pub async fn serve(self, listen: impl Into<Listen>) -> Result<Ended, mesh_core::Error> {
         self.serve_with_shutdown(listen, std::future::pending()).await
     }
@@ -193,7 +194,8 @@ impl MeshServer {
     /// # Errors
     ///
     /// When the address cannot be listened on; when the mesh has a bootstrap that does not say how the server's listener
-    /// is called.
+    /// is called; when the mesh has no certificate provider of a name that `tls` has; when the server is `permissive`
+    /// against the floor.
     pub async fn serve_with_shutdown(
         self,
         listen: impl Into<Listen>,

@@ -64,7 +64,7 @@ where
         let refusal = access::decide(&call, [("code", &*self.filter)].into_iter(), false).err();
         match refusal {
             Some(refusal) => {
-                refusal.log(&call, "");
+                tracing::debug!("a call was refused: {}", refusal.describe(&call, ""));
                 ResponseFuture { inner: None, refused: Some(refused(self.protocol)) }
             }
             None => ResponseFuture { inner: Some(self.inner.call(request)), refused: None },

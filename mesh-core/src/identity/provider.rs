@@ -107,7 +107,10 @@ pub(crate) struct State {
     /// Counts what was published; 0: nothing.
     pub(crate) generation: u64,
     pub(crate) material: Option<Arc<KeyMaterial>>,
+    /// When the identity came that is known: other roots for it make it no younger.
     pub(crate) received: Option<(Instant, SystemTime)>,
+    /// When anything new came last.
+    pub(crate) updated: Option<(Instant, SystemTime)>,
     /// Since the last publication.
     pub(crate) failure: Option<Failure>,
     /// What came last, if it is not valid yet while `material` is.
@@ -159,8 +162,13 @@ impl State {
                 self.early = is_early.then(|| Arc::new(material));
                 return;
             }
+            let is_known = |known: &KeyMaterial| known.identity.is_some() && known.identity == material.identity;
+            let has_other_roots_alone = self.material.as_deref().is_some_and(is_known);
             self.generation += 1;
-            self.received = Some((Instant::now(), now));
+            self.updated = Some((Instant::now(), now));
+            if !has_other_roots_alone {
+                self.received = self.updated;
+            }
             let generation = self.generation;
             match &material.identity {
                 Some(identity) => tracing::info!(provider, generation, ?identity, "new certificate"),

@@ -99,7 +99,7 @@ fn status(provider: &Provider) -> CertificateProviderStatus {
         name: provider.name.clone(),
         kind: provider.kind.clone(),
         generation: state.generation,
-        updated: state.received.map(|(_, at)| at),
+        updated: state.updated.map(|(_, at)| at),
         spiffe_id: identity.and_then(|identity| identity.spiffe_id().cloned()),
         serial: identity.map(|identity| identity.serial()),
         expires: state.expiry(),

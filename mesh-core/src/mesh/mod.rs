@@ -295,12 +295,15 @@ impl Mesh {
         self.inner.targets.lock().values().filter_map(discover::WeakTarget::upgrade).collect()
     }
 
-    /// Ends the mesh: nothing is watched any more, and connections close once the calls in flight are done, at most
-    /// after `drain_timeout` (10 s); a call that takes longer is cut off and [says so](Error::is_shutdown).
+    /// Ends the mesh. Its servers end first, each as it does when it is told to, so that their handlers can make calls to
+    /// the last. Then nothing is watched any more, and connections close once the calls in flight are done, at most after
+    /// `drain_timeout` (10 s); a call that takes longer is cut off and [says so](Error::is_shutdown).
     ///
     /// Resolves when the control plane was told what it is owed (that a resource was rejected, for one) and every
     /// connection is closed. A peer that does not read holds that up for 2 s at most.
     pub async fn shutdown(&self) {
+        #[cfg(feature = "server")]
+        self.inner.servers.shut_down().await;
         self.inner.closed.cancel();
         self.inner.clusters.drained(self.inner.drain_timeout).await;
         self.inner.cancel.cancel();

@@ -9,6 +9,10 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use parking_lot::Mutex;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower_service::Service;
 
 use super::Mesh;
@@ -115,17 +119,18 @@ impl ServerBuilder {
     /// Serves callers in plaintext, too, where TLS is asked for: to move callers to mTLS one by one. The first byte of a
     /// connection decides. Such callers have no [`Peer`](crate::server::Peer), whatever certificates are required of others;
     /// [`ServerStatus::plaintext`] counts them and [`ServerStatus::open`] has their addresses. No control plane can ask for
-    /// this, and a mesh whose floor has [`require_mtls`](crate::SecurityFloor::require_mtls) has no such server. Default: they
-    /// are refused.
+    /// this, and a mesh whose floor has [`require_mtls`](crate::SecurityFloor::require_mtls) or
+    /// [`allow_trust_domain`](crate::SecurityFloor::allow_trust_domain) has no such server. While there is no certificate to
+    /// show, it serves in plaintext alone, and [`ServerStatus::cannot_secure`] says why. Default: they are refused.
     #[cfg(feature = "tls")]
     pub fn permissive(mut self) -> Self {
         self.is_permissive = true;
         self
     }
 
-    /// Believes these callers, such as a gateway, what they say of others in `x-forwarded-client-cert` and `x-envoy-*`.
-    /// Default: nobody, and such headers are taken out of each request (but for `x-envoy-attempt-count`). No part of them
-    /// ever becomes a [`Peer`](crate::server::Peer).
+    /// Believes these callers, such as a gateway, what they say of others in `x-forwarded-*`, `forwarded` (RFC 7239) and
+    /// `x-envoy-*`. Default: nobody, and such headers are taken out of each request (but for `x-envoy-attempt-count`). No
+    /// part of them ever becomes a [`Peer`](crate::server::Peer).
     #[cfg(feature = "tls")]
     pub fn trusted_forwarders(mut self, ids: impl IntoIterator<Item = SpiffeId>) -> Self {
         self.forwarders.trusted = ids.into_iter().collect();
@@ -140,7 +145,7 @@ impl ServerBuilder {
     }
 
     /// Serves until `shutdown` is done or the mesh is shut down, and then until the last call ends, or
-    /// [`ServerOptions::shutdown_timeout`] does. Handlers run on the current tokio runtime. Dropped, the future cuts all
+    /// [`ServerOptions::shutdown_timeout`] does. [`Mesh::shutdown`] waits for that. Handlers run on the current tokio runtime. Dropped, the future cuts all
     /// connections.
     ///
     /// # Errors
@@ -169,18 +174,21 @@ impl ServerBuilder {
         let name = this.listener_name(address)?;
         let resources = name.as_ref().and_then(|_| inner.xds.as_ref()).map(XdsClient::subscriber);
         let state = Arc::new(ServerState::new(address, name));
-        inner.servers.add(&state);
-        let closed = inner.closed.clone();
+        let running = inner.servers.add(&state, this.options.shutdown_timeout);
+        let (closing, closed) = (inner.servers.closing.clone(), inner.closed.clone());
         let shutdown = async move {
             tokio::select! {
                 () = shutdown => {}
+                () = closing.cancelled_owned() => {}
                 () = closed.cancelled_owned() => {}
             }
         };
         let Self { options, on_serving_mode, layers, forwarders, .. } = this;
         let protocol = layers.protocol;
         let runner = Runner { options, state, protocol, resources, on_serving_mode, securing, forwarders };
-        Ok(runner.run(listener, layers.build(service), shutdown).await)
+        let ended = runner.run(listener, layers.build(service), shutdown).await;
+        drop(running);
+        Ok(ended)
     }
 
     #[cfg(feature = "tls")]
@@ -191,8 +199,10 @@ impl ServerBuilder {
             providers.named(name)?;
         }
         let floor = &self.mesh.inner.floor;
-        if self.is_permissive && floor.requires_mtls() {
-            let message = "a server is `permissive`, and the floor of its mesh has `require_mtls`";
+        if self.is_permissive
+            && let Some(demand) = floor.demand_on_callers()
+        {
+            let message = format!("a server is `permissive`, and the floor of its mesh says otherwise: {demand}");
             return Err(Error::setup(message).with_next_step("drop one of the two"));
         }
         let acceptor = Acceptor::new(providers.clone(), floor.clone());
@@ -244,6 +254,10 @@ pub struct ServerStatus {
     pub refused_calls: u64,
     /// Why the last of them was refused.
     pub last_refused_call: Option<Arc<str>>,
+    /// Why some connections cannot be secured, and are closed without a byte, while others are served: the certificate or
+    /// the roots of their filter chain are missing or expired, or those of a server that is
+    /// [`permissive`](ServerBuilder::permissive).
+    pub cannot_secure: Option<Arc<str>>,
     /// What a newer Listener waits for while an older one serves, or why it is held back: it names routes that cannot be had.
     pub waiting_for: Option<Arc<str>>,
     /// Those of the accepted that are in plaintext though TLS is asked for: of a server that is
@@ -299,6 +313,7 @@ impl ServerStatus {
             open: state.open().iter().map(|connection| ServerConnection::of(connection)).collect(),
             refused_calls,
             last_refused_call,
+            cannot_secure: state.why_not_secured(),
             waiting_for: state.waiting_for(),
         }
     }
@@ -306,17 +321,38 @@ impl ServerStatus {
 
 /// The servers that run.
 #[derive(Debug, Default)]
-pub(super) struct Servers(Mutex<Vec<Weak<ServerState>>>);
+pub(super) struct Servers {
+    /// Each with the time that it may take to end.
+    states: Mutex<Vec<(Weak<ServerState>, Duration)>>,
+    /// They end.
+    closing: CancellationToken,
+    running: TaskTracker,
+}
 
 impl Servers {
-    fn add(&self, state: &Arc<ServerState>) {
-        let mut servers = self.0.lock();
-        servers.retain(|server| server.strong_count() > 0);
-        servers.push(Arc::downgrade(state));
+    /// The server runs until the token is dropped.
+    fn add(&self, state: &Arc<ServerState>, shutdown_timeout: Duration) -> TaskTrackerToken {
+        let mut servers = self.states.lock();
+        servers.retain(|(server, _)| server.strong_count() > 0);
+        servers.push((Arc::downgrade(state), shutdown_timeout));
+        self.running.token()
+    }
+
+    fn running(&self) -> Vec<(Arc<ServerState>, Duration)> {
+        self.states.lock().iter().filter_map(|(state, time)| Some((state.upgrade()?, *time))).collect()
     }
 
     pub(super) fn status(&self) -> Vec<ServerStatus> {
-        let running: Vec<_> = self.0.lock().iter().filter_map(Weak::upgrade).collect();
-        running.iter().map(|state| ServerStatus::of(state)).collect()
+        self.running().iter().map(|(state, _)| ServerStatus::of(state)).collect()
+    }
+
+    /// Ends when all have ended. One whose future nobody polls does not end: it is waited for as long as it might have taken.
+    pub(super) async fn shut_down(&self) {
+        self.closing.cancel();
+        self.running.close();
+        let longest = self.running().into_iter().map(|(_, time)| time).max().unwrap_or_default();
+        if timeout(longest.saturating_add(super::ENDING), self.running.wait()).await.is_err() {
+            tracing::warn!("a server did not end with its mesh: nobody polls the future of its `serve`");
+        }
     }
 }

@@ -42,8 +42,9 @@ fn caller(_: &Extensions, is_secured: bool) -> Callers<'_> {
     Callers::unverified(is_secured)
 }
 
-/// Tells the log why, and the caller only that.
+/// Why, for the server's operator.
 pub(super) fn denied(refusal: Refusal<'_>, call: &InboundCall<'_>, route: &str) -> Error {
-    refusal.log(call, route);
-    Error::new(ErrorKind::PermissionDenied, NOT_ALLOWED)
+    let message = format!("access control refuses the call: {}", refusal.describe(call, route));
+    let next = "if it is to be served, have the control plane send a policy that allows it";
+    Error::new(ErrorKind::PermissionDenied, message).with_next_step(next)
 }

@@ -9,8 +9,8 @@ use crate::identity::SpiffeId;
 use crate::tls::Peer;
 
 /// Headers by which proxies tell a server who called them, and what it is to do for them.
-const CLIENT_CERTIFICATE: &str = "x-forwarded-client-cert";
-const FROM_ENVOY: &str = "x-envoy-";
+const FORWARDED: &str = "forwarded";
+const FROM_PROXIES: [&str; 2] = ["x-forwarded-", "x-envoy-"];
 /// Which attempt it is claims nothing and changes nothing.
 const ATTEMPT: &str = "x-envoy-attempt-count";
 
@@ -57,7 +57,9 @@ impl Caller {
 }
 
 fn sanitize(headers: &mut HeaderMap) {
-    let is_claim = |name: &str| name == CLIENT_CERTIFICATE || (name.starts_with(FROM_ENVOY) && name != ATTEMPT);
+    let is_claim = |name: &str| {
+        name == FORWARDED || (FROM_PROXIES.iter().any(|prefix| name.starts_with(prefix)) && name != ATTEMPT)
+    };
     let first = headers.keys().find(|name| is_claim(name.as_str())).cloned();
     let mut next: Option<HeaderName> = first;
     while let Some(name) = next {

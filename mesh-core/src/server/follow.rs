@@ -94,15 +94,18 @@ impl Follower {
         }
     }
 
-    /// A server that cannot secure its connections, or only less than the floor demands, does not serve; those that are open
-    /// go on.
+    /// A server that can secure none of its connections, or only less than the floor demands, does not serve; those that are
+    /// open go on.
     fn serve(&mut self, setup: Arc<Setup>) {
         if !self.setup.as_ref().is_some_and(|before| Arc::ptr_eq(before, &setup)) {
             self.readiness = self.securing.readiness(setup.contexts(&self.securing));
             self.setup = Some(setup.clone());
         }
         match setup.check(&self.securing).and_then(|()| self.readiness.look()) {
-            Ok(()) => self.set(ServingMode::Serving, Some(setup)),
+            Ok(shortcoming) => {
+                self.server.cannot_secure(shortcoming.map(|error| error.report()));
+                self.set(ServingMode::Serving, Some(setup));
+            }
             Err(error) => self.set(ServingMode::NotServing(error.report().into()), None),
         }
     }

@@ -83,10 +83,10 @@ impl Setup {
     }
 
     /// What secures the connections of each chain.
-    pub(super) fn contexts(&self, securing: &Securing) -> Vec<Arc<DownstreamTls>> {
+    pub(super) fn contexts(&self, securing: &Securing) -> Vec<Option<Arc<DownstreamTls>>> {
         match self.matches {
-            None => securing.context(None).into_iter().collect(),
-            Some(_) => self.chains.iter().filter_map(|chain| securing.context(chain.security().as_ref())).collect(),
+            None => vec![securing.context(None)],
+            Some(_) => self.chains.iter().map(|chain| securing.context(chain.security().as_ref())).collect(),
         }
     }
 
@@ -125,7 +125,6 @@ impl ChainState {
         let chain = self.0.load();
         let routes = chain.routes.as_ref().map_err(|problem| chain.located(problem.to_error()))?;
         let head = RequestHead::of(request);
-        one_authority(request)?;
         let place = routes.virtual_host_index(head.authority).ok_or_else(|| {
             let message = format!("no virtual host has a domain for authority `{:.MOST_SHOWN$}`", head.authority);
             chain.error(routes, message, "add the authority to a virtual host's `domains`")
@@ -165,15 +164,6 @@ fn pass<B>(
     let call = inbound_call(request);
     decide(&call, filters, terms.deny_by_default).map_err(|refusal| denied(refusal, &call, route))?;
     Ok(None)
-}
-
-/// Without `:authority` there must be one `host` (A41): which of several would be the call's?
-fn one_authority<B>(request: &Request<B>) -> Result<(), Error> {
-    let names_two = || request.headers().get_all(http::header::HOST).iter().nth(1).is_some();
-    match request.uri().authority() {
-        None if names_two() => Err(Error::new(ErrorKind::Protocol, "the call names several hosts")),
-        _ => Ok(()),
-    }
 }
 
 impl ChainInForce {

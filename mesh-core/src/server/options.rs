@@ -23,7 +23,7 @@ pub struct ServerOptions {
     pub(super) handshake_timeout: Duration,
     pub(super) keepalive_interval: Option<Duration>,
     pub(super) keepalive_timeout: Duration,
-    pub(super) shutdown_timeout: Duration,
+    pub(crate) shutdown_timeout: Duration,
     pub(super) tcp: TcpConfig,
     pub(super) deny_by_default: bool,
 }

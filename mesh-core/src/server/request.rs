@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tower::ServiceExt as _;
 use tower_service::Service;
 
-use super::access::{denied, inbound_call};
+use super::access::{NOT_ALLOWED, denied, inbound_call};
 use super::answer::{Answer, ResponseBody, State};
 use super::caller::Caller;
 use super::held::HeldCall;
@@ -76,6 +76,15 @@ pub(super) struct Calls<S> {
     pub(super) refusals: Refusals,
 }
 
+/// Without `:authority` there must be one `host` (A41): which of several would be the call's?
+fn one_authority<B>(request: &Request<B>) -> Result<(), Error> {
+    let names_two = || request.headers().get_all(header::HOST).iter().nth(1).is_some();
+    match request.uri().authority() {
+        None if names_two() => Err(Error::new(ErrorKind::Protocol, "the call names several hosts")),
+        _ => Ok(()),
+    }
+}
+
 /// How calls are answered that are not to be served.
 #[derive(Clone, Debug)]
 pub(super) struct Refusals {
@@ -86,6 +95,7 @@ pub(super) struct Refusals {
 impl<S> Calls<S> {
     /// What is left to be done before the call is served, or why it is not.
     fn admit(&self, request: &Request<RequestBody>) -> Result<Option<Passage>, Error> {
+        one_authority(request)?;
         match &self.chain {
             Some(chain) => chain.admit(request, &self.terms),
             None if self.terms.deny_by_default => {
@@ -104,10 +114,14 @@ impl Refusals {
         self.server.refuse_call(error);
         let vague;
         let error = match error.kind() {
-            ErrorKind::PermissionDenied | ErrorKind::Protocol => error,
+            ErrorKind::Protocol => error,
             // Names of resources, and what is wrong with them, are for the server's operator.
             kind => {
-                vague = Error::new(kind, "this server is not configured to serve the call");
+                let told = match kind {
+                    ErrorKind::PermissionDenied => NOT_ALLOWED,
+                    _ => "this server is not configured to serve the call",
+                };
+                vague = Error::new(kind, told);
                 &vague
             }
         };
@@ -115,6 +129,7 @@ impl Refusals {
             Some(protocol) => protocol.refused(error),
             None => of_status(match error.kind() {
                 ErrorKind::PermissionDenied => StatusCode::FORBIDDEN,
+                ErrorKind::Protocol => StatusCode::BAD_REQUEST,
                 _ => StatusCode::SERVICE_UNAVAILABLE,
             }),
         }

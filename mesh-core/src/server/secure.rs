@@ -11,7 +11,7 @@ use crate::resource::security::DownstreamTls;
 #[cfg(feature = "tls")]
 pub(crate) use crate::tls::AcceptedSecurity;
 #[cfg(feature = "tls")]
-use crate::tls::{Acceptor, Lifetime, Outlook};
+use crate::tls::{Acceptor, Lifetime, Outlook, Shortcomings};
 
 /// Without the feature `tls` no connection is secured, and no listener that asks for it is accepted.
 #[cfg(not(feature = "tls"))]
@@ -143,16 +143,20 @@ impl Securing {
         Ok(Ready::plain(stream))
     }
 
-    /// Whether connections can be secured, for a server that is to say so.
-    pub(super) fn readiness(&self, contexts: Vec<Arc<DownstreamTls>>) -> Readiness {
-        let contexts = if self.is_permissive { Vec::new() } else { contexts };
+    /// Whether connections can be secured, for a server that is to say so. `contexts` is what secures each of its filter
+    /// chains.
+    pub(super) fn readiness(&self, contexts: Vec<Option<Arc<DownstreamTls>>>) -> Readiness {
+        let serves_plaintext = self.is_permissive || contexts.iter().any(Option::is_none);
+        let contexts: Vec<_> = contexts.into_iter().flatten().collect();
         #[cfg(feature = "tls")]
         let outlook = (!contexts.is_empty()).then(|| Outlook::new(self.acceptor.clone(), contexts));
         #[cfg(not(feature = "tls"))]
-        drop(contexts);
+        drop((serves_plaintext, contexts));
         Readiness {
             #[cfg(feature = "tls")]
             outlook,
+            #[cfg(feature = "tls")]
+            serves_plaintext,
         }
     }
 }
@@ -175,22 +179,28 @@ pub(super) struct Readiness {
     /// `None`: there is nothing to secure.
     #[cfg(feature = "tls")]
     outlook: Option<Outlook>,
+    #[cfg(feature = "tls")]
+    serves_plaintext: bool,
 }
 
 impl Readiness {
-    /// Whether they can at this moment.
+    /// Why some of them cannot at this moment, while others are served; `None`: all can.
     ///
     /// # Errors
     ///
-    /// Why not.
+    /// Why none can.
     #[cfg(feature = "tls")]
-    pub(super) fn look(&mut self) -> Result<(), Error> {
-        self.outlook.as_mut().map_or(Ok(()), Outlook::look)
+    pub(super) fn look(&mut self) -> Result<Option<Error>, Error> {
+        let Shortcomings { first, all } = self.outlook.as_mut().map(Outlook::look).unwrap_or_default();
+        match first {
+            Some(error) if all && !self.serves_plaintext => Err(error),
+            first => Ok(first),
+        }
     }
 
     #[cfg(not(feature = "tls"))]
-    pub(super) fn look(&mut self) -> Result<(), Error> {
-        Ok(())
+    pub(super) fn look(&mut self) -> Result<Option<Error>, Error> {
+        Ok(None)
     }
 
     /// Waits until [`look`](Self::look) may find something else. Cancel safe.

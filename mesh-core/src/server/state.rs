@@ -30,6 +30,8 @@ pub(crate) struct ServerState {
     refused_calls: AtomicU64,
     /// Why the last of them was. Locked when a call is refused, never by one that is served.
     last_refused_call: Mutex<Option<Arc<str>>>,
+    /// Why some connections cannot be secured.
+    cannot_secure: Mutex<Option<Arc<str>>>,
     /// What holds a newer listener back.
     waiting_for: Mutex<Option<Arc<str>>>,
     has_untuned_sockets: AtomicBool,
@@ -83,6 +85,7 @@ impl ServerState {
             last_handshake_error: Mutex::default(),
             refused_calls: AtomicU64::new(0),
             last_refused_call: Mutex::default(),
+            cannot_secure: Mutex::default(),
             waiting_for: Mutex::default(),
             has_untuned_sockets: AtomicBool::new(false),
             running: Arc::default(),
@@ -148,20 +151,30 @@ impl ServerState {
         *self.last_refused_call.lock() = Some(why);
     }
 
+    /// Why some connections cannot be secured, and are closed, while others are served.
+    pub(crate) fn why_not_secured(&self) -> Option<Arc<str>> {
+        self.cannot_secure.lock().clone()
+    }
+
+    pub(super) fn cannot_secure(&self, why: Option<String>) {
+        if replaced(&self.cannot_secure, why.as_deref())
+            && let Some(why) = &why
+        {
+            tracing::warn!(address = %self.address, %why, "connections that cannot be secured are closed");
+        }
+    }
+
     /// What a newer listener waits for while an older one serves.
     pub(crate) fn waiting_for(&self) -> Option<Arc<str>> {
         self.waiting_for.lock().clone()
     }
 
     pub(super) fn wait_for(&self, what: Option<String>) {
-        let mut waiting_for = self.waiting_for.lock();
-        if waiting_for.as_deref() == what.as_deref() {
-            return;
-        }
-        if let Some(what) = &what {
+        if replaced(&self.waiting_for, what.as_deref())
+            && let Some(what) = &what
+        {
             tracing::warn!(address = %self.address, %what, "serving on under an older listener: the newer one waits");
         }
-        *waiting_for = what.map(Into::into);
     }
 
     /// The system does not have the options of sockets that are asked for: this is told once.
@@ -183,6 +196,16 @@ impl ServerState {
         self.connections.lock().push(state.clone());
         Connected { server: self.clone(), state }
     }
+}
+
+/// Puts another text there; `false`: it is the same.
+fn replaced(place: &Mutex<Option<Arc<str>>>, text: Option<&str>) -> bool {
+    let mut known = place.lock();
+    let is_new = known.as_deref() != text;
+    if is_new {
+        *known = text.map(Into::into);
+    }
+    is_new
 }
 
 /// A connection that is open.

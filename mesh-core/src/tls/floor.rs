@@ -87,7 +87,8 @@ impl SecurityFloor {
     }
 
     /// Every peer is a workload (its certificate is an SVID) of this trust domain, or of another one that is allowed as
-    /// well. Clusters in plaintext are not used. Default: any that the roots vouch for.
+    /// well. Clusters in plaintext are not used, and servers are as [`require_mtls`](Self::require_mtls) has them. Default: any
+    /// that the roots vouch for.
     pub fn allow_trust_domain(self, domain: TrustDomain) -> Self {
         self.with(|floor| floor.trust_domains.push(domain))
     }
@@ -230,11 +231,9 @@ impl SecurityFloor {
     #[cfg(feature = "server")]
     pub(crate) fn check_chain(&self, name: &str, security: Option<&DownstreamTls>) -> Result<(), Error> {
         let callers = security.and_then(|context| context.callers.as_ref());
-        let demand = match () {
-            () if callers.is_some_and(|callers| callers.is_required) => return Ok(()),
-            () if self.0.mtls => "mTLS is required (`require_mtls`)",
-            () if !self.0.trust_domains.is_empty() => "callers are to prove their trust domain (`allow_trust_domain`)",
-            () => return Ok(()),
+        let demand = match self.demand_on_callers() {
+            Some(demand) if !callers.is_some_and(|callers| callers.is_required) => demand,
+            _ => return Ok(()),
         };
         let message = format!(
             "filter chain `{name}` is below the security floor of this mesh: it requires no certificate of callers, and {demand}"
@@ -243,9 +242,16 @@ impl SecurityFloor {
         Err(Error::new(ErrorKind::Configuration, message).with_next_step(next))
     }
 
+    /// Why callers of a server are to show certificates; `None`: they need not.
     #[cfg(feature = "server")]
-    pub(crate) fn requires_mtls(&self) -> bool {
-        self.0.mtls
+    pub(crate) fn demand_on_callers(&self) -> Option<&'static str> {
+        match () {
+            () if self.0.mtls => Some("mTLS is required (`require_mtls`)"),
+            () if !self.0.trust_domains.is_empty() => {
+                Some("callers are to prove their trust domain (`allow_trust_domain`)")
+            }
+            () => None,
+        }
     }
 }
 

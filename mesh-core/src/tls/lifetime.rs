@@ -134,7 +134,7 @@ impl Lifetime {
         }
         vouching.by = by;
         if let Err(why) = vouching.verify() {
-            let published = state.received.map_or(now.at, |(at, _)| at);
+            let published = state.updated.map_or(now.at, |(at, _)| at);
             let name = &vouching.provider.name;
             let why = format!("the roots that certificate provider `{name}` has now do not vouch for it: {why}");
             self.plan.handle_refused(why.into(), published);

@@ -37,4 +37,4 @@ pub(crate) use lifetime::Lifetime;
 pub(crate) use material::Material;
 pub(crate) use plan::Turn;
 #[cfg(feature = "server")]
-pub(crate) use server::{Acceptor, Outlook};
+pub(crate) use server::{Acceptor, Outlook, Shortcomings};

@@ -144,8 +144,17 @@ pub(crate) struct Outlook {
     contexts: Vec<Arc<DownstreamTls>>,
     /// Those that the contexts take from.
     providers: Vec<Provider>,
-    /// When the first certificate expires, as was last seen.
+    /// When the first certificate expires, or becomes valid, as was last seen.
     until: Option<SystemTime>,
+}
+
+/// Which of the contexts of an [`Outlook`] cannot be done.
+#[derive(Debug, Default)]
+pub(crate) struct Shortcomings {
+    /// Why the first of them cannot: a certificate or roots are missing, or expired.
+    pub(crate) first: Option<Error>,
+    /// It is so with all.
+    pub(crate) all: bool,
 }
 
 impl Outlook {
@@ -155,22 +164,19 @@ impl Outlook {
         Self { acceptor, contexts, providers, until: None }
     }
 
-    /// Whether connections can be secured now.
-    ///
-    /// # Errors
-    ///
-    /// Why not: a certificate or roots are missing, or expired.
-    pub(crate) fn look(&mut self) -> Result<(), Error> {
-        self.until = None;
-        for provider in &mut self.providers {
-            provider.latest();
-        }
-        let ends = self.contexts.iter().map(|context| {
+    /// What cannot be secured now.
+    pub(crate) fn look(&mut self) -> Shortcomings {
+        let now = SystemTime::now();
+        let of = |provider: &mut Provider| provider.latest().material?.identity.clone();
+        let identities = self.providers.iter_mut().filter_map(of);
+        let turns = identities.flat_map(|identity| [identity.not_before(), identity.not_after()]);
+        self.until = turns.filter(|turn| *turn > now).min();
+        let check = |context: &Arc<DownstreamTls>| {
             self.acceptor.vouching(context)?;
-            Ok(self.acceptor.identity(context)?.1.not_after())
-        });
-        self.until = ends.collect::<Result<Vec<_>, Error>>()?.into_iter().min();
-        Ok(())
+            self.acceptor.identity(context).map(drop)
+        };
+        let errors: Vec<Error> = self.contexts.iter().filter_map(|context| check(context).err()).collect();
+        Shortcomings { all: errors.len() == self.contexts.len(), first: errors.into_iter().next() }
     }
 
     /// Waits until [`look`](Self::look) may find something else.

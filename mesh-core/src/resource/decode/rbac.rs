@@ -81,7 +81,12 @@ fn permission(message: &proto::Permission, at: &At<'_>) -> Option<Rule> {
         Permits::Header(header) => matching(header, &at.field("header"))?,
         Permits::UrlPath(path) => url_path(path, &at.field("url_path"))?,
         Permits::DestinationIp(range) => Kind::LocalIp(prefix(range, &at.field("destination_ip"))?),
-        Permits::DestinationPort(port) => Kind::LocalPort(*port..port.saturating_add(1)),
+        Permits::DestinationPort(port) => {
+            if *port > u32::from(u16::MAX) {
+                at.field("destination_port").error("must be at most 65535");
+            }
+            Kind::LocalPort(*port..port.saturating_add(1))
+        }
         Permits::DestinationPortRange(range) => port_range(range, &at.field("destination_port_range"))?,
         Permits::Metadata(metadata) => never(metadata, &at.field("metadata")),
         Permits::RequestedServerName(name) => server_name(name, &at.field("requested_server_name"))?,

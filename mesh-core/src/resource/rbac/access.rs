@@ -3,6 +3,9 @@
 use super::audit::Record;
 use super::{Action, InboundCall, RbacFilter};
 
+/// How many characters of what a caller sent are kept.
+const MOST_SHOWN: usize = 200;
+
 /// Why a call is refused: for the server's own log, never for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal<'a> {
@@ -47,8 +50,11 @@ impl Access {
             let decision = shadow.decide(call);
             let policy = decision.policy.map_or("", |policy| policy);
             if !decision.allowed {
-                let (path, peer) = (call.head.bare_path(), call.caller.name());
-                tracing::info!(filter = name, policy, path, peer, "shadow rules would have refused a call");
+                // Callers choose how often, and how long it is.
+                tracing::debug!(
+                    "shadow rules would have refused a call: {}",
+                    Refusal { filter: name, policy }.describe(call, "")
+                );
             }
             shadow.audit.log(&record(call, name, policy, decision.allowed));
         }
@@ -80,11 +86,19 @@ fn record<'a>(call: &InboundCall<'a>, filter: &'a str, policy: &'a str, authoriz
 }
 
 impl Refusal<'_> {
-    /// Tells the server's own log.
-    pub(crate) fn log(self, call: &InboundCall<'_>, route: &str) {
-        let Self { filter, policy } = self;
-        let (path, peer) = (call.head.bare_path(), call.caller.name());
-        let address = call.addresses.map(|(_, peer)| peer);
-        tracing::debug!(filter, policy, route, path, peer, ?address, "a call was refused");
+    /// Which rules, of which call, for the server's operator.
+    pub(crate) fn describe(self, call: &InboundCall<'_>, route: &str) -> String {
+        let by = match self {
+            Self { filter: "", .. } => "no policy that allows it was asked".to_owned(),
+            Self { filter, policy: "" } => format!("no policy of filter `{filter}` allows it"),
+            Self { filter, policy } => format!("policy `{policy}` of filter `{filter}` denies it"),
+        };
+        let route = if route.is_empty() { String::new() } else { format!(", route {route}") };
+        let address = call.addresses.map(|(_, peer)| format!(" at {peer}")).unwrap_or_default();
+        let caller = match call.caller.name() {
+            "" => "an unverified caller",
+            name => name,
+        };
+        format!("{by}; path `{:.MOST_SHOWN$}`{route}, from {caller:.MOST_SHOWN$}{address}", call.head.bare_path())
     }
 }
