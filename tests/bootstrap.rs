@@ -21,6 +21,7 @@ use tonic::Code;
 
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, impatient, quick};
+use crate::support::secured::says_in_time;
 
 /// A control plane on a port, which serves `greeter` at the backend.
 pub(crate) async fn listening(backend: &Backend) -> ControlPlane {
@@ -293,6 +294,35 @@ async fn a_control_plane_that_wants_a_client_certificate_gets_the_one_in_the_fil
     control_plane.put(endpoints("greeter").endpoint(a.address()));
     client.hello_until("a").await;
     assert_eq!(seen.recv().await.unwrap(), Some(second));
+}
+
+#[tokio::test]
+async fn roots_and_a_client_certificate_that_were_refused_are_read_anew_before_their_time() {
+    let backend = Backend::start("a").await;
+    let control_plane = listening(&backend).await;
+    let (pki, other) = (Pki::mutual(), Pki::new());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server_uri = format!("localhost:{}", listener.local_addr().unwrap().port());
+    let (clients, _) = mpsc::unbounded_channel();
+    let _relay = tls_relay(listener, pki.server.clone(), control_plane.addr(), clients);
+
+    other.issue_client();
+    let files = serde_json::json!({
+        "ca_certificate_file": other.file("ca.pem"),
+        "certificate_file": other.file("client.pem"),
+        "private_key_file": other.file("client.key"),
+        "refresh_interval": "3600s",
+    });
+    let mesh = impatient().bootstrap(other.bootstrap_with(&server_uri, files)).build().await.unwrap();
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_says(&client.hello().await.unwrap_err(), &["TLS: invalid peer certificate"]);
+    std::fs::copy(pki.file("ca.pem"), other.file("ca.pem")).unwrap();
+    says_in_time(&client, "TLS with a client certificate: received fatal alert").await;
+    pki.issue_client();
+    for file in ["client.key", "client.pem"] {
+        std::fs::copy(pki.file(file), other.file(file)).unwrap();
+    }
+    assert_eq!(client.recovers().await, "a");
 }
 
 /// A Unix socket that leads to an address, until the task is dropped with its runtime.

@@ -48,6 +48,15 @@ impl Credentials {
         }
     }
 
+    /// The server refused them, or what it showed was refused: what they are made from is read anew for the next connection.
+    pub(super) fn handle_refused(&self) {
+        match self {
+            Self::Insecure => {}
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.handle_refused(),
+        }
+    }
+
     pub(super) async fn secure(&self, io: BoxIo) -> Result<BoxIo, StreamError> {
         match self {
             Self::Insecure => Ok(io),
@@ -80,7 +89,8 @@ mod tls {
     use crate::error::{BoxError, ErrorKind};
     use crate::identity::crypto;
 
-    /// TLS with the files of the bootstrap, which are read anew for a connection when they may have changed.
+    /// TLS with the files of the bootstrap, which are read anew for a connection when they may have changed: after their
+    /// refresh interval, and after a connection that failed by them.
     pub(crate) struct Tls {
         source: Arc<Source>,
         server_name: ServerName<'static>,
@@ -96,6 +106,13 @@ mod tls {
     struct Loaded {
         config: Arc<ClientConfig>,
         at: Instant,
+        was_refused: bool,
+    }
+
+    impl Loaded {
+        fn now(config: Arc<ClientConfig>) -> Self {
+            Self { config, at: Instant::now(), was_refused: false }
+        }
     }
 
     impl fmt::Debug for Tls {
@@ -113,29 +130,34 @@ mod tls {
             let config = source.load().map_err(|error| {
                 setup("the `tls` credentials of the control plane cannot be used".to_owned()).with_source(error)
             })?;
-            let loaded = Mutex::new(Loaded { config, at: Instant::now() });
-            Ok(Self { source: Arc::new(source), server_name, loaded })
+            Ok(Self { source: Arc::new(source), server_name, loaded: Mutex::new(Loaded::now(config)) })
         }
 
         pub(super) fn has_identity(&self) -> bool {
             self.source.files.identity.is_some()
         }
 
+        pub(super) fn handle_refused(&self) {
+            self.loaded.lock().was_refused = true;
+        }
+
         pub(super) async fn handshake(&self, io: BoxIo) -> Result<BoxIo, StreamError> {
             let connector = TlsConnector::from(self.config().await);
             let connecting = connector.connect(self.server_name.clone(), io).await;
-            let stream =
-                connecting.map_err(|error| StreamError::new(format!("UNAVAILABLE: TLS: {}", refused(&error))))?;
+            let stream = connecting.map_err(|error| {
+                self.handle_refused();
+                StreamError::new(format!("UNAVAILABLE: TLS: {}", refused(&error)))
+            })?;
             if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
                 return Err(StreamError::new("UNAVAILABLE: TLS: the server did not choose HTTP/2 (ALPN `h2`)"));
             }
             Ok(Box::new(stream))
         }
 
-        /// The last good configuration, read anew if it is old.
+        /// The last good configuration, read anew if it is old or was of no use.
         async fn config(&self) -> Arc<ClientConfig> {
             let loaded = self.loaded.lock().clone();
-            if loaded.at.elapsed() < self.source.files.refresh_interval {
+            if !loaded.was_refused && loaded.at.elapsed() < self.source.files.refresh_interval {
                 return loaded.config;
             }
             let source = self.source.clone();
@@ -147,7 +169,7 @@ mod tls {
                     loaded.config
                 }
             };
-            *self.loaded.lock() = Loaded { config: config.clone(), at: Instant::now() };
+            *self.loaded.lock() = Loaded::now(config.clone());
             config
         }
     }

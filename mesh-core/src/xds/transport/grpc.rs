@@ -212,8 +212,12 @@ impl Inner {
         let (keepalive, tasks) = (self.keepalive(complaints), self.options.tasks.clone());
         let config = http2::Config { keepalive, tasks, ..http2::Config::default() };
         let connecting = http2::handshake(io, &config, &self.runtime).await;
-        let over = self.credentials.described();
-        connecting.map_err(|error| StreamError::new(format!("UNAVAILABLE: {over}{}", with_causes(&error))))
+        connecting.map_err(|error| {
+            // A server of TLS 1.3 refuses a client's certificate only now.
+            self.credentials.handle_refused();
+            let over = self.credentials.described();
+            StreamError::new(format!("UNAVAILABLE: {over}{}", with_causes(&error)))
+        })
     }
 
     fn keepalive(&self, complaints: u32) -> Option<Keepalive> {
