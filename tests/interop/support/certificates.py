@@ -52,6 +52,9 @@ class Authority:
         self.roots = folder / f"{name}.pem"
         self.roots.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
 
+    def key_pem(self):
+        return _pem(self.key)
+
     def issue(self, file, *, uris=(), dns=(), ips=(), subject=None):
         """A certificate of a day for client and server, with these names."""
         key = ec.generate_private_key(ec.SECP256R1())

@@ -8,6 +8,7 @@ import urllib.request
 import yaml
 
 from support import places, xds
+from support.certificates import Authority
 from support.wait import until
 
 DOMAIN = "default.svc.cluster.local"
@@ -17,7 +18,7 @@ _MESH = {"trustDomain": "cluster.local", "rootNamespace": "istio-system", "defau
 class Istiod:
     """An istiod on ports that were free: in plaintext and without a CA, or, `secure`, over TLS alone and with its CA."""
 
-    def __init__(self, programs, *resources, secure=False):
+    def __init__(self, programs, *resources, secure=False, more=()):
         self.programs = programs
         self.folder = programs.folder / "istio"
         self.folder.mkdir()
@@ -28,16 +29,16 @@ class Istiod:
         self.address = f"127.0.0.1:{self.port}"
         self.http = f"http://127.0.0.1:{http}"
         self.monitoring = f"http://127.0.0.1:{monitoring}"
-        ca = programs.folder / "ca"
-        self.roots = ca / "root-cert.pem"
+        self.ca = programs.folder / "ca"
         own, other = ("--secureGRPCAddr", "--grpcAddr") if secure else ("--grpcAddr", "--secureGRPCAddr")
         self.argv = [places.istiod(), "discovery", "--configDir", self.folder, "--meshConfig", mesh, "--httpsAddr="]
         self.argv += [own, self.address, f"{other}=", "--httpAddr", f"127.0.0.1:{http}", "--ctrlz_port", 0]
-        self.argv += ["--monitoringAddr", f"127.0.0.1:{monitoring}"]
+        self.argv += ["--monitoringAddr", f"127.0.0.1:{monitoring}", *more]
         self.env = {"ENABLE_CA_SERVER": "false", "POD_NAMESPACE": "istio-system", "PILOT_DEBOUNCE_AFTER": "1ms"}
         if secure:
-            ca.mkdir()
-            self.env |= {"ENABLE_CA_SERVER": "true", "ROOT_CA_DIR": str(ca)}
+            self.ca.mkdir()
+            self.put_authority("first")
+            self.env |= {"ENABLE_CA_SERVER": "true", "ROOT_CA_DIR": str(self.ca)}
         self.start()
 
     def start(self):
@@ -45,6 +46,18 @@ class Istiod:
         self.program = self.programs.start("istiod", self.argv, self.env)
         until(lambda: not self.program.running() or self._ready(), 60, "istiod to be ready")
         assert self.program.running(), self.program.tail()
+
+    def put_authority(self, name):
+        """Gives its CA a new root, as operators do (Secret `cacerts`), for its next start; and the root in PEM."""
+        authority = Authority(self.ca, name)
+        root = authority.roots.read_bytes()
+        for file in ("root-cert.pem", "cert-chain.pem", "ca-cert.pem"):
+            (self.ca / file).write_bytes(root)
+        (self.ca / "ca-key.pem").write_bytes(authority.key_pem())
+        return root
+
+    def root(self):
+        return (self.ca / "root-cert.pem").read_bytes()
 
     def put(self, *resources):
         """Adds or replaces resources; one that is bad would keep all changes out."""

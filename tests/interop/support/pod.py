@@ -23,7 +23,6 @@ class Pod:
         self.run = self.folder / "run"
         for folder in ("tokens", "istio"):
             (self.run / "secrets" / folder).mkdir(parents=True)
-        (self.run / "secrets" / "istio" / "root-cert.pem").write_bytes(istiod.roots.read_bytes())
         self.hosts = self.folder / "hosts"
         self.hosts.write_text(f"127.0.0.1 localhost\n127.0.0.1 {_ISTIOD}\n")
         self.env = {
@@ -35,15 +34,23 @@ class Pod:
             **(env or {}),
         }
         self.put_token()
+        self.put_roots(istiod.root())
+
+    def put_roots(self, pem):
+        """Mounts other roots in the place of the CA's own."""
+        self._put(self.run / "secrets" / "istio" / "root-cert.pem", pem)
 
     def put_token(self, life=3600, audience="istio-ca", account=None):
         """Mounts a new token, which ends so many seconds from now."""
         claims = {"sub": account or self.account, "aud": [audience], "exp": int(time.time() + life)}
         part = lambda value: base64.urlsafe_b64encode(value).rstrip(b"=").decode()
         token = f"{part(b'{}')}.{part(json.dumps(claims).encode())}.{part(b'signature')}"
-        new = self.folder / "token"
-        new.write_text(token)
-        os.replace(new, self.run / "secrets" / "tokens" / "istio-token")
+        self._put(self.run / "secrets" / "tokens" / "istio-token", token.encode())
+
+    def _put(self, path, content):
+        new = self.folder / "new"
+        new.write_bytes(content)
+        os.replace(new, path)
 
     def within(self, argv):
         """The command line that runs a program in the pod."""

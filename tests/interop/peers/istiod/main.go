@@ -1,8 +1,7 @@
 // istiod is Istio's control plane as it is, beside a Kubernetes that has nothing: its configuration is a folder.
 //
 // Takes the arguments of `pilot-discovery`. The Kubernetes API that it must have is answered here, at a loopback port:
-// every list is empty and stays so, an object that is written can be read, and tokens are reviewed (see tokens.go). If
-// ROOT_CA_DIR names an empty folder, a CA for istiod's own is made in it (see ca.go).
+// every list is empty and stays so, an object that is written can be read, and tokens are reviewed (see tokens.go).
 package main
 
 import (
@@ -153,11 +152,6 @@ func kubeconfig(folder string, address net.Addr) string {
 }
 
 func main() {
-	if folder := os.Getenv("ROOT_CA_DIR"); folder != "" {
-		if err := makeCA(folder); err != nil {
-			log.Fatal(err)
-		}
-	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		log.Fatal(err)
