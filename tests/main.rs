@@ -27,6 +27,7 @@ mod hostile_certificates;
 mod identity;
 mod in_force;
 mod istio_ca;
+mod jwt;
 mod load;
 mod mirroring;
 mod mtls;

@@ -11,6 +11,7 @@ pub(crate) mod dns;
 pub(crate) mod frames;
 pub(crate) mod greeter;
 pub(crate) mod istio;
+pub(crate) mod jwt;
 pub(crate) mod network;
 pub(crate) mod orca;
 pub(crate) mod pki;

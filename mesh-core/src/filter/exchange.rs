@@ -153,8 +153,10 @@ impl Exchange {
                 Step::Continue
             }
             FilterConfig::LocalRateLimit(limit) => self.limit(limit, head),
-            // A server's, which asks it itself. A client meets it in a route's composite alone (A103).
+            // A server's, which asks them itself. A client meets them in a route's composite alone (A103).
             FilterConfig::Rbac(_) => unavailable(format!("filter `{}` is not one of clients", filter.name)),
+            #[cfg(feature = "jwt")]
+            FilterConfig::Jwt(_) => unavailable(format!("filter `{}` is not one of clients", filter.name)),
             FilterConfig::StatefulSession(session) => {
                 self.visits.extend(session::join(session, index, head));
                 // It may be another one of the route's.
@@ -213,6 +215,8 @@ impl Exchange {
                 | FilterConfig::Fault(_)
                 | FilterConfig::LocalRateLimit(_)
                 | FilterConfig::Rbac(_) => {}
+                #[cfg(feature = "jwt")]
+                FilterConfig::Jwt(_) => {}
             }
         }
         response

@@ -32,6 +32,8 @@ fn names(chain: Option<&Chain>) -> String {
         FilterConfig::HeaderMutation(_) => "header_mutation",
         FilterConfig::LocalRateLimit(_) => "local_ratelimit",
         FilterConfig::StatefulSession(_) => "stateful_session",
+        #[cfg(feature = "jwt")]
+        FilterConfig::Jwt(_) => "jwt_authn",
         FilterConfig::Rbac(_) => "rbac",
     };
     filters.map(|filter| name(&filter.config)).collect::<Vec<_>>().join(", ")

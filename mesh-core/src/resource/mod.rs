@@ -5,6 +5,8 @@
 
 pub(crate) mod answer;
 pub(crate) mod circuit_breakers;
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "no call is served"))]
+pub(crate) mod claims;
 pub(crate) mod cluster;
 pub(crate) mod cookie;
 mod decode;
@@ -16,6 +18,8 @@ pub(crate) mod endpoints;
 pub(crate) mod filter;
 pub(crate) mod filter_chain;
 pub(crate) mod hash_policy;
+#[cfg(feature = "jwt")]
+pub(crate) mod jwt;
 pub(crate) mod level;
 pub(crate) mod listener;
 pub(crate) mod local;

@@ -7,6 +7,7 @@ use super::ConnectInfo;
 use crate::error::{Error, ErrorKind};
 use crate::resource::matcher::RequestHead;
 use crate::resource::rbac::access::Refusal;
+use crate::resource::rbac::metadata::Known;
 use crate::resource::rbac::{Callers, InboundCall};
 
 /// All that a caller is told: neither rules nor names.
@@ -28,6 +29,7 @@ fn seen<'a>(head: RequestHead<'a>, extensions: &'a Extensions) -> InboundCall<'a
         head,
         addresses: connection.map(|connection| (connection.local_address, connection.peer_address)),
         caller: caller(extensions, connection.is_some_and(|connection| connection.is_secured)),
+        known: Known::of(extensions),
     }
 }
 

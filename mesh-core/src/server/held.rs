@@ -45,6 +45,11 @@ impl<S> HeldCall<S> {
             match passage.resume(hold, &mut head) {
                 Next::Hold(another) => hold = another,
                 Next::Refuse(error) => return Ok(refusals.answer(&error).map(|()| ResponseBody::own(Bytes::new()))),
+                #[cfg(feature = "jwt")]
+                Next::Deny(answer, why) => {
+                    refusals.server.refuse_call(&why);
+                    return Ok(passage.changed(answer.map(ResponseBody::own)));
+                }
                 Next::Answer(answer) => return Ok(passage.changed(answer.map(ResponseBody::own))),
                 Next::Serve => break,
             }

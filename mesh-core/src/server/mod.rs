@@ -57,6 +57,8 @@ pub(crate) use self::state::{ConnectionState, ServerState};
 pub use self::tls::ServerTls;
 use crate::deadline::InboundProtocol;
 use crate::error::{BoxError, Error, ErrorKind};
+#[cfg(feature = "jwt")]
+pub use crate::resource::claims::Claims;
 #[cfg(feature = "tls")]
 pub use crate::tls::{AcceptedSecurity, Peer};
 use crate::xds::Subscriber;

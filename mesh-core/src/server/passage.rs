@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+#[cfg(feature = "jwt")]
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::Response;
@@ -41,6 +43,9 @@ pub(super) enum Next {
     /// For the server's own log; its caller is told less.
     Refuse(Error),
     Answer(Response<Bytes>),
+    /// As an answer that says why, which the server's own log does, too.
+    #[cfg(feature = "jwt")]
+    Deny(Response<Bytes>, Error),
     Hold(Hold),
 }
 
@@ -71,6 +76,16 @@ impl Passage {
     pub(super) fn request(&mut self, head: &mut Parts, from: usize) -> Next {
         let (mut chain, mut index) = (self.exchange.chain().clone(), from);
         while let Some(filter) = chain.filters.get(index) {
+            #[cfg(feature = "jwt")]
+            if let FilterConfig::Jwt(jwt) = &filter.config {
+                match jwt.authenticate(head, SystemTime::now()) {
+                    Ok(()) => {
+                        index += 1;
+                        continue;
+                    }
+                    Err(failure) => return self.deny(jwt.answer(failure), failure.text(), head),
+                }
+            }
             match self.pass(filter, index, head) {
                 Ok(Step::Continue) => index += 1,
                 Ok(Step::Become(filters)) => chain = self.exchange.replace(index, &filters),
@@ -86,6 +101,14 @@ impl Passage {
             return Next::Refuse(denied(refusal, &inbound_head(head), self.exchange.route()));
         }
         self.exchange.leave(head).map_or(Next::Serve, Next::Answer)
+    }
+
+    #[cfg(feature = "jwt")]
+    fn deny(&self, answer: Answer, why: &str, head: &Parts) -> Next {
+        let call = inbound_head(head);
+        let (path, route) = (call.head.bare_path(), self.exchange.route());
+        tracing::debug!(why, route, path, "a call was refused");
+        Next::Deny(self.exchange.respond(answer), Error::new(ErrorKind::PermissionDenied, why))
     }
 
     /// Goes on behind a pause.

@@ -174,6 +174,11 @@ where
         match passage.request(&mut head, 0) {
             Next::Serve => State::Served(service.oneshot(Request::from_parts(head, body)), Some(passage)),
             Next::Refuse(error) => State::refused(self.refusals.answer(&error)),
+            #[cfg(feature = "jwt")]
+            Next::Deny(answer, why) => {
+                self.refusals.server.refuse_call(&why);
+                State::Answered(Some(Ok(passage.changed(answer))))
+            }
             Next::Answer(answer) => State::Answered(Some(Ok(passage.changed(answer)))),
             Next::Hold(hold) => {
                 let call = HeldCall { passage, head, body, service, refusals: self.refusals.clone() };

@@ -13,6 +13,7 @@ use mesh_xds_proto::envoy::extensions::common::matching::v3::{ExtensionWithMatch
 use mesh_xds_proto::envoy::extensions::filters::http::composite::v3::{Composite as Empty, CompositePerRoute};
 use mesh_xds_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use mesh_xds_proto::envoy::extensions::filters::http::header_mutation::v3::{HeaderMutation, HeaderMutationPerRoute};
+use mesh_xds_proto::envoy::extensions::filters::http::jwt_authn::v3::{JwtAuthentication, PerRouteConfig};
 use mesh_xds_proto::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use mesh_xds_proto::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
 use mesh_xds_proto::envoy::extensions::filters::http::router::v3::Router;
@@ -152,6 +153,8 @@ fn of_extension(extension: &Extension<'_>, is_optional: bool, within: Within, at
         Kind::Terminal
     } else if side != Some(Side::Client) && extension.is::<Rbac>() {
         extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(access(rbac::rbac(&message, place))))
+    } else if side != Some(Side::Client) && extension.is::<JwtAuthentication>() {
+        jwt(extension, place).map_or(Kind::Skipped, Kind::Filter)
     } else if extension.is::<ExtensionWithMatcher>() {
         let Some(message) = extension.unpack::<ExtensionWithMatcher>(place) else { return Kind::Skipped };
         match composite::wrapped(&message, place) {
@@ -232,12 +235,37 @@ fn unwrapped(extension: &Extension<'_>, is_optional: bool, at: &At<'_>) -> Optio
     if extension.is::<CompositePerRoute>() {
         return choosing(composite::alone_per_route(&extension.unpack(at)?, Within::top(None), at)?);
     }
+    if extension.is::<PerRouteConfig>() {
+        return jwt_of_route(extension, at);
+    }
     unsupported(&extension.type_name, is_optional, at);
     None
 }
 
 fn choosing(composite: Composite) -> Option<Override> {
     Some(Override::Config(FilterConfig::Composite(Arc::new(composite))))
+}
+
+#[cfg(feature = "jwt")]
+fn jwt(extension: &Extension<'_>, at: &At<'_>) -> Option<FilterConfig> {
+    Some(super::jwt::jwt_authentication(&extension.unpack(at)?, at))
+}
+
+#[cfg(not(feature = "jwt"))]
+fn jwt(_: &Extension<'_>, at: &At<'_>) -> Option<FilterConfig> {
+    at.error("needs mesh-core's feature `jwt`, which is off");
+    None
+}
+
+#[cfg(feature = "jwt")]
+fn jwt_of_route(extension: &Extension<'_>, at: &At<'_>) -> Option<Override> {
+    super::jwt::per_route(&extension.unpack(at)?, at)
+}
+
+#[cfg(not(feature = "jwt"))]
+fn jwt_of_route(_: &Extension<'_>, at: &At<'_>) -> Option<Override> {
+    at.error("needs mesh-core's feature `jwt`, which is off");
+    None
 }
 
 fn access(filter: RbacFilter) -> FilterConfig {

@@ -16,9 +16,12 @@ mod filter_chain;
 mod hash_policy;
 mod header_mutation;
 mod http_filter;
+#[cfg(feature = "jwt")]
+mod jwt;
 mod lb_policy;
 mod listener;
 mod match_tree;
+mod metadata;
 mod mirror;
 mod named_policy;
 mod outlier_detection;

@@ -4,7 +4,7 @@ use mesh_xds_proto::envoy::config::rbac::v3 as proto;
 use mesh_xds_proto::envoy::config::route::v3::HeaderMatcher;
 use mesh_xds_proto::envoy::extensions::filters::http::rbac::v3 as filter;
 use mesh_xds_proto::envoy::extensions::rbac::audit_loggers::stream::v3::StdoutAuditLog;
-use mesh_xds_proto::envoy::r#type::matcher::v3::{MetadataMatcher, PathMatcher, StringMatcher, path_matcher};
+use mesh_xds_proto::envoy::r#type::matcher::v3::{PathMatcher, StringMatcher, path_matcher};
 use mesh_xds_proto::envoy::r#type::v3::Int32Range;
 use proto::permission::Rule as Permits;
 use proto::principal::Identifier;
@@ -12,6 +12,7 @@ use proto::rbac::audit_logging_options::AuditCondition;
 use proto::rbac::{Action as ProtoAction, AuditLoggingOptions};
 
 use super::filter_chain::prefix;
+use super::metadata::metadata_match;
 use super::place::{At, quoted};
 use super::route_match::{inbound_header_match, string_match};
 use super::value::Extension;
@@ -88,7 +89,7 @@ fn permission(message: &proto::Permission, at: &At<'_>) -> Option<Rule> {
             Kind::LocalPort(*port..port.saturating_add(1))
         }
         Permits::DestinationPortRange(range) => port_range(range, &at.field("destination_port_range"))?,
-        Permits::Metadata(metadata) => never(metadata, &at.field("metadata")),
+        Permits::Metadata(metadata) => metadata_match(metadata, &at.field("metadata"))?,
         Permits::RequestedServerName(name) => server_name(name, &at.field("requested_server_name"))?,
         // Refused by the table.
         Permits::Matcher(_) | Permits::UriTemplate(_) | Permits::SourcedMetadata(_) => return None,
@@ -123,7 +124,7 @@ fn principal(message: &proto::Principal, at: &At<'_>) -> Option<Rule> {
         Identifier::RemoteIp(range) => Kind::PeerIp(prefix(range, &at.field("remote_ip"))?),
         Identifier::Header(header) => matching(header, &at.field("header"))?,
         Identifier::UrlPath(path) => url_path(path, &at.field("url_path"))?,
-        Identifier::Metadata(metadata) => never(metadata, &at.field("metadata")),
+        Identifier::Metadata(metadata) => metadata_match(metadata, &at.field("metadata"))?,
         // Refused by the table.
         Identifier::FilterState(_) | Identifier::SourcedMetadata(_) | Identifier::Custom(_) => return None,
     }))
@@ -169,12 +170,6 @@ fn port_range(range: &Int32Range, at: &At<'_>) -> Option<Kind> {
             None
         }
     }
-}
-
-/// There is no metadata, and so no value that could match; one that inverts that holds (A41).
-fn never(metadata: &MetadataMatcher, at: &At<'_>) -> Kind {
-    metadata.judge(at);
-    Kind::Constant(metadata.invert)
 }
 
 /// It is empty (A41).

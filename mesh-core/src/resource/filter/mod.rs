@@ -20,6 +20,8 @@ use header_mutation::HeaderMutation;
 use rate_limit::LocalRateLimit;
 use stateful_session::StatefulSession;
 
+#[cfg(feature = "jwt")]
+use super::jwt::JwtConfig;
 use super::rbac::RbacFilter;
 
 /// The filters of a listener in their order, without the router that ends the list.
@@ -47,6 +49,9 @@ pub(crate) enum FilterConfig {
     StatefulSession(Arc<StatefulSession>),
     /// Of servers alone.
     Rbac(Arc<RbacFilter>),
+    /// Of servers alone.
+    #[cfg(feature = "jwt")]
+    Jwt(JwtConfig),
 }
 
 /// The filter `header_mutation`, or what a route adds to it.
@@ -90,6 +95,10 @@ impl HttpFilter {
             (_, Some(Override::Disabled)) => return None,
             (_, None) if self.disabled => return None,
             (FilterConfig::HeaderMutation(own), _) => FilterConfig::HeaderMutation(own.with_all(&mut said)),
+            #[cfg(feature = "jwt")]
+            (FilterConfig::Jwt(own), Some(Override::Config(FilterConfig::Jwt(said)))) => {
+                FilterConfig::Jwt(own.overridden(said))
+            }
             (_, Some(Override::Config(config))) => config.clone(),
             (own, None) => own.clone(),
         };
@@ -143,6 +152,8 @@ impl FilterConfig {
             Self::LocalRateLimit(limit) => limit.is_idle(),
             Self::StatefulSession(session) => session.cookie.is_none(),
             Self::Rbac(rbac) => rbac.rules.is_none() && rbac.shadow.is_none(),
+            #[cfg(feature = "jwt")]
+            Self::Jwt(jwt) => jwt.is_idle(),
         }
     }
 }

@@ -8,6 +8,7 @@
 pub(crate) mod access;
 pub(crate) mod audit;
 mod index;
+pub(crate) mod metadata;
 mod rule;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use super::Action;
+use super::metadata::{ClaimMatch, Known};
 use crate::resource::filter_chain::Prefix;
 use crate::resource::matcher::RequestHead;
 use crate::resource::matcher::header::{Condition, HeaderMatch};
@@ -25,6 +26,8 @@ pub(crate) enum Kind {
     LocalIp(Prefix),
     LocalPort(Range<u32>),
     PeerIp(Prefix),
+    /// Of what its tokens claim.
+    Claim(ClaimMatch),
     /// Of the caller's name; `None`: of any caller over TLS.
     Authenticated(Option<TextMatch>),
 }
@@ -36,6 +39,8 @@ pub(crate) struct InboundCall<'a> {
     /// Ours and the caller's; `None`: nobody said them.
     pub(crate) addresses: Option<(SocketAddr, SocketAddr)>,
     pub(crate) caller: Callers<'a>,
+    /// What filters have found out.
+    pub(crate) known: Known<'a>,
 }
 
 /// Who calls.
@@ -136,6 +141,7 @@ impl Rule {
             }
             Kind::LocalPort(ports) => call.local().map_or(doubt.unknown, |local| ports.contains(&local.port().into())),
             Kind::PeerIp(prefix) => call.peer().map_or(doubt.unknown, |peer| prefix.contains(peer.ip().to_canonical())),
+            Kind::Claim(claim) => claim.holds(call.known),
             Kind::Authenticated(name) => call.caller.is(name.as_ref(), doubt),
         }
     }

@@ -4,6 +4,7 @@ use fastrand::Rng;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::access::{Refusal, decide};
+use super::metadata::Known;
 use super::*;
 use crate::resource::filter_chain::Prefix;
 use crate::resource::matcher::RequestHead;
@@ -49,6 +50,7 @@ impl Sample {
             head: RequestHead { path: self.path, method: &Method::POST, authority: "svc.test", headers: &self.headers },
             addresses: Some((address("10.1.2.3:443"), address("[::ffff:10.9.0.7]:5000"))),
             caller: (self.caller)(&self.names),
+            known: Known::default(),
         }
     }
 }

@@ -606,10 +606,139 @@ messages! {
     }
 
     "MetadataMatcher" matcher::MetadataMatcher {
-        filter: Act("there is no metadata (A41)"),
-        path: Act("there is no metadata (A41)"),
-        value: Act("there is no metadata (A41)"),
+        filter: Act("`envoy.filters.http.jwt_authn`; of others there is no metadata (A41)"),
+        path: Act("not empty"),
+        value: Act("required"),
         invert: Act,
+    }
+
+    "MetadataMatcher.PathSegment" matcher::metadata_matcher::PathSegment {}
+    one segment: matcher::metadata_matcher::path_segment::Segment {
+        Key "key": Act,
+    }
+
+    "ValueMatcher" matcher::ValueMatcher {}
+    one match_pattern: matcher::value_matcher::MatchPattern {
+        NullMatch "null_match": Act,
+        DoubleMatch "double_match": Act,
+        StringMatch "string_match": Act,
+        BoolMatch "bool_match": Act,
+        PresentMatch "present_match": Act,
+        ListMatch "list_match": Act,
+        OrMatch "or_match": Act,
+    }
+
+    "DoubleMatcher" matcher::DoubleMatcher {}
+    one match_pattern: matcher::double_matcher::MatchPattern {
+        Range "range": Act,
+        Exact "exact": Act,
+    }
+
+    "DoubleRange" envoy_type::DoubleRange {
+        start: Act,
+        end: Act("excluded"),
+    }
+
+    "ListMatcher" matcher::ListMatcher {}
+    one match_pattern: matcher::list_matcher::MatchPattern {
+        OneOf "one_of": Act("required"),
+    }
+
+    "OrMatcher" matcher::OrMatcher {
+        value_matchers: Act("two or more"),
+    }
+
+    "JwtAuthentication" filters::jwt_authn::v3::JwtAuthentication {
+        providers: Act("of a server"),
+        rules: Act("as in Envoy: the first that matches"),
+        filter_state_rules: Nack(LATER),
+        bypass_cors_preflight: Ignore("such requests are checked, too"),
+        requirement_map: Act,
+        strip_failure_response: Act("who is refused is not told why"),
+        stat_prefix: Ignore,
+    }
+
+    "JwtProvider" filters::jwt_authn::v3::JwtProvider {
+        issuer: Act("empty: any"),
+        audiences: Act("one of them; empty: any"),
+        subjects: Act,
+        require_expiration: Act,
+        max_lifetime: Act,
+        forward: Act("cookies stay in any case"),
+        from_headers: Act("without any place: `Authorization: Bearer` and the parameter `access_token`"),
+        from_params: Act,
+        from_cookies: Act,
+        forward_payload_header: Act("taken out of requests that come with it"),
+        pad_forward_payload_header: Act,
+        payload_in_metadata: Act("for policies (`MetadataMatcher`) and handlers (`server::Claims`)"),
+        normalize_payload_in_metadata: Act,
+        header_in_metadata: Act,
+        failed_status_in_metadata: Nack(LATER),
+        clock_skew_seconds: Act("default 60 s"),
+        jwt_cache_config: Ignore("each token is verified"),
+        claim_to_headers: Act("texts, numbers and truth values; taken out of requests that come with them"),
+        clear_route_cache: Nack("a route is chosen once, before the filters"),
+    }
+    one jwks_source_specifier: filters::jwt_authn::v3::jwt_provider::JwksSourceSpecifier {
+        RemoteJwks "remote_jwks": Nack("is not supported yet: send the keys in `local_jwks`"),
+        LocalJwks "local_jwks": Act("inline, up to 1 MiB and 100 keys: RSA of 2048 to 8192 bits, P-256, P-384, P-521, Ed25519"),
+    }
+
+    "JwtProvider.NormalizePayload" filters::jwt_authn::v3::jwt_provider::NormalizePayload {
+        space_delimited_claims: Act,
+    }
+
+    "JwtHeader" filters::jwt_authn::v3::JwtHeader {
+        name: Act("two headers of it are refused"),
+        value_prefix: Act("the value begins so; its case does not matter"),
+    }
+
+    "JwtClaimToHeader" filters::jwt_authn::v3::JwtClaimToHeader {
+        header_name: Act,
+        claim_name: Act("`a.b` is `b` of `a`"),
+        claim_path: Act("in place of `claim_name`"),
+    }
+
+    "PathSegment" filters::jwt_authn::v3::jwt_claim_to_header::PathSegment {
+        key: Act,
+    }
+
+    "RequirementRule" filters::jwt_authn::v3::RequirementRule {
+        r#match: Act("required; conditions that gRPC gives no meaning are refused"),
+    }
+    one requirement_type: filters::jwt_authn::v3::requirement_rule::RequirementType {
+        Requires "requires": Act("not set: nothing is required"),
+        RequirementName "requirement_name": Act,
+    }
+
+    "JwtRequirement" filters::jwt_authn::v3::JwtRequirement {}
+    one requires_type: filters::jwt_authn::v3::jwt_requirement::RequiresType {
+        ProviderName "provider_name": Act("all of the call's tokens in the provider's places must be good"),
+        ProviderAndAudiences "provider_and_audiences": Act,
+        RequiresAny "requires_any": Act,
+        RequiresAll "requires_all": Act,
+        AllowMissingOrFailed "allow_missing_or_failed": Act,
+        AllowMissing "allow_missing": Act("in `requires_any`, of the providers beside it; else of all"),
+        ExtractOnlyWithoutValidation "extract_only_without_validation": Nack("a token that is not verified says nothing"),
+    }
+
+    "ProviderWithAudiences" filters::jwt_authn::v3::ProviderWithAudiences {
+        provider_name: Act,
+        audiences: Act("in place of the provider's"),
+    }
+
+    "JwtRequirementOrList" filters::jwt_authn::v3::JwtRequirementOrList {
+        requirements: Act("two or more"),
+    }
+
+    "JwtRequirementAndList" filters::jwt_authn::v3::JwtRequirementAndList {
+        requirements: Act("two or more"),
+    }
+
+    "PerRouteConfig" filters::jwt_authn::v3::PerRouteConfig {}
+    one requirement_specifier: filters::jwt_authn::v3::per_route_config::RequirementSpecifier {
+        Disabled "disabled": Act("true is the only value"),
+        RequirementName "requirement_name": Act("of `requirement_map`; another one refuses the route's calls"),
     }
 
     "Int32Range" envoy_type::Int32Range {

@@ -11,6 +11,7 @@ use mesh_xds_proto::envoy::extensions::common::matching::v3::ExtensionWithMatche
 use mesh_xds_proto::envoy::extensions::filters::http::composite::v3::Composite;
 use mesh_xds_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use mesh_xds_proto::envoy::extensions::filters::http::header_mutation::v3::HeaderMutation;
+use mesh_xds_proto::envoy::extensions::filters::http::jwt_authn::v3::JwtAuthentication;
 use mesh_xds_proto::envoy::extensions::filters::http::rbac::v3::RbacPerRoute;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 use mesh_xds_proto::envoy::r#type::matcher::v3::StringMatcher;
@@ -213,6 +214,17 @@ fn place(full_name: &str, sample: &[u8], f: &mut Fixture) {
             let value = path.iter().rev().fold(value, |message, number| nested(*number, &message));
             let packed = Any { type_url: ExtensionWithMatcherPerRoute::type_url(), value };
             f.route().typed_per_filter_config = overrides("x", packed);
+        }
+        tokens if tokens.starts_with("extensions.filters.http.jwt_authn.v3.") => {
+            let path: &[u32] = match tokens.rsplit('.').next().expect("a name") {
+                "JwtAuthentication" => &[],
+                "JwtProvider" => &[1, 2],
+                "JwtRequirement" => &[2, 2],
+                other => panic!("{other} has no place in a filter"),
+            };
+            let value = path.iter().rev().fold(sample.to_vec(), |message, number| nested(*number, &message));
+            let packed = Any { type_url: JwtAuthentication::type_url(), value };
+            f.manager.http_filters.insert(0, filter_of("x", packed));
         }
         access if access.starts_with("extensions.filters.http.rbac.v3.") || access.starts_with("config.rbac.v3.") => {
             let path: &[u32] = match access.rsplit('.').next().expect("a name") {

@@ -1,0 +1,347 @@
+//! Tokens of callers (`jwt_authn`): a server verifies what its listener asks for, and its policies see what they say.
+
+use mesh_core::server::{Claims, ServerOptions, ServingMode};
+use mesh_core::testing::{ControlPlane, FilterChainBuilder, filter_chain, route, route_config, server_listener};
+use mesh_examples::helloworld::greeter_server::{Greeter, GreeterServer};
+use mesh_examples::helloworld::{HelloReply, HelloRequest};
+use mesh_xds_proto::envoy::config::core::v3::DataSource;
+use mesh_xds_proto::envoy::config::core::v3::data_source::Specifier;
+use mesh_xds_proto::envoy::config::rbac::v3 as rbac;
+use mesh_xds_proto::envoy::config::route::v3::RouteMatch;
+use mesh_xds_proto::envoy::config::route::v3::route_match::PathSpecifier;
+use mesh_xds_proto::envoy::extensions::filters::http::jwt_authn::v3 as pb;
+use mesh_xds_proto::envoy::extensions::filters::http::rbac::v3::Rbac;
+use mesh_xds_proto::envoy::r#type::matcher::v3::metadata_matcher::{PathSegment, path_segment::Segment};
+use mesh_xds_proto::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use mesh_xds_proto::envoy::r#type::matcher::v3::{
+    ListMatcher, MetadataMatcher, StringMatcher, ValueMatcher, list_matcher, value_matcher,
+};
+use pb::jwt_provider::{JwksSourceSpecifier, NormalizePayload};
+use pb::jwt_requirement::RequiresType;
+use pb::per_route_config::RequirementSpecifier;
+use pb::requirement_rule::RequirementType;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tonic::{Code, Request, Response, Status};
+
+use crate::support::client::{Client, metadata, quick, quick_mesh};
+use crate::support::configured::Setting;
+use crate::support::jwt::{Issuer, now};
+use crate::support::served::Served;
+
+fn provider(issuer: &str, keys: &Issuer) -> pb::JwtProvider {
+    let keys = DataSource { specifier: Some(Specifier::InlineString(keys.set())), ..Default::default() };
+    pb::JwtProvider {
+        issuer: issuer.into(),
+        payload_in_metadata: "payload".into(),
+        jwks_source_specifier: Some(JwksSourceSpecifier::LocalJwks(keys)),
+        ..Default::default()
+    }
+}
+
+fn requires(requirement: RequiresType) -> pb::JwtRequirement {
+    pb::JwtRequirement { requires_type: Some(requirement) }
+}
+
+fn by(provider: &str) -> pb::JwtRequirement {
+    requires(RequiresType::ProviderName(provider.into()))
+}
+
+fn optional(provider: &str) -> pb::JwtRequirement {
+    let requirements = vec![by(provider), requires(RequiresType::AllowMissing(()))];
+    requires(RequiresType::RequiresAny(pb::JwtRequirementOrList { requirements }))
+}
+
+fn prefix(prefix: &str) -> Option<RouteMatch> {
+    Some(RouteMatch { path_specifier: Some(PathSpecifier::Prefix(prefix.into())), ..Default::default() })
+}
+
+/// One provider, `joe`, and one rule for all calls.
+fn filter(provider: pb::JwtProvider, requirement: pb::JwtRequirement) -> pb::JwtAuthentication {
+    let rule =
+        pb::RequirementRule { r#match: prefix("/"), requirement_type: Some(RequirementType::Requires(requirement)) };
+    pb::JwtAuthentication { providers: [("joe".into(), provider)].into(), rules: vec![rule], ..Default::default() }
+}
+
+fn chain(filter: &pb::JwtAuthentication) -> FilterChainBuilder {
+    filter_chain().filter("jwt", filter)
+}
+
+async fn start(filter: &pb::JwtAuthentication) -> Setting {
+    Setting::start(chain(filter), ServerOptions::new()).await
+}
+
+async fn call(it: &Setting, token: &str) -> Result<String, Status> {
+    it.client.hello_with(metadata(&[("authorization", &format!("Bearer {token}"))])).await
+}
+
+fn told(result: Result<String, Status>) -> (Code, String) {
+    let status = result.expect_err("it is refused");
+    (status.code(), status.message().to_owned())
+}
+
+#[tokio::test]
+async fn s15_a_call_needs_a_good_token_and_its_handler_does_not_get_it() {
+    let (joe, eve) = (Issuer::new("joe"), Issuer::new("joe"));
+    let it = start(&filter(pb::JwtProvider { audiences: vec!["a".into()], ..provider("joe", &joe) }, by("joe"))).await;
+    let good = json!({"aud": "a", "sub": "alice"});
+    assert_eq!(call(&it, &joe.token(&good)).await.expect("a good token"), "a");
+    let unauthenticated = |text: &str| (Code::Unauthenticated, text.to_owned());
+    assert_eq!(told(it.client.hello().await), unauthenticated("the call has no token"));
+    assert_eq!(told(call(&it, &eve.token(&good)).await), unauthenticated("the token's signature is wrong"));
+    let expired = joe.token(&json!({"aud": "a", "exp": now() - 61}));
+    assert_eq!(told(call(&it, &expired).await), unauthenticated("the token has expired"));
+    let early = joe.token(&json!({"aud": "a", "nbf": now() + 600}));
+    assert_eq!(told(call(&it, &early).await), unauthenticated("the token is not valid yet"));
+    assert_eq!(
+        told(call(&it, &joe.token(&json!({"iss": "jim"}))).await),
+        unauthenticated("the token's issuer is not known")
+    );
+    let none = format!("{}.", joe.token(&good).rsplit_once('.').expect("three parts").0);
+    assert_eq!(told(call(&it, &none).await), unauthenticated("the token's signature is wrong"));
+    assert_eq!(told(call(&it, "junk").await), unauthenticated("the token is malformed"));
+    let elsewhere = joe.token(&json!({"aud": "b"}));
+    assert_eq!(told(call(&it, &elsewhere).await), (Code::PermissionDenied, "the token is for another audience".into()));
+    let seen = it.greeter.seen();
+    assert_eq!(seen.len(), 1, "no other call gets to a handler");
+    assert!(!seen[0].metadata.contains_key("authorization"));
+    let status = it.server.status();
+    assert_eq!(status.refused_calls, 8);
+    assert!(status.last_refused_call.expect("one was").contains("the token is for another audience"));
+}
+
+#[tokio::test]
+async fn s15_a_missing_token_is_not_a_failed_one() {
+    let (joe, eve) = (Issuer::new("joe"), Issuer::new("joe"));
+    let it = start(&filter(provider("joe", &joe), optional("joe"))).await;
+    it.client.hello().await.expect("a token may be missing");
+    call(&it, &joe.token(&json!({}))).await.expect("a good token");
+    let bad = eve.token(&json!({}));
+    assert_eq!(told(call(&it, &bad).await).0, Code::Unauthenticated);
+    it.changes_to(chain(&filter(provider("joe", &joe), requires(RequiresType::AllowMissingOrFailed(()))))).await;
+    while call(&it, &bad).await.is_err() {}
+}
+
+#[tokio::test]
+async fn s15_headers_that_only_the_filter_sets_are_taken_out_of_calls() {
+    let joe = Issuer::new("joe");
+    let claim = pb::JwtClaimToHeader { header_name: "x-sub".into(), claim_name: "sub".into(), ..Default::default() };
+    let provider = pb::JwtProvider {
+        forward_payload_header: "x-payload".into(),
+        claim_to_headers: vec![claim],
+        forward: true,
+        ..provider("joe", &joe)
+    };
+    let it = start(&filter(provider, optional("joe"))).await;
+    let forged = [("x-sub", "root"), ("x-payload", "e30")];
+    it.client.hello_with(metadata(&forged)).await.expect("a token may be missing");
+    let bearer = format!("Bearer {}", joe.token(&json!({"sub": "alice"})));
+    let headers = [forged[0], forged[1], ("authorization", &bearer)];
+    it.client.hello_with(metadata(&headers)).await.expect("a good token");
+    let [without, with] = it.greeter.seen().try_into().expect("two calls");
+    assert!(!without.metadata.contains_key("x-sub") && !without.metadata.contains_key("x-payload"));
+    assert_eq!(with.metadata.get_all("x-sub").iter().collect::<Vec<_>>(), ["alice"]);
+    assert_eq!(with.metadata.get_all("x-payload").iter().count(), 1);
+    assert_eq!(with.metadata.get("authorization").expect("it is forwarded"), bearer.as_str());
+}
+
+fn claim(path: &[&str], value: value_matcher::MatchPattern) -> MetadataMatcher {
+    let segment = |key: &&str| PathSegment { segment: Some(Segment::Key((*key).into())) };
+    MetadataMatcher {
+        filter: "envoy.filters.http.jwt_authn".into(),
+        path: path.iter().map(segment).collect(),
+        value: Some(ValueMatcher { match_pattern: Some(value) }),
+        invert: false,
+    }
+}
+
+fn exactly(text: &str) -> value_matcher::MatchPattern {
+    let pattern = Some(MatchPattern::Exact(text.into()));
+    value_matcher::MatchPattern::StringMatch(StringMatcher { match_pattern: pattern, ..Default::default() })
+}
+
+fn having(text: &str) -> value_matcher::MatchPattern {
+    let one = ValueMatcher { match_pattern: Some(exactly(text)) };
+    let one_of = list_matcher::MatchPattern::OneOf(Box::new(one));
+    value_matcher::MatchPattern::ListMatch(Box::new(ListMatcher { match_pattern: Some(one_of) }))
+}
+
+/// All of these of callers.
+fn policy(action: rbac::rbac::Action, claims: Vec<MetadataMatcher>) -> Rbac {
+    let principal = |identifier| rbac::Principal { identifier: Some(identifier) };
+    let ids = claims.into_iter().map(|claim| principal(rbac::principal::Identifier::Metadata(claim))).collect();
+    let all = principal(rbac::principal::Identifier::AndIds(rbac::principal::Set { ids }));
+    let permission = rbac::Permission { rule: Some(rbac::permission::Rule::Any(true)) };
+    let policy = rbac::Policy { permissions: vec![permission], principals: vec![all], ..Default::default() };
+    let policies = [("claims".to_owned(), policy)].into();
+    Rbac { rules: Some(rbac::Rbac { action: action as i32, policies, ..Default::default() }), ..Default::default() }
+}
+
+#[tokio::test]
+async fn s13_policies_see_what_the_tokens_of_the_filter_before_them_say() {
+    use rbac::rbac::Action::{Allow, Deny};
+    let joe = Issuer::new("joe");
+    let normalized = NormalizePayload { space_delimited_claims: vec!["scope".into()] };
+    let provider = pb::JwtProvider { normalize_payload_in_metadata: Some(normalized), ..provider("joe", &joe) };
+    let tokens = filter(provider, optional("joe"));
+    // As Istio asks for a request principal `joe/alice` with a claim.
+    let alice = || {
+        vec![
+            claim(&["payload", "iss"], exactly("joe")),
+            claim(&["payload", "sub"], exactly("alice")),
+            claim(&["payload", "scope"], having("write")),
+        ]
+    };
+    let nobody = || vec![claim(&["payload", "iss"], value_matcher::MatchPattern::PresentMatch(false))];
+    let of = |sub: &str, scope: &str| joe.token(&json!({"sub": sub, "scope": scope}));
+    let (writer, reader, bob) = (of("alice", "read write"), of("alice", "read"), of("bob", "write"));
+    let ok = |served: bool| if served { Code::Ok } else { Code::PermissionDenied };
+    for (chain, [by_writer, by_reader, by_bob, by_nobody]) in [
+        (chain(&tokens).filter("rbac", &policy(Allow, alice())), [true, false, false, false]),
+        (chain(&tokens).filter("rbac", &policy(Deny, alice())), [false, true, true, true]),
+        (chain(&tokens).filter("rbac", &policy(Deny, nobody())), [true, true, true, false]),
+        // Before the filter nothing is known, and nothing matches (A41).
+        (filter_chain().filter("rbac", &policy(Allow, alice())).filter("jwt", &tokens), [false; 4]),
+        (filter_chain().filter("rbac", &policy(Allow, alice())), [false; 4]),
+        (filter_chain().filter("rbac", &policy(Deny, nobody())), [true; 4]),
+    ] {
+        let it = Setting::start(chain, ServerOptions::new()).await;
+        let code = |result: Result<String, Status>| result.map_or_else(|status| status.code(), |_| Code::Ok);
+        assert_eq!(code(call(&it, &writer).await), ok(by_writer));
+        assert_eq!(code(call(&it, &reader).await), ok(by_reader));
+        assert_eq!(code(call(&it, &bob).await), ok(by_bob));
+        assert_eq!(code(it.client.hello().await), ok(by_nobody));
+    }
+}
+
+#[tokio::test]
+async fn rules_and_routes_say_which_calls_need_which_tokens() {
+    let joe = Issuer::new("joe");
+    let requirement_map = [("open".to_owned(), pb::JwtRequirement::default()), ("joe".to_owned(), by("joe"))].into();
+    let open = pb::RequirementRule { r#match: prefix("/helloworld."), requirement_type: None };
+    let mut rules = filter(provider("joe", &joe), by("joe"));
+    rules.rules.insert(0, open);
+    let rules = pb::JwtAuthentication { requirement_map, ..rules };
+    let named = |name: &str| {
+        let requirement_specifier = Some(RequirementSpecifier::RequirementName(name.into()));
+        pb::PerRouteConfig { requirement_specifier }
+    };
+    let routes = route_config("r").routes([
+        route().header("x-need", "joe").non_forwarding().filter_config("jwt", &named("joe")),
+        route().header("x-need", "nobody").non_forwarding().filter_config("jwt", &named("nobody")),
+        route().non_forwarding(),
+    ]);
+    let it = Setting::start(chain(&rules).inline(routes), ServerOptions::new()).await;
+    it.client.hello().await.expect("a rule asks for nothing");
+    let need = |who: &'static str| it.client.hello_with(metadata(&[("x-need", who)]));
+    assert_eq!(told(need("joe").await).0, Code::Unauthenticated);
+    let unknown = told(need("nobody").await);
+    assert_eq!(unknown, (Code::PermissionDenied, "the server is not configured to serve the call".into()));
+}
+
+/// Answers whose call it is.
+struct WhoCalls;
+
+#[tonic::async_trait]
+impl Greeter for WhoCalls {
+    async fn say_hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
+        let claims = request.extensions().get::<Claims>();
+        let subject = claims.and_then(|claims| claims.text("payload", &["sub"]));
+        Ok(Response::new(HelloReply { message: subject.unwrap_or("nobody").to_owned() }))
+    }
+}
+
+#[tokio::test]
+async fn a_handler_learns_what_the_callers_token_says() {
+    let joe = Issuer::new("joe");
+    let control_plane = ControlPlane::new();
+    let mesh = quick_mesh(&control_plane).await;
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let tokens = filter(provider("joe", &joe), optional("joe"));
+    control_plane.put(server_listener(socket.local_addr().unwrap()).chains([chain(&tokens)]));
+    let services = |server: mesh_tonic::MeshServer| server.add_service(GreeterServer::new(WhoCalls));
+    let server = Served::start_at(socket, &mesh, ServerOptions::new(), services).await;
+    server.wait_for("a server that serves", |status| status.mode == ServingMode::Serving).await;
+    let plain = quick().build().await.unwrap();
+    let client = Client::new(&plain, &server.target());
+    assert_eq!(client.hello().await.expect("a token may be missing"), "nobody");
+    let bearer = format!("Bearer {}", joe.token(&json!({"sub": "alice"})));
+    assert_eq!(client.hello_with(metadata(&[("authorization", &bearer)])).await.expect("a good token"), "alice");
+}
+
+#[tokio::test]
+async fn s11_keys_change_from_the_next_call_on_for_connections_that_are_open() {
+    let (old, new) = (Issuer::new("joe"), Issuer::new("joe"));
+    let it = start(&filter(provider("joe", &old), by("joe"))).await;
+    let token = old.token(&json!({}));
+    call(&it, &token).await.expect("a good token");
+    it.changes_to(chain(&filter(provider("joe", &new), by("joe")))).await;
+    while call(&it, &token).await.is_ok() {}
+    call(&it, &new.token(&json!({}))).await.expect("the new key's");
+    assert_eq!(it.server.status().accepted, 1);
+}
+
+#[tokio::test]
+async fn s15_what_cannot_be_checked_is_refused_by_field_and_the_last_good_filter_serves() {
+    let joe = Issuer::new("joe");
+    let good = || provider("joe", &joe);
+    let it = start(&filter(good(), by("joe"))).await;
+    let with_keys = |text: &str| {
+        let keys = DataSource { specifier: Some(Specifier::InlineString(text.into())), ..Default::default() };
+        pb::JwtProvider { jwks_source_specifier: Some(JwksSourceSpecifier::LocalJwks(keys)), ..good() }
+    };
+    let file = DataSource { specifier: Some(Specifier::Filename("/etc/keys".into())), ..Default::default() };
+    let file = pb::JwtProvider { jwks_source_specifier: Some(JwksSourceSpecifier::LocalJwks(file)), ..good() };
+    let remote = Some(JwksSourceSpecifier::RemoteJwks(pb::RemoteJwks::default()));
+    let secret = json!({"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}).to_string();
+    let unverified = requires(RequiresType::ExtractOnlyWithoutValidation(Default::default()));
+    let query = |mut filter: pb::JwtAuthentication| {
+        let condition = filter.rules[0].r#match.as_mut().expect("a condition");
+        condition.query_parameters.push(Default::default());
+        filter
+    };
+    for (bad, says) in [
+        (
+            filter(pb::JwtProvider { jwks_source_specifier: remote, ..good() }, by("joe")),
+            "providers[joe].remote_jwks: ",
+        ),
+        (
+            filter(pb::JwtProvider { jwks_source_specifier: None, ..good() }, by("joe")),
+            "providers[joe].local_jwks: must be set",
+        ),
+        (filter(file, by("joe")), "providers[joe].local_jwks: must be `inline_string`"),
+        (filter(with_keys("junk"), by("joe")), "providers[joe].local_jwks.inline_string: is no JSON object"),
+        (filter(with_keys(&secret), by("joe")), "local_jwks.inline_string: has no key that is supported"),
+        (filter(good(), by("jim")), "rules[0].requires.provider_name: \"jim\" is not in `providers`"),
+        (filter(good(), unverified), "rules[0].requires.extract_only_without_validation: "),
+        (query(filter(good(), by("joe"))), "rules[0].match.query_parameters: "),
+        (
+            filter(pb::JwtProvider { forward_payload_header: "a b".into(), ..good() }, by("joe")),
+            "forward_payload_header: ",
+        ),
+        (filter(pb::JwtProvider { clear_route_cache: true, ..good() }, by("joe")), "clear_route_cache: "),
+    ] {
+        it.control_plane.put(server_listener(it.server.address()).chains([chain(&bad)]));
+        let nack = it.control_plane.next_nack().await.error.expect("a NACK says why").1;
+        assert!(
+            nack.contains(&format!("http_filters[0].typed_config.{says}")) || nack.contains(says),
+            "{says}: {nack}"
+        );
+        call(&it, &joe.token(&json!({}))).await.expect("the last good filter");
+        assert_eq!(told(it.client.hello().await).0, Code::Unauthenticated);
+    }
+}
+
+#[tokio::test]
+async fn whatever_comes_as_a_token_is_answered_and_nothing_of_it_is_told() {
+    let joe = Issuer::new("joe");
+    let it = start(&filter(provider("joe", &joe), by("joe"))).await;
+    let good = joe.token(&json!({"x": "x".repeat(4_000)}));
+    for token in ["", ".", "..", "e30.e30.", &good[..good.len() - 1], &format!("{good}."), &"x".repeat(8_000)] {
+        let (code, told) = told(call(&it, token).await);
+        assert_eq!(code, Code::Unauthenticated, "{token:.40}");
+        assert!(["the token is malformed", "the token's signature is wrong"].contains(&&*told), "{told}");
+    }
+    call(&it, &good).await.expect("a good token");
+    assert_eq!(it.greeter.calls(), 1);
+}
