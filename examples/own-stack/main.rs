@@ -16,7 +16,9 @@ use mesh_core::balance::BalanceLayer;
 use mesh_core::cluster::ClusterLayer;
 use mesh_core::connect::Http2Connector;
 use mesh_core::discover::DiscoverLayer;
-use mesh_core::retry::{RequestBody, RetryLayer};
+use mesh_core::filter::FilterLayer;
+use mesh_core::mirror::{self, MirrorLayer};
+use mesh_core::retry::{self, RetryLayer};
 use mesh_core::route::RouteLayer;
 use mesh_core::testing::{ControlPlane, Resources};
 use mesh_core::timeout::TimeoutLayer;
@@ -27,6 +29,9 @@ use tonic::body::Body;
 use tonic::client::GrpcService;
 use tonic::codegen::{Body as HttpBody, StdError};
 use tower::{Layer, ServiceBuilder};
+
+/// The body of an attempt's request: what it can be mirrored and sent again from.
+type AttemptBody = retry::RequestBody<mirror::RequestBody<Body>>;
 
 /// Calls two greeters through two stacks of layers that are put together by hand.
 #[derive(Parser)]
@@ -48,6 +53,12 @@ async fn with_control_plane(addresses: [SocketAddr; 2]) -> Result<(), StdError> 
     control_plane.set(Resources::service("greeter", addresses));
     let mesh = Mesh::builder().control_plane(&control_plane).build().await?;
 
+    let attempt = ServiceBuilder::new()
+        // Whether the cluster admits another call.
+        .layer(ClusterLayer::new())
+        // An endpoint of the cluster, over the mesh's connections.
+        .service(mesh.balance().classify(&mesh_tonic::Grpc));
+
     let stack = ServiceBuilder::new()
         // Tonic finds the status in this error: the code, and the whole report as the message.
         .map_err(mesh_tonic::Error::from)
@@ -57,19 +68,21 @@ async fn with_control_plane(addresses: [SocketAddr; 2]) -> Result<(), StdError> 
         .layer(DiscoverLayer::new(mesh.target("xds:///greeter")?))
         // The cluster, once per call.
         .layer(RouteLayer::new())
-        // The deadline: the call's, or the route's if that is earlier; the server is told of it.
-        .layer(TimeoutLayer::new().tell_peer(mesh_tonic::encode_timeout))
+        // The deadline: the call's, or the route's if that is earlier. The server is told of it, and one that says CANCELLED
+        // at the deadline means DEADLINE_EXCEEDED.
+        .layer(TimeoutLayer::new().tell_peer(mesh_tonic::encode_timeout).protocol(&mesh_tonic::Grpc))
+        // The listener's filters, such as faults, and what the route does to its calls: rewrites, header changes.
+        .layer(FilterLayer::new().protocol(&mesh_tonic::Grpc))
+        // A copy to another cluster, where the route says so; nothing of it is felt by the call.
+        .layer(MirrorLayer::new(attempt.clone()))
         // Attempts, as the route's policy has them; what lies below is one attempt.
         .layer(RetryLayer::new().protocol(&mesh_tonic::Grpc))
         // Any layer of tower's, or your own.
-        .map_request(|mut attempt: Request<RequestBody<Body>>| {
+        .map_request(|mut attempt: Request<AttemptBody>| {
             attempt.headers_mut().insert("x-sent-by", HeaderValue::from_static("own-stack"));
             attempt
         })
-        // Whether the cluster admits another call.
-        .layer(ClusterLayer::new())
-        // An endpoint of the cluster, over the mesh's connections.
-        .service(mesh.balance().classify(&mesh_tonic::Grpc));
+        .service(attempt);
 
     greet(GreeterClient::new(stack)).await?;
     mesh.shutdown().await;
@@ -82,7 +95,7 @@ async fn balancer_alone(addresses: [SocketAddr; 2]) -> Result<(), StdError> {
     let stack = ServiceBuilder::new()
         .map_err(mesh_tonic::Error::from)
         .map_request(begin_call)
-        .layer(TimeoutLayer::new().tell_peer(mesh_tonic::encode_timeout))
+        .layer(TimeoutLayer::new().tell_peer(mesh_tonic::encode_timeout).protocol(&mesh_tonic::Grpc))
         .service(balance.with_endpoints("greeters", addresses.map(Address::Socket)));
 
     greet(GreeterClient::with_origin(stack, "http://greeters".parse()?)).await
