@@ -46,7 +46,8 @@ async fn what_the_control_plane_says_is_told_from_what_code_says_and_from_defaul
     control_plane.put(endpoints("greeter").endpoint(backend.address()).drop_calls("lb", 1));
     let options = BalanceOptions::new().connect_timeout(4 * SECOND).max_pending(1024);
     let local = RetryPolicy::on("reset").unwrap().max_attempts(3);
-    let builder = Mesh::builder().balance(options).retry_policy(local).retry_budget(10, 1);
+    let builder = Mesh::builder().balance(options).retry_policy(local).retry_budget(10, 1).retry_throttling(10, 0.5);
+    let builder = builder.drain_timeout(3 * SECOND).mirroring(7, 1 << 20, 16 << 20);
     let mesh = builder.control_plane(&control_plane).build().await.unwrap();
     let settings = in_force(&mesh, "xds:///greeter").await;
     assert_has(
@@ -55,6 +56,8 @@ async fn what_the_control_plane_says_is_told_from_what_code_says_and_from_defaul
             "mesh profile: Grpc (default)",
             "mesh max_wait: 20s (default)",
             "mesh retry_buffer_size: 16777216 bytes (default)",
+            "mesh drain_timeout: 3s (code)",
+            "mesh mirroring: 7 copies in flight, 1048576 bytes of each, 16777216 of all (code)",
             "route `path /canary` cluster: greeter (xds)",
             "route `path /canary` max_stream_duration: 3s (xds)",
             "route `path /canary` retry_policy: reset; 3 attempts, base_interval 25ms, max_interval 250ms (code)",
@@ -63,6 +66,7 @@ async fn what_the_control_plane_says_is_told_from_what_code_says_and_from_defaul
             "route `any path` retry_policy: unavailable,5xx; 3 attempts, base_interval 25ms, max_interval 250ms (xds)",
             "cluster `greeter` load_balancing_policy: ring_hash (minimum_ring_size 1024, \
              maximum_ring_size 8388608) (xds)",
+            "cluster `greeter` backoff: 1s to 120s (default)",
             "cluster `greeter` connect_timeout: 4s (code)",
             "cluster `greeter` idle_timeout: 1800s (default)",
             "cluster `greeter` circuit_breakers.max_requests: 1024 (xds)",
@@ -71,6 +75,7 @@ async fn what_the_control_plane_says_is_told_from_what_code_says_and_from_defaul
             "cluster `greeter` circuit_breakers.per_host_thresholds.max_connections: 1 (default)",
             "cluster `greeter` circuit_breakers.max_retries: no limit (default)",
             "cluster `greeter` retry_budget: 10 % of the calls, and 1 a second (code)",
+            "cluster `greeter` retry_throttling: max_tokens 10, token_ratio 0.5 (code)",
             "cluster `greeter` drop_overloads: 0.0001 %, category lb (xds)",
         ],
     );
@@ -118,6 +123,7 @@ async fn targets_without_a_control_plane_have_defaults_and_what_code_says() {
             "cluster `turns` load_balancing_policy: round_robin (code)",
             "cluster `turns` connect_timeout: 2s (code)",
             "cluster `any` connect_timeout: 5s (default)",
+            "cluster `any` retry_throttling: none (default)",
             "cluster `any` outlier_detection: none (code)",
             "cluster `any` circuit_breakers.max_requests: no limit (default)",
         ],

@@ -226,7 +226,7 @@ impl<C: Connect> Balancer<C> {
             connector: registry.connector.clone(),
             leaving: registry.leaving.clone(),
             cluster: self.key.name.clone(),
-            backoff: registry.options.backoff,
+            backoff: registry.options.backoff.value,
             limits: Mutex::new(limits),
             handle,
             queue: self.queue.clone(),

@@ -48,10 +48,12 @@ impl<C: Connect> Clusters<C> {
         }
     }
 
-    fn connections(&self, config: &ClusterConfig) -> [Held; 6] {
+    fn connections(&self, config: &ClusterConfig) -> [Held; 7] {
         let registry = self.registry();
         let time = |value: Sourced<_>| Sourced { value: format!("{:?}", value.value), origin: value.origin };
         let number = |value: u64, origin| Sourced { value: value.to_string(), origin };
+        let backoff = registry.options.backoff;
+        let delays = format!("{:?} to {:?}", backoff.value.initial, backoff.value.max);
         let per_endpoint = registry.connections_per_endpoint(config);
         let pending = registry.max_pending(config);
         let in_all = match config.cluster.circuit_breakers.max_connections {
@@ -65,6 +67,7 @@ impl<C: Connect> Clusters<C> {
                 number(per_endpoint.value as u64, per_endpoint.origin),
             ),
             ("circuit_breakers.max_pending_requests", number(pending.value.into(), pending.origin)),
+            ("backoff", Sourced { value: delays, origin: backoff.origin }),
             ("connect_timeout", time(registry.connect_timeout(config))),
             ("failover_timeout", time(registry.options.failover_timeout)),
             ("idle_timeout", time(registry.options.idle_timeout)),

@@ -19,7 +19,7 @@ use crate::profile::Profile;
 #[derive(Clone, Debug)]
 pub struct BalanceOptions {
     pub(crate) connect_timeout: Sourced<Duration>,
-    pub(crate) backoff: BackoffConfig,
+    pub(crate) backoff: Sourced<BackoffConfig>,
     pub(crate) max_connections: Sourced<usize>,
     pub(crate) max_pending: Sourced<u32>,
     pub(crate) max_wait: Sourced<Duration>,
@@ -39,7 +39,7 @@ impl Default for BalanceOptions {
     fn default() -> Self {
         Self {
             connect_timeout: Sourced::by_default(Duration::from_secs(5)),
-            backoff: BackoffConfig::default(),
+            backoff: Sourced::by_default(BackoffConfig::default()),
             max_connections: Sourced::by_default(1),
             max_pending: Sourced::by_default(1024),
             max_wait: Sourced::by_default(Duration::from_secs(20)),
@@ -72,7 +72,8 @@ impl BalanceOptions {
     /// The delay after the first failed attempt and the longest one; in between it grows by 1.6, and each is up to 20 %
     /// longer or shorter. Default 1 s and 120 s, as gRPC's.
     pub fn backoff(mut self, initial: Duration, max: Duration) -> Self {
-        self.backoff = BackoffConfig { initial: bounded(initial), max: bounded(max), ..self.backoff };
+        let config = BackoffConfig { initial: bounded(initial), max: bounded(max), ..self.backoff.value };
+        self.backoff = Sourced::code(config);
         self
     }
 

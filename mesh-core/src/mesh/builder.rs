@@ -66,7 +66,7 @@ pub struct MeshBuilder {
     connections: Http2Options,
     #[cfg(feature = "dns")]
     dns_interval: Duration,
-    drain_timeout: Duration,
+    drain_timeout: Sourced<Duration>,
 }
 
 /// How the listeners of servers are called at a control plane in this process.
@@ -94,7 +94,7 @@ impl Default for MeshBuilder {
             connections: Http2Options::default(),
             #[cfg(feature = "dns")]
             dns_interval: Duration::from_secs(30),
-            drain_timeout: Duration::from_secs(10),
+            drain_timeout: Sourced::by_default(Duration::from_secs(10)),
         }
     }
 }
@@ -279,7 +279,7 @@ impl MeshBuilder {
 
     /// How long [`Mesh::shutdown`] waits for calls in flight. Default 10 s.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
-        self.drain_timeout = bounded(timeout);
+        self.drain_timeout = Sourced::code(bounded(timeout));
         self
     }
 

@@ -96,6 +96,10 @@ impl Mesh {
         let profile = self.inner.profile;
         let mut all = vec![Held::new("profile", format!("{:?}", profile.value), profile.origin)];
         all.push(self.inner.clusters.in_force());
+        let drain = self.inner.drain_timeout;
+        all.push(Held::new("drain_timeout", format!("{:?}", drain.value), drain.origin));
+        #[cfg(feature = "mirror")]
+        all.push(self.inner.mirror.in_force());
         #[cfg(feature = "retry")]
         all.push(self.inner.retry.in_force());
         all

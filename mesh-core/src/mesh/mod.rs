@@ -102,7 +102,7 @@ struct Inner {
     profile: Sourced<Profile>,
     max_wait: Duration,
     max_pending: u32,
-    drain_timeout: Duration,
+    drain_timeout: Sourced<Duration>,
 }
 
 /// How long the tasks of a mesh may take to end; that of the control plane takes up to a second.
@@ -305,7 +305,7 @@ impl Mesh {
         #[cfg(feature = "server")]
         self.inner.servers.shut_down().await;
         self.inner.closed.cancel();
-        self.inner.clusters.drained(self.inner.drain_timeout).await;
+        self.inner.clusters.drained(self.inner.drain_timeout.value).await;
         self.inner.cancel.cancel();
         self.inner.tasks.close();
         // An endpoint that does not read may hold up the last bytes of its connection for longer.

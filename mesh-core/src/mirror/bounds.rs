@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::call::Call;
+use crate::origin::Origin;
 
 /// The bounds of all copies together, and how near they are.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub(super) struct Limits {
     pub(super) held_per_call: usize,
     /// How long a copy may take.
     pub(super) duration: Duration,
+    /// Who set them.
+    pub(super) origin: Origin,
 }
 
 /// What became of the calls that were to be mirrored.
@@ -51,8 +54,13 @@ pub struct MirrorCounts {
 }
 
 impl Limits {
-    pub(super) const DEFAULT: Self =
-        Self { in_flight: 128, held: 16 << 20, held_per_call: 1 << 20, duration: Duration::from_secs(15) };
+    pub(super) const DEFAULT: Self = Self {
+        in_flight: 128,
+        held: 16 << 20,
+        held_per_call: 1 << 20,
+        duration: Duration::from_secs(15),
+        origin: Origin::Default,
+    };
 }
 
 impl Bounds {

@@ -1,8 +1,19 @@
 //! Where copies of a route's calls go, for those who ask.
 
+use super::MirrorLayer;
+use super::bounds::Limits;
 use crate::origin::Held;
 use crate::resource::mirror::{MirrorCluster, MirrorPolicy};
 use crate::snapshot::RouteTable;
+
+impl<M> MirrorLayer<M> {
+    /// What bounds the copies of all calls.
+    pub(crate) fn in_force(&self) -> Held {
+        let Limits { in_flight, held, held_per_call, duration: _, origin } = self.limits;
+        let bounds = format!("{in_flight} copies in flight, {held_per_call} bytes of each, {held} of all");
+        Held::new("mirroring", bounds, origin)
+    }
+}
 
 /// "canary 20 %, header x-mirror 100 %"
 pub(crate) fn in_force(table: &RouteTable, route: usize) -> Option<Held> {

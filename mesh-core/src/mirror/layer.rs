@@ -5,6 +5,7 @@ use tower_layer::Layer;
 
 use super::bounds::{Bounds, Limits};
 use super::{Mirror, MirrorCounts, Tasks};
+use crate::origin::Origin;
 use crate::resource::mirror::{MirrorCluster, MirrorPolicy};
 
 /// Makes [`Mirror`] services, which send copies of calls by the service that the layer has for them. What one layer makes
@@ -48,7 +49,7 @@ use crate::resource::mirror::{MirrorCluster, MirrorPolicy};
 #[derive(Clone, Debug)]
 pub struct MirrorLayer<M> {
     mirror: M,
-    limits: Limits,
+    pub(super) limits: Limits,
     bounds: Arc<Bounds>,
     fixed: Option<Arc<[MirrorPolicy]>>,
     tasks: Tasks,
@@ -87,6 +88,7 @@ impl<M> MirrorLayer<M> {
 
     fn limit(mut self, change: impl FnOnce(&mut Limits)) -> Self {
         change(&mut self.limits);
+        self.limits.origin = Origin::Code;
         self.bounds = Bounds::new(self.limits);
         self
     }
