@@ -6,8 +6,10 @@ use mesh_core::testing::{
 };
 use mesh_core::{CallInfo, Mesh};
 use mesh_examples::helloworld::HelloRequest;
+use mesh_xds_proto::envoy::config::route::v3::WeightedCluster;
 use mesh_xds_proto::envoy::config::route::v3::route::Action;
 use mesh_xds_proto::envoy::config::route::v3::route_action::ClusterSpecifier;
+use mesh_xds_proto::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use tonic::{Code, Request, Status};
 
 use crate::support::backend::Backend;
@@ -64,6 +66,45 @@ async fn a_cluster_that_no_route_names_is_asked_for_when_a_call_names_it() {
     let settings = mesh.in_force(&mesh.target("xds:///greeter").unwrap());
     assert!(settings.iter().any(|setting| setting.to_string() == "route `any path` cluster_header: x-cluster (xds)"));
     assert!(settings.iter().any(|setting| setting.scope.to_string() == "cluster `b`"));
+}
+
+#[tokio::test]
+async fn a_share_of_the_calls_goes_where_their_header_says() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let control_plane = control_plane(&[&a, &b]);
+    let shared = |weights: [(&str, &str, u32); 2]| {
+        let weighted = weights.map(|(name, header, weight)| ClusterWeight {
+            name: name.to_owned(),
+            cluster_header: header.to_owned(),
+            weight: Some(weight),
+            ..Default::default()
+        });
+        let by_weight = WeightedCluster { clusters: weighted.into(), ..Default::default() };
+        route().cluster("any").modify(|route| {
+            let Some(Action::Route(action)) = &mut route.action else { panic!("it forwards calls") };
+            action.cluster_specifier = Some(ClusterSpecifier::WeightedClusters(by_weight));
+        })
+    };
+    control_plane.put(route_config("greeter").routes([shared([("a", "", 80), ("", "x-cluster", 20)])]));
+    let mesh = quick_mesh(&control_plane).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    let mut by_header = 0;
+    for _ in 0..1_000 {
+        by_header += i32::from(call(&client, "b").await.unwrap().1 == "b");
+    }
+    // 200 expected; 4 standard deviations are 51.
+    assert!((149..=251).contains(&by_header), "{by_header} of 1000");
+    let settings = mesh.in_force(&mesh.target("xds:///greeter").unwrap());
+    let weights = "route `any path` weighted_clusters: a 80, header x-cluster 20 (xds)";
+    assert!(settings.iter().any(|setting| setting.to_string() == weights), "{settings:#?}");
+
+    control_plane.put(route_config("greeter").routes([shared([("a", "", 80), ("", "no header", 20)])]));
+    let nack = control_plane.next_nack().await.error.expect("a NACK says why").1;
+    assert!(nack.contains("clusters[1].cluster_header: \"no header\" is not the name of a header"), "{nack}");
+    call(&client, "b").await.expect("the last good one serves");
+    control_plane.put(route_config("greeter").routes([shared([("", "", 80), ("b", "ignored", 0)])]));
+    let nack = control_plane.next_nack().await.error.expect("a NACK says why").1;
+    assert!(nack.contains("clusters[0].name: must be set"), "{nack}");
 }
 
 #[tokio::test]

@@ -64,8 +64,6 @@ impl RouteAction {
 #[derive(Clone, Debug)]
 pub(crate) struct Forward {
     clusters: Vec<ClusterWeight>,
-    /// The header of the request that names the cluster; then there are no clusters here.
-    cluster_header: Option<HeaderName>,
     total_weight: u32,
     /// For each cluster its weight and those before it together; empty if there is one cluster only.
     upto: Vec<u32>,
@@ -77,7 +75,10 @@ pub(crate) struct Forward {
 /// One cluster and its share of the calls.
 #[derive(Clone, Debug)]
 pub(crate) struct ClusterWeight {
+    /// Empty if a header of the request names it.
     pub(crate) name: Arc<str>,
+    /// The header that names the cluster.
+    pub(crate) header: Option<HeaderName>,
     /// Of the total; 0 takes no calls.
     pub(crate) weight: u32,
     pub(crate) level: Level,
@@ -87,7 +88,12 @@ pub(crate) struct ClusterWeight {
 
 impl ClusterWeight {
     pub(crate) fn new(name: impl Into<Arc<str>>, weight: u32) -> Self {
-        Self { name: name.into(), weight, level: Level::default(), host: None }
+        Self { name: name.into(), header: None, weight, level: Level::default(), host: None }
+    }
+
+    /// The cluster that this header of the request names.
+    pub(crate) fn by_header(header: HeaderName, weight: u32) -> Self {
+        Self { header: Some(header), ..Self::new("", weight) }
     }
 }
 
@@ -101,7 +107,6 @@ impl Forward {
         let clusters = vec![ClusterWeight::new(cluster, 1)];
         Self {
             clusters,
-            cluster_header: None,
             total_weight: 1,
             upto: Vec::new(),
             deadline: RouteDeadline::default(),
@@ -121,15 +126,7 @@ impl Forward {
         if total_weight == 0 {
             return Err(BadWeights);
         }
-        Ok(Self {
-            clusters,
-            cluster_header: None,
-            total_weight,
-            upto,
-            deadline: RouteDeadline::default(),
-            retry: None,
-            hash: Vec::new(),
-        })
+        Ok(Self { clusters, total_weight, upto, deadline: RouteDeadline::default(), retry: None, hash: Vec::new() })
     }
 
     pub(crate) fn with_deadline(mut self, deadline: RouteDeadline) -> Self {
@@ -150,11 +147,12 @@ impl Forward {
 
     /// Each call goes to the cluster that this header of its request names.
     pub(crate) fn by_header(name: HeaderName) -> Self {
-        Self { clusters: Vec::new(), cluster_header: Some(name), ..Self::to("") }
+        Self { clusters: vec![ClusterWeight::by_header(name, 1)], ..Self::to("") }
     }
 
-    pub(crate) fn cluster_header(&self) -> Option<&HeaderName> {
-        self.cluster_header.as_ref()
+    /// Whether a call may name the cluster that it goes to.
+    pub(crate) fn takes_headers(&self) -> bool {
+        self.clusters.iter().any(|cluster| cluster.header.is_some())
     }
 
     /// Every cluster of the route, those of weight 0 too, in the configured order.

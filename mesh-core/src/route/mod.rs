@@ -126,13 +126,14 @@ fn choose<B>(snapshot: &Snapshot, request: &Request<B>) -> Result<Choice, Error>
     let head = RequestHead::of(request);
     let route = table.virtual_host.route(&head, || fastrand::u32(..1_000_000)).ok_or_else(|| table.no_route(&head))?;
     let (choice, destination) = match &table.virtual_host.routes[route].action {
-        RouteAction::Forward(forward) => match forward.cluster_header() {
-            Some(header) => (0, named_cluster(snapshot, table, route, header, request.headers())?),
-            None => {
-                let choice = forward.pick_cluster(|| fastrand::u64(..));
-                (choice, Destination::Cluster(snapshot.clusters[table.cluster_index(route, choice)].clone()))
-            }
-        },
+        RouteAction::Forward(forward) => {
+            let choice = forward.pick_cluster(|| fastrand::u64(..));
+            let destination = match &forward.clusters()[choice].header {
+                Some(header) => named_cluster(snapshot, table, route, header, request.headers())?,
+                None => Destination::Cluster(snapshot.clusters[table.cluster_index(route, choice)].clone()),
+            };
+            (choice, destination)
+        }
         RouteAction::Answer(_) if cfg!(feature = "filter") => (0, Destination::Nowhere),
         RouteAction::Answer(answer) => return Err(table.unsupported(route, answer.name())),
         other => return Err(table.unsupported(route, other.name())),

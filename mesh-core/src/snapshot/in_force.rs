@@ -2,7 +2,7 @@
 
 use super::RouteTable;
 use crate::origin::Held;
-use crate::resource::route::RouteAction;
+use crate::resource::route::{ClusterWeight, RouteAction};
 
 impl RouteTable {
     /// Whether the calls of a route are sent anywhere.
@@ -19,11 +19,14 @@ impl RouteTable {
             other => return vec![held("action", format!("{}, which fails calls", other.name()))],
         };
         let mut all = Vec::new();
-        all.push(match (forward.cluster_header(), forward.clusters()) {
-            (Some(header), _) => held("cluster_header", header.to_string()),
-            (None, [cluster]) => held("cluster", cluster.name.to_string()),
-            (None, clusters) => {
-                let weights = clusters.iter().map(|cluster| format!("{} {}", cluster.name, cluster.weight));
+        all.push(match forward.clusters() {
+            [ClusterWeight { header: Some(header), .. }] => held("cluster_header", header.to_string()),
+            [cluster] => held("cluster", cluster.name.to_string()),
+            clusters => {
+                let weights = clusters.iter().map(|cluster| match &cluster.header {
+                    Some(header) => format!("header {header} {}", cluster.weight),
+                    None => format!("{} {}", cluster.name, cluster.weight),
+                });
                 held("weighted_clusters", weights.collect::<Vec<_>>().join(", "))
             }
         });

@@ -50,6 +50,9 @@ impl fmt::Display for Problem {
     }
 }
 
+/// The place of a cluster that a header of each call names.
+const NOWHERE: usize = usize::MAX;
+
 /// The routes of one target: the virtual host that its authority selects.
 #[derive(Debug)]
 pub(crate) struct RouteTable {
@@ -132,7 +135,7 @@ impl RouteTable {
     /// Calls may name clusters that no route does, where a route lets them name one.
     pub(crate) fn with_demand(mut self, demand: Option<Arc<Demand>>) -> Self {
         let header = |action: &RouteAction| match action {
-            RouteAction::Forward(forward) => forward.cluster_header().is_some(),
+            RouteAction::Forward(forward) => forward.takes_headers(),
             RouteAction::Answer(_) | RouteAction::NonForwarding | RouteAction::Unsupported(_) => false,
         };
         self.demand = demand.filter(|_| self.virtual_host.routes.iter().any(|route| header(&route.action)));
@@ -150,6 +153,10 @@ impl RouteTable {
             let mut places = SmallVec::new();
             if let RouteAction::Forward(forward) = &route.action {
                 for choice in forward.clusters() {
+                    if choice.header.is_some() {
+                        places.push(NOWHERE);
+                        continue;
+                    }
                     let (place, _) = self.clusters.insert_full(choice.name.clone());
                     places.push(place);
                     if choice.weight > 0 {
@@ -212,7 +219,7 @@ impl RouteTable {
         &self.weighted
     }
 
-    /// The place of a cluster that a route's action names as its `choice`th.
+    /// The place of a cluster that a route's action names as its `choice`th; there is nothing where a header names it.
     pub(crate) fn cluster_index(&self, route: usize, choice: usize) -> usize {
         self.places[route][choice]
     }

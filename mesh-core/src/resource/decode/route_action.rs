@@ -44,7 +44,9 @@ pub(super) fn forward(message: proto::RouteAction, host: &OfHost, at: &At<'_>) -
             Forward::to(at.required("cluster", name)?)
         }
         Some(ClusterSpecifier::WeightedClusters(clusters)) => weighted(clusters, &at.field("weighted_clusters"))?,
-        Some(ClusterSpecifier::ClusterHeader(name)) => by_header(&name, &at.field("cluster_header"))?,
+        Some(ClusterSpecifier::ClusterHeader(name)) => {
+            Forward::by_header(header_name(&name, &at.field("cluster_header"))?)
+        }
         Some(ClusterSpecifier::ClusterSpecifierPlugin(_) | ClusterSpecifier::InlineClusterSpecifierPlugin(_)) => {
             return Some(RouteAction::Unsupported("cluster_specifier_plugin"));
         }
@@ -101,13 +103,23 @@ fn cluster_weight(message: proto::weighted_cluster::ClusterWeight, at: &At<'_>) 
     let host = message
         .host_rewrite_specifier
         .and_then(|HostRewriteSpecifier::HostRewriteLiteral(host)| authority(&host, &at.field("host_rewrite_literal")));
-    let name = at.required("name", Some(message.name).filter(|name| !name.is_empty()));
     let weight = at.required("weight", message.weight);
-    Some(ClusterWeight { level, host, ..ClusterWeight::new(name?, weight?) })
+    let own = match (message.name.as_str(), message.cluster_header.as_str()) {
+        ("", "") => {
+            at.required("name", None::<()>);
+            return None;
+        }
+        ("", header) => ClusterWeight::by_header(header_name(header, &at.field("cluster_header"))?, weight?),
+        (name, "") => ClusterWeight::new(name, weight?),
+        (name, _) => {
+            at.field("cluster_header").ignored("there is a `name`");
+            ClusterWeight::new(name, weight?)
+        }
+    };
+    Some(ClusterWeight { level, host, ..own })
 }
 
-fn by_header(name: &str, at: &At<'_>) -> Option<Forward> {
-    let name = HeaderName::from_bytes(name.as_bytes())
-        .map_err(|_| at.error(format!("{} is not the name of a header", quoted(name))));
-    name.ok().map(Forward::by_header)
+fn header_name(name: &str, at: &At<'_>) -> Option<HeaderName> {
+    let read = HeaderName::from_bytes(name.as_bytes());
+    read.map_err(|_| at.error(format!("{} is not the name of a header", quoted(name)))).ok()
 }

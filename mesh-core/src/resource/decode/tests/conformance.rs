@@ -104,7 +104,7 @@ fn outcome(fixture: &Fixture) -> Outcome {
         return NoRoute;
     };
     let forward = match &host.routes[route].action {
-        RouteAction::Forward(forward) if forward.cluster_header().is_none() => forward,
+        RouteAction::Forward(forward) if !forward.takes_headers() => forward,
         RouteAction::Forward(_) | RouteAction::NonForwarding | RouteAction::Unsupported(_) => return BadAction,
         RouteAction::Answer(_) => return Answered,
     };
