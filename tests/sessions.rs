@@ -14,6 +14,7 @@ use mesh_xds_proto::envoy::extensions::filters::http::stateful_session::v3::{
     StatefulSession, StatefulSessionPerRoute,
 };
 use mesh_xds_proto::envoy::extensions::http::stateful_session::cookie::v3::CookieBasedSessionState;
+use mesh_xds_proto::envoy::extensions::http::stateful_session::header::v3::HeaderBasedSessionState;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::pick_first::v3::PickFirst;
 use mesh_xds_proto::envoy::r#type::http::v3::{Cookie, CookieAttribute};
 use tonic::{Code, Request, Status};
@@ -138,6 +139,37 @@ async fn the_cookie_is_set_as_configured_and_says_endpoint_and_cluster() {
     assert_eq!(rest, "Max-Age=120; Path=/helloworld.Greeter; SameSite=Strict; HttpOnly");
     let plain = format!("{};greeter", greeters.backends[0].address());
     assert_eq!(base64::Engine::decode(&base64::prelude::BASE64_STANDARD, value).unwrap(), plain.as_bytes());
+}
+
+/// Who answered a call with this header, and the header of the response.
+async fn call_with_header(client: &Client, session: Option<&str>) -> (String, Option<String>) {
+    let mut request = Request::new(HelloRequest::default());
+    if let Some(session) = session {
+        request.metadata_mut().insert("x-session", session.parse().unwrap());
+    }
+    let response = client.greeter().say_hello(request).await.unwrap();
+    let told = response.metadata().get("x-session").map(|value| value.to_str().unwrap().to_owned());
+    (response.into_inner().message, told)
+}
+
+#[tokio::test]
+async fn a_header_may_say_what_the_session_is_as_in_envoy() {
+    let state = mesh_core::testing::any(&HeaderBasedSessionState { name: "X-Session".to_owned() });
+    let state = TypedExtensionConfig { name: "header".to_owned(), typed_config: Some(state) };
+    let session = StatefulSession { session_state: Some(state), ..Default::default() };
+    let greeters = Greeters::with(3, &session, route().cluster("greeter")).await;
+    for (number, backend) in greeters.backends.iter().enumerate() {
+        let header = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, backend.address().to_string());
+        for _ in 0..10 {
+            let answer = call_with_header(&greeters.client, Some(&header)).await;
+            assert_eq!(answer, (number.to_string(), None), "the application knows");
+        }
+    }
+    for none in [None, Some("nonsense")] {
+        let (name, told) = call_with_header(&greeters.client, none).await;
+        let told = told.expect("a session begins");
+        assert_eq!(call_with_header(&greeters.client, Some(&told)).await, (name, None));
+    }
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@
 //! | [`Fault`] | delays and aborts calls (A33) |
 //! | [`HeaderMutation`] | changes headers of requests and responses (Envoy) |
 //! | [`LocalRateLimit`] | refuses calls beyond a rate (Envoy) |
-//! | `stateful_session` | sends the calls of a session to its endpoint, and tells it in a cookie (A55, A60) |
+//! | `stateful_session` | sends the calls of a session to its endpoint, and tells it in a cookie (A55, A60) or a header (Envoy) |
 //! | the route itself, last | changes headers, path and authority, redirects, answers directly (Envoy) |
 //!
 //! A server passes its calls through the filters of its listener by itself (`server/passage.rs`).

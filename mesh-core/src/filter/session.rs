@@ -1,10 +1,10 @@
-//! Sessions of calls (A55, A60): which endpoint, and which cluster of its route, a call goes to, and the cookie that says
-//! where it went.
+//! Sessions of calls (A55, A60): which endpoint, and which cluster of its route, a call goes to, and what tells the
+//! application where it went.
 
 use std::sync::Arc;
 
+use http::Response;
 use http::request::Parts;
-use http::{Response, header};
 
 use crate::call::{Call, CallInfo, Session};
 use crate::resource::filter::stateful_session::{Place, StatefulSession};
@@ -46,14 +46,9 @@ fn named(call: &Call, name: &str) -> Option<(usize, Arc<ClusterEntry>)> {
     Some((choice, entry.clone()))
 }
 
-/// Has the response set the cookie, unless the application has it. `cluster`: the one that the route named.
+/// Has the response say where the session is, unless the application knows. `cluster`: the one that the route named.
 pub(super) fn tell<R>(config: &StatefulSession, visit: &Visit, cluster: &str, response: &mut Response<R>) {
     // What a filter answered, no endpoint did.
     let Some(endpoint) = response.extensions().get::<CallInfo>().map(|info| info.endpoint().clone()) else { return };
-    if visit.place.addresses.contains(&endpoint) && visit.place.cluster == cluster {
-        return;
-    }
-    if let Some(cookie) = config.set(&endpoint, cluster) {
-        response.headers_mut().append(header::SET_COOKIE, cookie);
-    }
+    config.tell(&visit.place, &endpoint, cluster, response.headers_mut());
 }

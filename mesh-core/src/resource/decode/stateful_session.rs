@@ -1,21 +1,23 @@
-//! `StatefulSession` (A55), with the one kind of session that gRPC has.
+//! `StatefulSession` (A55), with the kind of session that gRPC has, and Envoy's.
 
+use ::http::HeaderName;
 use mesh_xds_proto::envoy::extensions::filters::http::stateful_session::v3 as proto;
 use mesh_xds_proto::envoy::extensions::filters::http::stateful_session::v3::stateful_session_per_route;
 use mesh_xds_proto::envoy::extensions::http::stateful_session::cookie::v3::CookieBasedSessionState;
+use mesh_xds_proto::envoy::extensions::http::stateful_session::header::v3::HeaderBasedSessionState;
 use mesh_xds_proto::envoy::r#type::http::v3 as http;
 
-use super::place::At;
+use super::place::{At, quoted};
 use super::value::{Extension, duration};
 use crate::resource::cookie::Cookie;
-use crate::resource::filter::stateful_session::StatefulSession;
+use crate::resource::filter::stateful_session::{SessionState, StatefulSession};
 use crate::resource::verdict::Fields;
 
 pub(super) fn stateful_session(message: &proto::StatefulSession, at: &At<'_>) -> StatefulSession {
     message.judge(at);
     let state = message.session_state.as_ref();
-    let cookie = state.and_then(|state| session_state(state.typed_config.as_ref(), &at.field("session_state")));
-    StatefulSession { cookie, strict: message.strict }
+    let state = state.and_then(|state| session_state(state.typed_config.as_ref(), &at.field("session_state")));
+    StatefulSession { state, strict: message.strict }
 }
 
 /// `None`: it is off.
@@ -30,16 +32,29 @@ pub(super) fn per_route(message: &proto::StatefulSessionPerRoute, at: &At<'_>) -
     }
 }
 
-fn session_state(config: Option<&prost_types::Any>, at: &At<'_>) -> Option<Cookie> {
+fn session_state(config: Option<&prost_types::Any>, at: &At<'_>) -> Option<SessionState> {
     let at = &at.field("typed_config");
     let extension = Extension::open(config, at)?;
-    if !extension.is::<CookieBasedSessionState>() {
-        at.error("must be a CookieBasedSessionState: sessions of other kinds are not supported");
-        return None;
+    if extension.is::<CookieBasedSessionState>() {
+        let state = extension.unpack::<CookieBasedSessionState>(at)?;
+        state.judge(at);
+        let cookie = cookie(&at.required("cookie", state.cookie)?, &at.field("cookie"));
+        return cookie.map(SessionState::Cookie);
     }
-    let state = extension.unpack::<CookieBasedSessionState>(at)?;
-    state.judge(at);
-    cookie(&at.required("cookie", state.cookie)?, &at.field("cookie"))
+    if extension.is::<HeaderBasedSessionState>() {
+        let state = extension.unpack::<HeaderBasedSessionState>(at)?;
+        state.judge(at);
+        return header(&state.name, &at.field("name")).map(SessionState::Header);
+    }
+    at.error(
+        "must be a CookieBasedSessionState or a HeaderBasedSessionState: sessions of other kinds are not supported",
+    );
+    None
+}
+
+fn header(name: &str, at: &At<'_>) -> Option<HeaderName> {
+    let read = HeaderName::from_bytes(name.as_bytes());
+    read.map_err(|_| at.error(format!("{} is not the name of a header", quoted(name)))).ok()
 }
 
 fn cookie(message: &http::Cookie, at: &At<'_>) -> Option<Cookie> {

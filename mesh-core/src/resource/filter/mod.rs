@@ -150,7 +150,7 @@ impl FilterConfig {
             Self::Fault(fault) => fault.is_idle(),
             Self::HeaderMutation(config) => config.changes.is_idle(),
             Self::LocalRateLimit(limit) => limit.is_idle(),
-            Self::StatefulSession(session) => session.cookie.is_none(),
+            Self::StatefulSession(session) => session.state.is_none(),
             Self::Rbac(rbac) => rbac.rules.is_none() && rbac.shadow.is_none(),
             #[cfg(feature = "jwt")]
             Self::Jwt(jwt) => jwt.is_idle(),

@@ -1,11 +1,11 @@
 //! The filter `stateful_session` (A55, A60): calls of a session go to the endpoint that answered its first one. What the
 //! session is, a cookie says that the application keeps: the endpoint's addresses and its cluster, `ADDRESS,…;CLUSTER` in
-//! base64.
+//! base64; or, as in Envoy, a header of its own, which has the endpoint's address alone.
 
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::resource::cookie::Cookie;
 use crate::resource::endpoints::Address;
@@ -22,29 +22,54 @@ const MOST_ADDRESSES: usize = 16;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StatefulSession {
     /// `None`: there are no sessions.
-    pub(crate) cookie: Option<Cookie>,
+    pub(crate) state: Option<SessionState>,
     /// Whether a call fails when the endpoint of its session cannot take it, rather than go elsewhere (Envoy).
     pub(crate) strict: bool,
 }
 
-/// Where a session is, as its cookie says.
+/// Where a request says what its session is, and its response.
+#[derive(Clone, Debug)]
+pub(crate) enum SessionState {
+    Cookie(Cookie),
+    /// As in Envoy.
+    Header(HeaderName),
+}
+
+/// Where a session is, as its request says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// Of one endpoint; none if the cookie says nothing that could be understood.
+    /// Of one endpoint; none if the request says nothing that could be understood.
     pub(crate) addresses: Vec<Address>,
+    /// Empty if it is not said.
     pub(crate) cluster: String,
 }
 
 impl StatefulSession {
     /// Where the session of a request is; `None`: its path has none.
     pub(crate) fn place(&self, path: &str, headers: &HeaderMap) -> Option<Place> {
-        let cookie = self.cookie.as_ref().filter(|cookie| cookie.is_for(path))?;
-        Some(cookie.find(headers).and_then(Place::decode).unwrap_or_default())
+        let said = match self.state.as_ref()? {
+            SessionState::Cookie(cookie) if cookie.is_for(path) => cookie.find(headers),
+            SessionState::Cookie(_) => return None,
+            SessionState::Header(name) => headers.get(name).map(HeaderValue::as_bytes),
+        };
+        Some(said.and_then(Place::decode).unwrap_or_default())
     }
 
-    /// The cookie of a session that is there.
-    pub(crate) fn set(&self, address: &Address, cluster: &str) -> Option<HeaderValue> {
-        self.cookie.as_ref()?.set(&BASE64.encode(format!("{address};{cluster}")))
+    /// Says in a response's headers where the session is, unless its request said so.
+    pub(crate) fn tell(&self, said: &Place, address: &Address, cluster: &str, headers: &mut HeaderMap) {
+        let is_there = said.addresses.contains(address);
+        match &self.state {
+            Some(SessionState::Cookie(cookie)) if !is_there || said.cluster != cluster => {
+                if let Some(value) = cookie.set(&BASE64.encode(format!("{address};{cluster}"))) {
+                    headers.append(header::SET_COOKIE, value);
+                }
+            }
+            Some(SessionState::Header(name)) if !is_there => {
+                let value = HeaderValue::try_from(BASE64.encode(address.to_string()));
+                headers.insert(name.clone(), value.expect("base64 can stand in a header"));
+            }
+            _ => {}
+        }
     }
 }
 
@@ -59,13 +84,11 @@ impl Place {
 
 #[cfg(test)]
 mod tests {
-    use http::header;
-
     use super::*;
 
     fn session() -> StatefulSession {
         let cookie = Cookie { name: "s".into(), ttl: None, path: "/a".into(), attributes: Vec::new() };
-        StatefulSession { cookie: Some(cookie), strict: false }
+        StatefulSession { state: Some(SessionState::Cookie(cookie)), strict: false }
     }
 
     fn place(text: &str) -> Option<Place> {
@@ -76,8 +99,16 @@ mod tests {
     #[test]
     fn what_is_set_is_understood_again() {
         let address: Address = "127.0.0.1:80".parse().expect("an address");
-        let set = session().set(&address, "outbound|80||a;b").expect("a cookie");
-        let value = set.to_str().expect("text").split(';').next().expect("a pair").parse().expect("a value");
+        let mut headers = HeaderMap::new();
+        session().tell(&Place::default(), &address, "outbound|80||a;b", &mut headers);
+        let value = headers[header::SET_COOKIE]
+            .to_str()
+            .expect("text")
+            .split(';')
+            .next()
+            .expect("a pair")
+            .parse()
+            .expect("a value");
         let place = session().place("/a/b", &[(header::COOKIE, value)].into_iter().collect()).expect("a path of it");
         assert_eq!(place, Place { addresses: vec![address], cluster: "outbound|80||a;b".into() });
     }

@@ -486,7 +486,7 @@ messages! {
     }
 
     "StatefulSession" filters::stateful_session::v3::StatefulSession {
-        session_state: Act("a `CookieBasedSessionState`; others are refused (A55)"),
+        session_state: Act("a `CookieBasedSessionState` (A55), or as in Envoy a `HeaderBasedSessionState`; others are refused"),
         strict: Act("as in Envoy: the call fails rather than go elsewhere"),
         stat_prefix: Ignore(NO_MEANING),
         status_on_strict_destination_not_found: Ignore("it is UNAVAILABLE"),
@@ -494,6 +494,10 @@ messages! {
 
     "CookieBasedSessionState" sessions::cookie::v3::CookieBasedSessionState {
         cookie: Act("required"),
+    }
+
+    "HeaderBasedSessionState" sessions::header::v3::HeaderBasedSessionState {
+        name: Act("required; the header has the endpoint's address in base64"),
     }
 
     "Cookie" http_type::Cookie {
@@ -955,7 +959,7 @@ messages! {
         retry_on: Act("gRPC's five codes (A44) and Envoy's conditions; unknown words are listed"),
         num_retries: Act("default 1, at least 1; at most 5 attempts in all (A6)"),
         per_try_timeout: Act("to the response's head, as in Envoy"),
-        per_try_idle_timeout: Ignore,
+        per_try_idle_timeout: Ignore("`per_try_timeout` and the call's deadline hold"),
         retry_priority: Ignore,
         retry_host_predicate: Act("`previous_hosts`, which holds anyway; others are listed"),
         retry_options_predicates: Ignore,
@@ -1049,8 +1053,8 @@ messages! {
     }
 
     "ClusterWeight" route::weighted_cluster::ClusterWeight {
-        name: Act("required"),
-        cluster_header: Ignore,
+        name: Act("required, or `cluster_header`"),
+        cluster_header: Act("as in Envoy, if there is no `name`; clusters that no route names are asked for, up to 100"),
         weight: Act("required"),
         metadata_match: Ignore,
         request_headers_to_add: Act("as in Envoy"),
@@ -1277,7 +1281,7 @@ messages! {
         override_host_status: Act("UNKNOWN and HEALTHY if unset (A55)"),
     }
     one locality_config_specifier: cluster::cluster::common_lb_config::LocalityConfigSpecifier {
-        ZoneAwareLbConfig "zone_aware_lb_config": Ignore,
+        ZoneAwareLbConfig "zone_aware_lb_config": Ignore("a client does not know how those who call share out over zones"),
         LocalityWeightedLbConfig "locality_weighted_lb_config": Act("EDS clusters weigh localities anyway (A27)"),
     }
 

@@ -193,7 +193,7 @@ fn failover_and_sessions_are_accepted() {
     let decoded = decode(&recorded!("persistent-session")[0]);
     let filters = &api_listener(&decoded).filters.0;
     let has_session =
-        |config: &FilterConfig| matches!(config, FilterConfig::StatefulSession(session) if session.cookie.is_some());
+        |config: &FilterConfig| matches!(config, FilterConfig::StatefulSession(session) if session.state.is_some());
     assert!(filters.iter().any(|filter| has_session(&filter.config)), "{filters:?}");
     assert!(decoded.ignored.is_empty(), "{:?}", paths(decoded.ignored.clone()));
 }

@@ -13,6 +13,7 @@ use prost_types::Any;
 use super::fixture::{Fixture, any, filter, overrides, seconds};
 use crate::origin::Sourced;
 use crate::resource::cluster::HealthSet;
+use crate::resource::filter::stateful_session::SessionState;
 use crate::resource::filter::{FilterConfig, HttpFilters, Overrides};
 
 fn session(state: Option<Any>) -> StatefulSession {
@@ -28,7 +29,10 @@ fn cookie(name: &str) -> StatefulSession {
 /// The name of the cookie that calls have which these levels override.
 fn in_force(filters: &HttpFilters, levels: &[&Overrides]) -> Option<String> {
     match filters.0[0].in_force(levels)? {
-        FilterConfig::StatefulSession(session) => Some(session.cookie.as_ref()?.name.to_string()),
+        FilterConfig::StatefulSession(session) => match session.state.as_ref()? {
+            SessionState::Cookie(cookie) => Some(cookie.name.to_string()),
+            SessionState::Header(name) => Some(name.to_string()),
+        },
         other => panic!("{other:?}"),
     }
 }
@@ -37,13 +41,15 @@ fn in_force(filters: &HttpFilters, levels: &[&Overrides]) -> Option<String> {
 fn what_is_wrong_with_a_session_is_named() {
     let at = "api_listener.api_listener.http_filters[0].typed_config.session_state.typed_config";
     let state = |cookie| session(Some(any(&CookieBasedSessionState { cookie })));
-    let header = HeaderBasedSessionState { name: "x".into() };
+    let header = |name: &str| session(Some(any(&HeaderBasedSessionState { name: name.into() })));
     let ttl = Some(Cookie { name: "x".into(), ttl: seconds(-1), ..Default::default() });
     for (config, expected) in [
         (state(None), "cookie: must be set"),
         (cookie(""), "cookie.name: must be set"),
         (state(ttl), "cookie.ttl: -1 s is not a duration"),
-        (session(Some(any(&header))), "must be a CookieBasedSessionState: sessions of other kinds are not supported"),
+        (header(""), "name: \"\" is not the name of a header"),
+        (header("a b"), "name: \"a b\" is not the name of a header"),
+        (session(Some(any(&Cookie::default()))), "must be a CookieBasedSessionState or a HeaderBasedSessionState"),
     ] {
         let mut f = Fixture::default();
         f.manager.http_filters.insert(0, filter("s", &config));
