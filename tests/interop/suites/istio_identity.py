@@ -14,7 +14,7 @@ TARGET = f"xds:///{host('greeter')}:7070"
 GREETING = {"method": "/helloworld.Greeter/SayHello", "data": b"\x0a\x04mesh"}
 # The shortest life that leaves time for renewals: istiod grants less, and asks for whole seconds.
 SHORT = {"SECRET_TTL": "5s"}
-ROTATIONS = 60 if os.environ["INTEROP_LONG"] else 9
+ROTATIONS = 60 if os.environ["INTEROP_LONG"] else 7
 
 
 class Mesh:

@@ -70,6 +70,10 @@ class Components:
         """The folder of a SPIFFE agent's stand-in and of go-spiffe's client and server."""
         return self._go_module("spiffe", 90, "./...")
 
+    def spire(self):
+        """The folder of SPIRE's server and agent: seven minutes to build where Go's cache has nothing of them."""
+        return self._go_module("spire", 600, *(f"github.com/spiffe/spire/cmd/spire-{name}" for name in ("agent", "server")))
+
     def py_spiffe(self):
         """A Python with another client of the Workload API."""
         return self._environment("py_spiffe") / "bin" / "python"
