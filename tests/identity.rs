@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use base64::Engine as _;
 use mesh_core::identity::{CertificateProvider, FileWatcher, KeyMaterial, ProviderFuture, Publisher};
 use mesh_core::testing::ControlPlane;
 use mesh_core::{Bootstrap, CertificateProviderStatus, Mesh};
@@ -53,6 +54,23 @@ async fn the_bootstrap_says_which_files_hold_the_certificates() {
     assert_eq!(status.serial.as_deref(), Some(&*issued.serial));
     let status = reported(&mesh, |provider| fails(provider, "/nowhere/ca.pem: No such file")).await;
     assert_eq!((&*status.name, status.generation), ("roots", 0));
+}
+
+/// A87 has one name for it, and gRPC C-core reads another.
+#[tokio::test]
+async fn a_bootstrap_says_by_either_name_which_bundle_map_holds_the_roots() {
+    let authority = Authority::new();
+    let mounted = Mounted::new(&authority.svid(ID), &authority.pem());
+    let root = base64::engine::general_purpose::STANDARD.encode(authority.der());
+    let keys = serde_json::json!({"keys": [{"kty": "EC", "use": "x509-svid", "x5c": [root]}]});
+    fs::write(mounted.file("map.json"), serde_json::json!({"trust_domains": {"a.test": keys}}).to_string()).unwrap();
+    for name in ["spiffe_trust_bundle_map_file", "spiffe_bundle_map_file"] {
+        let config = serde_json::json!({name: mounted.file("map.json"), "ca_certificate_file": mounted.file("ca.crt")});
+        let providers = serde_json::json!({"default": {"plugin_name": "file_watcher", "config": config}});
+        let mesh = Mesh::builder().bootstrap(bootstrap(&providers)).build().await.unwrap();
+        let status = reported(&mesh, |provider| provider.generation == 1).await;
+        assert_eq!(status.trust_domains.iter().map(|domain| domain.as_str()).collect::<Vec<_>>(), ["a.test"], "{name}");
+    }
 }
 
 #[tokio::test]

@@ -96,10 +96,13 @@ fn certificate_files(provider: &mut Fields, ignored: &mut Vec<String>) -> Result
     let empty =
         || Problem::new(&at, "no files: set `ca_certificate_file`, or `certificate_file` and `private_key_file`");
     let mut config = provider.object("config")?.ok_or_else(empty)?;
+    // A87's name for it, and that which gRPC C-core reads.
+    let bundle_map = config.string("spiffe_trust_bundle_map_file")?;
+    let bundle_map = bundle_map.or(config.string("spiffe_bundle_map_file")?);
     let files = CertificateFiles {
         identity: identity_files(&mut config)?,
         ca_certificate: config.string("ca_certificate_file")?.map(Into::into),
-        spiffe_trust_bundle_map: config.string("spiffe_trust_bundle_map_file")?.map(Into::into),
+        spiffe_trust_bundle_map: bundle_map.map(Into::into),
         refresh_interval: config.duration("refresh_interval")?.unwrap_or(DEFAULT_REFRESH_INTERVAL),
     };
     config.finish(ignored);
