@@ -110,7 +110,13 @@ LISTENERS = [
         UNAVAILABLE,
     ),
     Row("no route", lambda s: s.host.update(routes=[]), UNAVAILABLE),
-    Row("fault filter", lambda s: s.filter({"name": "fault", "typed_config": fault()}), NACK),
+    Row(
+        "fault filter",
+        lambda s: s.filter({"name": "fault", "typed_config": fault()}),
+        NACK,
+        OK,
+        "servers of ours have filters that Envoy has and gRPC does not",
+    ),
     Row("API listener", lambda s: s.replace(listener(s.whole["name"])), CLOSED),
     Row("xff_num_trusted_hops", lambda s: s.manager.update(xff_num_trusted_hops=1), NACK),
 ]

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-_BACKDATED = datetime.timedelta(minutes=5)
+_BACKDATED, _DAY = datetime.timedelta(minutes=5), datetime.timedelta(days=1)
 _USAGES = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
 
 
@@ -28,7 +28,9 @@ class Issued:
 
     def providers(self, bundles=None):
         """What a bootstrap says so that the provider `default` has these files (A29), or a bundle map as roots (A87)."""
-        roots = {"spiffe_trust_bundle_map_file": bundles} if bundles else {"ca_certificate_file": self.roots}
+        # A87's name for it, and that which C-core reads.
+        names = ("spiffe_trust_bundle_map_file", "spiffe_bundle_map_file")
+        roots = dict.fromkeys(names, bundles) if bundles else {"ca_certificate_file": self.roots}
         files = {"certificate_file": self.certificate, "private_key_file": self.key, **roots}
         config = {name: str(path) for name, path in files.items()}
         return {"default": {"plugin_name": "file_watcher", "config": config | {"refresh_interval": "1s"}}}
@@ -46,7 +48,7 @@ class Authority:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.subject = _subject(name)
         usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-        made = _certificate(self.subject, self.subject, self.key.public_key(), 30)
+        made = _certificate(self.subject, self.subject, self.key.public_key(), 30 * _DAY)
         made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         self.certificate = made.add_extension(usage, critical=True).sign(self.key, hashes.SHA256())
         self.roots = folder / f"{name}.pem"
@@ -55,12 +57,12 @@ class Authority:
     def key_pem(self):
         return _pem(self.key)
 
-    def issue(self, file, *, uris=(), dns=(), ips=(), subject=None):
-        """A certificate of a day for client and server, with these names."""
+    def issue(self, file, *, uris=(), dns=(), ips=(), subject=None, life=_DAY):
+        """A certificate for client and server, with these names; it ends that long from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.UniformResourceIdentifier(uri) for uri in uris] + [x509.DNSName(name) for name in dns]
         names += [x509.IPAddress(ipaddress.ip_address(ip)) for ip in ips]
-        made = _certificate(_subject(subject) if subject else x509.Name([]), self.subject, key.public_key(), 1)
+        made = _certificate(_subject(subject) if subject else x509.Name([]), self.subject, key.public_key(), life)
         made = made.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         made = made.add_extension(x509.ExtendedKeyUsage(_USAGES), critical=False)
         if names:
@@ -75,11 +77,36 @@ class Authority:
     def jwk(self):
         """Its certificate as the key of a trust domain."""
         der = self.certificate.public_bytes(serialization.Encoding.DER)
-        return {"kty": "EC", "crv": "P-256", "use": "x509-svid", "x5c": [base64.b64encode(der).decode()]}
+        at = self.key.public_key().public_numbers()
+        number = lambda value: base64.urlsafe_b64encode(value.to_bytes(32, "big")).rstrip(b"=").decode()
+        point = {"crv": "P-256", "x": number(at.x), "y": number(at.y)}
+        return {"kty": "EC", "use": "x509-svid", "x5c": [base64.b64encode(der).decode()], **point}
 
-    def workload(self, file, uri, *dns):
+    def workload(self, file, uri, *dns, **more):
         """The certificate of a workload: an SVID."""
-        return self.issue(file, uris=[uri], dns=dns)
+        return self.issue(file, uris=[uri], dns=dns, **more)
+
+
+class Mounted:
+    """The files of a certificate as Kubernetes mounts them: in a folder that is a link, and replaced as a whole."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        folder.mkdir()
+        self.generation = 0
+
+    def put(self, issued, *authorities):
+        """Puts this certificate in the place of the last one, and these authorities as roots; and where it is now."""
+        self.generation += 1
+        made = self.folder / f"{self.generation}"
+        made.mkdir()
+        for name, path in {"certificate": issued.certificate, "key": issued.key}.items():
+            (made / name).write_bytes(path.read_bytes())
+        (made / "roots").write_bytes(b"".join(authority.roots.read_bytes() for authority in authorities))
+        link = self.folder / "next"
+        link.symlink_to(made, target_is_directory=True)
+        link.replace(self.folder / "now")
+        return Issued(issued.name, *(self.folder / "now" / name for name in ("certificate", "key", "roots")))
 
 
 def bundle_map(path, **authorities):
@@ -93,10 +120,10 @@ def _subject(name):
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
-def _certificate(subject, issuer, key, days):
-    begin = datetime.datetime.now(datetime.timezone.utc) - _BACKDATED
+def _certificate(subject, issuer, key, life):
+    now = datetime.datetime.now(datetime.timezone.utc)
     made = x509.CertificateBuilder(issuer, subject, key, x509.random_serial_number())
-    return made.not_valid_before(begin).not_valid_after(begin + datetime.timedelta(days=days))
+    return made.not_valid_before(now - _BACKDATED).not_valid_after(now + life)
 
 
 def _pem(key):

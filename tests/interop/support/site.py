@@ -31,6 +31,7 @@ class Site:
     def __init__(self, programs, folder):
         self.programs = programs
         self.folder = folder
+        folder.mkdir(exist_ok=True)
         self.authority = Authority(folder)
         self.client = self.authority.workload("client", CLIENT)
         self.server = self.authority.workload("server", SERVER, NAME)
