@@ -13,6 +13,7 @@ use crate::fleet::{Instance, Version};
 use crate::story::{Story, calls, count, ms};
 use crate::summary::Summary;
 use crate::traffic::{Call, Caller, Traffic};
+use crate::vault;
 
 /// Everything on stage.
 pub(crate) struct Demo {
@@ -75,7 +76,7 @@ impl Demo {
         self.rollback().await;
         self.retries().await;
         self.failover().await;
-        Ok(())
+        vault::play(&mut self.story).await
     }
 
     async fn canary(&mut self) {
