@@ -1,5 +1,6 @@
 //! Makes the calls: so many at a time, and not faster than asked.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -46,13 +47,15 @@ pub(crate) async fn run(args: &Args, channel: Channel, mut on_end: impl FnMut(En
         callers.spawn(load.clone().call_in_turn(send.clone()));
     }
     drop(send);
+    // One for all turns: a signal between two of them would be lost.
+    let mut stop = pin!(tokio::signal::ctrl_c());
     loop {
         tokio::select! {
             call = ended.recv() => match call {
                 Some(call) => on_end(call),
                 None => return,
             },
-            _ = tokio::signal::ctrl_c() => return,
+            _ = &mut stop => return,
         }
     }
 }

@@ -11,6 +11,7 @@ use std::fmt::Display;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -64,11 +65,13 @@ async fn serve(args: Args) -> Result<(), Box<dyn std::error::Error>> {
 
     let mut ticks = tokio::time::interval(Duration::from_millis(args.poll.max(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // One for all turns: a signal between two of them would be lost.
+    let mut stop = pin!(tokio::signal::ctrl_c());
     loop {
         tokio::select! {
             request = requests.next() => print_request(&request),
             _ = ticks.tick() => reload(&mut folder, &control_plane),
-            interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
+            interrupted = &mut stop => return Ok(interrupted?),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use clap::Parser;
 use mesh_core::Mesh;
-use mesh_core::server::ServerOptions;
+use mesh_core::server::{ServerOptions, ServerTls};
 use mesh_examples::helloworld::greeter_server::{Greeter, GreeterServer};
 use mesh_examples::helloworld::{HelloReply, HelloRequest};
 use mesh_tonic::MeshServer;
@@ -25,6 +25,9 @@ struct Args {
     /// Serves none but those whom an access control policy of the control plane admits.
     #[arg(long)]
     deny_by_default: bool,
+    /// Takes callers by mTLS and in plaintext where the control plane asks for no TLS: to move callers from one to the other.
+    #[arg(long)]
+    permissive: bool,
     /// How this instance calls itself in its answers.
     #[arg(long, default_value = "greeter")]
     name: String,
@@ -59,7 +62,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         options = options.deny_by_default();
     }
     let server = MeshServer::new(&mesh).options(options).add_service(greeter);
-    let server = server.on_serving_mode(|mode| eprintln!("{mode}"));
+    let mut server = server.on_serving_mode(|mode| eprintln!("{mode}"));
+    if args.permissive {
+        server = server.tls(ServerTls::new("default")).permissive();
+    }
     let health = server.health();
     let mut terminate = signal(SignalKind::terminate())?;
     let told_to_stop = async move {

@@ -86,6 +86,18 @@ def test_a_permissive_server_that_is_labelled_for_mutual_tls_wants_it(programs):
     until(lambda: mesh.call(app).code == OK, 20, "mTLS to be taken")
 
 
+def test_callers_move_to_mutual_tls_one_by_one_at_a_server_that_takes_both_by_code(programs):
+    mesh = Mesh(programs, peer_authentication("PERMISSIVE"), options=["--permissive"])
+    caller = Caller(mesh, mesh.pod_of("app", "127.0.0.22"))
+    settle([caller], [OK], "plaintext")
+    mesh.istiod.put(authorization_policy("policy", "ALLOW", _from(principals=[APP])))
+    settle([caller], [DENIED], "plaintext, which proves nobody")
+    mesh.istiod.put(mutual_tls("greeter"))
+    settle([caller], [OK], "mTLS")
+    mesh.istiod.put(peer_authentication("STRICT"))
+    settle([caller], [OK], "mTLS to a server that is STRICT")
+
+
 def test_a_client_refuses_a_server_of_another_account_than_the_endpoint_is_of(programs):
     mesh = Mesh(programs, peer_authentication("STRICT"), mutual_tls("greeter"))
     app = mesh.pod_of("app", "127.0.0.22")
