@@ -24,6 +24,7 @@ mod foreign_response;
 mod header_mutation;
 mod hedging;
 mod hostile_certificates;
+mod http2_attacks;
 mod identity;
 mod in_force;
 mod istio_ca;
