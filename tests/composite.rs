@@ -269,6 +269,7 @@ async fn a_bad_tree_is_rejected_by_field_and_the_last_good_one_serves() {
     });
     let nested = (0..9).fold(composite(good.clone()), |inner, _| composite(by_header([("x", action(&run(&inner)))])));
     let tree = "http_filters[0].typed_config.xds_matcher";
+    let missing = ExecuteFilterAction { filter_chain_name: "six".to_owned(), ..Default::default() };
     let mut no_input = good.clone();
     let Some(MatcherType::MatcherTree(map)) = &mut no_input.matcher_type else { panic!("a map") };
     map.input = Some(xds(&SkipFilter {}));
@@ -287,6 +288,7 @@ async fn a_bad_tree_is_rejected_by_field_and_the_last_good_one_serves() {
         ),
         (composite(by_header([("x", action(&run(&Router::default())))])), "action.typed_config.typed_config", "router"),
         (composite(by_header([("x", action(&ExecuteFilterAction::default()))])), "map[x].action", "`typed_config` or"),
+        (composite(by_header([("x", action(&missing))])), "filter_chain_name", "is none of `named_filter_chains`"),
         (composite(no_input), "matcher_tree.input.typed_config", "only headers of the request are"),
         (composite(deep), "map[five].matcher", "is nested deeper than 16"),
         (nested, "map[x].action.typed_config.typed_config", "filters are nested too deep"),

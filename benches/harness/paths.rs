@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use clap::ValueEnum;
 use mesh_core::balance::{BalanceOptions, PeakEwma};
-use mesh_core::testing::{ClusterBuilder, ControlPlane, Resources, any, cluster};
+use mesh_core::testing::{ClusterBuilder, ControlPlane, Resources, any, cluster, endpoints, route, route_config};
 use mesh_core::{Mesh, MeshBuilder};
 use mesh_tonic::MeshChannel;
 use mesh_xds_proto::envoy::config::core::v3::{TransportSocket, transport_socket::ConfigType};
+use mesh_xds_proto::envoy::config::route::v3::route::Action;
+use mesh_xds_proto::envoy::config::route::v3::route_action::RequestMirrorPolicy;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::{
     CertificateProviderPluginInstance, CertificateValidationContext, CommonTlsContext, UpstreamTlsContext,
@@ -36,6 +38,10 @@ pub enum Path {
     Balance,
     /// The mesh with an embedded control plane, one route and round robin over all endpoints.
     Mesh,
+    /// [`Path::Mesh`] with a retry policy.
+    MeshRetry,
+    /// [`Path::Mesh`] with each call mirrored to an endpoint that refuses connections.
+    MeshMirror,
     /// The mesh with everything on: routes that match headers, a retry policy, faults at 0 %, outlier detection, a circuit
     /// breaker, peak-EWMA.
     MeshFull,
@@ -91,6 +97,15 @@ impl Path {
                 let resources = Resources::service("echo", servers).with(self.cluster());
                 self.through_mesh(Mesh::builder(), resources, site, load).await
             }
+            Path::MeshRetry => {
+                let retrying = route_config("echo").routes([route().cluster("echo").retry_on("unavailable", 3)]);
+                let resources = Resources::service("echo", site.plain.iter().copied()).with(retrying);
+                self.through_mesh(Mesh::builder(), resources, site, load).await
+            }
+            Path::MeshMirror => {
+                let resources = mirrored(Resources::service("echo", site.plain.iter().copied()));
+                self.through_mesh(Mesh::builder(), resources, site, load).await
+            }
             Path::MeshFull | Path::MeshFullMtls => {
                 let mesh = Mesh::builder().balance(BalanceOptions::new().policy(PeakEwma));
                 self.through_mesh(mesh, armed::service(self.servers(site), self.cluster()), site, load).await
@@ -140,6 +155,22 @@ impl Path {
         mesh.shutdown().await;
         output
     }
+}
+
+/// Each call is mirrored, and its copy goes nowhere.
+fn mirrored(resources: Resources) -> Resources {
+    let mirror = RequestMirrorPolicy { cluster: "shadow".to_owned(), ..Default::default() };
+    let mirroring = route().cluster("echo").modify(|route| {
+        if let Some(Action::Route(action)) = &mut route.action {
+            action.request_mirror_policies = vec![mirror];
+        }
+    });
+    // Nothing listens on the port of `tcpmux`.
+    let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
+    resources
+        .with(route_config("echo").routes([mirroring]))
+        .with(cluster("shadow"))
+        .with(endpoints("shadow").endpoint(nobody))
 }
 
 /// The servers by their name, and the own certificate.

@@ -1,6 +1,7 @@
 //! `Composite`: which filters a call passes, by a tree of conditions on it (A103), in gRPC's wrapping and in Envoy's newer one.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use mesh_xds_proto::envoy::config::core::v3::TypedExtensionConfig;
 use mesh_xds_proto::envoy::extensions::common::matching::v3::{ExtensionWithMatcher, ExtensionWithMatcherPerRoute};
@@ -20,7 +21,8 @@ use crate::resource::filter::HttpFilter;
 use crate::resource::filter::composite::{Action, Composite};
 use crate::resource::verdict::Fields;
 
-type Chains = BTreeMap<String, FilterChainConfiguration>;
+/// Chains that actions may name; each is read once, however many do.
+type Chains<'m> = BTreeMap<&'m str, Arc<[HttpFilter]>>;
 
 /// In gRPC's wrapping.
 pub(super) fn composite(message: &ExtensionWithMatcher, within: Within, at: &At<'_>) -> Option<Composite> {
@@ -44,7 +46,13 @@ pub(super) fn per_route(message: &ExtensionWithMatcherPerRoute, within: Within, 
 /// In Envoy's newer form, without a wrapping.
 pub(super) fn alone(message: &proto::Composite, within: Within, at: &At<'_>) -> Option<Composite> {
     message.judge(at);
-    of_tree("matcher", message.matcher.as_ref(), &message.named_filter_chains, within, at)
+    let mut chains = Chains::new();
+    for (name, chain) in &message.named_filter_chains {
+        if let Some(within) = within.deeper() {
+            chains.insert(name, of_chain(chain, within, &at.key("named_filter_chains", name)));
+        }
+    }
+    of_tree("matcher", message.matcher.as_ref(), &chains, within, at)
 }
 
 pub(super) fn alone_per_route(message: &CompositePerRoute, within: Within, at: &At<'_>) -> Option<Composite> {
@@ -55,7 +63,7 @@ pub(super) fn alone_per_route(message: &CompositePerRoute, within: Within, at: &
 fn of_tree(
     field: &'static str,
     tree: Option<&Matcher>,
-    chains: &Chains,
+    chains: &Chains<'_>,
     within: Within,
     at: &At<'_>,
 ) -> Option<Composite> {
@@ -68,7 +76,7 @@ fn of_tree(
     Some(Composite { tree: TreeReader { action }.read(tree, &at.field(field))? })
 }
 
-fn action(config: &XdsExtension, chains: &Chains, within: Within, at: &At<'_>) -> Option<Action> {
+fn action(config: &XdsExtension, chains: &Chains<'_>, within: Within, at: &At<'_>) -> Option<Action> {
     config.judge(at);
     let at = &at.field("typed_config");
     let extension = Extension::open(config.typed_config.as_ref(), at)?;
@@ -90,16 +98,21 @@ fn action(config: &XdsExtension, chains: &Chains, within: Within, at: &At<'_>) -
         }
     };
     let filters = filters(&message, chains, within, at);
-    Some(Action::Run(filters?.into(), share?))
+    Some(Action::Run(filters?, share?))
 }
 
 /// A chain goes before a single filter (A103).
-fn filters(message: &ExecuteFilterAction, chains: &Chains, within: Within, at: &At<'_>) -> Option<Vec<HttpFilter>> {
-    let name = &message.filter_chain_name;
+fn filters(
+    message: &ExecuteFilterAction,
+    chains: &Chains<'_>,
+    within: Within,
+    at: &At<'_>,
+) -> Option<Arc<[HttpFilter]>> {
+    let name = message.filter_chain_name.as_str();
     match (&message.filter_chain, &message.typed_config) {
-        (Some(chain), _) => of_chain(chain, within, &at.field("filter_chain")),
+        (Some(chain), _) => Some(of_chain(chain, within, &at.field("filter_chain"))),
         (None, _) if !name.is_empty() => match chains.get(name) {
-            Some(chain) => of_chain(chain, within, &at.field("filter_chain_name")),
+            Some(chain) => Some(chain.clone()),
             None => {
                 at.field("filter_chain_name").error(format!("{} is none of `named_filter_chains`", quoted(name)));
                 None
@@ -113,13 +126,13 @@ fn filters(message: &ExecuteFilterAction, chains: &Chains, within: Within, at: &
     }
 }
 
-fn of_chain(message: &FilterChainConfiguration, within: Within, at: &At<'_>) -> Option<Vec<HttpFilter>> {
+fn of_chain(message: &FilterChainConfiguration, within: Within, at: &At<'_>) -> Arc<[HttpFilter]> {
     message.judge(at);
     if message.typed_config.is_empty() {
         at.field("typed_config").error("must not be empty");
     }
     let all = message.typed_config.iter().enumerate();
-    Some(all.filter_map(|(index, config)| nested(config, within, &at.item("typed_config", index))).collect())
+    all.filter_map(|(index, config)| nested(config, within, &at.item("typed_config", index))).collect()
 }
 
 /// What is wrong is reported: then there is no resource.

@@ -1,6 +1,6 @@
 //! A filter that chooses for each call which filters it passes (A103).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::{FilterConfig, HttpFilter};
@@ -53,10 +53,11 @@ impl Composite {
     }
 
     fn each_filter<'a>(&'a self, tell: &mut dyn FnMut(&'a HttpFilter)) {
-        self.tree.each_action(&mut |action| {
-            if let Action::Run(filters, _) = action {
-                filters.iter().for_each(&mut *tell);
-            }
+        // Many actions may share a chain.
+        let mut seen = HashSet::new();
+        self.tree.each_action(&mut |action| match action {
+            Action::Run(filters, _) if seen.insert(filters.as_ptr()) => filters.iter().for_each(&mut *tell),
+            Action::Run(..) | Action::Skip => {}
         });
     }
 }
