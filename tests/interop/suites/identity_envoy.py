@@ -1,4 +1,4 @@
-"""mTLS between ours and Envoy, in both directions: Envoy before our clients' endpoints, and as a client of our server."""
+"""mTLS between ours and Envoy, in both directions: Envoy as endpoint of our client, and as client of our server."""
 
 import pytest
 

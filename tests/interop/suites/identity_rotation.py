@@ -1,4 +1,4 @@
-"""Certificates of seconds and authorities that are replaced, in files that ours and gRPC C-core watch: no call fails."""
+"""Certificates of seconds and authorities that are replaced, in files that ours and C-core watch: no call fails."""
 
 import datetime
 import itertools

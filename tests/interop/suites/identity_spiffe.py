@@ -1,4 +1,4 @@
-"""SPIFFE bundle maps (A87) and names that are asked for (A101): ours beside gRPC C-core and grpc-go, in both directions."""
+"""SPIFFE bundle maps (A87) and names that are asked for (A101): ours beside C-core and grpc-go, in both directions."""
 
 import dataclasses
 
