@@ -14,9 +14,12 @@ use mesh_xds_proto::envoy::config::common::mutation_rules::v3::header_mutation::
 use mesh_xds_proto::envoy::config::core::v3::{HeaderValue, HeaderValueOption, RuntimeFractionalPercent};
 use mesh_xds_proto::envoy::config::rbac::v3 as rbac;
 use mesh_xds_proto::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use mesh_xds_proto::envoy::config::route::v3::rate_limit::{self, action};
 use mesh_xds_proto::envoy::config::route::v3::{
-    FilterConfig, HeaderMatcher, HedgePolicy, RetryPolicy, VirtualHost, route_action,
+    FilterConfig, HeaderMatcher, HedgePolicy, RateLimit, RetryPolicy, VirtualHost, route_action,
 };
+use mesh_xds_proto::envoy::extensions::common::ratelimit::v3::LocalRateLimitDescriptor;
+use mesh_xds_proto::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::Entry;
 use mesh_xds_proto::envoy::extensions::filters::common::fault::v3::{FaultDelay, fault_delay::FaultDelaySecifier};
 use mesh_xds_proto::envoy::extensions::filters::http::fault::v3::{FaultAbort, HttpFault, fault_abort};
 use mesh_xds_proto::envoy::extensions::filters::http::header_mutation::v3::{
@@ -236,6 +239,37 @@ async fn calls_beyond_a_servers_rate_are_refused_before_their_handler() {
     }
 }
 
+fn by_tier(filter: LocalRateLimit, tier: &str, tokens: u32) -> LocalRateLimit {
+    let tier = Entry { key: "tier".into(), value: tier.into() };
+    let action =
+        action::RequestHeaders { header_name: "x-tier".into(), descriptor_key: "tier".into(), ..Default::default() };
+    let action = rate_limit::Action { action_specifier: Some(action::ActionSpecifier::RequestHeaders(action)) };
+    let token_bucket = limit(tokens).token_bucket;
+    let descriptor = LocalRateLimitDescriptor { entries: vec![tier], token_bucket, ..Default::default() };
+    let rate_limits = vec![RateLimit { actions: vec![action], ..Default::default() }];
+    LocalRateLimit { descriptors: vec![descriptor], rate_limits, ..filter }
+}
+
+#[tokio::test]
+async fn calls_of_a_descriptor_have_a_limit_of_their_own_and_the_common_one_unless_it_says_otherwise() {
+    for (takes_both, free, others) in [(None, 2, 3), (Some(false), 2, 5)] {
+        let filter = by_tier(limit(5), "free", 2);
+        let filter = LocalRateLimit { always_consume_default_token_bucket: takes_both, ..filter };
+        let it = start(filter_chain().filter("limit", &filter)).await;
+        let mut answered = [0, 0];
+        for _ in 0..7 {
+            for (place, tier) in ["free", "paid"].into_iter().enumerate() {
+                answered[place] += u32::from(it.client.hello_with(metadata(&[("x-tier", tier)])).await.is_ok());
+            }
+        }
+        assert_eq!(answered, [free, others], "{takes_both:?}");
+        it.changes_to(filter_chain().filter("limit", &LocalRateLimit { stat_prefix: "other".into(), ..filter })).await;
+        for _ in 0..20 {
+            it.client.hello_with(metadata(&[("x-tier", "free")])).await.expect_err("an update brings no tokens");
+        }
+    }
+}
+
 #[tokio::test]
 async fn connections_and_updates_give_nobody_new_tokens_of_a_server() {
     let marked = |mark: &str| LocalRateLimit { response_headers_to_add: vec![append("x-version", mark)], ..limit(2) };
@@ -357,6 +391,10 @@ async fn a_bad_filter_of_a_server_is_refused_by_field_and_the_last_good_one_serv
     let nack = it.control_plane.next_nack().await.error.expect("a NACK says why").1;
     assert!(nack.contains("http_filters[0].typed_config.token_bucket.max_tokens: must be above 0"), "{nack}");
     it.client.hello().await.expect("the last good limit");
+    let bad = by_tier(LocalRateLimit { rate_limits: vec![], ..limit(1) }, "free", 0);
+    it.control_plane.put(server_listener(it.server.address()).chains([filter_chain().filter("limit", &bad)]));
+    let nack = it.control_plane.next_nack().await.error.expect("a NACK says why").1;
+    assert!(nack.contains("typed_config.descriptors[0].token_bucket.max_tokens: must be above 0"), "{nack}");
     let unknown = FilterConfig { config: Some(any(&RetryPolicy::default())), ..Default::default() };
     let routes = route_config("r").routes([route().non_forwarding().filter_config("x", &unknown)]);
     it.control_plane.put(server_listener(it.server.address()).chains([filter_chain().inline(routes)]));

@@ -167,7 +167,7 @@ impl Exchange {
     }
 
     fn limit(&self, limit: &LocalRateLimit, head: &mut Parts) -> Step {
-        match limit.decide(Instant::now(), || fastrand::u32(..1_000_000)) {
+        match limit.decide(&seen(head), Instant::now(), || fastrand::u32(..1_000_000)) {
             Limited::Passes => Step::Continue,
             Limited::PassesWithoutToken => {
                 self.change_request(&limit.unenforced, head);

@@ -1,13 +1,19 @@
 //! `LocalRateLimit` and its bucket, as in Envoy.
 
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 use mesh_xds_proto::envoy::config::core::v3::RuntimeFractionalPercent;
+use mesh_xds_proto::envoy::config::route::v3::rate_limit::action::ActionSpecifier;
+use mesh_xds_proto::envoy::config::route::v3::{RateLimit, rate_limit};
+use mesh_xds_proto::envoy::extensions::common::ratelimit::v3::LocalRateLimitDescriptor;
+use mesh_xds_proto::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::Entry;
 use mesh_xds_proto::envoy::extensions::filters::http::local_ratelimit::v3 as proto;
 use mesh_xds_proto::envoy::r#type::v3::{HttpStatus, TokenBucket as Bucket};
 
 use super::header_mutation::additions;
-use super::place::At;
+use super::place::{At, quoted};
+use super::route_match::header_match;
 use super::value::{duration, runtime_fraction};
+use crate::resource::filter::descriptor::{Action, DescriptorLimit, Descriptors};
 use crate::resource::filter::rate_limit::{LEAST_INTERVAL, LocalRateLimit, TokenBucket};
 use crate::resource::verdict::Fields;
 
@@ -27,6 +33,8 @@ pub(super) fn local_rate_limit(message: &proto::LocalRateLimit, is_override: boo
     );
     let status = message.status.as_ref().and_then(|message| status(message, &at.field("status")));
     let limit = status.into_iter().fold(limit, LocalRateLimit::status);
+    let takes_both = message.always_consume_default_token_bucket.unwrap_or(true);
+    let limit = limit.with_descriptors(descriptors(message, at), takes_both);
     let mut limit = if message.rate_limited_as_resource_exhausted { limit.as_resource_exhausted() } else { limit };
     let unenforced = &message.request_headers_to_add_when_not_enforced;
     limit.unenforced = additions(unenforced, "request_headers_to_add_when_not_enforced", true, at).collect();
@@ -49,6 +57,102 @@ fn bucket(message: &Bucket, at: &At<'_>) -> Option<TokenBucket> {
         at.field("fill_interval").error("must be at least 50 ms");
     }
     Some(TokenBucket::new(message.max_tokens, tokens_per_fill, interval))
+}
+
+fn descriptors(message: &proto::LocalRateLimit, at: &At<'_>) -> Descriptors {
+    let rules = message.rate_limits.iter().enumerate();
+    let rules = rules.filter_map(|(index, rule)| actions(rule, &at.item("rate_limits", index)));
+    let limits = message.descriptors.iter().enumerate();
+    let limits = limits.filter_map(|(index, limit)| descriptor_limit(limit, &at.item("descriptors", index)));
+    let limits: Vec<_> = limits.collect();
+    if !limits.is_empty() && message.rate_limits.is_empty() {
+        at.field("descriptors").ignored("only `rate_limits` of the filter itself make descriptors");
+    }
+    Descriptors::new(rules.collect(), limits)
+}
+
+/// `None`: no call has such a descriptor.
+fn descriptor_limit(message: &LocalRateLimitDescriptor, at: &At<'_>) -> Option<DescriptorLimit> {
+    message.judge(at);
+    if message.entries.is_empty() {
+        at.field("entries").error("must not be empty");
+    }
+    let entry = |(index, entry): (usize, &Entry)| {
+        let at = &at.item("entries", index);
+        entry.judge(at);
+        if entry.key.is_empty() {
+            at.field("key").error("must be set");
+        }
+        if entry.value.is_empty() {
+            at.field("value").ignored("a limit for each value is not supported, and so the limit is not in force");
+            return None;
+        }
+        Some((entry.key.as_str().into(), entry.value.as_str().into()))
+    };
+    let entries: Option<Vec<_>> = message.entries.iter().enumerate().map(entry).collect();
+    let tokens = at.required("token_bucket", message.token_bucket.as_ref());
+    let bucket = tokens.and_then(|tokens| bucket(tokens, &at.field("token_bucket")));
+    Some(DescriptorLimit { entries: entries?, bucket: bucket?, is_shadow: message.shadow_mode })
+}
+
+/// `None`: it makes no descriptor, and that is listed or refused.
+fn actions(message: &RateLimit, at: &At<'_>) -> Option<Vec<Action>> {
+    message.judge(at);
+    if message.actions.is_empty() {
+        at.field("actions").error("must not be empty");
+    }
+    message.actions.iter().enumerate().map(|(index, one)| action(one, &at.item("actions", index))).collect()
+}
+
+fn action(message: &rate_limit::Action, at: &At<'_>) -> Option<Action> {
+    message.judge(at);
+    let key = |key: &str, default: &str| if key.is_empty() { default.into() } else { key.into() };
+    let value = |value: &str, at: &At<'_>| {
+        if value.is_empty() {
+            at.field("descriptor_value").error("must be set");
+        }
+        value.into()
+    };
+    match message.action_specifier.as_ref() {
+        Some(ActionSpecifier::GenericKey(message)) => {
+            let at = &at.field("generic_key");
+            message.judge(at);
+            let value = value(&message.descriptor_value, at);
+            Some(Action::Constant { key: key(&message.descriptor_key, "generic_key"), value })
+        }
+        Some(ActionSpecifier::RequestHeaders(message)) => {
+            let at = &at.field("request_headers");
+            message.judge(at);
+            if message.descriptor_key.is_empty() {
+                at.field("descriptor_key").error("must be set");
+            }
+            let Ok(name) = HeaderName::from_bytes(message.header_name.as_bytes()) else {
+                at.field("header_name").error(format!("{} is not the name of a header", quoted(&message.header_name)));
+                return None;
+            };
+            let key = message.descriptor_key.as_str().into();
+            Some(Action::Header { name, key, is_skipped: message.skip_if_absent })
+        }
+        Some(ActionSpecifier::HeaderValueMatch(message)) => {
+            let at = &at.field("header_value_match");
+            message.judge(at);
+            if message.headers.is_empty() {
+                at.field("headers").error("must not be empty");
+            }
+            let headers = message.headers.iter().enumerate();
+            let headers = headers.map(|(index, header)| header_match(header, &at.item("headers", index)));
+            let value = value(&message.descriptor_value, at);
+            let key = key(&message.descriptor_key, "header_match");
+            let expected = message.expect_match.unwrap_or(true);
+            Some(Action::Matching { key, value, headers: headers.collect::<Option<_>>()?, expected })
+        }
+        // Listed by the table.
+        Some(_) => None,
+        None => {
+            at.error("an action must be set");
+            None
+        }
+    }
 }
 
 /// Unset is none, and a fraction without a value all.

@@ -5,6 +5,7 @@
 //! override holds whole; nothing is merged, unless the filter's own documentation says so.
 
 pub(crate) mod composite;
+pub(crate) mod descriptor;
 pub(crate) mod fault;
 pub(crate) mod header_mutation;
 pub(crate) mod rate_limit;

@@ -1,4 +1,4 @@
-//! A rate that calls are held to by the client itself (Envoy's `local_ratelimit`).
+//! A rate that calls are held to by their client or their server itself (Envoy's `local_ratelimit`).
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,8 +8,10 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
+use super::descriptor::{Descriptors, Matched};
 use super::header_mutation::{AppendAction, Change};
 use crate::resource::answer::AnswerStatus;
+use crate::resource::matcher::RequestHead;
 
 const MILLION: u32 = 1_000_000;
 /// Envoy's least time between fills.
@@ -29,6 +31,9 @@ const RESOURCE_EXHAUSTED: AnswerStatus = AnswerStatus::Grpc(8);
 #[derive(Debug)]
 pub struct LocalRateLimit {
     bucket: Option<TokenBucket>,
+    descriptors: Descriptors,
+    /// A call with a limit of its own takes a token of the bucket, too.
+    takes_both: bool,
     /// Of a million calls, those that take a token.
     enabled: u32,
     /// Of a million of those that find none, the refused.
@@ -61,6 +66,8 @@ impl LocalRateLimit {
     pub(crate) fn idle() -> Self {
         Self {
             bucket: None,
+            descriptors: Descriptors::default(),
+            takes_both: true,
             enabled: 0,
             enforced: 0,
             status: AnswerStatus::Http(StatusCode::TOO_MANY_REQUESTS),
@@ -71,6 +78,12 @@ impl LocalRateLimit {
 
     pub(crate) fn with_bucket(mut self, bucket: Option<TokenBucket>) -> Self {
         self.bucket = bucket;
+        self
+    }
+
+    /// Calls with certain descriptors are held to limits of their own; those take a token of the bucket, too, if `takes_both`.
+    pub(crate) fn with_descriptors(mut self, descriptors: Descriptors, takes_both: bool) -> Self {
+        (self.descriptors, self.takes_both) = (descriptors, takes_both);
         self
     }
 
@@ -104,22 +117,32 @@ impl LocalRateLimit {
         if let (Some(bucket), Some(before)) = (&self.bucket, &before.bucket) {
             bucket.inherit(before);
         }
+        self.descriptors.inherit(&before.descriptors);
     }
 
     /// Whether no call is limited.
     pub(crate) fn is_idle(&self) -> bool {
-        self.bucket.is_none() || self.enabled == 0
+        self.enabled == 0 || self.bucket.is_none() && self.descriptors.is_idle()
     }
 
     /// `random` gives a number below a million, each time another one.
-    pub(crate) fn decide(&self, now: Instant, mut random: impl FnMut() -> u32) -> Limited {
-        let Some(bucket) = self.bucket.as_ref().filter(|_| takes(self.enabled, &mut random)) else {
+    pub(crate) fn decide(&self, head: &RequestHead<'_>, now: Instant, mut random: impl FnMut() -> u32) -> Limited {
+        if !takes(self.enabled, &mut random) || self.take(head, now) {
             return Limited::Passes;
-        };
-        match bucket.take(now) {
-            true => Limited::Passes,
-            false if takes(self.enforced, &mut random) => Limited::Refused,
-            false => Limited::PassesWithoutToken,
+        }
+        if takes(self.enforced, &mut random) { Limited::Refused } else { Limited::PassesWithoutToken }
+    }
+
+    /// Whether there were all the tokens that the call needs.
+    fn take(&self, head: &RequestHead<'_>, now: Instant) -> bool {
+        let of_bucket = || self.bucket.as_ref().is_none_or(|bucket| bucket.take(now));
+        if self.descriptors.is_idle() {
+            return of_bucket();
+        }
+        match self.descriptors.take(head, now) {
+            Matched::Refused => false,
+            Matched::Passes if !self.takes_both => true,
+            Matched::Passes | Matched::None => of_bucket(),
         }
     }
 }
@@ -152,7 +175,7 @@ impl TokenBucket {
         Self { max, per_second, level: OnceLock::new() }
     }
 
-    fn inherit(&self, before: &Self) {
+    pub(super) fn inherit(&self, before: &Self) {
         let same =
             self.max.to_bits() == before.max.to_bits() && self.per_second.to_bits() == before.per_second.to_bits();
         if let Some(level) = before.level.get().filter(|_| same) {
@@ -164,8 +187,13 @@ impl TokenBucket {
         Arc::new(Level { start: now, empty_at: AtomicU64::new((-self.max / self.per_second).to_bits()) })
     }
 
+    /// How long it takes until there is one token more.
+    pub(super) fn time_to_fill_one(&self) -> Duration {
+        Duration::try_from_secs_f64(1.0 / self.per_second).unwrap_or(Duration::MAX)
+    }
+
     /// Whether there was a token.
-    fn take(&self, now: Instant) -> bool {
+    pub(super) fn take(&self, now: Instant) -> bool {
         /// What sums of fractions are short of a whole token.
         const ROUNDING: f64 = 1e-6;
         let level = self.level.get_or_init(|| self.full(now));
@@ -251,7 +279,9 @@ mod tests {
             (500_000, MILLION, 499_999, Limited::Refused),
         ] {
             let limit = LocalRateLimit::new(0, 1, SECOND).shares(enabled, enforced);
-            assert_eq!(limit.decide(now, || random), expected, "{enabled} {enforced} {random}");
+            let headers = http::HeaderMap::new();
+            let head = RequestHead { path: "/", method: &http::Method::POST, authority: "", headers: &headers };
+            assert_eq!(limit.decide(&head, now, || random), expected, "{enabled} {enforced} {random}");
         }
         assert!(LocalRateLimit::idle().is_idle() && LocalRateLimit::new(1, 1, SECOND).shares(0, MILLION).is_idle());
     }

@@ -12,6 +12,7 @@ use mesh_xds_proto::envoy::config::rbac::v3 as rbac;
 use mesh_xds_proto::envoy::config::route::v3 as route;
 use mesh_xds_proto::envoy::extensions::clusters;
 use mesh_xds_proto::envoy::extensions::common::matching::v3 as matching;
+use mesh_xds_proto::envoy::extensions::common::ratelimit::v3 as rate_limits;
 use mesh_xds_proto::envoy::extensions::filters::common::fault::v3 as fault;
 use mesh_xds_proto::envoy::extensions::filters::common::matcher::action::v3 as skip_filter;
 use mesh_xds_proto::envoy::extensions::filters::http as filters;
@@ -106,6 +107,7 @@ const NO_MEANING: &str = "has no meaning in gRPC";
 /// Such a field is not listed where that profile is set.
 pub(crate) const IN_ENVOYS_PROFILE: &str = "acted on in `Profile::Envoy` alone: it has no meaning in gRPC";
 const NOT_LOCAL: &str = "files and the environment are not read for a control plane";
+const NO_DESCRIPTOR: &str = "its rule makes no descriptor";
 const NO_RUNTIME: &str = "there is no runtime";
 
 messages! {
@@ -425,17 +427,75 @@ messages! {
         filter_enforced: Act("default 0 %, as in Envoy"),
         request_headers_to_add_when_not_enforced: Act,
         response_headers_to_add: Act("of refused calls"),
-        descriptors: Ignore("every call takes a token of `token_bucket`"),
+        descriptors: Act("as in Envoy, of values that are set"),
         stage: Ignore,
-        local_rate_limit_per_downstream_connection: Ignore("a client has no downstream connection"),
+        local_rate_limit_per_downstream_connection: Ignore("all connections share the tokens"),
         local_cluster_rate_limit: Ignore,
         enable_x_ratelimit_headers: Ignore,
         vh_rate_limits: Ignore,
-        always_consume_default_token_bucket: Ignore,
+        always_consume_default_token_bucket: Act("default true"),
         rate_limited_as_resource_exhausted: Act,
-        rate_limits: Ignore,
+        rate_limits: Act("what makes descriptors; those of routes and virtual hosts are not read"),
         max_dynamic_descriptors: Ignore,
         enable_retry_after_header: Ignore,
+    }
+
+    "LocalRateLimitDescriptor" rate_limits::LocalRateLimitDescriptor {
+        entries: Act("not empty"),
+        token_bucket: Act("required"),
+        shadow_mode: Act("refuses nobody"),
+    }
+
+    "RateLimitDescriptor.Entry" rate_limits::rate_limit_descriptor::Entry {
+        key: Act("required"),
+        value: Act("without one, which means a limit for each value, the limit is listed and not in force"),
+    }
+
+    "RateLimit" route::RateLimit {
+        stage: Ignore,
+        disable_key: Ignore,
+        actions: Act("not empty; all of them must make an entry"),
+        limit: Ignore,
+        hits_addend: Ignore,
+        apply_on_stream_done: Ignore,
+        x_ratelimit_option: Ignore,
+    }
+
+    "RateLimit.Action" route::rate_limit::Action {}
+    one action_specifier: route::rate_limit::action::ActionSpecifier {
+        SourceCluster "source_cluster": Ignore(NO_DESCRIPTOR),
+        DestinationCluster "destination_cluster": Ignore(NO_DESCRIPTOR),
+        RequestHeaders "request_headers": Act,
+        QueryParameters "query_parameters": Ignore(NO_DESCRIPTOR),
+        RemoteAddress "remote_address": Ignore(NO_DESCRIPTOR),
+        GenericKey "generic_key": Act,
+        HeaderValueMatch "header_value_match": Act,
+        DynamicMetadata "dynamic_metadata": Ignore(NO_DESCRIPTOR),
+        Metadata "metadata": Ignore(NO_DESCRIPTOR),
+        Extension "extension": Ignore(NO_DESCRIPTOR),
+        MaskedRemoteAddress "masked_remote_address": Ignore(NO_DESCRIPTOR),
+        QueryParameterValueMatch "query_parameter_value_match": Ignore(NO_DESCRIPTOR),
+        RemoteAddressMatch "remote_address_match": Ignore(NO_DESCRIPTOR),
+    }
+
+    "RateLimit.Action.RequestHeaders" route::rate_limit::action::RequestHeaders {
+        header_name: Act,
+        descriptor_key: Act("required"),
+        skip_if_absent: Act,
+    }
+
+    "RateLimit.Action.GenericKey" route::rate_limit::action::GenericKey {
+        descriptor_value: Act("required"),
+        default_value: Ignore,
+        descriptor_key: Act("default `generic_key`"),
+    }
+
+    "RateLimit.Action.HeaderValueMatch" route::rate_limit::action::HeaderValueMatch {
+        descriptor_value: Act("required"),
+        default_value: Ignore,
+        descriptor_key: Act("default `header_match`"),
+        expect_match: Act("default true"),
+        headers: Act("not empty"),
     }
 
     "TokenBucket" envoy_type::TokenBucket {

@@ -12,6 +12,7 @@ use mesh_xds_proto::envoy::extensions::filters::http::composite::v3::Composite;
 use mesh_xds_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use mesh_xds_proto::envoy::extensions::filters::http::header_mutation::v3::HeaderMutation;
 use mesh_xds_proto::envoy::extensions::filters::http::jwt_authn::v3::JwtAuthentication;
+use mesh_xds_proto::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use mesh_xds_proto::envoy::extensions::filters::http::rbac::v3::RbacPerRoute;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 use mesh_xds_proto::envoy::r#type::matcher::v3::StringMatcher;
@@ -214,6 +215,18 @@ fn place(full_name: &str, sample: &[u8], f: &mut Fixture) {
             let value = path.iter().rev().fold(value, |message, number| nested(*number, &message));
             let packed = Any { type_url: ExtensionWithMatcherPerRoute::type_url(), value };
             f.route().typed_per_filter_config = overrides("x", packed);
+        }
+        limit if limit.starts_with("config.route.v3.RateLimit") => {
+            let path: &[u32] = match limit.rsplit('.').next().expect("a name") {
+                "RateLimit" => &[17],
+                "Action" => &[17, 3],
+                "GenericKey" => &[17, 3, 5],
+                "HeaderValueMatch" => &[17, 3, 6],
+                other => panic!("{other} has no place in a limit"),
+            };
+            let value = path.iter().rev().fold(sample.to_vec(), |message, number| nested(*number, &message));
+            let packed = Any { type_url: LocalRateLimit::type_url(), value };
+            f.manager.http_filters.insert(0, filter_of("x", packed));
         }
         tokens if tokens.starts_with("extensions.filters.http.jwt_authn.v3.") => {
             let path: &[u32] = match tokens.rsplit('.').next().expect("a name") {
