@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tonic::Request;
 use tonic::metadata::AsciiMetadataValue;
@@ -18,7 +19,7 @@ use crate::paths::Transport;
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Unary calls to be made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[expect(clippy::exhaustive_structs, reason = "made by the benches")]
 pub struct Work {
     /// How many callers there are.
@@ -33,7 +34,7 @@ pub struct Work {
 }
 
 /// When a caller stops.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[expect(clippy::exhaustive_enums, reason = "made by the benches")]
 pub enum Until {
     /// After its call that ends beyond this time.
@@ -145,7 +146,7 @@ fn grpc_timeout(deadline: Duration) -> Result<AsciiMetadataValue, Error> {
 }
 
 /// From 100 ns to 60 s, exact to a thousandth.
-fn histogram() -> Histogram<u32> {
+pub(crate) fn histogram() -> Histogram<u32> {
     Histogram::new_with_bounds(100, 60_000_000_000, 3).expect("the bounds are constant and valid")
 }
 

@@ -1,6 +1,7 @@
 //! Single layers of the mesh, around what answers at once: what they cost without a connection.
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::future::{Pending, Ready, pending, ready};
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,10 +17,12 @@ use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::{Body, Frame};
+use mesh_core::authorize::{Policy as AccessPolicy, Rbac, RbacLayer, RbacService, Rule};
 use mesh_core::balance::{Balance, BalanceLayer, BalanceOptions, Choice, Member, PickRequest, Policy};
 use mesh_core::connect::{Connect, Connection, SendError, SendRequest, StreamError, Unavailable};
 use mesh_core::discover::Discover;
 use mesh_core::route::Route;
+use mesh_core::server::Peer;
 use mesh_core::testing::{ControlPlane, Resources, route, route_config};
 use mesh_core::{Address, BoxError, CallOptions, ClusterBuilder, Mesh};
 use tower::{Layer, Service};
@@ -47,6 +50,83 @@ fn poll_once<F: Future>(future: F) -> Option<F::Output> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => Some(output),
         Poll::Pending => None,
+    }
+}
+
+/// Access control by policies that each name one caller and the prefix of one path.
+#[derive(Debug)]
+pub struct Authorized {
+    service: RbacService<Nothing>,
+    caller: Peer,
+    path: PathAndQuery,
+}
+
+/// Answers at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Nothing;
+
+impl Service<Request<()>> for Nothing {
+    type Response = Response<()>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<()>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        ready(Ok(Response::new(())))
+    }
+}
+
+impl Authorized {
+    /// By so many policies, of which the last matches the calls, or none does.
+    #[must_use]
+    pub fn new(policies: u32, matches: bool) -> Self {
+        let id = |number: u32| format!("spiffe://cluster.local/ns/shop/sa/caller-{number}");
+        let policy = |number: u32| {
+            let path = Rule::path_prefix(&format!("/shop.Service{number}/"));
+            (format!("policy-{number:06}"), AccessPolicy::new([path], [Rule::principal(&id(number))]))
+        };
+        let caller = mesh_core::testing::peer(&id(if matches { policies.saturating_sub(1) } else { policies }));
+        let path = format!("/shop.Service{}/Call", policies.saturating_sub(1));
+        let path = PathAndQuery::try_from(path).unwrap_or(PathAndQuery::from_static("/"));
+        Self { service: RbacLayer::new(Rbac::allow((0..policies).map(policy))).layer(Nothing), caller, path }
+    }
+
+    /// Makes so many calls; how many were let pass.
+    pub fn call(&mut self, calls: u64) -> u64 {
+        let request = || self.request();
+        let mut passed = 0;
+        for _ in 0..calls {
+            let answer = poll_once(self.service.clone().call(request()));
+            passed += u64::from(matches!(answer, Some(Ok(answer)) if answer.status().is_success()));
+        }
+        passed
+    }
+
+    /// Makes so many calls past the policies.
+    pub fn call_unchecked(&self, calls: u64) {
+        for _ in 0..calls {
+            black_box(poll_once(Nothing.call(self.request())).map(|answer| answer.map(|answer| answer.status())));
+        }
+    }
+
+    fn request(&self) -> Request<()> {
+        let mut request = Request::new(());
+        *request.uri_mut() = self.path.clone().into();
+        request.extensions_mut().insert(self.caller.clone());
+        request
+    }
+}
+
+/// As [`Authorized::call`]; with no policy, past all of them.
+pub fn authorize(policies: u32, matches: bool, calls: u64) {
+    let mut authorized = Authorized::new(policies, matches);
+    if policies == 0 {
+        authorized.call_unchecked(calls);
+    } else {
+        black_box(authorized.call(calls));
     }
 }
 

@@ -11,6 +11,7 @@ pub mod layers;
 pub mod meter;
 pub mod paths;
 pub mod server;
+pub mod serving;
 pub mod site;
 
 #[expect(missing_docs, reason = "generated; `proto/echo.proto` documents the service")]

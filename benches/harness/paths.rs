@@ -25,7 +25,7 @@ use crate::site::{SPIFFE_ID, Site};
 use crate::{Error, armed};
 
 /// Where the mesh has its certificate and roots from.
-const PROVIDER: &str = "bench";
+pub(crate) const PROVIDER: &str = "bench";
 
 /// A way from the generated client to the servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
@@ -53,6 +53,12 @@ pub enum Path {
     MeshMtls,
     /// [`Path::MeshFull`] with mTLS.
     MeshFullMtls,
+    /// Measured at the server, called over mTLS: tonic's server, which the others are compared with.
+    Server,
+    /// A server of the mesh with mTLS as code asks for it, which tells handlers who calls.
+    ServerMesh,
+    /// A server of the mesh with mTLS and 100 policies of access control, as its listener asks for them.
+    ServerMeshFull,
 }
 
 impl Path {
@@ -71,7 +77,17 @@ impl Path {
     /// What this path is compared with.
     #[must_use]
     pub fn base(self) -> Path {
-        if self.is_secured() { Path::BalanceMtls } else { Path::Balance }
+        match self {
+            _ if self.is_server() => Path::Server,
+            _ if self.is_secured() => Path::BalanceMtls,
+            _ => Path::Balance,
+        }
+    }
+
+    /// Whether it is the server's part that is measured, as [`serving`](crate::serving) does.
+    #[must_use]
+    pub fn is_server(self) -> bool {
+        matches!(self, Path::Server | Path::ServerMesh | Path::ServerMeshFull)
     }
 
     fn is_secured(self) -> bool {
@@ -110,6 +126,7 @@ impl Path {
                 let mesh = Mesh::builder().balance(BalanceOptions::new().policy(PeakEwma));
                 self.through_mesh(mesh, armed::service(self.servers(site), self.cluster()), site, load).await
             }
+            Path::Server | Path::ServerMesh | Path::ServerMeshFull => Err("a server is no way to one".into()),
         }
     }
 
@@ -175,20 +192,25 @@ fn mirrored(resources: Resources) -> Resources {
 
 /// The servers by their name, and the own certificate.
 fn mutual_tls() -> UpstreamTlsContext {
+    let name = MatchPattern::Exact(SPIFFE_ID.to_owned());
+    let name = StringMatcher { match_pattern: Some(name), ..Default::default() };
+    UpstreamTlsContext { common_tls_context: Some(certificates(vec![name])), ..Default::default() }
+}
+
+/// The own certificate, and roots that vouch for peers of these names.
+pub(crate) fn certificates(names: Vec<StringMatcher>) -> CommonTlsContext {
     let instance =
         CertificateProviderPluginInstance { instance_name: PROVIDER.to_owned(), certificate_name: String::new() };
-    let name = MatchPattern::Exact(SPIFFE_ID.to_owned());
     let validation = CertificateValidationContext {
         ca_certificate_provider_instance: Some(instance.clone()),
-        match_subject_alt_names: vec![StringMatcher { match_pattern: Some(name), ..Default::default() }],
+        match_subject_alt_names: names,
         ..Default::default()
     };
-    let common = CommonTlsContext {
+    CommonTlsContext {
         tls_certificate_provider_instance: Some(instance),
         validation_context_type: Some(ValidationContextType::ValidationContext(validation)),
         ..Default::default()
-    };
-    UpstreamTlsContext { common_tls_context: Some(common), ..Default::default() }
+    }
 }
 
 /// Work to be done on a channel, whatever its type.

@@ -88,7 +88,7 @@ pub fn serve(count: usize) -> Result<(), Error> {
     })
 }
 
-async fn listen(mut server: Server) -> Result<SocketAddr, Error> {
+pub(crate) async fn listen(mut server: Server) -> Result<SocketAddr, Error> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
     let incoming = TcpListenerStream::new(listener)
@@ -97,7 +97,7 @@ async fn listen(mut server: Server) -> Result<SocketAddr, Error> {
     Ok(address)
 }
 
-struct EchoService;
+pub(crate) struct EchoService;
 
 type Replies = BoxStream<EchoReply>;
 

@@ -12,6 +12,8 @@ use crate::Error;
 /// What the servers' certificate says they are, in the two ways in which the paths ask for it.
 const DNS_NAME: &str = "echo.bench";
 pub(crate) const SPIFFE_ID: &str = "spiffe://bench/ns/default/sa/echo";
+/// What the client's says.
+pub(crate) const CLIENT_ID: &str = "spiffe://bench/ns/default/sa/client";
 
 /// The endpoints, and one authority that vouches for both sides.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -44,7 +46,7 @@ impl Site {
             plain: Vec::new(),
             secured: Vec::new(),
             server: Pair::issue(&authority, vec![SanType::DnsName(DNS_NAME.try_into()?), uri(SPIFFE_ID)?])?,
-            client: Pair::issue(&authority, vec![uri("spiffe://bench/ns/default/sa/client")?])?,
+            client: Pair::issue(&authority, vec![uri(CLIENT_ID)?])?,
             authority: authority.pem(),
         })
     }
@@ -59,7 +61,15 @@ impl Site {
     }
 
     pub(crate) fn client_material(&self) -> Result<KeyMaterial, Error> {
-        let identity = Identity::from_pem(self.client.chain.as_bytes(), self.client.key.as_bytes())?;
+        self.material(&self.client)
+    }
+
+    pub(crate) fn server_material(&self) -> Result<KeyMaterial, Error> {
+        self.material(&self.server)
+    }
+
+    fn material(&self, pair: &Pair) -> Result<KeyMaterial, Error> {
+        let identity = Identity::from_pem(pair.chain.as_bytes(), pair.key.as_bytes())?;
         Ok(KeyMaterial::new().identity(identity).trust(TrustBundle::from_pem(self.authority.as_bytes())?))
     }
 }

@@ -15,15 +15,15 @@ use clap::{Parser, Subcommand};
 use mesh_benches::drive::{Until, Work, closed_loop};
 use mesh_benches::paths::{Load, Path, Transport};
 use mesh_benches::server::{self, Servers};
-use mesh_benches::{Error, Flavor, control};
+use mesh_benches::{Error, Flavor, control, serving};
 use serde::Serialize;
 
 use crate::callgrind::Callgrind;
 
-/// Instructions per unary call over loopback, the client's side, in user space.
+/// Instructions per unary call over loopback, the client's side (of the paths `server…` the server's), in user space.
 #[derive(Parser)]
 struct Args {
-    /// Paths; ratios are to `balance`, with mTLS to `balance-mtls`.
+    /// Paths; ratios are to `balance`, with mTLS to `balance-mtls`, of servers to `server`.
     #[arg(long, value_enum, value_delimiter = ',')]
     paths: Vec<Path>,
     /// Callers at a time.
@@ -77,6 +77,12 @@ enum Role {
         /// JSON, as the servers tell it.
         site: String,
     },
+    /// The server that is counted, with its callers in a process of their own.
+    #[command(hide = true)]
+    Server { path: Path, callers: usize, calls: u64, payload: usize },
+    /// Calls a server that is counted.
+    #[command(hide = true)]
+    Call { job: String },
     /// Serves a configuration, and changes it as standard input says.
     #[command(hide = true)]
     ControlPlane { clusters: usize, endpoints: usize, live: SocketAddr },
@@ -95,7 +101,7 @@ struct Row {
     callers: u64,
     /// Per call.
     instructions: f64,
-    /// To `balance`, with mTLS to `balance-mtls`, at as many callers; absent when that was not counted.
+    /// To `balance`, with mTLS to `balance-mtls`, of servers to `server`, at as many callers; absent when that was not counted.
     ratio: Option<f64>,
 }
 
@@ -108,6 +114,11 @@ fn main() -> ExitCode {
             let work = Work { callers: *callers, payload: *payload, deadline: *deadline, until };
             client(*path, site, work)
         }
+        Some(Role::Server { path, callers, calls, payload }) => {
+            let until = Until::Calls(*calls);
+            serve(*path, Work { callers: *callers, payload: *payload, deadline: false, until })
+        }
+        Some(Role::Call { job }) => serving::call(job),
         Some(Role::ControlPlane { clusters, endpoints, live }) => control::serve(*clusters, *endpoints, *live),
         Some(Role::Part { part }) => part.run(),
         None => count(&args),
@@ -126,6 +137,10 @@ fn client(path: Path, site: &str, work: Work) -> Result<(), Error> {
     Flavor::Current.runtime()?.block_on(path.load(&site, Calls(work)))
 }
 
+fn serve(path: Path, work: Work) -> Result<(), Error> {
+    Flavor::Current.runtime()?.block_on(serving::measure(path, None, work)).map(drop)
+}
+
 struct Calls(Work);
 
 impl Load for Calls {
@@ -141,7 +156,7 @@ fn count(args: &Args) -> Result<(), Error> {
     let servers = Servers::start(args.endpoints)?;
     let paths = if args.paths.is_empty() { Path::all() } else { args.paths.clone() };
     let mut rows: Vec<Row> = Vec::new();
-    println!("{:14} {:>3} {:>12} {:>6}", "path", "c", "instructions", "ratio");
+    println!("{:16} {:>3} {:>12} {:>6}", "path", "c", "instructions", "ratio");
     for &callers in &args.callers {
         let first = rows.len();
         for &path in &paths {
@@ -163,11 +178,14 @@ fn per_call(args: &Args, callgrind: &Callgrind, servers: &Servers, path: Path, c
     let run = |calls: u64| {
         let each = calls.div_ceil(callers);
         let label = format!("{}.{callers}.{calls}", path.name());
-        let mut client = vec!["client".to_owned(), path.name(), callers.to_string()];
-        client.extend([each.to_string(), args.payload.to_string()]);
-        client.extend(args.deadline.then(|| "--deadline".to_owned()));
-        client.push(serde_json::to_string(servers.site())?);
-        Ok::<_, Error>((each * callers, callgrind.instructions(&label, &client)?))
+        let role = if path.is_server() { "server" } else { "client" };
+        let mut counted = vec![role.to_owned(), path.name(), callers.to_string()];
+        counted.extend([each.to_string(), args.payload.to_string()]);
+        if !path.is_server() {
+            counted.extend(args.deadline.then(|| "--deadline".to_owned()));
+            counted.push(serde_json::to_string(servers.site())?);
+        }
+        Ok::<_, Error>((each * callers, callgrind.instructions(&label, &counted)?))
     };
     let (short, long) = (run(args.short)?, run(args.long)?);
     let calls = long.0.checked_sub(short.0).filter(|calls| *calls > 0);
@@ -190,5 +208,5 @@ fn compare(rows: &mut [Row]) {
 
 fn print(row: &Row) {
     let ratio = row.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.3}"));
-    println!("{:14} {:>3} {:>12.0} {ratio:>6}", row.path.name(), row.callers, row.instructions);
+    println!("{:16} {:>3} {:>12.0} {ratio:>6}", row.path.name(), row.callers, row.instructions);
 }

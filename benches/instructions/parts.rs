@@ -23,6 +23,13 @@ pub(crate) enum Part {
     Pick { endpoints: u32, calls: u64 },
     /// The layers that find a call's route, around nothing.
     Route { routes: u32, calls: u64 },
+    /// Access control by policies that each name one caller and one path prefix; the last matches, or none does.
+    Rbac {
+        policies: u32,
+        #[arg(action = clap::ArgAction::Set)]
+        matches: bool,
+        calls: u64,
+    },
     /// A configuration, from the socket to the first call.
     Ingest { control_plane: String },
 }
@@ -39,6 +46,7 @@ impl Part {
                 let (_mesh, mut found) = runtime.block_on(layers::routed(*routes))?;
                 layers::call(&mut found, &format!("/{routes}"), *calls);
             }
+            Part::Rbac { policies, matches, calls } => layers::authorize(*policies, *matches, *calls),
             Part::Ingest { control_plane } => drop(runtime.block_on(take_in(control_plane))?),
         }
         Ok(())
@@ -49,7 +57,7 @@ impl Part {
 #[derive(Serialize)]
 pub(crate) struct Row {
     part: &'static str,
-    /// Endpoints, routes, or endpoints of each cluster.
+    /// Endpoints, routes, policies, or endpoints of each cluster.
     size: usize,
     /// Per call, or per cluster with its assignment and route.
     instructions: f64,
@@ -63,6 +71,13 @@ pub(crate) fn count(callgrind: &Callgrind) -> Result<Vec<Row>, Error> {
     }
     for size in [1, 1_000] {
         rows.push(layer(callgrind, "route", size)?);
+    }
+    let unauthorized = rbac(callgrind, 0, true)?;
+    for (part, matches) in [("rbac-last", true), ("rbac-none", false)] {
+        for size in [100, 1_000] {
+            let instructions = rbac(callgrind, size, matches)? - unauthorized;
+            rows.push(Row { part, size, instructions });
+        }
     }
     rows.push(ingest(callgrind)?);
     println!("{:9} {:>5} {:>12}", "part", "size", "instructions");
@@ -79,6 +94,15 @@ fn layer(callgrind: &Callgrind, part: &'static str, size: usize) -> Result<Row, 
     };
     let difference = run(LONG)?.saturating_sub(run(SHORT)?);
     Ok(Row { part, size, instructions: quotient(difference, LONG - SHORT) })
+}
+
+/// Those of a call by so many policies, that of the call itself included.
+fn rbac(callgrind: &Callgrind, policies: usize, matches: bool) -> Result<f64, Error> {
+    let run = |calls: u64| {
+        let arguments = ["part", "rbac", &policies.to_string(), &matches.to_string(), &calls.to_string()];
+        callgrind.instructions(&format!("rbac.{policies}.{matches}.{calls}"), &arguments.map(str::to_owned))
+    };
+    Ok(quotient(run(LONG)?.saturating_sub(run(SHORT)?), LONG - SHORT))
 }
 
 fn ingest(callgrind: &Callgrind) -> Result<Row, Error> {

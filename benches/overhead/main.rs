@@ -2,7 +2,7 @@
 //!
 //! Rounds are interleaved (A B C A B C …), so that foreign load falls on all paths alike; the best
 //! round is nearest the truth, as foreign load only ever adds. The servers share one thread of one
-//! process. CPU, time and allocations are the client's.
+//! process. CPU, time and allocations are the client's, and those of the paths `server…` the server's.
 
 mod report;
 mod rounds;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use mesh_benches::paths::Path;
-use mesh_benches::{Error, Flavor, server};
+use mesh_benches::{Error, Flavor, server, serving};
 
 #[global_allocator]
 static ALLOCATOR: alloc_tracker::Allocator<std::alloc::System> = alloc_tracker::Allocator::system();
@@ -66,11 +66,15 @@ enum Role {
     /// Serves echo on this many ports until standard input ends.
     #[command(hide = true)]
     Serve { endpoints: usize },
+    /// Calls a server that is measured.
+    #[command(hide = true)]
+    Call { job: String },
 }
 
 impl Args {
     fn paths(&self) -> Vec<Path> {
         let mut paths = if self.paths.is_empty() { Path::all() } else { self.paths.clone() };
+        paths.retain(|path| !(self.stream && path.is_server()));
         if self.reverse {
             paths.reverse();
         }
@@ -84,8 +88,9 @@ impl Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let done = match args.role {
-        Some(Role::Serve { endpoints }) => server::serve(endpoints),
+    let done = match &args.role {
+        Some(Role::Serve { endpoints }) => server::serve(*endpoints),
+        Some(Role::Call { job }) => serving::call(job),
         None => compare(&args),
     };
     done.map_or_else(

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::rounds::Cell;
 
 /// One path in one cell. Times are in microseconds and per call, ratios are to `balance` in the
-/// same cell, or to `balance-mtls` if the path has mTLS; absent when that was not measured.
+/// same cell, or to `balance-mtls` if the path has mTLS, or to `server`; absent when that was not measured.
 #[derive(Serialize)]
 pub(crate) struct Row {
     path: Path,
@@ -102,9 +102,9 @@ impl Figures {
 
 /// Names the columns of [`print`].
 pub(crate) fn print_header() {
-    println!("best (median) round; x = ratio to balance, with mTLS to balance-mtls");
+    println!("best (median) round; x = ratio to balance, with mTLS to balance-mtls, of servers to server");
     println!(
-        "{:14} {:7} {:>2} {:>3} {:>5} {:>15} {:>13} {:>17} {:>13} {:>7} {:>8} {:>5} {:>6}",
+        "{:16} {:7} {:>2} {:>3} {:>5} {:>15} {:>13} {:>17} {:>13} {:>7} {:>8} {:>5} {:>6}",
         "path", "runtime", "ep", "c", "bytes", "cpu us", "x", "p50 us", "x", "p99 us", "calls/s", "x", "allocs"
     );
 }
@@ -120,7 +120,7 @@ pub(crate) fn print(rows: &[Row]) {
 fn line(row: &Row) -> String {
     let runtime = format!("{:?}", row.runtime).to_lowercase();
     format!(
-        "{:14} {runtime:7} {:>2} {:>3} {:>5} {:>15} {:>13} {:>17} {:>13} {:>7.0} {:>8.0} {:>5} {:>6.1}",
+        "{:16} {runtime:7} {:>2} {:>3} {:>5} {:>15} {:>13} {:>17} {:>13} {:>7.0} {:>8.0} {:>5} {:>6.1}",
         row.path.name(),
         row.endpoints,
         row.callers,

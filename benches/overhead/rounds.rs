@@ -4,7 +4,7 @@ use mesh_benches::drive::{Sample, Until, Work, closed_loop};
 use mesh_benches::paths::{Load, Path, Transport};
 use mesh_benches::server::Servers;
 use mesh_benches::site::Site;
-use mesh_benches::{Error, Flavor};
+use mesh_benches::{Error, Flavor, serving};
 
 use crate::Args;
 use crate::report::{self, Row};
@@ -67,6 +67,9 @@ impl Cell {
             until: Until::Elapsed(length),
         };
         let warming = Work { until: Until::Elapsed(length / 4), ..work.clone() };
+        if path.is_server() {
+            return self.runtime.runtime()?.block_on(serving::measure(path, Some(warming), work));
+        }
         self.runtime.runtime()?.block_on(path.load(site, WarmThenMeasure { warming, work }))
     }
 }

@@ -6,6 +6,7 @@
 mod changes;
 mod pick;
 mod propagation;
+mod rbac;
 
 use std::net::SocketAddr;
 use std::process::{Command, ExitCode, Stdio};
@@ -67,6 +68,8 @@ enum Part {
     Propagation,
     /// The balancing layer around a connection that costs nothing.
     Pick,
+    /// Access control by many policies.
+    Rbac,
 }
 
 #[derive(Serialize)]
@@ -79,6 +82,7 @@ struct Report {
     plain: Value,
     propagation: Value,
     pick: Value,
+    rbac: Value,
     /// Memory that ten more endpoints in each cluster add, per endpoint; none of them is connected.
     bytes_per_endpoint: f64,
 }
@@ -108,6 +112,7 @@ fn measure(part: Part, args: &Args) -> Result<Value, Error> {
         Part::Plain => changes::plain(),
         Part::Propagation => propagation::measure(args.toggles),
         Part::Pick => pick::measure(),
+        Part::Rbac => Ok(rbac::measure()),
     }
 }
 
@@ -126,6 +131,7 @@ fn report(args: &Args) -> Result<(), Error> {
         plain: run(Part::Plain, args)?,
         propagation: run(Part::Propagation, args)?,
         pick: run(Part::Pick, args)?,
+        rbac: run(Part::Rbac, args)?,
         bytes_per_endpoint: bytes_per_endpoint(args)?,
     };
     println!("{:11} {:.0} bytes per endpoint that is not connected", "memory", report.bytes_per_endpoint);

@@ -14,6 +14,8 @@ mod build;
 mod control_plane;
 mod fault;
 mod frame;
+#[cfg(feature = "tls")]
+mod peer;
 mod requests;
 mod resources;
 mod server;
@@ -29,6 +31,8 @@ pub use build::{
 };
 pub use control_plane::{Connector, ControlPlane, ControlPlaneBuilder, RequestWatch};
 pub use fault::{Fault, FaultId};
+#[cfg(feature = "tls")]
+pub use peer::peer;
 pub use requests::{RequestKind, SeenRequest};
 pub use resources::{Resource, Resources};
 

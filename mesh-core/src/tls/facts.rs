@@ -96,6 +96,13 @@ impl Peer {
         self.spiffe_id.as_ref()?.service_account()
     }
 
+    /// That of a certificate with this ID and no more.
+    #[cfg(feature = "testing")]
+    pub(crate) fn with_svid(id: SpiffeId, not_after: SystemTime) -> Self {
+        let uris = [id.as_str().to_owned()].into();
+        Self { spiffe_id: Some(id), uris, dns_names: [].into(), subject: "".into(), serial: "".into(), not_after }
+    }
+
     pub(super) fn new(leaf: &Leaf) -> Self {
         Self {
             spiffe_id: leaf.vouched.clone(),
