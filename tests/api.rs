@@ -181,6 +181,27 @@ async fn layers_of_the_application_see_the_call_and_each_attempt() {
 }
 
 #[tokio::test]
+async fn a_layer_around_attempts_may_hold_them_back() {
+    let backend = Backend::start("a").await;
+    let mesh = Mesh::builder().build().await.unwrap();
+    let target = format!("static:///{}", backend.address());
+    let one_at_a_time = tower::limit::ConcurrencyLimitLayer::new(1);
+    let channel = MeshChannel::builder(&mesh, &target).attempt_layer(one_at_a_time).build().unwrap();
+    let call = || {
+        let mut client = GreeterClient::new(channel.clone());
+        tokio::spawn(async move { client.say_hello(hello()).await })
+    };
+    backend.hold();
+    let calls = [call(), call()];
+    backend.wait_for_in_flight(1).await;
+    backend.release();
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap().into_inner().message, "a");
+    }
+    assert_eq!(backend.calls(), 2);
+}
+
+#[tokio::test]
 async fn dropping_the_mesh_ends_its_streams_and_connections_and_its_calls_say_so() {
     let backend = Backend::start("a").await;
     let control_plane = ControlPlane::new();

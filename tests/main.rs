@@ -24,7 +24,6 @@ mod foreign_response;
 mod header_mutation;
 mod hedging;
 mod hostile_certificates;
-mod http2_attacks;
 mod identity;
 mod in_force;
 mod istio_ca;

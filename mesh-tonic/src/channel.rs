@@ -14,6 +14,7 @@ use pin_project::pin_project;
 use tower_layer::{Identity, Layer};
 use tower_service::Service;
 
+use crate::prepared::{Prepare, PreparedLayer};
 use crate::{Error, Grpc, ResponseBody, deadline};
 
 const USER_AGENT: &str = concat!("grpc-rust-mesh/", env!("CARGO_PKG_VERSION"));
@@ -81,9 +82,11 @@ impl<'a, L> MeshChannelBuilder<'a, L> {
     }
 
     /// A layer around each attempt of a call, between retries and load balancing: its requests have an [`AttemptBody`]. A
-    /// layer around the whole call goes around the channel itself.
-    pub fn attempt_layer<M>(self, attempt_layer: M) -> MeshChannelBuilder<'a, M> {
+    /// layer around the whole call goes around the channel itself. What it makes is cloned for each attempt, which waits until
+    /// the clone is ready: a `ConcurrencyLimitLayer` holds attempts back.
+    pub fn attempt_layer<M>(self, attempt_layer: M) -> MeshChannelBuilder<'a, PreparedLayer<M>> {
         let Self { mesh, target, authority, user_agent, attempt_layer: _ } = self;
+        let attempt_layer = PreparedLayer::new(attempt_layer, Prepare);
         MeshChannelBuilder { mesh, target, authority, user_agent, attempt_layer }
     }
 

@@ -27,6 +27,7 @@ mod deadline;
 mod grpc;
 #[cfg(feature = "health")]
 mod health;
+mod prepared;
 mod retry;
 #[cfg(feature = "server")]
 mod server;
@@ -38,6 +39,7 @@ pub use deadline::{encode_timeout, server_context, timeout};
 pub use grpc::Grpc;
 #[cfg(feature = "health")]
 pub use health::ServerHealth;
+pub use prepared::{Prepare, Prepared, PreparedLayer};
 #[cfg(feature = "server")]
 pub use server::MeshServer;
 pub use status::Error;

@@ -19,7 +19,7 @@ use futures_util::FutureExt;
 use mesh_examples::helloworld::HelloReply;
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::Counter;
@@ -122,18 +122,7 @@ pub(crate) struct Peer {
 impl Peer {
     /// Connects, and writes the preface and the client's settings.
     pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
-        Self::begin(TcpStream::connect(address).await?).await
-    }
-
-    /// The same of one whose system takes few bytes that it does not read.
-    pub(crate) async fn connect_without_room(address: SocketAddr) -> io::Result<Self> {
-        let socket = TcpSocket::new_v4()?;
-        socket.set_recv_buffer_size(4096)?;
-        Self::begin(socket.connect(address).await?).await
-    }
-
-    async fn begin(stream: TcpStream) -> io::Result<Self> {
-        let mut peer = Self { stream };
+        let mut peer = Self { stream: TcpStream::connect(address).await? };
         peer.stream.set_nodelay(true)?;
         peer.bytes(PREFACE).await?;
         peer.settings(&[]).await?;

@@ -173,11 +173,19 @@ impl<C: Connect> Aggregate<C> {
     /// Keeps the leaves above the one in use connected as long as calls come, so that it is known when one returns, and
     /// those below it for their retention.
     pub(crate) fn housekeep(&self, now: Instant, idle_timeout: Duration) {
+        // Whoever tells of a leaf's state holds its lock, and may wait for the lock held here: it is asked without that.
+        let leaf = {
+            let state = self.state.lock();
+            if !state.active {
+                return;
+            }
+            state.leaves[state.place].1.clone()
+        };
+        let called = self.used.swap(false, Ordering::Relaxed) || leaf.in_flight() > 0;
         let mut state = self.state.lock();
         if !state.active {
             return;
         }
-        let called = self.used.swap(false, Ordering::Relaxed) || state.leaves[state.place].1.in_flight() > 0;
         state.quiet_since = state.quiet_since.filter(|_| !called).or(Some(now));
         if state.quiet_since.is_some_and(|since| now.duration_since(since) >= idle_timeout) {
             state.active = false;

@@ -93,8 +93,7 @@ pub(super) async fn serve<S, R>(
     let (server, connection) = (connected.server.clone(), connected.state.clone());
     let terms = Terms { protocol, deny_by_default: options.deny_by_default, running: server.running.clone() };
     let calls = Calls { service, connection, info, caller, chain, terms, refusals: Refusals { server, protocol } };
-    let patience = options.keepalive_interval.map(|interval| interval + options.keepalive_timeout);
-    let (io, begun) = Noticed::new(io, patience);
+    let (io, begun) = Noticed::new(io);
     let http2 = pin!(http2(&options).serve_connection(TokioIo::new(io), calls));
     let drain = |connection: Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
     let signs = Signs { begun, ends: &ends, certificates };

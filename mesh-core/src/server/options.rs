@@ -92,7 +92,7 @@ impl ServerOptions {
     }
 
     /// Between the PINGs that ask whether a client is there, `None` for never, and the silence after one that ends its
-    /// connection; so does taking nothing of what is sent for as long as both. Default 60 s and 20 s; the kernel probes a silent peer after 10 s, three times 5 s apart.
+    /// connection. Default 60 s and 20 s; the kernel probes a silent peer after 10 s, three times 5 s apart.
     pub fn keepalive(mut self, interval: Option<Duration>, timeout: Duration) -> Self {
         self.keepalive_interval = interval.map(bounded);
         self.keepalive_timeout = bounded(timeout);

@@ -284,6 +284,14 @@ impl Ads {
         }
     }
 
+    /// As [`poll_wake`](Self::poll_wake), while the stream takes no request.
+    pub(crate) fn poll_deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Streaming { .. } => self.types.iter().filter_map(Subscriptions::poll_deadline).min(),
+            _ => self.poll_wake(),
+        }
+    }
+
     pub(crate) fn take_updates(&mut self) -> Updates {
         std::mem::take(&mut self.updates)
     }

@@ -338,12 +338,16 @@ impl Subscriptions {
 
     /// When there is something to do without anything coming in.
     pub(super) fn poll_wake(&self) -> Option<Instant> {
-        let deadline = self.deadlines.first_key_value().map(|(deadline, _)| *deadline);
         let nack = match &self.stream.reply {
             Some(Reply::Nack { due, .. }) => Some(*due),
             _ => None,
         };
-        deadline.into_iter().chain(nack).min()
+        self.poll_deadline().into_iter().chain(nack).min()
+    }
+
+    /// When the first resource that was asked for is taken not to exist.
+    pub(super) fn poll_deadline(&self) -> Option<Instant> {
+        self.deadlines.first_key_value().map(|(deadline, _)| *deadline)
     }
 
     /// Whether the control plane was asked for this type on this stream; to reply to what was not asked for would

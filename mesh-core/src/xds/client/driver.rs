@@ -94,7 +94,7 @@ impl Driver {
         let shared = self.shared.clone();
         let mut timer = pin!(Timer::new());
         let mut interests = pin!(shared.interests.notified());
-        poll_fn(|cx| self.poll_idle(interests.as_mut(), timer.as_mut(), cx)).await;
+        poll_fn(|cx| self.poll_idle(self.ads.poll_wake(), interests.as_mut(), timer.as_mut(), cx)).await;
     }
 
     /// Runs a stream to its end.
@@ -125,11 +125,13 @@ impl Driver {
         let mut timer = pin!(Timer::new());
         let mut interests = pin!(shared.interests.notified());
         poll_fn(|cx| {
-            let _ = self.poll_send(Instant::now(), stream, cx);
+            let takes_more = self.poll_send(Instant::now(), stream, cx).is_ready();
             self.publish();
+            // A request that is due, but not taken, is no reason to wake: the stream does when it takes it.
+            let wake = if takes_more { self.ads.poll_wake() } else { self.ads.poll_deadline() };
             match stream.poll_recv(cx) {
                 Poll::Ready(received) => Poll::Ready(Event::Received(received)),
-                Poll::Pending => self.poll_idle(interests.as_mut(), timer.as_mut(), cx),
+                Poll::Pending => self.poll_idle(wake, interests.as_mut(), timer.as_mut(), cx),
             }
         })
         .await
@@ -169,6 +171,7 @@ impl Driver {
 
     fn poll_idle(
         &mut self,
+        wake: Option<Instant>,
         interests: Pin<&mut Notified<'_>>,
         timer: Pin<&mut Timer>,
         cx: &mut Context<'_>,
@@ -176,7 +179,7 @@ impl Driver {
         if interests.poll(cx).is_ready() {
             return Poll::Ready(Event::Interests);
         }
-        timer.poll_at(self.ads.poll_wake(), cx).map(|()| Event::Timer)
+        timer.poll_at(wake, cx).map(|()| Event::Timer)
     }
 
     async fn receive(&mut self, message: &Bytes) -> Result<(), StreamError> {
