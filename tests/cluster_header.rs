@@ -12,6 +12,7 @@ use mesh_xds_proto::envoy::config::route::v3::route_action::ClusterSpecifier;
 use mesh_xds_proto::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use tonic::{Code, Request, Status};
 
+use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, impatient_mesh, quick_mesh};
 
@@ -119,6 +120,23 @@ async fn calls_that_name_a_cluster_at_the_same_time_wait_for_it_together() {
     let requests = control_plane.requests();
     let asks = |request: &&SeenRequest| request.type_url == type_url::CLUSTER && request.kind == RequestKind::Subscribe;
     assert_eq!(requests.iter().filter(asks).filter(|request| request.names.contains("a")).count(), 1);
+}
+
+#[tokio::test]
+async fn a_call_that_waits_for_its_cluster_ends_with_the_mesh_and_says_so() {
+    let a = Backend::start("a").await;
+    let control_plane = control_plane(&[&a]);
+    let mesh = quick_mesh(&control_plane).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(call(&client, "a").await.unwrap().0, "a");
+    let waiting = tokio::spawn(async move { call(&client, "late").await });
+    let is_asked_for = |request: &SeenRequest| request.names.contains("late");
+    while !control_plane.requests().iter().any(is_asked_for) {
+        tokio::task::yield_now().await;
+    }
+    mesh.shutdown().await;
+    let ended = tokio::time::timeout(PATIENCE / 2, waiting).await.expect("it ends with the mesh");
+    assert_says(&ended.unwrap().unwrap_err(), &["shut down"]);
 }
 
 #[tokio::test]

@@ -91,7 +91,7 @@ async fn a_token_and_the_roots_are_enough_for_a_certificate_that_peers_take() {
 
 #[tokio::test]
 async fn s2_a_certificate_is_renewed_at_half_of_its_life_with_a_new_key_and_the_token_of_that_moment() {
-    let ca = Istio::start(Answer::Issue(CLIENT, Duration::from_secs(2))).await;
+    let ca = Istio::start(Answer::Issue(CLIENT, Duration::from_secs(4))).await;
     let pod = Pod::new(ca.authority());
     let mesh = mesh(pod.provider(ca.address())).await;
     let first = reported(&mesh, |provider| provider.generation == 1).await;

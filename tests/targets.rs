@@ -86,6 +86,17 @@ async fn each_failure_of_dns_is_a_sentence() {
 }
 
 #[tokio::test]
+async fn a_dns_server_that_says_nothing_is_named_with_the_name_it_was_asked() {
+    let dns = Dns::start(Answer::Silence).await;
+    let mesh = Mesh::builder().build().await.unwrap();
+    let client = Client::new(&mesh, &dns.target("greeter.test", 1));
+    let status = client.hello_within(std::time::Duration::from_millis(100)).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    let waiting = format!("waiting for DNS name `greeter.test` (asked DNS server {})", dns.address);
+    assert_says(&status, &[&waiting, "check that the DNS server runs"]);
+}
+
+#[tokio::test]
 async fn a_target_that_does_not_get_ready_says_what_a_call_says() {
     let mut backend = Backend::start("a").await;
     backend.stop().await;

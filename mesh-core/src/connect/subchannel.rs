@@ -173,8 +173,6 @@ impl<C: Connect> Subchannel<C> {
             return;
         }
         state.reached_at = reached_at.cloned();
-        let alone = [self.address().clone()];
-        let allowed = reached_at.map_or(&alone[..], |addresses| addresses);
         if matches!(state.connectivity.phase(), Phase::Backoff { .. })
             && let Some(driver) = state.driver.take()
         {
@@ -182,8 +180,7 @@ impl<C: Connect> Subchannel<C> {
             state.connectivity.handle_attempt();
             state.driver = Some(self.environment.handle.spawn(drive(self.clone())).abort_handle());
         }
-        let left = state.connected_to.as_ref().is_some_and(|at| !allowed.contains(at));
-        if left && !state.connections.is_empty() {
+        if state.is_left_behind(self.address()) && !state.connections.is_empty() {
             state.moved = true;
             let connections = state.connections.clone();
             drop(state);
@@ -341,6 +338,10 @@ impl<C: Connect> Subchannel<C> {
         connected: impl Fn(&mut State<C::Connection>, Address),
     ) -> BoxError {
         loop {
+            // The addresses changed while it was being made.
+            if self.is_left_behind() {
+                connection.drain();
+            }
             let next = tokio::select! {
                 why = connection.ended() => {
                     self.remove(&mut self.state.lock(), number);
@@ -354,6 +355,13 @@ impl<C: Connect> Subchannel<C> {
                 None => return "the subchannel was closed".into(),
             };
         }
+    }
+
+    fn is_left_behind(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_left = state.is_left_behind(self.address());
+        state.moved |= is_left;
+        is_left
     }
 
     /// The connection that is to take the place of another, made while that one serves: it is tried again until it is there.
@@ -429,6 +437,14 @@ impl<N> State<N> {
         self.connectivity.note(with_causes(&**error).into());
     }
 
+    /// Whether the driver's connection is to an address that the endpoint, whose own is `alone`, is not reached at any more.
+    fn is_left_behind(&self, alone: &Address) -> bool {
+        self.connected_to.as_ref().is_some_and(|at| match &self.reached_at {
+            Some(addresses) => !addresses.contains(at),
+            None => at != alone,
+        })
+    }
+
     /// READY as long as any connection takes calls, even while the one that the driver looks after is replaced.
     fn connectivity_state(&self) -> ConnectivityState {
         if self.connections.is_empty() { self.connectivity.state() } else { ConnectivityState::Ready }
@@ -487,5 +503,30 @@ async fn expand<C: Connect>(subchannel: Arc<Subchannel<C>>) {
             state.expansion = Expansion::Failed(Instant::now(), delay);
             state.note(&error);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connect::testing::{Network, address, environment};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_being_made_to_an_address_that_is_taken_away_is_replaced_at_once() {
+        let network = Network::default();
+        let at = |number| Some(Arc::from([address(number)]));
+        let subchannel = Subchannel::start(address(9), at(1), None, &environment(&network));
+        while network.attempts(1) == 0 {
+            tokio::task::yield_now().await;
+        }
+        subchannel.move_to(at(2).as_ref());
+        let start = Instant::now();
+        while network.open(2).is_empty() {
+            assert!(start.elapsed() < Duration::from_secs(60), "it stays at the other address");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(start.elapsed() < Duration::from_millis(100), "without a pause: {:?}", start.elapsed());
+        assert!(network.open(1).iter().all(|connection| connection.is_drained()));
+        subchannel.close();
     }
 }

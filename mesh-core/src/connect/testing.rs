@@ -11,12 +11,14 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
 use super::{
-    Connect, Connection, ConnectivityState, Criteria, EndpointStats, Observer, SendError, SendErrorKind, SendRequest,
-    Streak, StreamError, Unavailable,
+    Connect, Connection, ConnectivityState, Criteria, EndpointStats, Environment, Limits, Observer, SendError,
+    SendErrorKind, SendRequest, Streak, StreamError, Unavailable,
 };
+use crate::backoff::BackoffConfig;
 use crate::error::BoxError;
 use crate::resource::endpoints::Address;
 
@@ -29,6 +31,22 @@ pub(crate) fn address(number: u16) -> Address {
 pub(crate) fn stats(number: u16) -> Arc<EndpointStats> {
     let criteria = Criteria::new(Weak::<Nobody>::new());
     Arc::new(EndpointStats::new(address(number), "greeter".into(), Arc::default(), Arc::new(criteria)))
+}
+
+/// What subchannels need to run in this network beside each other, of which nobody hears.
+pub(crate) fn environment(network: &Network) -> Arc<Environment<Network>> {
+    let observer: Weak<dyn Observer> = Weak::<Nobody>::new();
+    Arc::new(Environment {
+        connector: Arc::new(network.clone()),
+        leaving: Arc::default(),
+        cluster: "greeter".into(),
+        backoff: BackoffConfig::default(),
+        limits: Mutex::new(Limits { connect_timeout: Duration::from_secs(5), per_endpoint: 1, in_all: 1 }),
+        handle: Handle::current(),
+        queue: Arc::default(),
+        criteria: Arc::new(Criteria::new(observer.clone())),
+        observer,
+    })
 }
 
 struct Nobody;

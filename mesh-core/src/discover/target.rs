@@ -257,9 +257,10 @@ impl Target {
         let status = status.map(|status| format!("; {status}")).unwrap_or_default();
         let passed = if deadline { "deadline exceeded, " } else { "" };
         let message = format!("{passed}no configuration yet: waiting for {missing}{status}");
-        let next_step = match self.shared.facts.control_plane.as_ref().is_some_and(|facts| (facts.is_connected)()) {
-            true => "check that the control plane has this resource for this node",
-            false => "check that the control plane runs and that this process may reach it",
+        let next_step = match self.shared.facts.control_plane.as_ref().map(|facts| (facts.is_connected)()) {
+            Some(true) => "check that the control plane has this resource for this node",
+            Some(false) => "check that the control plane runs and that this process may reach it",
+            None => "check that the DNS server runs and that this process may reach it",
         };
         Error::new(kind, message).with_next_step(next_step)
     }

@@ -201,9 +201,10 @@ impl Mesh {
             status: Box::new(move || status.status().to_string()),
         };
         let (target, source) = self.new_target(uri, Some(facts));
+        let limits = Limits { max_wait: self.inner.max_wait, max_pending: self.inner.max_pending };
         let dependencies = Dependencies::new(xds.control_plane(), listener, uri.authority.as_str().into())
             .trusting(self.inner.bootstrap.as_ref().is_some_and(Bootstrap::trusts_control_plane))
-            .with_demand(Demand::new(Limits { max_wait: self.inner.max_wait, max_pending: self.inner.max_pending }));
+            .with_demand(Demand::new(limits, self.inner.closed.clone()));
         let clusters: Arc<dyn PrepareClusters> = Arc::new(self.inner.clusters.clone());
         let subscriptions = discover::Subscriptions {
             resources: xds.subscriber(),

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::ClusterEntry;
 use crate::error::{Error, ErrorKind};
@@ -29,6 +30,8 @@ pub(crate) struct Demand {
     published: watch::Sender<()>,
     pending: AtomicU32,
     limits: Limits,
+    /// The mesh takes no calls any more.
+    closed: CancellationToken,
     start: Instant,
 }
 
@@ -51,7 +54,8 @@ struct Known {
 }
 
 impl Demand {
-    pub(crate) fn new(limits: Limits) -> Arc<Self> {
+    /// Of a mesh that takes calls until `closed`.
+    pub(crate) fn new(limits: Limits, closed: CancellationToken) -> Arc<Self> {
         Arc::new(Self {
             names: Mutex::default(),
             asked: Notify::new(),
@@ -59,6 +63,7 @@ impl Demand {
             published: watch::Sender::new(()),
             pending: AtomicU32::new(0),
             limits,
+            closed,
             start: Instant::now(),
         })
     }
@@ -97,7 +102,12 @@ impl Demand {
             }
         };
         let limit = deadline.unwrap_or(since + self.limits.max_wait);
-        tokio::time::timeout_at(limit, found).await.map_err(|_| no_verdict(&name, deadline.is_some()))
+        tokio::select! {
+            biased;
+            () = self.closed.cancelled() => Err(Error::shut_down()),
+            found = found => Ok(found),
+            () = tokio::time::sleep_until(limit) => Err(no_verdict(&name, deadline.is_some())),
+        }
     }
 
     /// From now on the cluster is watched.
@@ -190,7 +200,7 @@ mod tests {
     use crate::snapshot::{ClusterKey, Problem};
 
     fn demand() -> Arc<Demand> {
-        Demand::new(Limits { max_wait: Duration::from_secs(20), max_pending: 2 })
+        Demand::new(Limits { max_wait: Duration::from_secs(20), max_pending: 2 }, CancellationToken::new())
     }
 
     fn missing(name: &str) -> Arc<ClusterEntry> {

@@ -53,6 +53,29 @@ pub(crate) struct RawResource<'a> {
     pub(crate) name: Option<&'a str>,
     /// `None` for a wrapper without a resource: a heartbeat, which says that nothing changed.
     pub(crate) value: Option<&'a [u8]>,
+    /// What else its wrapper says.
+    pub(crate) unheeded: Unheeded,
+}
+
+/// The fields of a wrapper that nothing acts on, as far as they are set: a bit for each of [`UNHEEDED`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Unheeded(u8);
+
+/// By number and name.
+pub(crate) const UNHEEDED: [(u32, &str); 6] =
+    [(1, "version"), (4, "aliases"), (6, "ttl"), (7, "cache_control"), (8, "resource_name"), (9, "metadata")];
+
+impl Unheeded {
+    fn note(&mut self, number: u32) {
+        if let Some(place) = UNHEEDED.iter().position(|(known, _)| *known == number) {
+            self.0 |= 1 << place;
+        }
+    }
+
+    /// Their names.
+    pub(crate) fn names(self) -> impl Iterator<Item = &'static str> {
+        UNHEEDED.iter().enumerate().filter(move |(place, _)| self.0 & (1 << place) != 0).map(|(_, (_, name))| *name)
+    }
 }
 
 /// What a control plane says of one resource that it cannot send (xRFC TP3).
@@ -116,21 +139,22 @@ fn fields_of(body: &[u8], wanted: u32) -> impl Iterator<Item = &[u8]> {
 fn resource(any: &[u8]) -> Result<RawResource<'_>, Malformed> {
     let (type_url, value) = open_any(any)?;
     if type_url != WRAPPER {
-        return Ok(RawResource { type_url, name: peek_name(value), value: Some(value) });
+        let unheeded = Unheeded::default();
+        return Ok(RawResource { type_url, name: peek_name(value), value: Some(value), unheeded });
     }
-    let (mut name, mut inner) = ("", None);
+    let (mut name, mut inner, mut unheeded) = ("", None, Unheeded::default());
     for field in Fields(value) {
         match field? {
             (3, Value::Bytes(bytes)) => name = text(bytes)?,
             (2, Value::Bytes(bytes)) => inner = Some(open_any(bytes)?),
-            _ => {}
+            (number, _) => unheeded.note(number),
         }
     }
     let name = Some(name).filter(|name| !name.is_empty());
     Ok(match inner {
-        None => RawResource { type_url: WRAPPER, name, value: None },
+        None => RawResource { type_url: WRAPPER, name, value: None, unheeded },
         Some((type_url, value)) => {
-            RawResource { type_url, name: name.or_else(|| peek_name(value)), value: Some(value) }
+            RawResource { type_url, name: name.or_else(|| peek_name(value)), value: Some(value), unheeded }
         }
     })
 }
@@ -312,6 +336,8 @@ mod tests {
         assert_eq!(resources[1].value, Some(&cluster("b").encode_to_vec()[..]));
         assert_eq!(resources[1].type_url, Cluster::type_url());
         assert_eq!(resources[3].value, None);
+        let unheeded: Vec<Vec<_>> = resources.iter().map(|resource| resource.unheeded.names().collect()).collect();
+        assert_eq!(unheeded, [vec![], vec!["version"], vec!["version"], vec!["version"]]);
         let errors: Vec<_> = response.errors().map(Result::unwrap).collect();
         assert_eq!(errors, [RawError { name: "gone", code: 7, message: "denied" }]);
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 pub(crate) use self::names::{NameSubscriber, Names};
-use self::resolver::{Question, ask};
+use self::resolver::{Question, ask, asked};
 use super::{Source, connectivity};
 use crate::backoff::{Backoff, BackoffConfig};
 use crate::connect::ConnectivityState;
@@ -41,10 +41,12 @@ pub(crate) async fn follow(source: Source, name: DnsTarget, clusters: Arc<dyn Pr
     let mut connectivity = connectivity::Aggregate::new(clusters);
     let mut backoff = Backoff::new(BackoffConfig::default());
     let mut published: Option<Arc<[IpAddr]>> = None;
+    source.waiting_for(Some(format!("DNS name `{}` (asked {})", name.host, asked(name.server.as_slice()))));
     let question = Question { host: &name.host, servers: name.server.as_slice(), family: AddressFamily::Both };
     loop {
-        let asked = Instant::now();
+        let begin = Instant::now();
         let Some(answer) = connectivity.shown_until(&source, ask(question)).await else { return };
+        source.waiting_for(None);
         let again = match answer {
             Ok(answer) => {
                 backoff.reset();
@@ -54,7 +56,7 @@ pub(crate) async fn follow(source: Source, name: DnsTarget, clusters: Arc<dyn Pr
                     connectivity.publish(Arc::new(snapshot), &source);
                     published = Some(answer.addresses);
                 }
-                Again::after_answer(asked, Instant::now() + answer.valid_for, name.reresolution_interval)
+                Again::after_answer(begin, Instant::now() + answer.valid_for, name.reresolution_interval)
             }
             Err(problem) => {
                 tracing::warn!(target = %name.target, %problem, "resolving failed");

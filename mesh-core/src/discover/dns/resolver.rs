@@ -119,7 +119,7 @@ fn problem(question: Question<'_>, reason: &str, next_step: &'static str) -> Pro
 }
 
 /// Who was asked.
-fn asked(servers: &[SocketAddr]) -> String {
+pub(super) fn asked(servers: &[SocketAddr]) -> String {
     let system = || {
         let (config, _) = read_system_conf().ok()?;
         let servers: Vec<String> = config.name_servers().iter().map(|server| server.ip.to_string()).collect();

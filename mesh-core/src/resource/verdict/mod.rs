@@ -46,10 +46,26 @@ pub struct FieldVerdict {
     pub note: &'static str,
 }
 
-/// Every field of the xDS messages that a client reads, in the order in which they are met: listener, routes, cluster,
-/// endpoints. A message-typed field that is ignored or refused stands for all it contains.
+/// The wrapper that a resource may come in. It is read in place, where responses are, and not by a decoder.
+const WRAPPER: [FieldVerdict; 8] = [
+    of_wrapper("name", Verdict::Act, ""),
+    of_wrapper("resource_name", Verdict::Ignore, "`name` is read"),
+    of_wrapper("aliases", Verdict::Ignore, ""),
+    of_wrapper("version", Verdict::Ignore, "that of the response holds"),
+    of_wrapper("resource", Verdict::Act, ""),
+    of_wrapper("ttl", Verdict::Ignore, "a resource holds until the control plane says something else"),
+    of_wrapper("cache_control", Verdict::Ignore, ""),
+    of_wrapper("metadata", Verdict::Ignore, ""),
+];
+
+const fn of_wrapper(field: &'static str, verdict: Verdict, note: &'static str) -> FieldVerdict {
+    FieldVerdict { message: "Resource", field, verdict, note }
+}
+
+/// Every field of the xDS messages that a client reads, in the order in which they are met: the wrapper of resources,
+/// listener, routes, cluster, endpoints. A message-typed field that is ignored or refused stands for all it contains.
 pub fn verdicts() -> impl Iterator<Item = &'static FieldVerdict> {
-    table::MESSAGES.iter().flat_map(|(_, rows)| rows.iter())
+    WRAPPER.iter().chain(table::MESSAGES.iter().flat_map(|(_, rows)| rows.iter()))
 }
 
 /// A message with a verdict on each of its fields.
@@ -126,6 +142,13 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::xds::message::UNHEEDED;
+
+    #[test]
+    fn what_the_wrapper_of_a_resource_says_beside_its_name_is_listed() {
+        let ignored = WRAPPER.iter().filter(|row| row.verdict == Verdict::Ignore).map(|row| row.field);
+        assert_eq!(ignored.collect::<HashSet<_>>(), UNHEEDED.iter().map(|(_, name)| *name).collect());
+    }
 
     #[test]
     fn each_field_stands_in_the_table_once() {

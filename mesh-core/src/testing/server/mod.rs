@@ -4,6 +4,7 @@ mod stream;
 pub(super) mod wire;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpListener;
@@ -15,6 +16,8 @@ use wire::{Socket, Wired};
 
 /// Large enough for the names of 10,000 clusters in one go.
 const WINDOW: u32 = 4 << 20;
+/// After a connection that could not be accepted.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Accepts until the server stops.
 pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener, stopped: CancellationToken) {
@@ -23,8 +26,11 @@ pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener, stopped: 
             () = stopped.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        // A connection that is gone already, or no descriptor left: the next one is another try.
-        let Ok((stream, _)) = accepted else { continue };
+        let Ok((stream, _)) = accepted else {
+            // A connection that is gone already, or no descriptor left: the next one is another try, in a moment.
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
         // Responses are small and awaited; without this option they only come later.
         let _ = stream.set_nodelay(true);
         start(&shared, Socket::Tcp(stream));

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use super::nack::{Rejections, Which, cut, reason};
 use super::subscription::{Digest, Rejected, Subscription, Subscriptions, Verdict};
 use super::{Ads, AdsOptions, ErrorKind, MAX_ERROR, Summary, Update, UpdateKind};
-use crate::xds::message::{Malformed, RawError, RawResource, Resources, Response};
-use crate::xds::resource_type::ResourceType;
+use crate::xds::message::{Malformed, RawError, RawResource, Resources, Response, Unheeded};
+use crate::xds::resource_type::{IgnoredField, ResourceType};
 use crate::xds::status_code_name;
 
 /// Codes of `google.rpc.Status` that say that the resource is the problem, not the control plane (A88).
@@ -125,7 +125,7 @@ impl Ads {
         }
         subscription.seen = round;
         if let Some(value) = resource.value {
-            let value = (value, self.digests.hash_one(value));
+            let value = (value, self.digests.hash_one((value, resource.unheeded)), resource.unheeded);
             let kind = take_value(incoming, resource_type, subscription, name, value, &self.options);
             let update = kind.map(|kind| Update { resource_type, name: known.clone(), kind });
             self.updates.resources.extend(update);
@@ -201,7 +201,7 @@ fn take_value(
     resource_type: &'static ResourceType,
     subscription: &mut Subscription,
     name: &str,
-    (bytes, digest): (&[u8], Digest),
+    (bytes, digest, unheeded): (&[u8], Digest, Unheeded),
     options: &AdsOptions,
 ) -> Option<UpdateKind> {
     if subscription.accepted == Some(digest) {
@@ -218,7 +218,10 @@ fn take_value(
         let keep = keeps_value(subscription, options.fail_on_data_errors);
         return is_news.then_some(UpdateKind::Error { kind: ErrorKind::Invalid, text, keep });
     }
-    let decoded = (resource_type.decode)(bytes, &options.extensions);
+    let mut decoded = (resource_type.decode)(bytes, &options.extensions);
+    let of_wrapper = |name| IgnoredField { path: format!("Resource.{name}"), reason: "" };
+    let of_wrapper = unheeded.names().map(of_wrapper);
+    decoded.ignored.extend(of_wrapper);
     match decoded.value {
         Ok(value) => {
             incoming.valid += 1;

@@ -25,7 +25,7 @@ use prost_types::Any;
 use super::fixture::*;
 use crate::resource::route_config::RouteConfiguration;
 use crate::resource::verdict::table::MESSAGES;
-use crate::resource::verdict::{FieldVerdict, Verdict};
+use crate::resource::verdict::{FieldVerdict, Verdict, verdicts};
 use crate::resource::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION};
 use crate::xds::resource_type::Extensions;
 
@@ -45,6 +45,14 @@ fn the_table_has_each_field_of_the_protos() {
         let in_proto: BTreeSet<_> = descriptor.fields().map(|field| field.name().to_owned()).collect();
         assert_eq!(in_table, in_proto, "{}", full_name());
     }
+}
+
+#[test]
+fn the_table_has_each_field_of_the_wrapper() {
+    let rows = verdicts().filter(|row| row.message == "Resource");
+    let descriptor = descriptor("envoy.service.discovery.v3.Resource");
+    let in_proto: BTreeSet<_> = descriptor.fields().map(|field| field.name().to_owned()).collect();
+    assert_eq!(rows.map(|row| row.field.to_owned()).collect::<BTreeSet<_>>(), in_proto);
 }
 
 #[test]

@@ -96,6 +96,24 @@ fn a_wrapped_resource_is_unwrapped_and_a_heartbeat_changes_nothing() {
 }
 
 #[test]
+fn what_a_wrapper_says_beside_its_name_is_listed() {
+    use mesh_xds_proto::envoy::service::discovery::v3::Resource;
+    let mut bench = Bench::asked(&THING, &["a"]);
+    let mut wrapped = response(&THING, "1", "n1", &[]);
+    let ttl = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+    let wrapper = Resource { name: "a".into(), resource: Some(packed(&THING, "a", "x")), ttl, ..Default::default() };
+    wrapped.resources = vec![prost_types::Any {
+        type_url: "type.googleapis.com/envoy.service.discovery.v3.Resource".into(),
+        value: prost::Message::encode_to_vec(&wrapper),
+    }];
+    bench.take(&wrapped);
+    let [Update { kind: UpdateKind::Value { ignored, .. }, .. }] = &bench.ads.take_updates().resources[..] else {
+        panic!("one value")
+    };
+    assert_eq!(ignored.iter().map(|field| &*field.path).collect::<Vec<_>>(), ["Resource.ttl"]);
+}
+
+#[test]
 fn a_heartbeat_of_what_never_came_does_not_stop_its_timer() {
     use mesh_xds_proto::envoy::service::discovery::v3::Resource;
     let mut bench = Bench::asked(&THING, &["a"]);
