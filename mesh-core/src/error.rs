@@ -97,7 +97,6 @@ impl Error {
     }
 
     /// A call through a mesh that is gone.
-    #[cfg(any(feature = "discover", feature = "balance"))]
     pub(crate) fn shut_down() -> Self {
         Self::new(ErrorKind::Shutdown, "call through a mesh that was shut down or dropped, or whose runtime is gone")
             .with_next_step("keep the `Mesh`, and the runtime it was built on, alive as long as its channels are used")

@@ -363,7 +363,7 @@ impl MeshBuilder {
             cluster: Default::default(),
             #[cfg(feature = "tls")]
             certificate_providers,
-            #[cfg(all(feature = "tls", feature = "server"))]
+            #[cfg(feature = "tls")]
             floor: self.floor,
             bootstrap,
             snapshots: self.snapshots,

@@ -92,7 +92,7 @@ struct Inner {
     dns_interval: Duration,
     #[cfg(feature = "tls")]
     certificate_providers: Providers,
-    #[cfg(all(feature = "tls", feature = "server"))]
+    #[cfg(feature = "tls")]
     floor: crate::tls::SecurityFloor,
     bootstrap: Option<Bootstrap>,
     snapshots: HashMap<String, Arc<Snapshot>>,
