@@ -33,7 +33,7 @@ pub(crate) struct Args {
     #[arg(long = "use_tls", value_name = "BOOL", action = ArgAction::Set, default_value_t = false,
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     use_tls: bool,
-    /// Takes credentials from the control plane. Not supported yet.
+    /// The control plane says how connections are secured, as it always does in a mesh: true needs an `xds:` target.
     #[arg(long = "secure_mode", value_name = "BOOL", action = ArgAction::Set, default_value_t = false,
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     secure_mode: bool,
@@ -136,15 +136,16 @@ impl Args {
         if self.use_tls {
             return Err("--use_tls=true is not supported".into());
         }
-        if self.secure_mode {
-            return Err("--secure_mode=true is not supported yet".into());
-        }
         let server = match &self.server {
             Some(server) => server.clone(),
             None if self.server_port == 0 || has_scheme(&self.server_host) => self.server_host.clone(),
             None => format!("{}:{}", self.server_host, self.server_port),
         };
-        Ok(if has_scheme(&server) { server } else { format!("dns:///{server}") })
+        let target = if has_scheme(&server) { server } else { format!("dns:///{server}") };
+        match self.secure_mode && !target.starts_with("xds:") {
+            true => Err("--secure_mode=true needs an xds: target: others are in plaintext".into()),
+            false => Ok(target),
+        }
     }
 
     /// What the calls say as `:authority` instead of the target's own.

@@ -1,7 +1,7 @@
 //! The ADS protocol for one control plane, without I/O: state of the world (SotW) over an aggregated stream.
 //!
 //! Events go in (`handle_*`), effects come out (`poll_*`, [`Ads::take_updates`]); time and randomness are arguments. The
-//! driver in `client.rs` moves them between this machine, the [`Transport`](super::transport::Transport) and the
+//! driver in `client/driver.rs` moves them between this machine, the [`Transport`](super::transport::Transport) and the
 //! [`Store`](super::store::Store). What is particular to SotW is in [`subscription`], which names a request carries, its
 //! version and nonce, and in [`response`], what the resources that come are taken for. A delta protocol would stand beside it, behind the same events and updates.
 //!
