@@ -3,7 +3,7 @@
 #[cfg(feature = "testing")]
 mod control_plane;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -22,7 +22,15 @@ use crate::xds::transport::{ADS, CloseFuture, OpenFuture, Stream, StreamError};
 struct TestTransport {
     streams: mpsc::UnboundedSender<ServerEnd>,
     mode: Mutex<Mode>,
+    flow: Arc<Flow>,
     closed: AtomicBool,
+}
+
+/// What streams take, and how often they are looked at.
+struct Flow {
+    /// So many requests more.
+    room: AtomicUsize,
+    polls: AtomicUsize,
 }
 
 #[derive(Clone, Copy)]
@@ -38,6 +46,7 @@ struct ServerEnd {
 }
 
 struct ClientEnd {
+    flow: Arc<Flow>,
     /// `None` when it sends no more.
     requests: Option<mpsc::UnboundedSender<Bytes>>,
     responses: mpsc::UnboundedReceiver<Result<Bytes, StreamError>>,
@@ -46,7 +55,7 @@ struct ClientEnd {
 impl Transport for TestTransport {
     fn open(&self, method: &'static str) -> OpenFuture {
         assert_eq!(method, ADS);
-        let (mode, streams) = (*self.mode.lock(), self.streams.clone());
+        let (mode, streams, flow) = (*self.mode.lock(), self.streams.clone(), self.flow.clone());
         Box::pin(async move {
             match mode {
                 Mode::Accept => {}
@@ -56,7 +65,7 @@ impl Transport for TestTransport {
             let (to_server, requests) = mpsc::unbounded_channel();
             let (responses, from_server) = mpsc::unbounded_channel();
             streams.send(ServerEnd { requests, responses }).unwrap();
-            Ok(Box::new(ClientEnd { requests: Some(to_server), responses: from_server }) as Box<dyn Stream>)
+            Ok(Box::new(ClientEnd { flow, requests: Some(to_server), responses: from_server }) as Box<dyn Stream>)
         })
     }
 
@@ -68,10 +77,11 @@ impl Transport for TestTransport {
 
 impl Stream for ClientEnd {
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<()> {
-        Poll::Ready(())
+        if self.flow.room.load(Ordering::Relaxed) > 0 { Poll::Ready(()) } else { Poll::Pending }
     }
 
     fn send(&mut self, message: Bytes) {
+        self.flow.room.fetch_sub(1, Ordering::Relaxed);
         let _ = self.requests.as_ref().expect("it is not finished").send(message);
     }
 
@@ -80,6 +90,7 @@ impl Stream for ClientEnd {
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, StreamError>> {
+        self.flow.polls.fetch_add(1, Ordering::Relaxed);
         self.responses.poll_recv(cx).map(|message| message.unwrap_or_else(|| Err(StreamError::new("OK: stream ended"))))
     }
 }
@@ -112,8 +123,9 @@ struct Bench {
 impl Bench {
     fn new(mode: Mode) -> Self {
         let (sender, streams) = mpsc::unbounded_channel();
-        let transport =
-            Arc::new(TestTransport { streams: sender, mode: Mutex::new(mode), closed: AtomicBool::new(false) });
+        let flow = Arc::new(Flow { room: AtomicUsize::new(usize::MAX), polls: AtomicUsize::new(0) });
+        let closed = AtomicBool::new(false);
+        let transport = Arc::new(TestTransport { streams: sender, mode: Mutex::new(mode), flow, closed });
         let bootstrap = Bootstrap::builder("istiod:15010").insecure().node_id("me").build().unwrap();
         let cancel = CancellationToken::new();
         let options = XdsOptions {
@@ -169,6 +181,26 @@ async fn what_is_watched_arrives_in_one_batch_per_response() {
     assert_eq!(subscriber.get(&PART, "p").verdict, Verdict::Pending);
     assert_eq!(server.request().await.version_info, "1");
     assert!(bench.client.status().to_string().ends_with("control plane istiod:15010 is connected"));
+}
+
+/// It looks for answers, and waits: what it owes is due, but is not taken.
+#[tokio::test(start_paused = true)]
+async fn a_control_plane_that_takes_no_request_keeps_nothing_busy_while_it_is_owed_a_nack() {
+    let mut bench = Bench::new(Mode::Accept);
+    let flow = bench.transport.flow.clone();
+    let mut subscriber = bench.client.subscriber();
+    subscriber.watch(&[(&THING, &names(&["a"]))]);
+    let mut server = bench.stream().await;
+    server.request().await;
+    flow.room.store(0, Ordering::Relaxed);
+    server.respond(&THING, "1", &[("a", "bad")]);
+    assert_eq!(changed(&mut subscriber).await, ["a"]);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    let before = flow.polls.load(Ordering::Relaxed);
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    assert!(flow.polls.load(Ordering::Relaxed) - before < 10);
 }
 
 #[tokio::test(start_paused = true)]
