@@ -43,7 +43,8 @@ impl Failure {
         }
     }
 
-    /// As in Envoy: who is known and not allowed to is told so.
+    /// Who is known and not allowed to is told so: as in Envoy for another audience, where it takes another subject for no
+    /// good token.
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::Audience | Self::Subject | Self::UnknownRequirement => StatusCode::FORBIDDEN,
