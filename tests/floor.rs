@@ -1,5 +1,7 @@
 //! What a mesh insists on, whatever its control plane asks for.
 
+use std::path::Path;
+
 use mesh_core::testing::{Resources, cluster, endpoints, route, route_config};
 use mesh_core::{Bootstrap, Mesh, SecurityFloor, TlsVersion};
 use mesh_xds_proto::envoy::config::core::v3::DataSource;
@@ -263,23 +265,35 @@ async fn s8_a_cluster_without_a_tls_context_is_in_plaintext_only_where_the_floor
     assert_says(&Client::new(&mesh, &target).hello().await.unwrap_err(), &["mTLS is required (`require_mtls`)"]);
 }
 
-#[tokio::test]
-async fn s9_no_file_that_a_control_plane_names_is_read() {
-    let site = Site::mutual().await;
-    site.ask(&context(&[SERVER]));
-    let mesh = mesh(&site, SecurityFloor::new()).await;
-    let client = Client::new(&mesh, "xds:///greeter");
-    assert_eq!(client.hello().await.unwrap(), "a");
+/// Whose `trusted_ca` is this file.
+fn trusting(path: &Path) -> tls::UpstreamTlsContext {
     let mut asked = context(&[SERVER]);
-    let folder = tempfile::TempDir::new().unwrap();
-    let file = folder.path().join("ca.crt");
-    std::fs::write(&file, site.authority.pem()).unwrap();
     let names = validation(&mut asked);
     names.ca_certificate_provider_instance = None;
-    let path = file.to_str().unwrap().to_owned();
+    let path = path.to_str().unwrap().to_owned();
     names.trusted_ca = Some(DataSource { specifier: Some(Specifier::Filename(path)), ..Default::default() });
-    site.ask(&asked);
-    let (_, nack) = site.control_plane.next_nack().await.error.expect("a NACK says why");
-    assert!(nack.contains("validation_context"), "{nack}");
-    assert_eq!(client.hello().await.unwrap(), "a", "the last good one serves");
+    asked
+}
+
+#[tokio::test]
+async fn s9_a_file_that_a_control_plane_names_is_refused_by_its_field_outside_the_allowed_folders() {
+    let site = Site::mutual().await;
+    site.ask(&context(&[SERVER]));
+    let (allowed, elsewhere) = (tempfile::TempDir::new().unwrap(), tempfile::TempDir::new().unwrap());
+    let builder = impatient().certificate_provider("default", site.material()).allow_files_below(allowed.path());
+    let mesh = site.mesh(builder).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+    let file = elsewhere.path().join("ca.crt");
+    std::fs::write(&file, site.authority.pem()).unwrap();
+    let around = allowed.path().join("../ca.crt");
+    for (path, problem) in [(&file, "is below none of the folders"), (&around, "without `..`")] {
+        site.ask(&trusting(path));
+        let (_, nack) = site.control_plane.next_nack().await.error.expect("a NACK says why");
+        let field = "common_tls_context.validation_context.trusted_ca.filename: ";
+        for wanted in [field, path.to_str().unwrap(), problem] {
+            assert!(nack.contains(wanted), "{nack}");
+        }
+        assert_eq!(client.hello().await.unwrap(), "a", "the last good one serves");
+    }
 }

@@ -46,6 +46,8 @@ pub mod deadline;
 #[cfg(feature = "discover")]
 pub mod discover;
 mod error;
+#[cfg(feature = "tls")]
+mod files;
 #[cfg(feature = "filter")]
 pub mod filter;
 mod http2;

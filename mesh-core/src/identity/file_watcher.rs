@@ -1,8 +1,5 @@
 //! `file_watcher`: key material in files that something else keeps fresh (gRFC A29, A87).
 
-use std::fmt;
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
@@ -14,9 +11,8 @@ use crate::aside::aside;
 use crate::backoff::{Backoff, BackoffConfig};
 use crate::bootstrap::CertificateFiles;
 use crate::error::{BoxError, Error};
+use crate::files;
 
-/// A file that is larger is none of ours; the largest bundles of roots have some 300 KiB.
-const MAX_SIZE: u64 = 16 << 20;
 /// A file system that does not answer for so long is told of.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often files are read that change while they are read.
@@ -193,18 +189,7 @@ impl Contents {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, BoxError> {
-    let in_file = |error: &dyn fmt::Display| format!("{}: {error}", path.display());
-    // Others, such as a pipe, may block for ever when they are opened.
-    if !std::fs::metadata(path).map_err(|error| in_file(&error))?.is_file() {
-        return Err(in_file(&"it is no regular file").into());
-    }
-    let mut content = Vec::new();
-    let file = File::open(path).map_err(|error| in_file(&error))?;
-    file.take(MAX_SIZE + 1).read_to_end(&mut content).map_err(|error| in_file(&error))?;
-    if content.len() as u64 > MAX_SIZE {
-        return Err(in_file(&format_args!("it has more than {MAX_SIZE} bytes")).into());
-    }
-    Ok(content)
+    files::read(path).map_err(|error| format!("{}: {error}", path.display()).into())
 }
 
 #[cfg(test)]
@@ -247,20 +232,6 @@ mod tests {
         let gone = CertificateFiles { ca_certificate: Some("/nowhere/ca.pem".into()), ..write(&folder, &chain, &key) };
         let error = read(&gone).unwrap_err().to_string();
         assert!(error.starts_with("/nowhere/ca.pem: No such file"), "{error}");
-    }
-
-    #[test]
-    fn what_is_no_regular_file_or_too_large_is_refused() {
-        let folder = TempDir::new().unwrap();
-        let (pipe, large) = (folder.path().join("pipe"), folder.path().join("large"));
-        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        File::create(&large).unwrap().set_len(MAX_SIZE + 1).unwrap();
-        for (path, problem) in [(pipe, "no regular file"), (large, "more than 16777216 bytes")] {
-            let (sender, receiver) = std::sync::mpsc::channel();
-            std::thread::spawn(move || sender.send(read(&path).unwrap_err().to_string()));
-            let error = receiver.recv_timeout(Duration::from_secs(10)).expect("it does not block");
-            assert!(error.contains(problem), "{error}");
-        }
     }
 
     #[test]

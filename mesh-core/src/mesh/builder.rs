@@ -18,6 +18,8 @@ use crate::connect::{Http2Connector, Http2Options};
 #[cfg(feature = "dns")]
 use crate::discover::Names;
 use crate::error::{BoxError, Error, ErrorKind};
+#[cfg(feature = "tls")]
+use crate::files::AllowedFolders;
 #[cfg(feature = "filter")]
 use crate::filter::FilterLayer;
 #[cfg(feature = "tls")]
@@ -63,6 +65,8 @@ pub struct MeshBuilder {
     pub(super) certificate_providers: super::certificates::Named,
     #[cfg(feature = "tls")]
     pub(super) floor: SecurityFloor,
+    #[cfg(feature = "tls")]
+    pub(super) folders: AllowedFolders,
     connections: Http2Options,
     #[cfg(feature = "dns")]
     dns_interval: Duration,
@@ -91,6 +95,8 @@ impl Default for MeshBuilder {
             certificate_providers: Default::default(),
             #[cfg(feature = "tls")]
             floor: SecurityFloor::new(),
+            #[cfg(feature = "tls")]
+            folders: AllowedFolders::default(),
             connections: Http2Options::default(),
             #[cfg(feature = "dns")]
             dns_interval: Duration::from_secs(30),
@@ -326,6 +332,8 @@ impl MeshBuilder {
                     certificate_providers: Arc::new(certificate_providers.names()),
                     #[cfg(not(feature = "tls"))]
                     certificate_providers: Default::default(),
+                    #[cfg(feature = "tls")]
+                    folders: self.folders,
                 });
                 let options = XdsOptions { profile: self.profile.value, extensions, ..self.xds };
                 Some(XdsClient::start(bootstrap, options, transport, &runtime, &tasks, &cancel))

@@ -1,6 +1,7 @@
 //! The certificate providers of a mesh: which there are, and how they are.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -56,6 +57,16 @@ impl MeshBuilder {
     /// The least security of connections, whatever the control plane asks for. Default: as it asks.
     pub fn security_floor(mut self, floor: SecurityFloor) -> Self {
         self.floor = floor;
+        self
+    }
+
+    /// Files that a control plane names in TLS contexts (`filename` of a `DataSource`) may be read if they are below this folder, or
+    /// another one that is allowed as well. A resource that names any other is refused by its field; what a symbolic link leads to is
+    /// looked at whenever it is read. Environment variables that a control plane names are never read. Default: no file is.
+    ///
+    /// Files that code and the bootstrap name are read wherever they are.
+    pub fn allow_files_below(mut self, folder: impl AsRef<Path>) -> Self {
+        self.folders.allow(folder.as_ref());
         self
     }
 }

@@ -7,6 +7,8 @@
 mod circuit_breakers;
 mod cluster;
 mod composite;
+#[cfg(feature = "tls")]
+mod data_source;
 mod discovery;
 #[cfg(feature = "tls")]
 mod downstream_tls;

@@ -113,6 +113,10 @@ fn inline(source: &DataSource, at: &At<'_>) -> bytes::Bytes {
     match &source.specifier {
         Some(Specifier::InlineBytes(body)) => body.clone(),
         Some(Specifier::InlineString(body)) => body.clone().into(),
-        Some(Specifier::Filename(_) | Specifier::EnvironmentVariable(_)) | None => bytes::Bytes::new(),
+        Some(Specifier::Filename(_)) => {
+            at.field("filename").ignored("no file is read for a route");
+            bytes::Bytes::new()
+        }
+        Some(Specifier::EnvironmentVariable(_)) | None => bytes::Bytes::new(),
     }
 }

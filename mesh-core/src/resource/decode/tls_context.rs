@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mesh_xds_proto::envoy::config::core::v3::DataSource;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as proto;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context::{
     CertificateProviderInstance, CombinedCertificateValidationContext, ValidationContextType,
@@ -10,6 +11,7 @@ use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::subject_alt_n
 use mesh_xds_proto::envoy::r#type::matcher::v3::StringMatcher;
 use prost::Message;
 
+use super::data_source::source;
 use super::http_filter::Side;
 use super::place::{At, quoted};
 use super::route_match::string_match;
@@ -104,9 +106,20 @@ fn context_of(context: &proto::CertificateValidationContext, side: Side, at: &At
             at.field("system_root_certs").error("is for clients (A82)");
             None
         }
-        (None, None, _) => None,
+        (None, None, _) => {
+            if let Some(roots) = &context.trusted_ca {
+                trusted_ca(roots, &at.field("trusted_ca"));
+            }
+            None
+        }
     };
     Validation { roots, names: names(context, at) }
+}
+
+fn trusted_ca(message: &DataSource, at: &At<'_>) {
+    if source(message, at).is_some() {
+        at.error("is not supported yet: roots come from `ca_certificate_provider_instance` (A29) or `system_root_certs` (A82)");
+    }
 }
 
 /// The matchers are a set: another order asks for the same.

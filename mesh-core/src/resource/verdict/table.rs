@@ -1160,7 +1160,7 @@ messages! {
         watched_directory: Ignore(NOT_LOCAL),
     }
     one specifier: core::data_source::Specifier {
-        Filename "filename": Ignore(NOT_LOCAL),
+        Filename "filename": Act("of TLS contexts, below the folders that code allows (`MeshBuilder::allow_files_below`); others are not read"),
         InlineBytes "inline_bytes": Act,
         InlineString "inline_string": Act,
         EnvironmentVariable "environment_variable": Ignore(NOT_LOCAL),
@@ -1482,7 +1482,7 @@ messages! {
     }
 
     "CertificateValidationContext" tls::CertificateValidationContext {
-        trusted_ca: Ignore("roots come from `ca_certificate_provider_instance` (A29) or `system_root_certs`"),
+        trusted_ca: Act("refused, unless `ca_certificate_provider_instance` or `system_root_certs` is set: roots come from there"),
         ca_certificate_provider_instance: Act("A29"),
         system_root_certs: Act("A82; with conditions on names alone; on servers it is refused"),
         watched_directory: Ignore("no file is read for a control plane"),
