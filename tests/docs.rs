@@ -37,12 +37,49 @@ fn the_docs_name_tests_that_exist() {
 fn a_test_is_looked_for_in_the_file_that_is_named() {
     assert!(has_test("docs", "a_test_is_looked_for_in_the_file_that_is_named"));
     assert!(!has_test("architecture", "a_test_is_looked_for_in_the_file_that_is_named"));
+    assert!(!has_test("docs", "has_test"), "it is no test");
     assert!(!has_test("no_such_file", "a_test_is_looked_for_in_the_file_that_is_named"));
 }
 
 fn has_test(file: &str, test: &str) -> bool {
     let source = fs::read_to_string(Path::new(ROOT).join("tests").join(file).with_extension("rs"));
-    source.is_ok_and(|source| source.contains(&format!("fn {test}(")))
+    source.is_ok_and(|source| source.split_once(&format!("fn {test}(")).is_some_and(|(before, _)| is_test(before)))
+}
+
+/// Whether what follows is run as a test: an attribute right before it says so.
+fn is_test(before: &str) -> bool {
+    let lines = before.lines().rev().skip(usize::from(!before.ends_with('\n')));
+    lines.take_while(|line| line.trim_start().starts_with("#[")).any(|line| line.contains("test"))
+}
+
+/// Each thing that is supported is shown by a test, of the public API or beside the code.
+#[test]
+fn each_row_of_the_features_names_a_test() {
+    let text = fs::read_to_string(Path::new(ROOT).join("docs/features.md")).expect("the features");
+    let rows = text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| | what |"));
+    let silent = rows.filter(|row| {
+        let shown_by = row.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+        !shown_by.contains("::") && !shown_by.contains("unit tests of `")
+    });
+    assert_eq!(silent.collect::<Vec<_>>(), Vec::<&str>::new(), "rows without a test");
+}
+
+/// Load balancing and resilience as gRPC specifies them.
+#[test]
+fn each_grfc_on_balancing_and_resilience_has_a_row() {
+    const PROPOSALS: [u32; 33] = [
+        6, 9, 28, 29, 31, 32, 33, 36, 37, 39, 41, 42, 44, 48, 50, 51, 52, 55, 56, 58, 60, 61, 62, 63, 68, 74, 76, 91,
+        100, 103, 105, 113, 114,
+    ];
+    let text = fs::read_to_string(Path::new(ROOT).join("docs/features.md")).expect("the features");
+    let mut named = std::collections::HashSet::new();
+    for row in text.lines().filter(|line| line.starts_with("| ")) {
+        let first = row.split(" | ").next().unwrap_or_default();
+        named.extend(first.split(|c: char| !c.is_ascii_alphanumeric()).map(str::to_owned));
+    }
+    let missing: Vec<_> =
+        PROPOSALS.iter().chain(&[106, 115]).filter(|number| !named.contains(&format!("A{number}"))).collect();
+    assert_eq!(missing, Vec::<&u32>::new(), "proposals without a row");
 }
 
 fn fields() -> String {

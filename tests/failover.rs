@@ -228,6 +228,27 @@ async fn the_second_priority_takes_the_calls_while_the_first_is_down() {
 }
 
 #[tokio::test]
+async fn a_priority_that_leaves_the_configuration_keeps_no_connection() {
+    use HealthStatus::Healthy;
+    let (mut first, second) = (Backend::start("first").await, Backend::start("second").await);
+    let control_plane = ControlPlane::new();
+    let both = by_priority(&[&[(&first, Healthy)], &[(&second, Healthy)]]);
+    control_plane.set(Resources::service("greeter", [first.address()]).with(both));
+    let mesh = mesh(&control_plane).await;
+    let mut client = client_of(&mesh).await;
+    first.stop().await;
+    wait_until_unusable(&mesh, first.address()).await;
+    assert_eq!(calls(&mut client, 20).await, BTreeMap::from([("second".into(), 20)]));
+    first.restart().await;
+    wait_for_state(&mesh, first.address(), |state| state == ConnectivityState::Ready).await;
+    assert_eq!(calls(&mut client, 20).await, BTreeMap::from([("first".into(), 20)]));
+    assert_eq!(second.connections(), 1, "it may be needed again at any time");
+    control_plane.put(by_priority(&[&[(&first, Healthy)]]));
+    second.wait_for_connections(0).await;
+    assert_eq!(calls(&mut client, 20).await, BTreeMap::from([("first".into(), 20)]));
+}
+
+#[tokio::test]
 async fn priorities_and_localities_of_weight_zero_get_nothing() {
     let (used, lower, zero) =
         (Backend::start("used").await, Backend::start("lower").await, Backend::start("zero").await);

@@ -89,12 +89,16 @@ async fn envoys_profile_has_settings_of_its_own() {
     let backend = Backend::start("a").await;
     let control_plane = control_plane(&backend);
     control_plane.put(route_config("greeter").routes([route().cluster("greeter").timeout(2 * SECOND)]));
+    let idle = Some((7 * SECOND).try_into().expect("a duration"));
+    let listener = listener("greeter").rds("greeter").modify_manager(|manager| manager.stream_idle_timeout = idle);
+    control_plane.put(listener);
     let mesh = Mesh::builder().profile(Profile::Envoy).control_plane(&control_plane).build().await.unwrap();
     assert_has(
         &in_force(&mesh, "xds:///greeter").await,
         &[
             "mesh profile: Envoy (code)",
             "route `any path` timeout: 2s (xds)",
+            "route `any path` idle_timeout: 7s, as the listener says (xds)",
             "cluster `greeter` common_lb_config.healthy_panic_threshold: 50 % (default)",
             "cluster `greeter` overprovisioning_factor: 140 % (default)",
         ],

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mesh_core::testing::{ControlPlane, Resources, RouteBuilder, listener, route, route_config, virtual_host};
-use mesh_core::{CallInfo, CallOptions, Mesh};
+use mesh_core::{CallInfo, CallOptions, Mesh, Profile};
 use mesh_examples::helloworld::HelloRequest;
 use mesh_xds_proto::envoy::config::cluster::v3::circuit_breakers::{Thresholds, thresholds};
 use mesh_xds_proto::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
@@ -19,7 +19,8 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Status};
 
 use crate::support::backend::Backend;
-use crate::support::client::{Client, SOON, assert_says, quick, quick_mesh};
+use crate::support::client::{Client, SOON, assert_says, metadata, quick, quick_mesh};
+use crate::support::greeter::Greeter;
 use crate::support::tier::Tier;
 use crate::support::timeout::read_timeout;
 
@@ -207,6 +208,27 @@ async fn an_attempt_that_takes_too_long_is_repeated_elsewhere() {
     let status = client.hello().await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert_says(&status, &["100ms per try", "attempts 2", "cluster greeter"]);
+}
+
+#[tokio::test]
+async fn headers_that_ask_an_envoy_for_retries_and_timeouts_are_the_servers_to_read() {
+    for profile in [Profile::Grpc, Profile::Envoy] {
+        let asks = [
+            ("x-envoy-retry-on", "5xx"),
+            ("x-envoy-retry-grpc-on", "unavailable"),
+            ("x-envoy-max-retries", "3"),
+            ("x-envoy-upstream-rq-timeout-ms", "1"),
+            ("x-envoy-upstream-rq-per-try-timeout-ms", "1"),
+        ];
+        let greeter = Greeter::start_with(quick().profile(profile), |plain| plain).await;
+        greeter.client.hello().await.unwrap();
+        greeter.backend.fail(down());
+        let status = greeter.client.hello_with(metadata(&asks)).await.unwrap_err();
+        assert_eq!((status.code(), greeter.backend.calls()), (Code::Unavailable, 2), "{profile:?}");
+        let seen = greeter.backend.seen().remove(1).metadata;
+        assert!(asks.iter().all(|(name, value)| seen.get(*name).is_some_and(|seen| seen == value)), "{seen:?}");
+        assert!(!seen.contains_key("grpc-timeout"));
+    }
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use mesh_core::mirror::{self, MirrorLayer};
 use mesh_core::retry::{self, RetryLayer};
 use mesh_core::route::RouteLayer;
 use mesh_core::testing::{ControlPlane, Resources};
-use mesh_core::timeout::TimeoutLayer;
+use mesh_core::timeout::{self, TimeoutLayer};
 use mesh_core::{Address, Call, CallInfo, Mesh};
 use mesh_examples::helloworld::HelloRequest;
 use mesh_examples::helloworld::greeter_client::GreeterClient;
@@ -31,7 +31,7 @@ use tonic::codegen::{Body as HttpBody, StdError};
 use tower::{Layer, ServiceBuilder};
 
 /// The body of an attempt's request: what it can be mirrored and sent again from.
-type AttemptBody = retry::RequestBody<mirror::RequestBody<Body>>;
+type AttemptBody = retry::RequestBody<mirror::RequestBody<timeout::RequestBody<Body>>>;
 
 /// Calls two greeters through two stacks of layers that are put together by hand.
 #[derive(Parser)]

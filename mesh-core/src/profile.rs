@@ -15,6 +15,7 @@ pub enum Profile {
     /// As Envoy: calls spill over to lower priorities by the share of endpoints that are available and the
     /// overprovisioning factor, DEGRADED endpoints take what the healthy ones cannot, and where too few are left the panic
     /// threshold disregards health; whatever the profile says, only connected endpoints are picked. The `timeout` of a
-    /// route limits its calls where it is set.
+    /// route limits its calls where it is set, and its `idle_timeout`, or else the listener's `stream_idle_timeout`, how long
+    /// nothing of a call may move.
     Envoy,
 }

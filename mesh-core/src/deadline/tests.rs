@@ -21,7 +21,7 @@ use crate::call::{AnswerProtocol, Call};
 use crate::context::Context;
 use crate::error::Error;
 use crate::resource::answer;
-use crate::timeout::TimeoutLayer;
+use crate::timeout::{RequestBody, TimeoutLayer};
 
 const TIMEOUT: HeaderName = HeaderName::from_static("timeout-ms");
 const STEP: Duration = Duration::from_millis(30);
@@ -92,7 +92,10 @@ fn hop(number: u32, next: Option<Hop>, worked: Worked, begin: Instant) -> Hop {
     // A client that hands the head on; the body of a hop is empty.
     let server =
         server.map_response(|response: Response<super::ResponseBody<_>>| response.map(|_| Empty::<Bytes>::new()));
-    let client = ServiceBuilder::new().layer(TimeoutLayer::new().tell_peer(tell)).service(server);
+    let client = ServiceBuilder::new()
+        .layer(TimeoutLayer::new().tell_peer(tell))
+        .map_request(|request: Request<RequestBody<()>>| request.map(drop))
+        .service(server);
     BoxCloneSyncService::new(client.map_response(|response| response.map(|_| Empty::new())))
 }
 

@@ -139,6 +139,7 @@ impl Display for RetryPolicy {
             max_attempts,
             backoff,
             per_try_timeout,
+            per_try_idle_timeout,
             hedge,
             status_codes,
             headers,
@@ -150,6 +151,9 @@ impl Display for RetryPolicy {
         write!(f, ", base_interval {:?}, max_interval {:?}", backoff.initial, backoff.max)?;
         if let Some(timeout) = per_try_timeout {
             write!(f, ", per_try_timeout {timeout:?}")?;
+        }
+        if let Some(timeout) = per_try_idle_timeout {
+            write!(f, ", per_try_idle_timeout {timeout:?}")?;
         }
         if let Some(Hedge { delay, at_once: _ }) = hedge {
             write!(f, ", hedged after {delay:?}")?;

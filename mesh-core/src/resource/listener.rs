@@ -40,9 +40,17 @@ impl SocketListener {
 #[derive(Clone, Debug)]
 pub(crate) struct ApiListener {
     pub(crate) routes: RouteSource,
-    /// The longest a call may take on routes that do not say it themselves; zero: no limit (A31).
-    pub(crate) max_stream_duration: Option<Duration>,
+    pub(crate) limits: CallLimits,
     pub(crate) filters: Arc<HttpFilters>,
+}
+
+/// What a listener allows the calls of routes that do not say it themselves; zero: no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CallLimits {
+    /// The longest a call may take (A31).
+    pub(crate) max_stream_duration: Option<Duration>,
+    /// The longest that nothing of a call may move, in Envoy's profile.
+    pub(crate) stream_idle_timeout: Option<Duration>,
 }
 
 /// Where the routes of a listener come from.

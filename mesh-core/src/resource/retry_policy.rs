@@ -38,6 +38,8 @@ pub struct RetryPolicy {
     pub(crate) backoff: BackoffConfig,
     /// How long an attempt may take to its response's head.
     pub(crate) per_try_timeout: Option<Duration>,
+    /// How long nothing of an attempt may move, whether its head has come or not.
+    pub(crate) per_try_idle_timeout: Option<Duration>,
     /// Whether attempts run beside each other.
     pub(crate) hedge: Option<Hedge>,
     /// For [`Conditions::STATUS_CODES`].
@@ -138,6 +140,7 @@ impl RetryPolicy {
             max_attempts,
             backoff: Self::delays(initial, max),
             per_try_timeout: None,
+            per_try_idle_timeout: None,
             hedge: None,
             status_codes: Arc::default(),
             headers: Arc::default(),
@@ -149,6 +152,11 @@ impl RetryPolicy {
     /// The delay before the first retry and the longest one (A6: each is twice the one before, 20 % more or less).
     pub(crate) fn delays(initial: Duration, max: Duration) -> BackoffConfig {
         BackoffConfig { initial, multiplier: 2.0, max, jitter: 0.2 }
+    }
+
+    /// How long an attempt may take until its response's head is there.
+    pub(crate) fn until_head(&self) -> Option<Duration> {
+        self.per_try_timeout.into_iter().chain(self.per_try_idle_timeout).min()
     }
 
     /// Whether a request may be tried again at all.

@@ -188,17 +188,25 @@ pub(crate) struct RouteDeadline {
     max: Option<Duration>,
     /// Envoy's `timeout`, to which gRPC gives no meaning.
     timeout: Option<Duration>,
+    /// Envoy's `idle_timeout`; zero: none, whatever the listener says.
+    idle: Option<Duration>,
 }
 
 impl RouteDeadline {
     /// `max`: `grpc_timeout_header_max` if set, else `max_stream_duration`. Zero: no limit, whatever the listener says.
     pub(crate) fn new(max: Option<Duration>) -> Self {
-        Self { max, timeout: None }
+        Self { max, ..Self::default() }
     }
 
     /// Limits calls in Envoy's profile too; zero: no limit.
     pub(crate) fn with_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.timeout = timeout.filter(|timeout| !timeout.is_zero());
+        self
+    }
+
+    /// Ends calls of which nothing moves for so long, in Envoy's profile; `None`: as the listener says.
+    pub(crate) fn with_idle(mut self, idle: Option<Duration>) -> Self {
+        self.idle = idle;
         self
     }
 
@@ -226,6 +234,16 @@ impl RouteDeadline {
     /// Envoy's `timeout`, where it holds.
     pub(crate) fn timeout(&self, profile: Profile) -> Option<Duration> {
         self.timeout.filter(|_| profile == Profile::Envoy)
+    }
+
+    /// How long nothing of a call may move, where that holds.
+    pub(crate) fn idle(&self, listener: Option<Duration>, profile: Profile) -> Option<Duration> {
+        self.idle.or(listener).filter(|idle| profile == Profile::Envoy && !idle.is_zero())
+    }
+
+    /// Whether the route says itself how long nothing may move.
+    pub(crate) fn has_idle(&self) -> bool {
+        self.idle.is_some()
     }
 }
 

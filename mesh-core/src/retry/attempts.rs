@@ -56,7 +56,7 @@ where
 {
     let progress = plan.progress().clone();
     let attempt = service.call(plan.request(&progress));
-    State::Attempting { attempt, limit: plan.policy.per_try_timeout.map(tokio::time::sleep) }
+    State::Attempting { attempt, limit: plan.policy.until_head().map(tokio::time::sleep) }
 }
 
 impl<S, B, R> Future for Attempts<S, B>

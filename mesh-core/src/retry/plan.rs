@@ -233,7 +233,7 @@ impl<B> Plan<B> {
 
     /// The attempt took longer than one may.
     pub(super) fn timed_out(&self) -> Error {
-        let limit = self.policy.per_try_timeout.unwrap_or_default();
+        let limit = self.policy.until_head().unwrap_or_default();
         let mut error =
             Error::new(ErrorKind::Deadline, format!("attempt took longer than the route's {limit:?} per try"));
         if let Stage::Sent(endpoint) | Stage::Responding(endpoint) = self.progress.stage() {

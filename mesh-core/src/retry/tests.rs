@@ -22,6 +22,7 @@ use super::budget::Account;
 use super::{Budgets, Pushback, RequestBody, RetryCode, RetryLayer, RetryProtocol};
 use crate::call::{Call, CallOptions, Stage};
 use crate::error::{Error, ErrorKind};
+use crate::resource::listener::CallLimits;
 use crate::resource::matcher::RouteMatch;
 use crate::resource::matcher::header::{Condition, HeaderMatch};
 use crate::resource::retry_policy::{Conditions, RetryPolicy};
@@ -119,7 +120,7 @@ impl Bench {
         let key = ClusterKey { source: "s".into(), name: "c".into() };
         let unused = Problem { message: "unused".into(), resource: "c".into(), next_step: "" };
         let entry = Arc::new(ClusterEntry::new(key, Err(unused)));
-        let routing = Ok(Arc::new(RouteTable::of_virtual_host("r", host, None)));
+        let routing = Ok(Arc::new(RouteTable::of_virtual_host("r", host, CallLimits::default())));
         Self {
             layer: RetryLayer::new().protocol(&Plain),
             snapshot: Arc::new(Snapshot { routing, clusters: Arc::new([entry.clone()]) }),

@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind};
 use crate::origin::Sourced;
 use crate::resource::cluster::{Balancing, Cluster, EndpointPolicy, Maglev, RingHash};
 use crate::resource::endpoints::{Address, Endpoint, Endpoints, Locality, LocalityEndpoints, Priority};
+use crate::resource::listener::CallLimits;
 use crate::resource::matcher::RouteMatch;
 use crate::resource::matcher::header::HeaderSource;
 use crate::resource::matcher::path::PathMatch;
@@ -33,7 +34,7 @@ pub(crate) fn of_addresses(target: &Arc<str>, addresses: impl IntoIterator<Item 
 /// A snapshot of routes and the clusters they name.
 fn join(source: Arc<str>, name: &str, routes: Vec<(RouteMatch, Route)>, clusters: Vec<ClusterBuilder>) -> Snapshot {
     let virtual_host = Arc::new(VirtualHost::new(name, routes));
-    let table = RouteTable::of_virtual_host(format!("snapshot `{name}`"), virtual_host, None);
+    let table = RouteTable::of_virtual_host(format!("snapshot `{name}`"), virtual_host, CallLimits::default());
     let entry = |cluster: &Arc<str>| {
         let key = ClusterKey { source: source.clone(), name: cluster.clone() };
         let builder = clusters.iter().find(|builder| builder.name == *cluster).cloned();

@@ -14,7 +14,7 @@ use crate::origin::Origin;
 use crate::profile::Profile;
 use crate::resource::filter::HttpFilters;
 use crate::resource::level::WholeConfiguration;
-use crate::resource::listener::ApiListener;
+use crate::resource::listener::{ApiListener, CallLimits};
 use crate::resource::matcher::RequestHead;
 use crate::resource::mirror::{MirrorCluster, MirrorPolicy};
 use crate::resource::retry_policy::RetryPolicy;
@@ -61,8 +61,8 @@ pub(crate) struct RouteTable {
     pub(crate) virtual_host: Arc<VirtualHost>,
     /// Who made the routes.
     pub(crate) origin: Origin,
-    /// What the listener allows a call at most (A31).
-    pub(crate) listener_max: Option<Duration>,
+    /// What the listener allows calls of routes that say nothing.
+    pub(crate) limits: CallLimits,
     /// The listener's filters, and what the route configuration says of all its virtual hosts.
     filters: (Arc<HttpFilters>, Arc<WholeConfiguration>),
     chains: Chains,
@@ -91,7 +91,7 @@ impl RouteTable {
     ) -> Result<Self, Problem> {
         let virtual_host = routes.virtual_host(authority).ok_or_else(|| no_virtual_host(routes, authority))?;
         let resource = format!("RouteConfiguration `{}`", routes.name);
-        let table = Self::of_virtual_host(resource, virtual_host.clone(), listener.max_stream_duration);
+        let table = Self::of_virtual_host(resource, virtual_host.clone(), listener.limits);
         let table = Self { origin: Origin::Xds, ..table };
         Ok(table.with_filters(listener.filters.clone(), routes.whole.clone(), trusted))
     }
@@ -100,14 +100,14 @@ impl RouteTable {
     pub(crate) fn of_virtual_host(
         resource: impl Into<Arc<str>>,
         virtual_host: Arc<VirtualHost>,
-        listener_max: Option<Duration>,
+        limits: CallLimits,
     ) -> Self {
         let mut table = Self {
             resource: resource.into(),
             places: Vec::with_capacity(virtual_host.routes.len()),
             virtual_host,
             origin: Origin::Code,
-            listener_max,
+            limits,
             filters: Default::default(),
             chains: Chains::default(),
             demand: None,
@@ -179,7 +179,7 @@ impl RouteTable {
     /// Whether the two are made of the same values.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.virtual_host, &other.virtual_host)
-            && self.listener_max == other.listener_max
+            && self.limits == other.limits
             && Arc::ptr_eq(&self.filters.0, &other.filters.0)
             && Arc::ptr_eq(&self.filters.1, &other.filters.1)
     }
@@ -232,8 +232,18 @@ impl RouteTable {
     /// How long a call on `route` may take, from now, given what the application allows (A31).
     pub(crate) fn deadline(&self, route: usize, application: Option<Duration>, profile: Profile) -> Option<Duration> {
         match &self.virtual_host.routes[route].action {
-            RouteAction::Forward(forward) => forward.deadline().limit(application, self.listener_max, profile),
+            RouteAction::Forward(forward) => {
+                forward.deadline().limit(application, self.limits.max_stream_duration, profile)
+            }
             RouteAction::Answer(_) | RouteAction::NonForwarding | RouteAction::Unsupported(_) => application,
+        }
+    }
+
+    /// How long nothing of a call on `route` may move, as its route or the listener says.
+    pub(crate) fn idle(&self, route: usize, profile: Profile) -> Option<Duration> {
+        match &self.virtual_host.routes[route].action {
+            RouteAction::Forward(forward) => forward.deadline().idle(self.limits.stream_idle_timeout, profile),
+            RouteAction::Answer(_) | RouteAction::NonForwarding | RouteAction::Unsupported(_) => None,
         }
     }
 

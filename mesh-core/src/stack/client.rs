@@ -63,8 +63,8 @@ pub type Mirrors<S> = Mirror<S, Attempt>;
 pub type Mirrors<S> = S;
 
 /// The body of an attempt's request.
-#[cfg(all(feature = "mirror", feature = "retry"))]
-pub type AttemptBody<B> = crate::retry::RequestBody<crate::mirror::RequestBody<B>>;
+#[cfg(all(feature = "mirror", feature = "retry", feature = "timeout"))]
+pub type AttemptBody<B> = crate::retry::RequestBody<crate::mirror::RequestBody<crate::timeout::RequestBody<B>>>;
 
 /// The layer of the attempts, when its feature is on.
 #[cfg(feature = "retry")]

@@ -60,12 +60,13 @@ where
     }
 }
 
-fn limited<R>(response: Response<R>, timer: Timer, cx: &mut Context<'_>) -> Result<Response<ResponseBody<R>>, Error>
+fn limited<R>(response: Response<R>, mut timer: Timer, cx: &mut Context<'_>) -> Result<Response<ResponseBody<R>>, Error>
 where
     R: Body<Data = Bytes, Error: Into<Error>> + Send + Unpin + 'static,
 {
     if response.body().is_end_stream() {
         timer.terms().check_end(response.headers())?;
     }
+    timer.begin_response();
     Ok(response.map(|body| ResponseBody::limited(body, timer, cx)))
 }

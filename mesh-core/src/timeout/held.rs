@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::Timer;
+use super::idle::Idle;
+use super::timer::Terms;
 use crate::error::Error;
 
 /// The reader's hold on a body. The timer wakes what is behind it, and no task: to end a body takes none.
@@ -19,12 +21,13 @@ pub(super) struct Held<R>(Arc<Ending<R>>);
 #[derive(Debug)]
 struct Ending<R> {
     deadline: Instant,
+    idle: Option<Idle>,
     place: Mutex<Place<R>>,
 }
 
 #[derive(Debug)]
 struct Place<R> {
-    /// `None` once the deadline passed.
+    /// `None` once the deadline passed, or nothing moved for too long.
     body: Option<R>,
     reader: Option<Waker>,
 }
@@ -32,7 +35,8 @@ struct Place<R> {
 impl<R: Send + 'static> Held<R> {
     pub(super) fn new(body: R, timer: &mut Timer) -> Self {
         let place = Mutex::new(Place { body: Some(body), reader: None });
-        let ending = Arc::new(Ending { deadline: timer.terms().deadline, place });
+        let Terms { deadline, idle, .. } = timer.terms();
+        let ending = Arc::new(Ending { deadline: *deadline, idle: idle.clone(), place });
         timer.set_waker(&Waker::from(Arc::clone(&ending)));
         Self(ending)
     }
@@ -40,7 +44,7 @@ impl<R: Send + 'static> Held<R> {
 
 impl<R> Held<R>
 where
-    R: Body<Data = Bytes, Error: Into<Error>> + Unpin,
+    R: Body<Data = Bytes, Error: Into<Error>> + Send + Unpin + 'static,
 {
     /// What is ahead, then the body's; the deadline's error once it has passed.
     pub(super) fn poll_frame(
@@ -65,7 +69,20 @@ where
             }
         }
         drop(place);
+        if let Some(idle) = &self.0.idle {
+            match frame.is_pending() {
+                // The end may be later than it was.
+                true => timer.set_waker(&Waker::from(Arc::clone(&self.0))),
+                false => idle.activity().note(),
+            }
+        }
         Poll::Ready(ready!(frame).map(|frame| timer.terms().check(frame.map_err(Into::into))))
+    }
+}
+
+impl<R> Ending<R> {
+    fn end(&self) -> Instant {
+        self.idle.as_ref().map_or(self.deadline, |idle| idle.end().min(self.deadline))
     }
 }
 
@@ -77,7 +94,7 @@ impl<R: Send + 'static> Wake for Ending<R> {
     fn wake_by_ref(self: &Arc<Self>) {
         let mut place = self.place.lock();
         // Timers also wake when their runtime ends, of which the body itself tells.
-        let body = place.body.take_if(|_| self.deadline <= Instant::now());
+        let body = place.body.take_if(|_| self.end() <= Instant::now());
         let reader = place.reader.take();
         drop(place);
         drop(body);

@@ -13,12 +13,12 @@ use crate::profile::Profile;
 /// use http::{Request, Response};
 /// use http_body_util::Empty;
 /// use mesh_core::Call;
-/// use mesh_core::timeout::TimeoutLayer;
+/// use mesh_core::timeout::{RequestBody, TimeoutLayer};
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
 ///
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() {
-/// let slow = service_fn(|_: Request<()>| async {
+/// let slow = service_fn(|_: Request<RequestBody<()>>| async {
 ///     tokio::time::sleep(Duration::from_secs(60)).await;
 ///     Ok(Response::new(Empty::<Bytes>::new()))
 /// });
@@ -54,7 +54,8 @@ impl TimeoutLayer {
         self
     }
 
-    /// Whether Envoy's `timeout` of a route limits its calls, from their start: in [`Profile::Envoy`] it does. Default
+    /// Whether Envoy's `timeout` of a route limits its calls, from their start, and its `idle_timeout` (or the listener's
+    /// `stream_idle_timeout`) how long nothing of them may move: in [`Profile::Envoy`] they do, where they are set. Default
     /// [`Profile::Grpc`].
     pub fn profile(mut self, profile: Profile) -> Self {
         self.settings.profile = profile;

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::timer::CANCEL;
-use super::{ResponseBody, Timeout, TimeoutLayer};
+use super::{RequestBody, ResponseBody, Timeout, TimeoutLayer};
 use crate::call::{self, Call, Classify};
 use crate::connect::Outcome;
 use crate::error::{Error, ErrorKind};
@@ -46,7 +46,7 @@ async fn reset(after: Duration, code: u32) -> Error {
 #[tokio::test(start_paused = true)]
 async fn peer_that_cancels_at_the_deadline_did_so_for_the_deadline() {
     for (after, code, wanted) in RESETS {
-        let inner = service_fn(move |_| async move {
+        let inner = service_fn(move |_: Request<RequestBody<()>>| async move {
             let error = reset(after, code).await;
             Err::<Response<Empty<Bytes>>, _>(error)
         });
@@ -58,7 +58,7 @@ async fn peer_that_cancels_at_the_deadline_did_so_for_the_deadline() {
 #[tokio::test(start_paused = true)]
 async fn peer_that_cancels_a_response_at_the_deadline_did_so_for_the_deadline() {
     for (after, code, wanted) in RESETS {
-        let inner = service_fn(move |_| async move {
+        let inner = service_fn(move |_: Request<RequestBody<()>>| async move {
             let failing = stream::once(async move { Err(reset(after, code).await) });
             Ok::<_, Error>(Response::new(StreamBody::new(Box::pin(failing))))
         });
@@ -75,7 +75,7 @@ async fn the_peer_is_told_a_deadline_of_the_applications_in_whole_milliseconds_a
         let mut request = limited();
         call::of(request.extensions_mut()).inherited = inherited;
         tokio::time::advance(Duration::from_micros(10_300)).await;
-        let inner = service_fn(|request: Request<()>| async move {
+        let inner = service_fn(|request: Request<RequestBody<()>>| async move {
             let mut response = Response::new(Empty::<Bytes>::new());
             response.headers_mut().insert("left", request.headers()["left"].clone());
             Ok::<_, Error>(response)
@@ -105,7 +105,7 @@ impl Classify for Says {
 
 /// The end of a response that came after so long and says so.
 async fn ends(after: Duration, limit: Duration, says: &'static str, in_head: bool) -> Result<HeaderMap, ErrorKind> {
-    let inner = service_fn(move |_: Request<()>| async move {
+    let inner = service_fn(move |_: Request<RequestBody<()>>| async move {
         let trailers: HeaderMap = [(HeaderName::from_static(says), HeaderValue::from_static(""))].into_iter().collect();
         if in_head {
             sleep(after).await;

@@ -14,6 +14,7 @@ use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::ahead::Ahead;
+use super::idle::{Activity, Idle};
 use crate::call::{Classify, Progress, Stage};
 use crate::error::{Error, ErrorKind};
 use crate::resource::endpoints::Address;
@@ -49,6 +50,8 @@ pub(super) struct Terms {
     pub(super) limit: Duration,
     /// It is that of the call that is being served.
     pub(super) inherited: bool,
+    /// What ends a call before its deadline if nothing of it moves.
+    pub(super) idle: Option<Idle>,
     pub(super) progress: Arc<Progress>,
     pub(super) cluster: Option<Arc<ClusterEntry>>,
     pub(super) route: Option<Arc<str>>,
@@ -57,7 +60,19 @@ pub(super) struct Terms {
 
 impl Timer {
     pub(super) fn new(terms: Terms) -> Self {
-        Self(Box::pin(Running { sleep: sleep_until(terms.deadline), terms, ahead: Ahead::default() }))
+        Self(Box::pin(Running { sleep: sleep_until(terms.end()), terms, ahead: Ahead::default() }))
+    }
+
+    /// Where what moves of the call is noted, if anybody asks.
+    pub(super) fn activity(&self) -> Option<Arc<Activity>> {
+        self.terms().idle.as_ref().map(|idle| idle.activity().clone())
+    }
+
+    /// The head of the response is there.
+    pub(super) fn begin_response(&mut self) {
+        if let Some(idle) = self.0.as_mut().project().terms.idle.as_mut() {
+            idle.begin_response();
+        }
     }
 
     pub(super) fn terms(&self) -> &Terms {
@@ -66,12 +81,23 @@ impl Timer {
 
     /// Ready with the error of the call once its deadline has passed.
     pub(super) fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
-        ready!(self.0.as_mut().project().sleep.poll(cx));
-        Poll::Ready(self.terms().error())
+        let mut running = self.0.as_mut().project();
+        loop {
+            ready!(running.sleep.as_mut().poll(cx));
+            if running.terms.is_over() {
+                return Poll::Ready(running.terms.error());
+            }
+            // Something moved since.
+            running.sleep.as_mut().reset(running.terms.end());
+        }
     }
 
-    /// From now on it is `waker` that is woken at the deadline, and only then.
+    /// From now on it is `waker` that is woken at the call's end, and only then.
     pub(super) fn set_waker(&mut self, waker: &Waker) {
+        if self.terms().idle.is_some() {
+            let end = self.terms().end();
+            self.0.as_mut().project().sleep.reset(end);
+        }
         // A task's budget would have it woken now, and not then.
         let sleep = unconstrained(self.0.as_mut().project().sleep);
         if std::pin::pin!(sleep).poll(&mut Context::from_waker(waker)).is_ready() {
@@ -128,6 +154,16 @@ impl Terms {
         self.deadline <= Instant::now()
     }
 
+    /// When the call ends, unless something moves.
+    pub(super) fn end(&self) -> Instant {
+        self.idle.as_ref().map_or(self.deadline, |idle| idle.end().min(self.deadline))
+    }
+
+    /// Whether the deadline passed, or nothing moved for too long.
+    pub(super) fn is_over(&self) -> bool {
+        self.idle.is_none() || self.end() <= Instant::now()
+    }
+
     pub(super) fn error(&self) -> Error {
         let mut error = self.exceeded();
         let context = error.context_mut();
@@ -138,10 +174,12 @@ impl Terms {
 
     fn exceeded(&self) -> Error {
         let limit = self.limit;
+        let idle = self.idle.as_ref().filter(|_| !self.has_expired()).and_then(Idle::limit);
         let exceeded = |so_far: &str| {
-            let message = match self.inherited {
-                true => format!("what was left of the inbound call's deadline, {limit:?}, exceeded {so_far}"),
-                false => format!("deadline of {limit:?} exceeded {so_far}"),
+            let message = match (idle, self.inherited) {
+                (Some(idle), _) => format!("nothing moved for the {idle:?} that a stream may be idle, {so_far}"),
+                (None, true) => format!("what was left of the inbound call's deadline, {limit:?}, exceeded {so_far}"),
+                (None, false) => format!("deadline of {limit:?} exceeded {so_far}"),
             };
             Error::new(ErrorKind::Deadline, message)
         };

@@ -15,7 +15,7 @@ use super::http_filter::{Side, http_filters};
 use super::listener::route_source;
 use super::place::{At, quoted};
 use super::transport_socket::{secured_by, typed};
-use super::value::Extension;
+use super::value::{Extension, is_positive};
 use crate::resource::filter_chain::{ChainMatch, FilterChain, FilterChains, Prefix, SourceType};
 use crate::resource::security::DownstreamTls;
 use crate::resource::verdict::Fields;
@@ -72,10 +72,15 @@ fn filter_chain(message: &proto::FilterChain, place: &str, at: &At<'_>) -> Optio
         at.error(format!("{} is not an HttpConnectionManager", quoted(&extension.type_name)));
         return None;
     }
-    let manager: HttpConnectionManager = extension.unpack(at)?;
+    let mut manager: HttpConnectionManager = extension.unpack(at)?;
+    // Clients act on it in one profile, servers in none.
+    let idle = manager.stream_idle_timeout.take();
     manager.judge(at);
     if manager.common_http_protocol_options.is_some() {
         at.field("common_http_protocol_options").ignored("a server's limits are set in code");
+    }
+    if is_positive(&idle) {
+        at.field("stream_idle_timeout").ignored("a server's limits are set in code");
     }
     let name = if message.name.is_empty() { place } else { message.name.as_str() };
     let filters = http_filters(&manager.http_filters, Side::Server, at);

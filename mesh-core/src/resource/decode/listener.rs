@@ -13,7 +13,7 @@ use super::http_filter::{Side, http_filters};
 use super::place::{At, quoted};
 use super::route_config::route_configuration;
 use super::value::{Extension, duration, from_control_plane};
-use crate::resource::listener::{ApiListener, Listener, RouteSource, SocketListener};
+use crate::resource::listener::{ApiListener, CallLimits, Listener, RouteSource, SocketListener};
 use crate::resource::verdict::Fields;
 
 pub(super) fn listener(message: proto::Listener, at: &At<'_>) -> Option<Listener> {
@@ -69,7 +69,9 @@ fn connection_manager(message: hcm::HttpConnectionManager, at: &At<'_>) -> Optio
         options.judge(at);
         duration(options.max_stream_duration, &at.field("max_stream_duration"))
     });
-    Some(ApiListener { routes: route_source(message.route_specifier, at)?, max_stream_duration, filters })
+    let stream_idle_timeout = duration(message.stream_idle_timeout, &at.field("stream_idle_timeout"));
+    let limits = CallLimits { max_stream_duration, stream_idle_timeout };
+    Some(ApiListener { routes: route_source(message.route_specifier, at)?, limits, filters })
 }
 
 pub(super) fn route_source(specifier: Option<RouteSpecifier>, at: &At<'_>) -> Option<RouteSource> {

@@ -31,19 +31,21 @@ pub(super) fn retry_policy(message: &proto::RetryPolicy, at: &At<'_>) -> Option<
         host_predicate(predicate, &at.item("retry_host_predicate", index));
     }
     let per_try_timeout = duration(message.per_try_timeout, &at.field("per_try_timeout"));
+    let per_try_idle_timeout = duration(message.per_try_idle_timeout, &at.field("per_try_idle_timeout"));
     let limited = message.rate_limited_retry_back_off.as_ref();
     let policy = RetryPolicy {
         conditions: conditions(&message.retry_on, at),
         max_attempts: max_attempts(message.num_retries, at),
         backoff: backoff(message.retry_back_off.as_ref(), at),
         per_try_timeout: per_try_timeout.filter(|timeout| !timeout.is_zero()),
+        per_try_idle_timeout: per_try_idle_timeout.filter(|timeout| !timeout.is_zero()),
         hedge: None,
         status_codes: message.retriable_status_codes.as_slice().into(),
         headers: header_matches(&message.retriable_headers, "retriable_headers", at),
         request_headers: header_matches(&message.retriable_request_headers, "retriable_request_headers", at),
         rate_limited: limited.map(|limited| Arc::new(rate_limited(limited, &at.field("rate_limited_retry_back_off")))),
     };
-    let asks = !policy.conditions.is_empty() || policy.per_try_timeout.is_some();
+    let asks = !policy.conditions.is_empty() || policy.until_head().is_some();
     asks.then(|| Arc::new(policy))
 }
 

@@ -38,6 +38,7 @@ pub(super) fn forward(message: proto::RouteAction, host: &OfHost, at: &At<'_>) -
     let max = message.max_stream_duration;
     let deadline = max.map(|max| deadline(&max, &at.field("max_stream_duration"))).unwrap_or_default();
     let deadline = deadline.with_timeout(duration(message.timeout, &at.field("timeout")));
+    let deadline = deadline.with_idle(duration(message.idle_timeout, &at.field("idle_timeout")));
     let forward = match message.cluster_specifier {
         Some(ClusterSpecifier::Cluster(name)) => {
             let name = Some(name).filter(|name| !name.is_empty());

@@ -17,7 +17,7 @@ use super::*;
 use crate::call::AnswerProtocol;
 use crate::deadline::{DeadlineLayer, InboundProtocol};
 use crate::resource::answer::Answer;
-use crate::timeout::TimeoutLayer;
+use crate::timeout::{RequestBody as SentBody, TimeoutLayer};
 
 const CLIENTS: u32 = 100;
 /// Between two calls of a client.
@@ -126,7 +126,7 @@ fn mesh_call(server: Hop, is_last: bool) -> Hop {
     let client = ServiceBuilder::new()
         .layer(TimeoutLayer::new().tell_peer(tell))
         .layer(RetryLayer::new().policy(policy).protocol(&Wire))
-        .map_request(|request: Request<RequestBody<()>>| request.map(drop))
+        .map_request(|request: Request<RequestBody<SentBody<()>>>| request.map(drop))
         .map_response(|response: Response<()>| response.map(|()| Empty::<Bytes>::new()))
         .service(server);
     BoxCloneSyncService::new(client.map_response(|response| response.map(drop)))

@@ -84,7 +84,7 @@ impl Target {
     fn listener_to(&mut self, routes: &str) -> bool {
         let listener = ApiListener {
             routes: RouteSource::Named(routes.into()),
-            max_stream_duration: None,
+            limits: Default::default(),
             filters: Default::default(),
         };
         self.put(&LISTENER, "svc", Arc::new(Listener::Api(Arc::new(listener))))

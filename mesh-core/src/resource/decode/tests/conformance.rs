@@ -111,7 +111,9 @@ fn outcome(fixture: &Fixture) -> Outcome {
     if &*forward.clusters()[forward.pick_cluster(|| 0)].name != "c1" {
         return Waits;
     }
-    if forward.deadline().limit(None, listener.max_stream_duration, Profile::Grpc) == Some(Duration::from_millis(1)) {
+    if forward.deadline().limit(None, listener.limits.max_stream_duration, Profile::Grpc)
+        == Some(Duration::from_millis(1))
+    {
         return Deadline;
     }
     if endpoints.drops.iter().any(|drop| drop.per_million == 1_000_000) {

@@ -134,7 +134,7 @@ fn a_good_set_becomes_what_it_says() {
     f.cluster.connect_timeout = seconds(1);
     let listener = f.listener().expect("good");
     assert!(matches!(&listener.routes, RouteSource::Named(name) if &**name == "r1"));
-    assert_eq!(listener.max_stream_duration, Some(std::time::Duration::from_secs(3)));
+    assert_eq!(listener.limits.max_stream_duration, Some(std::time::Duration::from_secs(3)));
     let cluster = f.cluster().expect("good");
     assert_eq!(cluster.discovery, Discovery::Eds { service_name: Some("e1".into()) });
     assert_eq!(cluster.connect_timeout, Some(std::time::Duration::from_secs(1)));

@@ -88,7 +88,6 @@ fn a_service_is_accepted_and_says_what_nothing_acts_on() {
             "virtual_hosts.include_request_attempt_count",
             "virtual_hosts.routes.metadata",
             "virtual_hosts.routes.decorator",
-            "virtual_hosts.routes.route.retry_policy.host_selection_retry_max_attempts",
             "virtual_hosts.routes.route.timeout",
         ]
     );
