@@ -40,6 +40,7 @@ mod policies;
 mod rate_limiting;
 mod readiness;
 mod retry;
+mod revocation;
 mod rotation;
 mod route_actions;
 mod routing;

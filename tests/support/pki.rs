@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use mesh_core::identity::{Identity, TrustBundle};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, ExtendedKeyUsagePurpose,
-    IsCa, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams, CertifiedIssuer,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason, RevokedCertParams, SanType,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tempfile::TempDir;
@@ -81,6 +81,26 @@ impl Authority {
 }
 
 impl Authority {
+    /// Its list of these revoked certificates, in PEM, for so long.
+    pub(crate) fn revocation_list(&self, revoked: &[&Issued], life: Duration) -> String {
+        let now = SystemTime::now();
+        let revoked = revoked.iter().map(|issued| RevokedCertParams {
+            serial_number: u64::from_str_radix(&issued.serial, 16).expect("a number").into(),
+            revocation_time: now.into(),
+            reason_code: Some(RevocationReason::KeyCompromise),
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: (now - Duration::from_secs(60)).into(),
+            next_update: (now + life).into(),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).expect("a list").pem().expect("PEM")
+    }
+
     /// The certificate that a signing request asks for, with this ID.
     pub(crate) fn sign(&self, request: &str, id: &str, not_after: SystemTime) -> String {
         let mut request = CertificateSigningRequestParams::from_pem(request).expect("a request, signed by its key");

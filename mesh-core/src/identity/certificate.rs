@@ -82,7 +82,7 @@ pub(crate) fn may_issue(certificate: &CertificateDer<'_>) -> bool {
     Facts::read(certificate).is_ok_and(|facts| facts.may_issue())
 }
 
-fn time(seconds: i64) -> SystemTime {
+pub(super) fn time(seconds: i64) -> SystemTime {
     let distance = Duration::from_secs(seconds.unsigned_abs());
     let time = match seconds {
         0.. => SystemTime::UNIX_EPOCH.checked_add(distance),

@@ -9,6 +9,7 @@ use super::subject::distinguished_name;
 
 const BOOLEAN: u8 = 0x01;
 pub(super) const OBJECT_ID: u8 = 0x06;
+const INTEGER: u8 = 0x02;
 const BITS: u8 = 0x03;
 const OCTETS: u8 = 0x04;
 const UTC_TIME: u8 = 0x17;
@@ -55,7 +56,7 @@ impl Facts {
         if fields.next_is(VERSION) {
             fields.take(VERSION)?;
         }
-        let serial = fields.take(0x02)?.into();
+        let serial = fields.take(INTEGER)?.into();
         let _algorithm = fields.take(SEQUENCE)?;
         let _issuer = fields.take(SEQUENCE)?;
         let mut validity = Reader(fields.take(SEQUENCE)?);
@@ -119,6 +120,18 @@ impl Facts {
     pub(super) fn may_issue(&self) -> bool {
         self.key_usage.is_none_or(|bits| bits & SIGNS_CERTIFICATES != 0)
     }
+}
+
+/// When a revocation list was issued (`thisUpdate`; RFC 5280, 5.1), in seconds since 1970: webpki does not tell.
+pub(super) fn revocation_list_issued(list: &[u8]) -> Result<i64, Malformed> {
+    let mut signed = Reader(Reader(list).take(SEQUENCE)?);
+    let mut fields = Reader(signed.take(SEQUENCE)?);
+    if fields.next_is(INTEGER) {
+        fields.take(INTEGER)?;
+    }
+    let _algorithm = fields.take(SEQUENCE)?;
+    let _issuer = fields.take(SEQUENCE)?;
+    fields.time()
 }
 
 /// The values that follow one another, each with its tag and length: certificates without anything between them.

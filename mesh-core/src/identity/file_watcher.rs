@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::own::Identity;
 use super::provider::{CertificateProvider, KeyMaterial, ProviderFuture, Publisher};
+use super::revocation::RevocationLists;
 use super::trust::TrustBundle;
 use crate::aside::aside;
 use crate::backoff::{Backoff, BackoffConfig};
@@ -41,12 +42,14 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct FileWatcher {
     files: CertificateFiles,
+    revocation_lists: Option<PathBuf>,
+    allow_undetermined: bool,
 }
 
 impl FileWatcher {
     /// Without files.
     pub fn new() -> Self {
-        Self { files: CertificateFiles::default() }
+        CertificateFiles::default().into()
     }
 
     /// The PEM files of the own chain of certificates, the leaf first, and of the leaf's key.
@@ -67,6 +70,23 @@ impl FileWatcher {
         self
     }
 
+    /// The folder of revocation lists (gRFC A69): each of its files has one in DER or any number in PEM, whatever its name; those
+    /// whose name begins with `.` are not read. Peers that the roots vouch for are believed only if the lists of all issuers in
+    /// their chains are there and do not name them; see [`RevocationLists`]. Default: nobody is looked up.
+    ///
+    /// A file that cannot be read is told of, and leaves the lists in use that have no successor among the others; one that is
+    /// taken away takes its lists with it.
+    pub fn revocation_lists(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.revocation_lists = Some(folder.into());
+        self
+    }
+
+    /// Believes peers, too, of whom no list says anything: see [`RevocationLists::allow_undetermined`].
+    pub fn allow_undetermined_revocation(mut self) -> Self {
+        self.allow_undetermined = true;
+        self
+    }
+
     /// How often the files are read anew. Default 600 s (A29); at least 1 ms. They are read sooner when the certificate
     /// nears its end, and after they could not be used.
     pub fn refresh_interval(mut self, interval: Duration) -> Self {
@@ -83,7 +103,7 @@ impl Default for FileWatcher {
 
 impl From<CertificateFiles> for FileWatcher {
     fn from(files: CertificateFiles) -> Self {
-        Self { files }
+        Self { files, revocation_lists: None, allow_undetermined: false }
     }
 }
 
@@ -93,20 +113,21 @@ impl CertificateProvider for FileWatcher {
     }
 
     fn run(self: Box<Self>, publisher: Publisher) -> ProviderFuture {
-        Box::pin(watch(self.files, publisher))
+        Box::pin(watch(*self, publisher))
     }
 }
 
-async fn watch(files: CertificateFiles, publisher: Publisher) {
-    let interval = files.refresh_interval.max(Duration::from_millis(1));
+async fn watch(watcher: FileWatcher, publisher: Publisher) {
+    let interval = watcher.files.refresh_interval.max(Duration::from_millis(1));
     let mut retry = Backoff::new(BackoffConfig {
         initial: RETRY.min(interval),
         max: interval.min(RETRY_MAX),
         ..Default::default()
     });
+    let mut last = None;
     loop {
-        let reading = files.clone();
-        let mut reading = pin!(aside(move || Contents::stable(&reading)?.material()));
+        let (reading, known) = (watcher.clone(), last.clone());
+        let mut reading = pin!(aside(move || Contents::stable(&reading)?.material(&reading, known.as_ref())));
         let read = loop {
             match tokio::time::timeout(PATIENCE, &mut reading).await {
                 Ok(read) => break read,
@@ -116,11 +137,23 @@ async fn watch(files: CertificateFiles, publisher: Publisher) {
             }
         };
         let pause = match read.map_err(BoxError::from).and_then(|read| read) {
-            Ok(material) => {
-                retry.reset();
+            Ok((material, problem)) => {
                 let pause = pause(interval, material.identity.as_ref());
-                publisher.publish(material);
-                pause
+                // The same again would end the failure that goes on.
+                if problem.is_none() || last.as_ref() != Some(&material) {
+                    publisher.publish(material.clone());
+                }
+                last = Some(material);
+                match problem {
+                    None => {
+                        retry.reset();
+                        pause
+                    }
+                    Some(problem) => {
+                        publisher.fail(format!("some revocation lists cannot be read: {problem}"));
+                        pause.min(retry.next_delay(fastrand::f64()))
+                    }
+                }
             }
             Err(error) => {
                 publisher.fail(error);
@@ -143,6 +176,8 @@ fn pause(interval: Duration, identity: Option<&Identity>) -> Duration {
 struct Contents {
     identity: Option<[Vec<u8>; 2]>,
     trust: Option<Source>,
+    /// The files of revocation lists by name, each with what it holds.
+    revocation_lists: Option<Vec<(String, Result<Vec<u8>, String>)>>,
 }
 
 #[derive(PartialEq)]
@@ -153,10 +188,10 @@ enum Source {
 
 impl Contents {
     /// Twice the same: files that are replaced one by one while they are read are read again.
-    fn stable(files: &CertificateFiles) -> Result<Self, BoxError> {
-        let mut last = Self::read(files)?;
+    fn stable(watcher: &FileWatcher) -> Result<Self, BoxError> {
+        let mut last = Self::read(watcher)?;
         for _ in 0..TRIES {
-            let again = Self::read(files)?;
+            let again = Self::read(watcher)?;
             if again == last {
                 return Ok(last);
             }
@@ -165,17 +200,24 @@ impl Contents {
         Err("the files change while they are read".into())
     }
 
-    fn read(files: &CertificateFiles) -> Result<Self, BoxError> {
+    fn read(watcher: &FileWatcher) -> Result<Self, BoxError> {
+        let FileWatcher { files, revocation_lists, .. } = watcher;
         let identity = files.identity.as_ref().map(|(chain, key)| Ok::<_, BoxError>([read(chain)?, read(key)?]));
         let trust = match (&files.spiffe_trust_bundle_map, &files.ca_certificate) {
             (Some(map), _) => Some(Source::BundleMap(read(map)?)),
             (None, Some(roots)) => Some(Source::Roots(read(roots)?)),
             (None, None) => None,
         };
-        Ok(Self { identity: identity.transpose()?, trust })
+        let revocation_lists = revocation_lists.as_deref().map(read_folder).transpose()?;
+        Ok(Self { identity: identity.transpose()?, trust, revocation_lists })
     }
 
-    fn material(&self) -> Result<KeyMaterial, BoxError> {
+    /// Also says which revocation lists cannot be read, in whose place those of `last` stay.
+    fn material(
+        &self,
+        watcher: &FileWatcher,
+        last: Option<&KeyMaterial>,
+    ) -> Result<(KeyMaterial, Option<String>), BoxError> {
         let identity = self.identity.as_ref().map(|[chain, key]| Identity::from_pem(chain, key));
         let trust = self.trust.as_ref().map(|source| match source {
             Source::Roots(pem) => TrustBundle::from_pem(pem),
@@ -184,12 +226,38 @@ impl Contents {
                 Err(_) => Err(Error::setup("the SPIFFE bundle map is not UTF-8")),
             },
         });
-        Ok(KeyMaterial { identity: identity.transpose()?, trust: trust.transpose()? })
+        let (mut trust, mut problem) = (trust.transpose()?, None);
+        if let Some(files) = &self.revocation_lists {
+            let last = last.and_then(|last| last.trust.as_ref()?.revocation_lists());
+            let (mut lists, unread) = RevocationLists::of_files(files, last);
+            problem = unread;
+            if watcher.allow_undetermined {
+                lists = lists.allow_undetermined();
+            }
+            trust = trust.map(|trust| trust.revoked_by(lists));
+        }
+        Ok((KeyMaterial { identity: identity.transpose()?, trust }, problem))
     }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, BoxError> {
     files::read(path).map_err(|error| format!("{}: {error}", path.display()).into())
+}
+
+/// The files of a folder in the order of their names. What Kubernetes has in one that it mounts begins with dots, and is a
+/// folder.
+fn read_folder(folder: &Path) -> Result<Vec<(String, Result<Vec<u8>, String>)>, BoxError> {
+    let in_folder = |error: std::io::Error| format!("{}: {error}", folder.display());
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(in_folder)? {
+        let path = entry.map_err(in_folder)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if !name.starts_with('.') && !path.is_dir() {
+            files.push((name, files::read(&path).map_err(|error| error.to_string())));
+        }
+    }
+    files.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(files)
 }
 
 #[cfg(test)]
@@ -207,30 +275,28 @@ mod tests {
         (certificate.pem(), key.serialize_pem())
     }
 
-    fn write(folder: &TempDir, chain: &str, key: &str) -> CertificateFiles {
+    fn write(folder: &TempDir, chain: &str, key: &str) -> FileWatcher {
         let at = |name: &str| folder.path().join(name);
         fs::write(at("chain"), chain).unwrap();
         fs::write(at("key"), key).unwrap();
-        CertificateFiles {
-            identity: Some((at("chain"), at("key"))),
-            ca_certificate: Some(at("chain")),
-            ..Default::default()
-        }
+        FileWatcher::new().identity(at("chain"), at("key")).roots(at("chain"))
+    }
+
+    fn material(watcher: &FileWatcher) -> Result<KeyMaterial, BoxError> {
+        Contents::stable(watcher)?.material(watcher, None).map(|(material, _)| material)
     }
 
     #[test]
     fn s2_files_are_used_together_or_not_at_all() {
         let folder = TempDir::new().unwrap();
         let ((chain, key), (other, _)) = (issue(), issue());
-        let read = |files: &CertificateFiles| Contents::stable(files).and_then(|contents| contents.material());
-        let files = write(&folder, &chain, &key);
-        let material = read(&files).unwrap();
-        assert!(material.identity.is_some() && material.trust.is_some());
+        let both = material(&write(&folder, &chain, &key)).unwrap();
+        assert!(both.identity.is_some() && both.trust.is_some());
         for (chain, key) in [(&*other, &*key), (&chain, ""), ("", &key), (&chain[..200], &key)] {
-            assert!(read(&write(&folder, chain, key)).is_err());
+            assert!(material(&write(&folder, chain, key)).is_err());
         }
-        let gone = CertificateFiles { ca_certificate: Some("/nowhere/ca.pem".into()), ..write(&folder, &chain, &key) };
-        let error = read(&gone).unwrap_err().to_string();
+        let gone = write(&folder, &chain, &key).roots("/nowhere/ca.pem");
+        let error = material(&gone).unwrap_err().to_string();
         assert!(error.starts_with("/nowhere/ca.pem: No such file"), "{error}");
     }
 
@@ -239,12 +305,8 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let map = folder.path().join("map.json");
         fs::write(&map, r#"{"trust_domains": {"a.test": {"keys": []}}}"#).unwrap();
-        let files = CertificateFiles {
-            ca_certificate: Some("/nowhere/ca.pem".into()),
-            spiffe_trust_bundle_map: Some(map),
-            ..Default::default()
-        };
-        let trust = Contents::stable(&files).unwrap().material().unwrap().trust.unwrap();
+        let watcher = FileWatcher::new().roots("/nowhere/ca.pem").spiffe_bundle_map(map);
+        let trust = material(&watcher).unwrap().trust.unwrap();
         assert_eq!(trust.trust_domains()[0].as_str(), "a.test");
     }
 

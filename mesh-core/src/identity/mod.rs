@@ -3,7 +3,7 @@
 //! ```text
 //! CertificateProvider ─▸ Publisher ─▸ State: the latest KeyMaterial, or why there is none ─▸ handshakes (tls/)
 //!   file_watcher.rs        provider.rs   ├ own.rs    the own chain and key
-//!   one of the application's             └ trust.rs  roots, or roots by trust domain
+//!   one of the application's             └ trust.rs  roots, or roots by trust domain; revocation.rs  who is believed no more
 //! ```
 //!
 //! What was good stays until it expires; what expired is used for nothing. SPIFFE IDs and the names in certificates are
@@ -18,6 +18,7 @@ mod names;
 mod own;
 mod provider;
 mod providers;
+mod revocation;
 mod spiffe;
 mod subject;
 mod trust;
@@ -25,6 +26,7 @@ mod trust;
 pub use file_watcher::FileWatcher;
 pub use own::Identity;
 pub use provider::{CertificateProvider, KeyMaterial, ProviderFuture, Publisher};
+pub use revocation::RevocationLists;
 pub use spiffe::{SpiffeId, TrustDomain};
 pub use trust::TrustBundle;
 

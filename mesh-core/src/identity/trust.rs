@@ -11,15 +11,20 @@ use super::bundle_map::bundle_map;
 use super::own::certificates;
 #[cfg(feature = "spiffe")]
 use super::own::certificates_in_der;
+use super::revocation::RevocationLists;
 use super::spiffe::TrustDomain;
 use crate::error::{Error, ErrorKind};
 
 /// The certificate authorities that may vouch for a peer. Cloning is cheap.
 #[derive(Clone, PartialEq)]
-pub struct TrustBundle(pub(super) Arc<Trust>);
+pub struct TrustBundle {
+    trust: Arc<Trust>,
+    /// `None`: nobody says which certificates were revoked.
+    revoked: Option<RevocationLists>,
+}
 
 #[derive(PartialEq)]
-pub(super) enum Trust {
+enum Trust {
     /// A file of roots, which vouches for one trust domain.
     Roots { roots: Roots, domain: Option<TrustDomain> },
     /// A87: peers are SVIDs, and each trust domain has roots of its own.
@@ -51,7 +56,7 @@ impl TrustBundle {
         let wrong = || Error::new(ErrorKind::Setup, "the root certificates cannot be used");
         let certificates = certificates(pem).map_err(|error| wrong().with_source(error))?;
         let roots = Roots::new(certificates).map_err(|error| wrong().with_source(error))?;
-        Ok(Self(Arc::new(Trust::Roots { roots, domain: None })))
+        Ok(Self::of(Trust::Roots { roots, domain: None }))
     }
 
     /// Trusts the authorities of each trust domain in a SPIFFE bundle map for the workloads of that domain (A87): a JSON
@@ -63,7 +68,7 @@ impl TrustBundle {
     /// When anything in it is wrong: a part of it is not used.
     pub fn from_spiffe_bundle_map(json: &str) -> Result<Self, Error> {
         let wrong = |problem: String| Error::new(ErrorKind::Setup, format!("the SPIFFE bundle map: {problem}"));
-        Ok(Self(Arc::new(Trust::ByDomain(bundle_map(json).map_err(wrong)?))))
+        Ok(Self::of(Trust::ByDomain(bundle_map(json).map_err(wrong)?)))
     }
 
     /// Trusts the authorities of each trust domain for the workloads of that domain, their certificates in DER one after the
@@ -76,19 +81,34 @@ impl TrustBundle {
             let roots = Roots::new(certificates).map_err(|error| wrong().with_source(error))?;
             Ok((domain, roots))
         };
-        Ok(Self(Arc::new(Trust::ByDomain(bundles.into_iter().map(roots).collect::<Result<_, Error>>()?))))
+        Ok(Self::of(Trust::ByDomain(bundles.into_iter().map(roots).collect::<Result<_, Error>>()?)))
+    }
+
+    fn of(trust: Trust) -> Self {
+        Self { trust: Arc::new(trust), revoked: None }
     }
 
     /// Says for which trust domain the roots of [`from_pem`](Self::from_pem) vouch. Of no effect on a bundle map.
     pub fn of_trust_domain(self, domain: TrustDomain) -> Self {
-        match &*self.0 {
-            Trust::Roots { roots, .. } => Self(Arc::new(Trust::Roots { roots: roots.clone(), domain: Some(domain) })),
+        match &*self.trust {
+            Trust::Roots { roots, .. } => {
+                Self { trust: Arc::new(Trust::Roots { roots: roots.clone(), domain: Some(domain) }), ..self }
+            }
             Trust::ByDomain(_) => self,
         }
     }
 
+    /// Looks up in these lists whether a certificate that the authorities vouch for was revoked. Default: nobody is looked up.
+    pub fn revoked_by(self, lists: RevocationLists) -> Self {
+        Self { revoked: Some(lists), ..self }
+    }
+
+    pub(crate) fn revocation_lists(&self) -> Option<&RevocationLists> {
+        self.revoked.as_ref()
+    }
+
     pub(crate) fn trusted_for(&self) -> TrustedFor<'_> {
-        match &*self.0 {
+        match &*self.trust {
             Trust::Roots { roots, domain } => TrustedFor::Any(roots, domain.as_ref()),
             Trust::ByDomain(map) => TrustedFor::Domains(map),
         }
@@ -96,7 +116,7 @@ impl TrustBundle {
 
     /// The trust domains that it is for; none if it is roots of no domain in particular.
     pub fn trust_domains(&self) -> Vec<TrustDomain> {
-        match &*self.0 {
+        match &*self.trust {
             Trust::Roots { domain, .. } => domain.iter().cloned().collect(),
             Trust::ByDomain(map) => map.keys().cloned().collect(),
         }
@@ -127,7 +147,7 @@ impl PartialEq for Roots {
 
 impl fmt::Debug for TrustBundle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &*self.0 {
+        match &*self.trust {
             Trust::Roots { roots, domain } => {
                 f.debug_struct("Roots").field("count", &roots.store.len()).field("domain", domain).finish()
             }

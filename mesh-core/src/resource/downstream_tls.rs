@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::upstream_tls::NameMatch;
+use crate::identity::RevocationLists;
 
 /// A validated TLS context of a server.
 #[derive(Debug, PartialEq)]
@@ -18,6 +19,8 @@ pub(crate) struct DownstreamTls {
 pub(crate) struct Callers {
     /// The provider of the roots that vouch for them.
     pub(crate) roots: Arc<str>,
+    /// In which they are looked up, beside those that come with the roots.
+    pub(crate) revoked: Option<RevocationLists>,
     /// One of them must match a name of the caller; without any, everyone whom the roots vouch for is taken (A29).
     pub(crate) names: Vec<NameMatch>,
     /// Whoever shows no certificate is refused. A certificate that is shown must be a good one in any case.

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::matcher::text::TextMatch;
-use crate::identity::NameKind;
+use crate::identity::{NameKind, RevocationLists};
 
 /// A validated TLS context.
 #[derive(Debug, PartialEq)]
@@ -13,6 +13,8 @@ pub(crate) struct UpstreamTls {
     /// The provider of the own certificate; `None`: none is shown.
     pub(crate) identity: Option<Arc<str>>,
     pub(crate) roots: RootsFrom,
+    /// In which peers are looked up, beside those that come with the roots.
+    pub(crate) revoked: Option<RevocationLists>,
     /// One of them must match a name of the peer; without any, every peer that the roots vouch for is accepted (A29).
     pub(crate) names: Vec<NameMatch>,
     /// The name to ask for.

@@ -27,14 +27,14 @@ impl ServerTls {
     /// Shows the certificate of this provider of the mesh, and takes the callers whom its roots vouch for.
     pub fn new(provider: impl Into<Arc<str>>) -> Self {
         let provider = provider.into();
-        let callers = Callers { roots: provider.clone(), names: Vec::new(), is_required: true };
+        let callers = Callers { roots: provider.clone(), revoked: None, names: Vec::new(), is_required: true };
         Self(DownstreamTls { identity: provider, callers: Some(callers) })
     }
 
     /// Takes the callers whom the roots of another provider vouch for.
     pub fn roots(mut self, provider: impl Into<Arc<str>>) -> Self {
         let is_required = self.0.callers.as_ref().is_none_or(|callers| callers.is_required);
-        self.0.callers = Some(Callers { roots: provider.into(), names: Vec::new(), is_required });
+        self.0.callers = Some(Callers { roots: provider.into(), revoked: None, names: Vec::new(), is_required });
         self
     }
 

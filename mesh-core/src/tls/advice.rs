@@ -4,6 +4,8 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError, Error};
 
+use super::verify::Revoked;
+
 /// The next step for who reads of a failed handshake, by what TLS says of it.
 pub(super) fn next_step(failure: &io::Error) -> &'static str {
     let Some(error) = failure.get_ref().and_then(|error| error.downcast_ref::<Error>()) else {
@@ -31,6 +33,9 @@ fn of_certificate(problem: &CertificateError) -> &'static str {
         }
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "see who issued the endpoint's certificate, and add its authority to the roots that vouch for the cluster's peers"
+        }
+        CertificateError::Other(why) if why.0.is::<Revoked>() => {
+            "give the endpoint a new certificate, or renew the revocation lists that come with the roots (or by `crl`)"
         }
         CertificateError::Other(_) => {
             "see which workload answers at this address, and whom the cluster (or the floor in code) asks for"

@@ -302,6 +302,7 @@ mod tests {
         UpstreamTls {
             identity: identity.then(|| "default".into()),
             roots,
+            revoked: None,
             names: Vec::new(),
             sni: None,
             auto_host_sni: false,

@@ -6,6 +6,7 @@
 //! KeyMaterial (identity/) ─ client.rs: Handshake, made anew for each connection ─▸ stream, and its facts: facts.rs
 //! DownstreamTls (resource/) ┘ server.rs: the same of connections that are accepted
 //!                           verify.rs: chain, time and names of the peer; never the names alone, never webpki's host names
+//!                           revocation.rs: the same of a chain in revocation lists
 //!                           floor.rs: what is demanded whatever the control plane asks for
 //!                           material.rs: whether it can be used now, and when there is newer
 //!                           lifetime.rs, plan.rs: what becomes of the connection as certificates change and end
@@ -20,6 +21,7 @@ mod floor;
 mod lifetime;
 mod material;
 mod plan;
+mod revocation;
 #[cfg(feature = "server")]
 mod server;
 #[cfg(all(test, feature = "server"))]

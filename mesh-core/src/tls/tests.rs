@@ -45,12 +45,13 @@ fn verifier(pki: &Pki, mode: Mode) -> Verifier {
     };
     let is_web = matches!(mode, Mode::Web | Mode::Asked);
     let expected = if matches!(mode, Mode::Caller | Mode::CallerMap) {
-        let callers = Callers { roots: "roots".into(), names, is_required: true };
+        let callers = Callers { roots: "roots".into(), revoked: None, names, is_required: true };
         Expected::Caller(Arc::new(DownstreamTls { identity: "own".into(), callers: Some(callers) }))
     } else {
         let context = UpstreamTls {
             identity: None,
             roots: if is_web { RootsFrom::System } else { RootsFrom::Provider("roots".into()) },
+            revoked: None,
             names,
             sni: None,
             auto_host_sni: false,

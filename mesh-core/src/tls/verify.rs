@@ -10,10 +10,12 @@ use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_sig
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use webpki::KeyUsage;
 
 use super::floor::SecurityFloor;
 use super::lifetime::VerifyAgain;
-use crate::identity::{Leaf, NameKind, Roots, TrustBundle, TrustDomain, TrustedFor, may_issue};
+use super::revocation::Path;
+use crate::identity::{Leaf, NameKind, RevocationLists, Roots, TrustBundle, TrustDomain, TrustedFor, may_issue};
 use crate::resource::security::{DownstreamTls, Security, UpstreamTls};
 use crate::resource::upstream_tls::{NameMatch, is_dns_name_for};
 
@@ -56,6 +58,10 @@ impl Expected {
 #[derive(Debug)]
 struct Refused(String);
 
+/// Its certificate is not believed any more, or that cannot be told.
+#[derive(Debug)]
+pub(super) struct Revoked(String);
+
 impl Verifier {
     /// The same of a whole chain, the leaf first, at this moment.
     pub(super) fn verify_chain(&self, chain: &[CertificateDer<'_>]) -> Result<Leaf, rustls::Error> {
@@ -78,7 +84,7 @@ impl Verifier {
         if leaf.claims_spiffe() {
             leaf.spiffe_id().map_err(|error| refused(&error))?;
         }
-        self.check_chain(self.roots(&leaf)?, end_entity, intermediates, now)?;
+        self.check_chain(&leaf, end_entity, intermediates, now)?;
         self.check_names(&leaf)?;
         self.floor.check_peer(self.expected.cluster(), &leaf).map_err(|why| refused(&why))?;
         leaf.vouched = leaf.spiffe_id().ok().filter(|_| self.is_of_domain());
@@ -95,28 +101,51 @@ impl Verifier {
         }
     }
 
-    /// That the roots vouch for the peer in its part, as a server or as a client.
+    /// That the roots vouch for the peer in its part, as a server or as a client, and nothing was revoked meanwhile.
     fn check_chain(
         &self,
-        roots: &Arc<RootCertStore>,
+        leaf: &Leaf,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
+        let roots = self.roots(leaf)?;
         let intermediates: Vec<_> =
             intermediates.iter().filter(|one| may_issue(one)).map(|one| CertificateDer::from(&**one)).collect();
-        match &self.expected {
+        let algorithms = self.algorithms().all;
+        let usage = match &self.expected {
             Expected::Endpoint(_) => {
                 let certificate = ParsedCertificate::try_from(end_entity)?;
-                let algorithms = self.algorithms().all;
-                verify_server_cert_signed_by_trust_anchor(&certificate, roots, &intermediates, now, algorithms)
+                verify_server_cert_signed_by_trust_anchor(&certificate, roots, &intermediates, now, algorithms)?;
+                KeyUsage::server_auth()
             }
-            Expected::Caller(_) => WebPkiClientVerifier::builder_with_provider(roots.clone(), self.crypto.clone())
-                .build()
-                .map_err(|error| refused(&error))?
-                .verify_client_cert(end_entity, &intermediates, now)
-                .map(drop),
-        }
+            Expected::Caller(_) => {
+                WebPkiClientVerifier::builder_with_provider(roots.clone(), self.crypto.clone())
+                    .build()
+                    .map_err(|error| refused(&error))?
+                    .verify_client_cert(end_entity, &intermediates, now)?;
+                KeyUsage::client_auth()
+            }
+        };
+        let path = Path { end_entity, intermediates: &intermediates, roots, algorithms, usage, now };
+        let revoked = |why: String| {
+            let why = Revoked(format!("{} (serial number {}): {why}", Listed(leaf), leaf.serial()));
+            rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(why))))
+        };
+        self.revocation_lists().try_for_each(|lists| path.check(lists).map_err(revoked))
+    }
+
+    /// Those that come with the roots, and those of the context: neither takes the place of the other.
+    fn revocation_lists(&self) -> impl Iterator<Item = &RevocationLists> {
+        let of_roots = match &self.trust {
+            Trusted::Bundle { bundle, .. } => bundle.revocation_lists(),
+            Trusted::System(_) => None,
+        };
+        let of_context = match &self.expected {
+            Expected::Endpoint(security) => security.context.revoked.as_ref(),
+            Expected::Caller(context) => context.callers.as_ref().and_then(|callers| callers.revoked.as_ref()),
+        };
+        of_roots.into_iter().chain(of_context)
     }
 
     /// Those that may vouch for a peer of this name. What it claims to be is believed only if they do.
@@ -281,6 +310,14 @@ impl fmt::Display for Refused {
 }
 
 impl std::error::Error for Refused {}
+
+impl fmt::Display for Revoked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Revoked {}
 
 impl fmt::Debug for Trusted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -24,7 +24,9 @@ pub(super) fn downstream_tls(message: &proto::DownstreamTlsContext, at: &At<'_>)
     }
     let validation = validation(common, Side::Server, at)?;
     let callers = match validation.roots {
-        Some(RootsFrom::Provider(roots)) => Some(Callers { roots, names: validation.names, is_required }),
+        Some(RootsFrom::Provider(roots)) => {
+            Some(Callers { roots, revoked: validation.revoked, names: validation.names, is_required })
+        }
         _ => None,
     };
     if is_required && callers.is_none() {

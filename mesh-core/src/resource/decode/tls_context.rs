@@ -11,11 +11,12 @@ use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::subject_alt_n
 use mesh_xds_proto::envoy::r#type::matcher::v3::StringMatcher;
 use prost::Message;
 
-use super::data_source::source;
+use super::data_source::{Source, source};
 use super::http_filter::Side;
 use super::place::{At, quoted};
 use super::route_match::string_match;
-use crate::identity::NameKind;
+use crate::error::with_causes;
+use crate::identity::{NameKind, RevocationLists};
 use crate::resource::upstream_tls::{NameMatch, RootsFrom};
 use crate::resource::verdict::Fields;
 
@@ -41,11 +42,12 @@ pub(super) fn identity(common: &proto::CommonTlsContext, at: &At<'_>) -> Option<
 pub(super) struct Validation {
     /// Of a client they are there, or it was said what is wrong.
     pub(super) roots: Option<RootsFrom>,
+    pub(super) revoked: Option<RevocationLists>,
     pub(super) names: Vec<NameMatch>,
 }
 
 pub(super) fn validation(common: &proto::CommonTlsContext, side: Side, at: &At<'_>) -> Option<Validation> {
-    let none = Validation { roots: None, names: Vec::new() };
+    let none = Validation { roots: None, revoked: None, names: Vec::new() };
     match &common.validation_context_type {
         Some(ValidationContextType::ValidationContext(context)) => {
             let at = &at.field("validation_context");
@@ -69,7 +71,7 @@ fn combined_validation(combined: &CombinedCertificateValidationContext, side: Si
     let default = combined.default_validation_context.as_ref();
     let mut validation = match default {
         Some(context) => context_of(context, side, &at.field("default_validation_context")),
-        None => Validation { roots: None, names: Vec::new() },
+        None => Validation { roots: None, revoked: None, names: Vec::new() },
     };
     let instance = &combined.validation_context_certificate_provider_instance;
     if let (None | Some(RootsFrom::System), Some(instance)) = (&validation.roots, instance) {
@@ -85,10 +87,10 @@ fn complete(validation: Validation, side: Side, at: &At<'_>) -> Validation {
         (None, Side::Client) => {
             at.error("no roots to trust: set `ca_certificate_provider_instance` (A29) or `system_root_certs` (A82)");
         }
-        (None, Side::Server) if !validation.names.is_empty() => {
-            at.error(
-                "names of callers, and no roots that vouch for them: set `ca_certificate_provider_instance` (A29)",
-            );
+        (None, Side::Server) if !validation.names.is_empty() || validation.revoked.is_some() => {
+            let problem = "callers are to be held to names or revocation lists, and no roots vouch for them: set \
+                           `ca_certificate_provider_instance` (A29)";
+            at.error(problem);
         }
         _ => {}
     }
@@ -113,7 +115,23 @@ fn context_of(context: &proto::CertificateValidationContext, side: Side, at: &At
             None
         }
     };
-    Validation { roots, names: names(context, at) }
+    let revoked = context.crl.as_ref().and_then(|lists| revoked(lists, &at.field("crl")));
+    let revoked = revoked.map(|lists| if context.only_verify_leaf_cert_crl { lists.leaf_only() } else { lists });
+    Validation { roots, revoked, names: names(context, at) }
+}
+
+fn revoked(message: &DataSource, at: &At<'_>) -> Option<RevocationLists> {
+    match source(message, at)? {
+        Source::Inline(pem) => {
+            let lists = RevocationLists::from_pem(&pem);
+            lists.map_err(|error| at.error(with_causes(&error))).ok()
+        }
+        Source::File(_) => {
+            let field = at.field("filename");
+            field.error("is not supported yet: send the lists inline, or give the provider of the roots a folder of them in code");
+            None
+        }
+    }
 }
 
 fn trusted_ca(message: &DataSource, at: &At<'_>) {

@@ -34,6 +34,7 @@ pub(super) fn upstream_tls(message: &proto::UpstreamTlsContext, at: &At<'_>) -> 
     Some(UpstreamTls {
         identity: identity?,
         roots,
+        revoked: validation.revoked,
         names: validation.names,
         sni,
         auto_host_sni: message.auto_host_sni,

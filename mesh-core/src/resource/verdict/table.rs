@@ -1491,11 +1491,11 @@ messages! {
         match_typed_subject_alt_names: Act("EMAIL, DNS, URI, IP_ADDRESS; others are refused"),
         match_subject_alt_names: Act("A29; if `match_typed_subject_alt_names` is not set"),
         require_signed_certificate_timestamp: Nack(LATER) if is_true,
-        crl: Nack(LATER),
+        crl: Act("A69; sent along, in PEM; a chain of which any issuer has no list in force is refused; files are refused"),
         allow_expired_certificate: Ignore("never allowed"),
         trust_chain_verification: Ignore("chains are always verified"),
         custom_validator_config: Nack(LATER),
-        only_verify_leaf_cert_crl: Ignore("there are no revocation lists"),
+        only_verify_leaf_cert_crl: Act("of `crl`; what comes with the roots of a provider is looked up for the whole chain"),
         max_verify_depth: Nack(LATER),
         suppress_client_ca_list: Ignore("no list is sent"),
     }
