@@ -51,6 +51,7 @@ mod server_listeners;
 mod server_mtls;
 mod sessions;
 mod shutdown;
+mod socket_matches;
 mod storm;
 mod streaming;
 mod support;

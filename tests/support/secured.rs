@@ -6,12 +6,17 @@ use mesh_core::connect::ConnectionSecurity;
 use mesh_core::identity::{CertificateProvider, KeyMaterial, ProviderFuture, Publisher};
 use mesh_core::testing::{ClusterBuilder, ControlPlane, EndpointBuilder, Resources, any, cluster, endpoint, endpoints};
 use mesh_core::{CertificateProviderStatus, Mesh, MeshBuilder};
-use mesh_xds_proto::envoy::config::core::v3::TransportSocket;
+use mesh_xds_proto::envoy::config::cluster::v3::cluster::TransportSocketMatch;
 use mesh_xds_proto::envoy::config::core::v3::transport_socket::ConfigType;
+use mesh_xds_proto::envoy::config::core::v3::{Metadata, TransportSocket};
 use mesh_xds_proto::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use mesh_xds_proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context as common;
 use mesh_xds_proto::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
+use prost::Message as _;
+use prost_types::value::Kind;
+use prost_types::{Struct, Value};
 use tokio::sync::watch;
 
 use super::PATIENCE;
@@ -33,12 +38,7 @@ pub(crate) struct Site {
 
 /// The cluster asks for TLS so.
 pub(crate) fn secured_by(cluster: ClusterBuilder, context: &tls::UpstreamTlsContext) -> ClusterBuilder {
-    cluster.modify(|cluster| {
-        cluster.transport_socket = Some(TransportSocket {
-            name: "envoy.transport_sockets.tls".into(),
-            config_type: Some(ConfigType::TypedConfig(any(context))),
-        });
-    })
+    cluster.modify(|cluster| cluster.transport_socket = Some(tls_socket(context)))
 }
 
 impl Site {
@@ -191,4 +191,35 @@ pub(crate) async fn reported(
     };
     let found = tokio::time::timeout(PATIENCE, reached).await;
     found.unwrap_or_else(|_| panic!("never: {:?}", mesh.status().certificate_providers))
+}
+
+/// `envoy.transport_socket_match` of an endpoint's metadata: `tlsMode`, as Istio has it.
+pub(crate) fn tls_mode(mode: &str) -> Vec<u8> {
+    let labels = Struct { fields: [("tlsMode".to_owned(), text(mode))].into() };
+    let filter_metadata = [("envoy.transport_socket_match".to_owned(), labels)].into();
+    Metadata { filter_metadata, ..Default::default() }.encode_to_vec()
+}
+
+fn text(text: &str) -> Value {
+    Value { kind: Some(Kind::StringValue(text.to_owned())) }
+}
+
+/// A match of endpoints by `tlsMode`, or of all.
+pub(crate) fn socket_match(mode: Option<&str>, socket: TransportSocket) -> TransportSocketMatch {
+    let labels = mode.map(|mode| Struct { fields: [("tlsMode".to_owned(), text(mode))].into() });
+    TransportSocketMatch { name: "match".into(), r#match: labels, transport_socket: Some(socket) }
+}
+
+/// The socket of a TLS context.
+pub(crate) fn tls_socket(context: &tls::UpstreamTlsContext) -> TransportSocket {
+    TransportSocket {
+        name: "envoy.transport_sockets.tls".into(),
+        config_type: Some(ConfigType::TypedConfig(any(context))),
+    }
+}
+
+/// The socket that asks for plaintext.
+pub(crate) fn raw_socket() -> TransportSocket {
+    let name = "envoy.transport_sockets.raw_buffer".into();
+    TransportSocket { name, config_type: Some(ConfigType::TypedConfig(any(&RawBuffer {}))) }
 }

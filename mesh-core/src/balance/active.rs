@@ -29,6 +29,8 @@ use crate::resource::endpoints::Address;
 use crate::resource::named_policy::NamedPolicy;
 use crate::resource::weighted_round_robin::WeightedRoundRobin;
 use crate::snapshot::ClusterConfig;
+#[cfg(feature = "tls")]
+use crate::tls::SecurityFloor;
 
 /// What there is only while the cluster is in use: 10,000 known clusters must stay cheap.
 pub(crate) struct Active<C: Connect> {
@@ -60,6 +62,8 @@ pub(crate) struct Active<C: Connect> {
     in_use: Option<usize>,
     /// Endpoints that are connected for sessions alone.
     for_sessions: HashSet<Address>,
+    #[cfg(feature = "tls")]
+    floor: SecurityFloor,
 }
 
 /// What calls do from now on.
@@ -88,6 +92,8 @@ impl<C: Connect> Active<C> {
             ejections: Ejections::new(options.outlier_detection.value),
             in_use: None,
             for_sessions: HashSet::new(),
+            #[cfg(feature = "tls")]
+            floor: options.floor.clone(),
         };
         active.update(config);
         active
@@ -96,7 +102,7 @@ impl<C: Connect> Active<C> {
     /// Takes in a new configuration. Endpoints that stay keep their connections, wherever they moved.
     pub(crate) fn update(&mut self, config: ClusterConfig) {
         let before = std::mem::replace(&mut self.config, config);
-        if before.cluster.security != self.config.cluster.security {
+        if !before.cluster.secures_as(&self.config.cluster) {
             self.forget_secured_otherwise();
         }
         let named = match &self.config.cluster.balancing.policy {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::circuit_breakers::CircuitBreakers;
-use super::endpoints::{Address, Endpoints, Health};
+use super::endpoints::{Address, Endpoint, Endpoints, Health};
 use super::matcher::header::HeaderSource;
 use super::named_policy::NamedPolicy;
 use super::outlier_detection::OutlierDetection;
 use super::security::UpstreamTls;
 use super::slow_start::SlowStart;
+use super::socket_match::SocketMatch;
 use super::weighted_round_robin::WeightedRoundRobin;
 use crate::origin::{Origin, Sourced};
 
@@ -30,8 +31,10 @@ pub(crate) struct Cluster {
     /// Of which health an endpoint may have sessions (A55).
     pub(crate) override_host_status: Sourced<HealthSet>,
     pub(crate) circuit_breakers: CircuitBreakers,
-    /// What secures the connections to endpoints; `None`: plaintext.
+    /// What secures the connections to endpoints for which there is no match; `None`: plaintext.
     pub(crate) security: Option<Arc<UpstreamTls>>,
+    /// The first that is for an endpoint goes before `security`.
+    pub(crate) socket_matches: Vec<SocketMatch>,
     /// Who set what else is set here.
     pub(crate) origin: Origin,
 }
@@ -53,8 +56,29 @@ impl Cluster {
             override_host_status: HealthSet::DEFAULT,
             circuit_breakers: CircuitBreakers::NONE,
             security: None,
+            socket_matches: Vec::new(),
             origin: Origin::Code,
         }
+    }
+}
+
+impl Cluster {
+    /// What secures the connections to an endpoint; `None`: plaintext.
+    pub(crate) fn security_of(&self, endpoint: &Endpoint) -> Option<&Arc<UpstreamTls>> {
+        match self.socket_matches.iter().find(|one| one.is_for(endpoint.socket_labels())) {
+            Some(found) => found.security.as_ref(),
+            None => self.security.as_ref(),
+        }
+    }
+
+    /// All that its endpoints may be secured with.
+    pub(crate) fn securities(&self) -> impl Iterator<Item = Option<&Arc<UpstreamTls>>> {
+        self.socket_matches.iter().map(|one| one.security.as_ref()).chain([self.security.as_ref()])
+    }
+
+    /// Whether two configurations secure all endpoints alike.
+    pub(crate) fn secures_as(&self, other: &Self) -> bool {
+        self.security == other.security && self.socket_matches == other.socket_matches
     }
 }
 

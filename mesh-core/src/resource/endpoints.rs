@@ -6,6 +6,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::socket_match::SocketLabels;
 use crate::error::Error;
 
 /// The validated endpoints of one cluster.
@@ -68,6 +69,8 @@ pub(crate) struct Particulars {
     pub(crate) hash_key: Option<Arc<str>>,
     /// The name under which its certificate is asked for, where the cluster says so (A101).
     pub(crate) hostname: Option<Arc<str>>,
+    /// By which its cluster chooses what secures its connections.
+    pub(crate) socket_labels: Option<Arc<SocketLabels>>,
     /// What to connect to, in order of preference, if it is not `address` alone (A61, LOGICAL_DNS).
     pub(crate) reached_at: Option<Arc<[Address]>>,
 }
@@ -89,6 +92,10 @@ impl Endpoint {
 
     pub(crate) fn hostname(&self) -> Option<&Arc<str>> {
         self.particulars.as_ref()?.hostname.as_ref()
+    }
+
+    pub(crate) fn socket_labels(&self) -> Option<&SocketLabels> {
+        self.particulars.as_ref()?.socket_labels.as_deref()
     }
 
     pub(crate) fn reached_at(&self) -> Option<&Arc<[Address]>> {

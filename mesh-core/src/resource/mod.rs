@@ -36,6 +36,7 @@ pub(crate) mod route_answer;
 pub(crate) mod route_config;
 pub(crate) mod security;
 pub(crate) mod slow_start;
+pub(crate) mod socket_match;
 #[cfg(feature = "tls")]
 pub(crate) mod upstream_tls;
 pub(crate) mod verdict;

@@ -25,7 +25,8 @@ pub(crate) type DownstreamTls = std::convert::Infallible;
 pub struct Security {
     /// The cluster's name.
     pub(crate) cluster: Arc<str>,
-    pub(crate) context: Arc<UpstreamTls>,
+    /// `None`: plaintext, where what the mesh insists on forbids it. Nothing is connected so.
+    pub(crate) context: Option<Arc<UpstreamTls>>,
     /// The name to ask the peer for (SNI).
     pub(crate) server_name: Option<Arc<str>>,
 }
@@ -33,16 +34,24 @@ pub struct Security {
 impl Security {
     /// That of an endpoint of a cluster; `None`: plaintext.
     pub(crate) fn of(cluster: &Cluster, endpoint: &Endpoint) -> Option<Self> {
-        let context = cluster.security.clone()?;
-        Some(Self { cluster: cluster.name.clone(), server_name: server_name(&context, endpoint), context })
+        let context = cluster.security_of(endpoint)?.clone();
+        let (cluster, server_name) = (cluster.name.clone(), server_name(&context, endpoint));
+        Some(Self { cluster, server_name, context: Some(context) })
+    }
+
+    /// That of endpoints which are to be connected in plaintext and must not.
+    #[cfg(feature = "balance")]
+    pub(crate) fn forbidden(cluster: &Cluster) -> Self {
+        Self { cluster: cluster.name.clone(), context: None, server_name: None }
     }
 
     /// Whether it is that of this endpoint.
     pub(crate) fn is_of(this: Option<&Self>, cluster: &Cluster, endpoint: &Endpoint) -> bool {
-        match (this, &cluster.security) {
+        let known = this.and_then(|this| Some((this, this.context.as_ref()?)));
+        match (known, cluster.security_of(endpoint)) {
             (None, None) => true,
-            (Some(this), Some(context)) => {
-                (Arc::ptr_eq(&this.context, context) || this.context == *context)
+            (Some((this, known)), Some(context)) => {
+                (Arc::ptr_eq(known, context) || known == context)
                     && this.server_name == server_name(context, endpoint)
             }
             _ => false,

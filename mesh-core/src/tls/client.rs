@@ -22,7 +22,7 @@ use super::verify::{Expected, Trusted, Verifier};
 use crate::aside::aside;
 use crate::error::{Error, ErrorKind};
 use crate::identity::{Identity, Provider, Providers, Roots, TrustBundle, crypto};
-use crate::resource::security::Security;
+use crate::resource::security::{Security, UpstreamTls};
 use crate::resource::upstream_tls::RootsFrom;
 
 pub(super) const H2: &[u8] = b"h2";
@@ -69,16 +69,17 @@ impl ClientTls {
     ///
     /// When a certificate or roots are missing or expired: never a reason to go without.
     pub(crate) async fn prepare(&self, security: &Security) -> Result<Handshake, Error> {
+        let context = self.context(security)?;
         let crypto = match &self.0.crypto {
             Some(crypto) => crypto.clone(),
             None => crypto()?,
         };
-        let own = security.context.identity.as_deref().map(|name| self.0.providers.named(name)).transpose()?;
+        let own = context.identity.as_deref().map(|name| self.0.providers.named(name)).transpose()?;
         let identity = match own {
             Some(provider) => Some(provider.identity(&*provider.material().await?)?),
             None => None,
         };
-        let vouching = match &security.context.roots {
+        let vouching = match &context.roots {
             RootsFrom::System => None,
             RootsFrom::Provider(name) => {
                 let provider = self.0.providers.named(name)?;
@@ -93,10 +94,27 @@ impl ClientTls {
                 Trusted::Bundle { bundle: bundle.clone(), own }
             }
         };
-        let (expected, floor) = (Expected::Endpoint(security.clone()), self.0.floor.clone());
+        let expected = Expected::Endpoint {
+            cluster: security.cluster.clone(),
+            context: context.clone(),
+            asked: security.server_name.clone(),
+        };
+        let floor = self.0.floor.clone();
         let verifier = Arc::new(Verifier { trust, expected, crypto: crypto.clone(), floor });
         let config = config(crypto, verifier.clone(), identity.as_ref(), security.server_name.is_some())?;
         Ok(Handshake { config, server_name: server_name(security)?, verifier, identity, own: own.cloned(), vouching })
+    }
+
+    /// What is asked for, if it is enough.
+    ///
+    /// # Errors
+    ///
+    /// What it falls short of.
+    pub(super) fn context<'a>(&self, security: &'a Security) -> Result<&'a Arc<UpstreamTls>, Error> {
+        let context = security.context.as_ref();
+        self.0.floor.check_endpoint(&security.cluster, context.map(|context| &**context))?;
+        // Whoever forbade it did so by another floor.
+        context.ok_or_else(|| Error::setup(format!("plaintext is forbidden to an endpoint of cluster `{}`", security.cluster)))
     }
 
     pub(super) async fn system_roots(&self) -> Result<&Roots, Error> {

@@ -125,19 +125,32 @@ impl SecurityFloor {
         self.with(|floor| floor.secure_control_plane = true)
     }
 
-    /// Whether a cluster may be used.
+    /// Whether a cluster may be used whose endpoints are secured each by one of these: if one of them suffices.
     ///
     /// # Errors
     ///
     /// What it falls short of.
-    pub(crate) fn check_cluster(&self, name: &str, security: Option<&UpstreamTls>) -> Result<(), Error> {
-        self.shortfall(name, security).map_or(Ok(()), |shortfall| {
-            let message = format!("cluster `{name}` is below the security floor of this mesh: {shortfall}");
-            let next = "have the control plane ask for what the floor demands, or lower the `SecurityFloor` in code";
-            let mut error = Error::new(ErrorKind::Configuration, message).with_next_step(next);
-            error.context_mut().cluster = Some(name.into());
-            Err(error)
-        })
+    pub(crate) fn check_cluster<'a>(
+        &self,
+        name: &str,
+        securities: impl IntoIterator<Item = Option<&'a UpstreamTls>>,
+    ) -> Result<(), Error> {
+        let shortfalls: Option<Vec<_>> =
+            securities.into_iter().map(|security| self.shortfall(name, security)).collect();
+        match shortfalls.unwrap_or_default().last() {
+            Some(shortfall) => Err(below(name, &format!("cluster `{name}`"), shortfall)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether an endpoint may be connected that is secured so.
+    ///
+    /// # Errors
+    ///
+    /// What it falls short of.
+    pub(crate) fn check_endpoint(&self, cluster: &str, security: Option<&UpstreamTls>) -> Result<(), Error> {
+        let shortfall = self.shortfall(cluster, security);
+        shortfall.map_or(Ok(()), |shortfall| Err(below(cluster, &format!("an endpoint of cluster `{cluster}`"), &shortfall)))
     }
 
     fn shortfall(&self, name: &str, security: Option<&UpstreamTls>) -> Option<String> {
@@ -275,6 +288,14 @@ impl ExpectedPeers {
     }
 }
 
+fn below(cluster: &str, what: &str, shortfall: &str) -> Error {
+    let message = format!("{what} is below the security floor of this mesh: {shortfall}");
+    let next = "have the control plane ask for what the floor demands, or lower the `SecurityFloor` in code";
+    let mut error = Error::new(ErrorKind::Configuration, message).with_next_step(next);
+    error.context_mut().cluster = Some(cluster.into());
+    error
+}
+
 fn stands_for(allowed: &str, name: &str) -> bool {
     allowed.strip_suffix('*').map_or(allowed == name, |start| name.starts_with(start))
 }
@@ -337,7 +358,7 @@ mod tests {
             (floor().allow_cluster("sho"), &plaintext, Some("none of the clusters that are allowed")),
             (floor().allow_cluster("shop").require_mtls(), &plaintext, Some("mTLS is required")),
         ] {
-            let found = floor.check_cluster("shop", security.as_ref()).map_err(|error| error.to_string());
+            let found = floor.check_cluster("shop", [security.as_ref()]).map_err(|error| error.to_string());
             match problem {
                 None => assert_eq!(found, Ok(()), "{floor:?}"),
                 Some(problem) => {
@@ -345,6 +366,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn s7_a_cluster_lives_if_some_of_its_endpoints_may_be_connected() {
+        let floor = SecurityFloor::new().require_mtls();
+        let [tls, mtls] = [false, true].map(|own| context(own, RootsFrom::Provider("default".into())));
+        let is_used = |securities: &[Option<&UpstreamTls>]| floor.check_cluster("shop", securities.iter().copied()).is_ok();
+        assert!(is_used(&[Some(&mtls), None]) && is_used(&[None, Some(&mtls)]));
+        assert!(!is_used(&[Some(&tls), None]) && !is_used(&[None, Some(&tls)]));
+        let error = floor.check_endpoint("shop", None).unwrap_err().to_string();
+        let says = "an endpoint of cluster `shop` is below the security floor of this mesh: it is in plaintext, and mTLS";
+        assert!(error.starts_with(says), "{error}");
+        assert!(floor.check_endpoint("shop", Some(&mtls)).is_ok());
+        let elsewhere = SecurityFloor::new().allow_cluster("other");
+        assert!(elsewhere.check_cluster("shop", [Some(&mtls), None]).is_err());
     }
 
     #[test]

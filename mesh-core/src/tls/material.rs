@@ -26,10 +26,11 @@ pub(crate) struct Material {
 impl Material {
     pub(super) fn new(tls: ClientTls, security: Security) -> Self {
         let find = |name: &str| tls.provider(name).ok().cloned();
-        let own = security.context.identity.as_deref().and_then(find);
-        let vouching = match &security.context.roots {
-            RootsFrom::Provider(name) => find(name),
-            RootsFrom::System => None,
+        let context = security.context.as_ref();
+        let own = context.and_then(|context| find(context.identity.as_deref()?));
+        let vouching = match context.map(|context| &context.roots) {
+            Some(RootsFrom::Provider(name)) => find(name),
+            Some(RootsFrom::System) | None => None,
         };
         Self { tls, security, own, vouching, generations: [None, None] }
     }
@@ -61,11 +62,12 @@ impl Material {
     }
 
     async fn check(&self) -> Result<(), Unready> {
-        if let Some(name) = &self.security.context.identity {
+        let context = self.tls.context(&self.security)?;
+        if let Some(name) = &context.identity {
             let provider = self.tls.provider(name)?;
             provider.identity(&*provider.published()?)?;
         }
-        match &self.security.context.roots {
+        match &context.roots {
             RootsFrom::System => _ = self.tls.system_roots().await?,
             RootsFrom::Provider(name) => {
                 let provider = self.tls.provider(name)?;

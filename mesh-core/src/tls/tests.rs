@@ -16,7 +16,6 @@ use super::verify::{Expected, Trusted, Verifier};
 use crate::identity::{Roots, TrustBundle, crypto};
 use crate::resource::downstream_tls::{Callers, DownstreamTls};
 use crate::resource::matcher::text::TextMatch;
-use crate::resource::security::Security;
 use crate::resource::upstream_tls::{NameMatch, RootsFrom, UpstreamTls};
 
 fn bundle(pki: &Pki, mode: Mode) -> TrustBundle {
@@ -57,8 +56,8 @@ fn verifier(pki: &Pki, mode: Mode) -> Verifier {
             auto_host_sni: false,
             auto_sni_san_validation: mode == Mode::Asked,
         };
-        let server_name = (mode == Mode::Asked).then(|| HOST.into());
-        Expected::Endpoint(Security { cluster: "cluster".into(), context: Arc::new(context), server_name })
+        let asked = (mode == Mode::Asked).then(|| HOST.into());
+        Expected::Endpoint { cluster: "cluster".into(), context: Arc::new(context), asked }
     };
     let trust = if is_web {
         Trusted::System(Roots::system(vec![CertificateDer::from(pki.root.clone())]).expect("a root"))

@@ -16,7 +16,7 @@ use super::floor::SecurityFloor;
 use super::lifetime::VerifyAgain;
 use super::revocation::Path;
 use crate::identity::{Leaf, NameKind, RevocationLists, Roots, TrustBundle, TrustDomain, TrustedFor, may_issue};
-use crate::resource::security::{DownstreamTls, Security, UpstreamTls};
+use crate::resource::security::{DownstreamTls, UpstreamTls};
 use crate::resource::upstream_tls::{NameMatch, is_dns_name_for};
 
 /// Verifies the peer of one handshake.
@@ -39,8 +39,8 @@ pub(crate) enum Trusted {
 /// Who the peer must be.
 #[derive(Clone, Debug)]
 pub(crate) enum Expected {
-    /// An endpoint of a cluster.
-    Endpoint(Security),
+    /// An endpoint of a cluster. `asked`: the name that it is asked for.
+    Endpoint { cluster: Arc<str>, context: Arc<UpstreamTls>, asked: Option<Arc<str>> },
     /// A caller of a server.
     Caller(Arc<DownstreamTls>),
 }
@@ -48,7 +48,7 @@ pub(crate) enum Expected {
 impl Expected {
     fn cluster(&self) -> Option<&str> {
         match self {
-            Self::Endpoint(security) => Some(&security.cluster),
+            Self::Endpoint { cluster, .. } => Some(cluster),
             Self::Caller(_) => None,
         }
     }
@@ -114,7 +114,7 @@ impl Verifier {
             intermediates.iter().filter(|one| may_issue(one)).map(|one| CertificateDer::from(&**one)).collect();
         let algorithms = self.algorithms().all;
         let usage = match &self.expected {
-            Expected::Endpoint(_) => {
+            Expected::Endpoint { .. } => {
                 let certificate = ParsedCertificate::try_from(end_entity)?;
                 verify_server_cert_signed_by_trust_anchor(&certificate, roots, &intermediates, now, algorithms)?;
                 KeyUsage::server_auth()
@@ -142,7 +142,7 @@ impl Verifier {
             Trusted::System(_) => None,
         };
         let of_context = match &self.expected {
-            Expected::Endpoint(security) => security.context.revoked.as_ref(),
+            Expected::Endpoint { context, .. } => context.revoked.as_ref(),
             Expected::Caller(context) => context.callers.as_ref().and_then(|callers| callers.revoked.as_ref()),
         };
         of_roots.into_iter().chain(of_context)
@@ -179,9 +179,9 @@ impl Verifier {
 
     fn check_names(&self, leaf: &Leaf) -> Result<(), rustls::Error> {
         let names = match &self.expected {
-            Expected::Endpoint(security) => {
-                let UpstreamTls { names, auto_sni_san_validation, .. } = &*security.context;
-                if let (true, Some(asked)) = (auto_sni_san_validation, &security.server_name) {
+            Expected::Endpoint { context, asked, .. } => {
+                let UpstreamTls { names, auto_sni_san_validation, .. } = &**context;
+                if let (true, Some(asked)) = (auto_sni_san_validation, asked) {
                     return check_asked(asked, leaf);
                 }
                 names
@@ -194,7 +194,7 @@ impl Verifier {
             (true, _) if matches!(self.trust, Trusted::Bundle { .. }) => Ok(()),
             (true, _) => Err(refused(&"no name of the peer was asked for, and the system's roots vouch for everyone")),
             (false, _) if leaf.names.iter().any(is_wanted) => Ok(()),
-            (false, Expected::Endpoint(_)) => {
+            (false, Expected::Endpoint { .. }) => {
                 Err(refused(&format!("the cluster asks for another peer, and this one is {}", Listed(leaf))))
             }
             (false, Expected::Caller(_)) => {

@@ -124,7 +124,8 @@ impl<C: Connect> Active<C> {
     /// Whether the address stands in the cluster before, under another name. One address has one subchannel, secured for
     /// the name that comes first: a second one would drain it.
     fn is_taken(&self, endpoint: &Endpoint) -> bool {
-        let known = self.config.cluster.security.as_ref().and_then(|_| self.subchannels.get(&endpoint.address));
+        let may_differ = self.config.cluster.securities().any(|security| security.is_some());
+        let known = self.subchannels.get(&endpoint.address).filter(|_| may_differ);
         let is_in_use = |known: &&Arc<Subchannel<C>>| known.stamp.load(Ordering::Relaxed) > self.released;
         known.filter(is_in_use).is_some_and(|known| !self.is_secured_for(known, endpoint))
     }
@@ -136,7 +137,7 @@ impl<C: Connect> Active<C> {
         {
             return subchannel.clone();
         }
-        let security = Security::of(&self.config.cluster, endpoint);
+        let security = self.security(endpoint);
         let subchannel =
             Subchannel::start(address.clone(), endpoint.reached_at().cloned(), security, &self.environment);
         // One that was secured otherwise takes no new calls from now on; those it has go on to their end.
@@ -146,12 +147,34 @@ impl<C: Connect> Active<C> {
         subchannel
     }
 
+    /// As its cluster asks, unless that is plaintext and the mesh forbids it: then it is listed, and never connected.
+    #[cfg(feature = "tls")]
+    fn security(&self, endpoint: &Endpoint) -> Option<Security> {
+        let cluster = &self.config.cluster;
+        let asked = cluster.security_of(endpoint).map(|context| &**context);
+        match self.floor.check_endpoint(&cluster.name, asked) {
+            Ok(()) => Security::of(cluster, endpoint),
+            Err(error) => {
+                let (cluster_name, address) = (&*cluster.name, &endpoint.address);
+                tracing::warn!(cluster = cluster_name, endpoint = %address, "an endpoint is not used: {error}");
+                Some(Security::of(cluster, endpoint).unwrap_or_else(|| Security::forbidden(cluster)))
+            }
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn security(&self, endpoint: &Endpoint) -> Option<Security> {
+        Security::of(&self.config.cluster, endpoint)
+    }
+
     /// No call is made any more on a connection that was made by another security context; those in flight end in their
     /// own time.
     pub(super) fn forget_secured_otherwise(&mut self) {
-        let wanted = self.config.cluster.security.as_ref();
+        let cluster = &self.config.cluster;
         self.subchannels.retain(|_, subchannel| {
-            let is_same = subchannel.security.as_ref().map(|security| &security.context) == wanted;
+            let known = subchannel.security.as_ref().and_then(|security| security.context.as_ref());
+            // Those of endpoints that are secured by another one of these now are found when they are placed.
+            let is_same = cluster.securities().any(|wanted| wanted == known);
             if !is_same {
                 subchannel.drain();
             }

@@ -6,19 +6,19 @@ use mesh_xds_proto::envoy::config::cluster::v3 as proto;
 use mesh_xds_proto::envoy::config::cluster::v3::cluster::TransportSocketMatch;
 use mesh_xds_proto::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
 use mesh_xds_proto::envoy::config::core::v3::{HealthStatus, TransportSocket};
-use mesh_xds_proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 
 use super::circuit_breakers::circuit_breakers;
 use super::discovery::discovery;
 use super::lb_policy::{balancing, unused_balancing};
 use super::outlier_detection::outlier_detection;
-use super::place::{At, quoted};
-use super::transport_socket::{secured_by, typed, typed_config};
+use super::place::At;
+use super::transport_socket::{secured_by, typed};
 use super::value::{Extension, duration, is_self, whole_percent};
 use crate::origin::{Origin, Sourced};
 use crate::resource::cluster::{Balancing, Cluster, Discovery, HealthSet};
 use crate::resource::security::UpstreamTls;
+use crate::resource::socket_match::SocketMatch;
 use crate::resource::verdict::Fields;
 
 pub(super) fn cluster(message: proto::Cluster, at: &At<'_>) -> Option<Cluster> {
@@ -35,7 +35,9 @@ pub(super) fn cluster(message: proto::Cluster, at: &At<'_>) -> Option<Cluster> {
     };
     let panic_threshold = panic_threshold(&message, at);
     let override_host_status = override_host_status(&message, at);
-    let security = security(&message, at);
+    let security = message.transport_socket.as_ref();
+    let security = security.and_then(|socket| socket_security(socket, &at.field("transport_socket")));
+    let socket_matches = socket_matches(&message, at);
     if let Some(server) = &message.lrs_server {
         is_self(server, &at.field("lrs_server"));
     }
@@ -51,6 +53,7 @@ pub(super) fn cluster(message: proto::Cluster, at: &At<'_>) -> Option<Cluster> {
         outlier_detection: detection.map(Arc::new),
         circuit_breakers,
         security,
+        socket_matches,
         panic_threshold: panic_threshold?,
         override_host_status,
         name: message.name.into(),
@@ -94,37 +97,21 @@ fn weighs_localities(message: &proto::Cluster) -> bool {
         || matches!(specifier, Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)))
 }
 
-/// What secures the cluster's connections, and a report of what cannot be done: what TLS was asked for never goes out
-/// without it.
-fn security(message: &proto::Cluster, at: &At<'_>) -> Option<Arc<UpstreamTls>> {
-    let socket = message.transport_socket.as_ref();
-    let security = socket.and_then(|socket| socket_security(socket, &at.field("transport_socket")));
-    for (index, matching) in message.transport_socket_matches.iter().enumerate() {
-        let at = &at.item("transport_socket_matches", index);
-        matching.judge(at);
-        let TransportSocketMatch { transport_socket, .. } = matching;
-        if let Some(socket) = transport_socket {
-            check_match(socket, security.is_some(), &at.field("transport_socket"));
-        }
-    }
-    security
+/// What secures the connections to endpoints of some labels.
+fn socket_matches(message: &proto::Cluster, at: &At<'_>) -> Vec<SocketMatch> {
+    let matches = message.transport_socket_matches.iter().enumerate();
+    matches.filter_map(|(index, one)| socket_match(one, &at.item("transport_socket_matches", index))).collect()
 }
 
-/// As gRPC, a cluster's own TLS context is for all its endpoints: what is not asked for TLS by its match gets it all the
-/// same. Without it, a match that asks for TLS cannot be honoured.
-fn check_match(socket: &TransportSocket, is_secured: bool, at: &At<'_>) {
-    if is_secured {
-        return at.ignored("`transport_socket` is for all endpoints");
-    }
-    let at = &typed(socket, at);
-    if let Some(extension) = Extension::open(typed_config(socket), at)
-        && !extension.is::<RawBuffer>()
-    {
-        let name = quoted(&extension.type_name);
-        at.error(format!("{name} is not supported in a match yet, and is never replaced by plaintext"));
-    }
+fn socket_match(message: &TransportSocketMatch, at: &At<'_>) -> Option<SocketMatch> {
+    message.judge(at);
+    let socket = at.required("transport_socket", message.transport_socket.as_ref())?;
+    let security = socket_security(socket, &at.field("transport_socket"));
+    let labels = message.r#match.as_ref().map(|labels| labels.fields.clone()).unwrap_or_default();
+    Some(SocketMatch { labels, security })
 }
 
+/// What TLS was asked for never goes out without it: what cannot be done is reported.
 fn socket_security(socket: &TransportSocket, at: &At<'_>) -> Option<Arc<UpstreamTls>> {
     let at = &typed(socket, at);
     tls_context(&secured_by::<UpstreamTlsContext>(socket, at)?, at)

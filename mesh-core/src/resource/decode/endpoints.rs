@@ -21,6 +21,7 @@ use super::value::per_million;
 use crate::resource::endpoints::{
     Address, DropOverload, Endpoint, Endpoints, Health, Locality, LocalityEndpoints, Particulars, Priority,
 };
+use crate::resource::socket_match::{Labels, SocketLabels};
 use crate::resource::verdict::Fields;
 
 /// Where an assignment stands decides what it may leave out, and what its addresses may be.
@@ -113,10 +114,11 @@ fn locality_endpoints(
     let locality = locality.inspect(|locality| locality.judge(&at.field("locality")));
     // Not collected: in large configurations a vector that grows by doubling leaves a third of its memory unused.
     let mut endpoints = Vec::with_capacity(group.lb_endpoints.len());
+    let mut labelled = Labelled::of(group, at);
     let members = group.lb_endpoints.iter().enumerate();
-    endpoints.extend(
-        members.filter_map(|(index, member)| endpoint(member, form, addresses, &at.item("lb_endpoints", index))),
-    );
+    endpoints.extend(members.filter_map(|(index, member)| {
+        endpoint(member, form, addresses, &mut labelled, &at.item("lb_endpoints", index))
+    }));
     let core::Locality { region, zone, sub_zone } = locality?.clone();
     Some(LocalityEndpoints { locality: Arc::new(Locality { region, zone, sub_zone }), weight, endpoints })
 }
@@ -141,14 +143,50 @@ fn is_checked(health: Health) -> bool {
     health.is_usable() || health == Health::Draining
 }
 
-fn endpoint(member: &proto::LbEndpoint, form: Form, addresses: &mut Seen<Address>, at: &At<'_>) -> Option<Endpoint> {
+/// Labels of a locality's endpoints. Most of these have the same.
+struct Labelled {
+    locality: Option<Arc<Labels>>,
+    last: Option<Arc<SocketLabels>>,
+}
+
+impl Labelled {
+    fn of(group: &proto::LocalityLbEndpoints, at: &At<'_>) -> Self {
+        let at = &at.field("metadata");
+        let metadata = metadata(&group.metadata, &[SOCKET_MATCH], at);
+        Self { locality: socket_labels(metadata.as_ref()), last: None }
+    }
+
+    fn endpoint(&mut self, metadata: Option<&core::Metadata>) -> Option<Arc<SocketLabels>> {
+        let labels = SocketLabels { endpoint: socket_labels(metadata), locality: self.locality.clone() };
+        if labels == SocketLabels::default() {
+            return None;
+        }
+        if self.last.as_deref() != Some(&labels) {
+            self.last = Some(Arc::new(labels));
+        }
+        self.last.clone()
+    }
+}
+
+fn endpoint(
+    member: &proto::LbEndpoint,
+    form: Form,
+    addresses: &mut Seen<Address>,
+    labelled: &mut Labelled,
+    at: &At<'_>,
+) -> Option<Endpoint> {
     let health = health(member.health_status);
     if !is_checked(health) {
         // What is wrong with it is no reason to refuse the others.
         let report = Report::default();
-        let endpoint =
-            address_of(member, form, &report.root()).map(|address| Endpoint { health, ..Endpoint::new(address) });
-        return endpoint.filter(|_| report.error_count() == 0);
+        let address = address_of(member, form, &report.root())?;
+        let metadata = metadata(&member.metadata, &[SOCKET_MATCH], &report.root().field("metadata"));
+        // Whoever connects to it all the same (Envoy, in panic) does so as it asks.
+        let socket_labels = labelled.endpoint(metadata.as_ref());
+        let hostname = hostname(member, &address, form);
+        let endpoint = Endpoint { health, ..Endpoint::new(address) };
+        let endpoint = endpoint.with(Particulars { hostname, socket_labels, ..Default::default() });
+        return Some(endpoint).filter(|_| report.error_count() == 0);
     }
     member.judge(at);
     let weight = member.load_balancing_weight.unwrap_or(1);
@@ -164,10 +202,12 @@ fn endpoint(member: &proto::LbEndpoint, form: Form, addresses: &mut Seen<Address
     if !is_new && form == Form::Eds {
         at.field("endpoint").field("address").error(format!("{address} stands twice in the assignment"));
     }
-    let hash_key = hash_key(&member.metadata, &at.field("metadata"));
+    let metadata = metadata(&member.metadata, &[HASH_KEY, SOCKET_MATCH], &at.field("metadata"));
+    let hash_key = metadata.as_ref().and_then(hash_key);
+    let socket_labels = labelled.endpoint(metadata.as_ref());
     let hostname = hostname(member, &address, form);
     let endpoint = Endpoint { weight, health, ..Endpoint::new(address) };
-    Some(endpoint.with(Particulars { hash_key, hostname, reached_at }))
+    Some(endpoint.with(Particulars { hash_key, hostname, socket_labels, reached_at }))
 }
 
 /// The name that is configured, else the one that is resolved (A101).
@@ -180,22 +220,33 @@ fn hostname(member: &proto::LbEndpoint, address: &Address, form: Form) -> Option
     }
 }
 
-/// `hash_key` of `envoy.lb` (A76). Large assignments have much metadata, and it is decoded only if it has that word.
-fn hash_key(metadata: &[u8], at: &At<'_>) -> Option<Arc<str>> {
-    const KEY: &str = "hash_key";
+/// In `envoy.lb` (A76).
+const HASH_KEY: &str = "hash_key";
+const SOCKET_MATCH: &str = "envoy.transport_socket_match";
+
+/// Large assignments have much metadata, and it is decoded only if it has one of these words.
+fn metadata(metadata: &[u8], words: &[&str], at: &At<'_>) -> Option<core::Metadata> {
     if metadata.is_empty() {
         return None;
     }
-    if !metadata.windows(KEY.len()).any(|window| window == KEY.as_bytes()) {
-        at.ignored("only `hash_key` of `envoy.lb` is read (A76)");
+    let has = |word: &&str| metadata.windows(word.len()).any(|window| window == word.as_bytes());
+    if !words.iter().any(has) {
+        at.ignored("only `hash_key` of `envoy.lb` (A76) and `envoy.transport_socket_match` are read");
         return None;
     }
-    let metadata = core::Metadata::decode(metadata);
-    let metadata = metadata.map_err(|error| at.error(format!("cannot be decoded: {error}"))).ok()?;
-    match &metadata.filter_metadata.get("envoy.lb")?.fields.get(KEY)?.kind {
+    core::Metadata::decode(metadata).map_err(|error| at.error(format!("cannot be decoded: {error}"))).ok()
+}
+
+fn hash_key(metadata: &core::Metadata) -> Option<Arc<str>> {
+    match &metadata.filter_metadata.get("envoy.lb")?.fields.get(HASH_KEY)?.kind {
         Some(Kind::StringValue(key)) if !key.is_empty() => Some(key.as_str().into()),
         _ => None,
     }
+}
+
+fn socket_labels(metadata: Option<&core::Metadata>) -> Option<Arc<Labels>> {
+    let labels = &metadata?.filter_metadata.get(SOCKET_MATCH)?.fields;
+    (!labels.is_empty()).then(|| Arc::new(labels.clone()))
 }
 
 fn health(status: i32) -> Health {

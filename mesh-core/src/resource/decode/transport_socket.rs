@@ -16,7 +16,7 @@ pub(super) fn typed<'a>(socket: &TransportSocket, at: &'a At<'_>) -> At<'a> {
     at.field("typed_config")
 }
 
-pub(super) fn typed_config(socket: &TransportSocket) -> Option<&Any> {
+fn typed_config(socket: &TransportSocket) -> Option<&Any> {
     socket.config_type.as_ref().map(|ConfigType::TypedConfig(config)| config)
 }
 

@@ -1213,8 +1213,8 @@ messages! {
     }
 
     "Cluster" cluster::Cluster {
-        transport_socket_matches: Act("each must be plaintext if `transport_socket` is, else it is not read: TLS is for all endpoints"),
-        transport_socket_matcher: Ignore("`transport_socket` is for all endpoints"),
+        transport_socket_matches: Act("the first that is for an endpoint goes before `transport_socket`"),
+        transport_socket_matcher: Nack(LATER),
         name: Act,
         alt_stat_name: Ignore,
         stats_matcher: Ignore,
@@ -1416,9 +1416,9 @@ messages! {
     }
 
     "TransportSocketMatch" cluster::cluster::TransportSocketMatch {
-        name: Act,
-        r#match: Act,
-        transport_socket: Act("raw_buffer; others are refused if they would be used"),
+        name: Act("not read"),
+        r#match: Act("by `envoy.transport_socket_match` of the metadata of an endpoint, or of its locality; equal values, as in Envoy"),
+        transport_socket: Act("required; raw_buffer or UpstreamTlsContext"),
     }
 
     "TransportSocket" core::TransportSocket {
@@ -1615,7 +1615,7 @@ messages! {
 
     "LocalityLbEndpoints" endpoint::LocalityLbEndpoints {
         locality: Act("required"),
-        metadata: Ignore,
+        metadata: Act("`envoy.transport_socket_match`; all else is ignored"),
         lb_endpoints: Act,
         load_balancing_weight: Act("a locality without one takes no calls (A27)"),
         priority: Act("contiguous from 0"),
@@ -1628,7 +1628,7 @@ messages! {
 
     "LbEndpoint" endpoint::LbEndpoint {
         health_status: Act("UNKNOWN and HEALTHY take calls (A27), DRAINING keeps those it has; in `Profile::Envoy` DEGRADED after them"),
-        metadata: Act("`hash_key` of `envoy.lb` (A76); all else is ignored"),
+        metadata: Act("`hash_key` of `envoy.lb` (A76) and `envoy.transport_socket_match`; all else is ignored"),
         load_balancing_weight: Act("by policies that weigh endpoints, such as RING_HASH; 0 is refused"),
     }
     one host_identifier: endpoint::lb_endpoint::HostIdentifier {

@@ -540,10 +540,10 @@ fn clusters() {
         same("`transport_socket` without `typed_config`", Nack, |f| {
             f.cluster.transport_socket = Some(core::TransportSocket { name: "tls".into(), config_type: None });
         }),
-        same("`transport_socket_matches` (entry without socket)", Served, |f| {
+        differs("`transport_socket_matches` (entry without socket)", Served, Nack, TLS, |f| {
             f.cluster.transport_socket_matches.push(Default::default());
         }),
-        differs("`transport_socket_matches` with TLS", Served, Nack, TLS, |f| {
+        differs("`transport_socket_matches` with empty `UpstreamTlsContext`", Served, Nack, TLS, |f| {
             let matching = cluster::cluster::TransportSocketMatch {
                 transport_socket: Some(socket(any(&UpstreamTlsContext::default()))),
                 ..Default::default()
