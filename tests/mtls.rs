@@ -12,6 +12,7 @@ use mesh_core::testing::{Resources, cluster, endpoints, locality};
 use mesh_core::{CallInfo, MeshBuilder};
 use mesh_examples::helloworld::HelloRequest;
 use mesh_xds_proto::envoy::config::cluster::v3::{Cluster, OutlierDetection};
+use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context as common;
 use rcgen::SanType;
 use tokio::sync::{Notify, mpsc};
@@ -23,7 +24,7 @@ use crate::support::client::{Client, SOON, assert_says, impatient, quick};
 use crate::support::frames::{FrameServer, NO_ERROR};
 use crate::support::pki::{Authority, Issued, Mounted, dns, uri};
 use crate::support::secured::{
-    CLIENT, SERVER, Site, connections, context, fails_in_time, says_in_time, secured_by, told, validation,
+    CLIENT, SERVER, Site, connections, context, fails_in_time, instance, says_in_time, secured_by, told, validation,
 };
 use crate::support::tls::{TlsFront, server};
 use crate::support::witness::witness;
@@ -71,6 +72,45 @@ async fn the_older_fields_that_istio_sends_mean_the_same() {
     let mesh = site.mesh(quick().certificate_provider("default", site.material())).await;
     assert_eq!(Client::new(&mesh, "xds:///greeter").hello().await.unwrap(), "a");
     assert!(site.front.clients()[0].serial.is_some());
+}
+
+/// The provider of the own certificate has no roots, and that of the roots no certificate.
+#[tokio::test]
+async fn roots_may_come_from_another_provider_than_the_own_certificate_and_what_becomes_of_them_is_acted_on() {
+    let site = Site::mutual().await;
+    let mut asked = context(&[SERVER]);
+    let roots = tls::CertificateProviderPluginInstance { instance_name: "roots".into(), ..instance() };
+    validation(&mut asked).ca_certificate_provider_instance = Some(roots);
+    site.ask(&asked);
+    let own = site.authority.svid(CLIENT);
+    let identity = KeyMaterial::new().identity(own.identity());
+    let (tell, told) = told();
+    let trusting = |authority: &Authority| Some(Ok(KeyMaterial::new().trust(authority.trust())));
+    tell.send_replace(trusting(&site.authority));
+    let builder = impatient().certificate_provider("default", identity).certificate_provider("roots", told);
+    let mesh = site.mesh(builder).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+    assert_eq!(site.front.clients()[0].serial.as_ref(), Some(&own.serial));
+
+    let other = Authority::new();
+    tell.send_replace(trusting(&other));
+    fails_in_time(&client).await;
+    let calls = site.backend.calls();
+    assert!(client.hello().await.is_err());
+    assert_eq!(site.backend.calls(), calls);
+    // The new authority vouches for the server from now on.
+    site.front.configure(server(&other.svid(SERVER), Some(&site.authority)));
+    assert_eq!(client.recovers().await, "a");
+    // Of the roots alone no certificate can be shown, and from the other no roots are taken.
+    asked.common_tls_context.as_mut().unwrap().tls_certificate_provider_instance =
+        Some(tls::CertificateProviderPluginInstance { instance_name: "roots".into(), ..instance() });
+    site.ask(&asked);
+    says_in_time(&client, "certificate provider `roots` (told) has roots alone, and no certificate").await;
+    validation(&mut asked).ca_certificate_provider_instance = Some(instance());
+    asked.common_tls_context.as_mut().unwrap().tls_certificate_provider_instance = Some(instance());
+    site.ask(&asked);
+    says_in_time(&client, "certificate provider `default` (fixed) has a certificate alone, and no roots").await;
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ use crate::support::pki::{Authority, dns, uri};
 use crate::support::served::Served;
 
 use crate::support::secured_server::{
-    CLIENT, Caller, SERVER, Site, common, context, in_the_past, optional, roots, secured, socket,
+    CLIENT, Caller, Held, SERVER, Site, common, context, in_the_past, instance, optional, roots, secured, socket,
 };
 
 #[tokio::test]
@@ -125,6 +125,35 @@ async fn s6_roots_vouch_for_callers_of_their_own_trust_domain_alone() {
     let nameless = site.authority.issue(&[dns("a.test")], |_| {});
     site.handshake(Some(&nameless), &["h2"]).await.expect_err("with a bundle map, callers are SVIDs (A87)");
     site.refuses("has no SPIFFE ID").await;
+}
+
+/// The provider of the own certificate has no roots that vouch for callers.
+#[tokio::test]
+async fn callers_may_be_vouched_for_by_another_provider_than_that_of_the_own_certificate() {
+    let (callers, strangers) = (Authority::new(), Authority::new());
+    let (hand, publisher) = tokio::sync::oneshot::channel();
+    let mesh = quick().certificate_provider("callers", Held::new(hand));
+    let mut asked = context();
+    let mut validation = roots();
+    let instance = tls::CertificateProviderPluginInstance { instance_name: "callers".into(), ..instance() };
+    validation.ca_certificate_provider_instance = Some(instance);
+    let validation = common::ValidationContextType::ValidationContext(validation);
+    common(&mut asked).validation_context_type = Some(validation);
+    let chain = Some(secured(&asked));
+    let mut site = Site::start_in(mesh, chain, ServerOptions::new(), |server| server).await;
+    let publisher = publisher.await.expect("the provider runs");
+    publisher.publish(KeyMaterial::new().trust(callers.trust()));
+    site.publisher.publish(KeyMaterial::new().identity(site.certificate().identity()));
+    site.serves().await;
+    let caller = callers.svid(CLIENT);
+    let stream = site.handshake(Some(&caller), &["h2"]).await.unwrap();
+    assert!(site.handshake(Some(&site.authority.svid(CLIENT)), &["h2"]).await.is_err());
+    assert!(site.handshake(Some(&strangers.svid(CLIENT)), &["h2"]).await.is_err());
+
+    publisher.publish(KeyMaterial::new().trust(strangers.trust()));
+    assert!(closed(stream).await, "its caller is told");
+    assert!(site.handshake(Some(&caller), &["h2"]).await.is_err());
+    assert!(site.handshake(Some(&strangers.svid(CLIENT)), &["h2"]).await.is_ok());
 }
 
 #[tokio::test]

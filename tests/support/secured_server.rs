@@ -57,6 +57,12 @@ impl Greeter for WhoCalls {
 /// A provider that hands its publisher to the test.
 pub(crate) struct Held(oneshot::Sender<Publisher>);
 
+impl Held {
+    pub(crate) fn new(hand: oneshot::Sender<Publisher>) -> Self {
+        Self(hand)
+    }
+}
+
 impl CertificateProvider for Held {
     fn kind(&self) -> &str {
         "held"
@@ -144,7 +150,7 @@ impl Site {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         let (hand, publisher) = oneshot::channel();
-        let mut mesh = mesh.certificate_provider("default", Held(hand));
+        let mut mesh = mesh.certificate_provider("default", Held::new(hand));
         if let Some(chain) = chain {
             control_plane.put(server_listener(address).chains([chain]));
             mesh = mesh.control_plane(&control_plane);
