@@ -33,5 +33,5 @@ pub use trust::TrustBundle;
 pub(crate) use certificate::{Leaf, Utc, may_issue};
 pub(crate) use crypto::crypto;
 pub(crate) use names::NameKind;
-pub(crate) use providers::{Provider, Providers, Unready};
+pub(crate) use providers::{NEWS_EVERY, Provider, Providers, Unready};
 pub(crate) use trust::{Roots, TrustedFor};

@@ -30,7 +30,12 @@ pub(crate) struct Provider {
     pub(crate) name: Arc<str>,
     pub(crate) kind: Arc<str>,
     state: watch::Receiver<State>,
+    /// When this clone was last told of a change.
+    told: Option<Instant>,
 }
+
+/// Whoever waits for what a provider publishes is told at most so often, however fast it publishes.
+pub(crate) const NEWS_EVERY: Duration = Duration::from_millis(100);
 
 /// Why there is nothing to make connections with.
 #[derive(Debug)]
@@ -59,7 +64,7 @@ impl Providers {
             };
             let shutdown = shutdown.clone();
             tasks.spawn_on(async move { shutdown.run_until_cancelled(upkeep).await }, runtime);
-            (name.clone(), Provider { name, kind, state })
+            (name.clone(), Provider { name, kind, state, told: None })
         };
         Self(Arc::new(providers.into_iter().map(start).collect()))
     }
@@ -91,7 +96,7 @@ impl Provider {
     #[cfg(test)]
     pub(crate) fn told(name: &str) -> (Publisher, Self) {
         let (publisher, state) = Publisher::new(name.into());
-        (publisher, Self { name: name.into(), kind: "told".into(), state })
+        (publisher, Self { name: name.into(), kind: "told".into(), state, told: None })
     }
 
     pub(crate) fn state(&self) -> State {
@@ -103,9 +108,15 @@ impl Provider {
         self.state.borrow_and_update().clone()
     }
 
-    /// Waits until it published or failed since it was last [looked at](Self::latest). `false`: it ended, and will not.
+    /// Waits until it published or failed since it was last [looked at](Self::latest), and at least [`NEWS_EVERY`] since this was
+    /// told last. `false`: it ended, and will not. May be dropped and asked again.
     pub(crate) async fn changed(&mut self) -> bool {
-        self.state.changed().await.is_ok()
+        if let Some(told) = self.told {
+            tokio::time::sleep_until(told + NEWS_EVERY).await;
+        }
+        let is_there = self.state.changed().await.is_ok();
+        self.told = Some(Instant::now());
+        is_there
     }
 
     /// What is said of a connection that was made with a certificate which is over.

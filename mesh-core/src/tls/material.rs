@@ -3,9 +3,11 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use tokio::time::{Instant, sleep_until};
+
 use super::client::ClientTls;
 use super::lifetime::news;
-use crate::identity::{Provider, Unready};
+use crate::identity::{NEWS_EVERY, Provider, Unready};
 use crate::resource::security::Security;
 use crate::resource::upstream_tls::RootsFrom;
 
@@ -21,6 +23,8 @@ pub(crate) struct Material {
     vouching: Option<Provider>,
     /// What they had when it could be used last.
     generations: [Option<u64>; 2],
+    /// When there was newer last.
+    renewed: Option<Instant>,
 }
 
 impl Material {
@@ -32,7 +36,7 @@ impl Material {
             Some(RootsFrom::Provider(name)) => find(name),
             Some(RootsFrom::System) | None => None,
         };
-        Self { tls, security, own, vouching, generations: [None, None] }
+        Self { tls, security, own, vouching, generations: [None, None], renewed: None }
     }
 
     /// Ends when it can be used, however long that takes. `tell` is told why it cannot be yet, whenever that changes.
@@ -54,11 +58,16 @@ impl Material {
         }
     }
 
-    /// Ends when there is newer than what could be used last.
+    /// Ends when there is newer than what could be used last; at most once in [`NEWS_EVERY`], as what is tried on account of it may
+    /// fail each time.
     pub(crate) async fn renewed(&mut self) {
+        if let Some(renewed) = self.renewed {
+            sleep_until(renewed + NEWS_EVERY).await;
+        }
         while self.latest() == self.generations {
             self.changed().await;
         }
+        self.renewed = Some(Instant::now());
     }
 
     async fn check(&self) -> Result<(), Unready> {
@@ -100,5 +109,74 @@ impl Material {
 impl fmt::Debug for Material {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Material").field("security", &self.security).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::runtime::Handle;
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::identity::{CertificateProvider, KeyMaterial, ProviderFuture, Providers, Publisher, TrustBundle};
+    use crate::resource::security::UpstreamTls;
+    use crate::tls::SecurityFloor;
+
+    /// Publishes other roots a thousand times a second.
+    struct Storm;
+
+    impl CertificateProvider for Storm {
+        fn kind(&self) -> &str {
+            "storm"
+        }
+
+        fn run(self: Box<Self>, publisher: Publisher) -> ProviderFuture {
+            let root = || rcgen::generate_simple_self_signed(["root".to_owned()]).unwrap().cert.pem();
+            let roots = [root(), root()].map(|pem| TrustBundle::from_pem(pem.as_bytes()).unwrap());
+            Box::pin(async move {
+                for trust in roots.iter().cycle() {
+                    publisher.publish(KeyMaterial::new().trust(trust.clone()));
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_provider_that_publishes_without_pause_has_connections_tried_ten_times_a_second_at_most() {
+        let storm: Box<dyn CertificateProvider> = Box::new(Storm);
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let providers = Providers::start([("storm".into(), storm)].into(), &tasks, &Handle::current(), &shutdown);
+        let context = UpstreamTls {
+            identity: None,
+            roots: RootsFrom::Provider("storm".into()),
+            revoked: None,
+            names: Vec::new(),
+            sni: None,
+            auto_host_sni: false,
+            auto_sni_san_validation: false,
+        };
+        let security = Security { cluster: "a".into(), context: Some(Arc::new(context)), server_name: None };
+        let mut material = ClientTls::new(providers.clone(), SecurityFloor::new()).material(&security);
+        let mut provider = providers.named("storm").unwrap().clone();
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut tried = 0;
+        while start.elapsed() < 10 * second {
+            // What is tried fails at once.
+            material.usable(|_| {}).await;
+            tried += 1;
+            material.renewed().await;
+        }
+        assert!((90..=102).contains(&tried), "{tried}");
+        let (start, mut told) = (Instant::now(), 0);
+        while start.elapsed() < 10 * second {
+            assert!(provider.changed().await);
+            told += 1;
+        }
+        assert!((90..=102).contains(&told), "{told}");
+        assert!(provider.state().generation > 19_000);
     }
 }
