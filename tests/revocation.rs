@@ -15,9 +15,7 @@ use tokio::time::Instant;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, impatient, quick};
 use crate::support::pki::{Authority, Issued};
-use crate::support::secured::{
-    CLIENT, SERVER, Site, connections, context, reported, says_in_time, told, validation,
-};
+use crate::support::secured::{CLIENT, SERVER, Site, connections, context, reported, says_in_time, told, validation};
 use crate::support::secured_server::{self, common, secured};
 use crate::support::tls::{TlsFront, server};
 

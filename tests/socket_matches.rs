@@ -140,7 +140,9 @@ async fn s7_an_endpoint_below_the_floor_is_not_connected_and_is_listed_while_its
     let matches = vec![socket_match(Some("istio"), tls_socket(&context(&[SERVER])))];
     mixed.ask(Some(tls_socket(&anonymous)), matches);
     let told = async {
-        while !problem(&mesh, &mixed.plain).is_some_and(|error| error.contains("asks for no certificate of this process")) {
+        while !problem(&mesh, &mixed.plain)
+            .is_some_and(|error| error.contains("asks for no certificate of this process"))
+        {
             tokio::task::yield_now().await;
         }
     };
@@ -164,7 +166,8 @@ async fn a_match_that_cannot_be_done_is_refused_by_its_field_and_never_becomes_p
     let client = Client::new(&mesh, "xds:///greeter");
     assert_eq!(client.hello().await.unwrap(), "a");
     let mut unknown = context(&[SERVER]);
-    validation(&mut unknown).ca_certificate_provider_instance = Some(tls::CertificateProviderPluginInstance { instance_name: "nobody".into(), ..instance() });
+    validation(&mut unknown).ca_certificate_provider_instance =
+        Some(tls::CertificateProviderPluginInstance { instance_name: "nobody".into(), ..instance() });
     let without = TransportSocketMatch { transport_socket: None, ..socket_match(None, raw_socket()) };
     let other = TransportSocket { name: "quic".into(), ..Default::default() };
     for (matching, field) in [

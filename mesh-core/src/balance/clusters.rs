@@ -268,7 +268,9 @@ impl<C: Connect> Registry<C> {
 
     fn check(&self, key: &ClusterKey, config: &ClusterConfig) -> Result<(), Error> {
         #[cfg(feature = "tls")]
-        self.options.floor.check_cluster(&key.name, config.cluster.securities().map(|security| security.map(|one| &**one)))?;
+        self.options
+            .floor
+            .check_cluster(&key.name, config.cluster.securities().map(|security| security.map(|one| &**one)))?;
         let _ = (key, config);
         Ok(())
     }

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::CertificateRevocationListDer;
+use rustls_pki_types::pem::PemObject;
 use webpki::{
     CertRevocationList, ExpirationPolicy, OwnedCertRevocationList, RevocationCheckDepth, UnknownStatusPolicy,
 };
@@ -76,7 +76,8 @@ impl RevocationLists {
         let problem = (!problems.is_empty()).then(|| problems.join("; "));
         if problem.is_some() {
             let has_no_successor = |old: &&List| !good.iter().any(|list| list.issuer() == old.issuer());
-            let old: Vec<_> = last.iter().flat_map(|last| last.lists.iter()).filter(has_no_successor).cloned().collect();
+            let old: Vec<_> =
+                last.iter().flat_map(|last| last.lists.iter()).filter(has_no_successor).cloned().collect();
             good.extend(old);
         }
         (Self::new(good), problem)
@@ -142,8 +143,10 @@ fn lists(bytes: &[u8]) -> Result<Vec<List>, BoxError> {
 
 impl List {
     fn read(der: CertificateRevocationListDer<'static>) -> Result<Self, BoxError> {
-        let issued = time(revocation_list_issued(&der).map_err(|problem| format!("read a revocation list: {problem}"))?);
-        let read = OwnedCertRevocationList::from_der(&der).map_err(|error| format!("read a revocation list: {error}"))?;
+        let issued =
+            time(revocation_list_issued(&der).map_err(|problem| format!("read a revocation list: {problem}"))?);
+        let read =
+            OwnedCertRevocationList::from_der(&der).map_err(|error| format!("read a revocation list: {error}"))?;
         Ok(Self { der, issued, read: Arc::new(read.into()) })
     }
 
@@ -173,8 +176,8 @@ mod tests {
     use std::time::Duration;
 
     use rcgen::{
-        BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa, KeyIdMethod,
-        KeyPair,
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa,
+        KeyIdMethod, KeyPair,
     };
 
     use super::*;
@@ -207,7 +210,9 @@ mod tests {
         assert_eq!(both.lists.len(), 2);
         assert_eq!(lists(&both.lists[0].der).unwrap().len(), 1);
         let root = rcgen::generate_simple_self_signed(["root".to_owned()]).unwrap().cert;
-        for bad in ["", "no list", &root.pem(), &a[..a.len() / 2], "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"] {
+        for bad in
+            ["", "no list", &root.pem(), &a[..a.len() / 2], "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"]
+        {
             assert!(RevocationLists::from_pem(bad.as_bytes()).is_err(), "{bad}");
         }
         assert!(lists(root.der()).is_err());

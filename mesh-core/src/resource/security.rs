@@ -51,8 +51,7 @@ impl Security {
         match (known, cluster.security_of(endpoint)) {
             (None, None) => true,
             (Some((this, known)), Some(context)) => {
-                (Arc::ptr_eq(known, context) || known == context)
-                    && this.server_name == server_name(context, endpoint)
+                (Arc::ptr_eq(known, context) || known == context) && this.server_name == server_name(context, endpoint)
             }
             _ => false,
         }

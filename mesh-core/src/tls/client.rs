@@ -114,7 +114,9 @@ impl ClientTls {
         let context = security.context.as_ref();
         self.0.floor.check_endpoint(&security.cluster, context.map(|context| &**context))?;
         // Whoever forbade it did so by another floor.
-        context.ok_or_else(|| Error::setup(format!("plaintext is forbidden to an endpoint of cluster `{}`", security.cluster)))
+        context.ok_or_else(|| {
+            Error::setup(format!("plaintext is forbidden to an endpoint of cluster `{}`", security.cluster))
+        })
     }
 
     pub(super) async fn system_roots(&self) -> Result<&Roots, Error> {

@@ -150,7 +150,8 @@ impl SecurityFloor {
     /// What it falls short of.
     pub(crate) fn check_endpoint(&self, cluster: &str, security: Option<&UpstreamTls>) -> Result<(), Error> {
         let shortfall = self.shortfall(cluster, security);
-        shortfall.map_or(Ok(()), |shortfall| Err(below(cluster, &format!("an endpoint of cluster `{cluster}`"), &shortfall)))
+        shortfall
+            .map_or(Ok(()), |shortfall| Err(below(cluster, &format!("an endpoint of cluster `{cluster}`"), &shortfall)))
     }
 
     fn shortfall(&self, name: &str, security: Option<&UpstreamTls>) -> Option<String> {
@@ -372,11 +373,13 @@ mod tests {
     fn s7_a_cluster_lives_if_some_of_its_endpoints_may_be_connected() {
         let floor = SecurityFloor::new().require_mtls();
         let [tls, mtls] = [false, true].map(|own| context(own, RootsFrom::Provider("default".into())));
-        let is_used = |securities: &[Option<&UpstreamTls>]| floor.check_cluster("shop", securities.iter().copied()).is_ok();
+        let is_used =
+            |securities: &[Option<&UpstreamTls>]| floor.check_cluster("shop", securities.iter().copied()).is_ok();
         assert!(is_used(&[Some(&mtls), None]) && is_used(&[None, Some(&mtls)]));
         assert!(!is_used(&[Some(&tls), None]) && !is_used(&[None, Some(&tls)]));
         let error = floor.check_endpoint("shop", None).unwrap_err().to_string();
-        let says = "an endpoint of cluster `shop` is below the security floor of this mesh: it is in plaintext, and mTLS";
+        let says =
+            "an endpoint of cluster `shop` is below the security floor of this mesh: it is in plaintext, and mTLS";
         assert!(error.starts_with(says), "{error}");
         assert!(floor.check_endpoint("shop", Some(&mtls)).is_ok());
         let elsewhere = SecurityFloor::new().allow_cluster("other");

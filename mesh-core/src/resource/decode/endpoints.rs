@@ -222,6 +222,7 @@ fn hostname(member: &proto::LbEndpoint, address: &Address, form: Form) -> Option
 
 /// In `envoy.lb` (A76).
 const HASH_KEY: &str = "hash_key";
+const READ_ALONE: &str = "only `hash_key` of `envoy.lb` (A76) and `envoy.transport_socket_match` are read";
 const SOCKET_MATCH: &str = "envoy.transport_socket_match";
 
 /// Large assignments have much metadata, and it is decoded only if it has one of these words.
@@ -231,10 +232,16 @@ fn metadata(metadata: &[u8], words: &[&str], at: &At<'_>) -> Option<core::Metada
     }
     let has = |word: &&str| metadata.windows(word.len()).any(|window| window == word.as_bytes());
     if !words.iter().any(has) {
-        at.ignored("only `hash_key` of `envoy.lb` (A76) and `envoy.transport_socket_match` are read");
+        at.ignored(READ_ALONE);
         return None;
     }
-    core::Metadata::decode(metadata).map_err(|error| at.error(format!("cannot be decoded: {error}"))).ok()
+    let metadata = core::Metadata::decode(metadata);
+    let metadata = metadata.map_err(|error| at.error(format!("cannot be decoded: {error}"))).ok()?;
+    let is_read = |name: &String| name == "envoy.lb" || name == SOCKET_MATCH;
+    if !metadata.filter_metadata.keys().all(is_read) || !metadata.typed_filter_metadata.is_empty() {
+        at.ignored(READ_ALONE);
+    }
+    Some(metadata)
 }
 
 fn hash_key(metadata: &core::Metadata) -> Option<Arc<str>> {
