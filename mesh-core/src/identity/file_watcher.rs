@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::own::Identity;
 use super::provider::{CertificateProvider, KeyMaterial, ProviderFuture, Publisher};
-use super::revocation::RevocationLists;
+use super::revocation::{ListFile, RevocationLists};
 use super::trust::TrustBundle;
 use crate::aside::aside;
 use crate::backoff::{Backoff, BackoffConfig};
@@ -176,8 +176,7 @@ fn pause(interval: Duration, identity: Option<&Identity>) -> Duration {
 struct Contents {
     identity: Option<[Vec<u8>; 2]>,
     trust: Option<Source>,
-    /// The files of revocation lists by name, each with what it holds.
-    revocation_lists: Option<Vec<(String, Result<Vec<u8>, String>)>>,
+    revocation_lists: Option<Vec<ListFile>>,
 }
 
 #[derive(PartialEq)]
@@ -246,7 +245,7 @@ fn read(path: &Path) -> Result<Vec<u8>, BoxError> {
 
 /// The files of a folder in the order of their names. What Kubernetes has in one that it mounts begins with dots, and is a
 /// folder.
-fn read_folder(folder: &Path) -> Result<Vec<(String, Result<Vec<u8>, String>)>, BoxError> {
+fn read_folder(folder: &Path) -> Result<Vec<ListFile>, BoxError> {
     let in_folder = |error: std::io::Error| format!("{}: {error}", folder.display());
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(in_folder)? {

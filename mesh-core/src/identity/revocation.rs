@@ -45,6 +45,9 @@ struct List {
     read: Arc<CertRevocationList<'static>>,
 }
 
+/// A file of revocation lists: its name, and what it holds.
+pub(super) type ListFile = (String, Result<Vec<u8>, String>);
+
 impl RevocationLists {
     /// Reads every list of a PEM text.
     ///
@@ -65,7 +68,7 @@ impl RevocationLists {
 
     /// Those of files, each with what it holds, in PEM or DER. What a file held that cannot be read now is not known, so that
     /// the lists of `last` stay that have no successor among the others; also says which files these are.
-    pub(super) fn of_files(files: &[(String, Result<Vec<u8>, String>)], last: Option<&Self>) -> (Self, Option<String>) {
+    pub(super) fn of_files(files: &[ListFile], last: Option<&Self>) -> (Self, Option<String>) {
         let (mut good, mut problems) = (Vec::new(), Vec::new());
         for (name, content) in files {
             match content.as_deref().map_err(Clone::clone).and_then(|file| lists(file).map_err(|why| why.to_string())) {
@@ -199,7 +202,7 @@ mod tests {
         params.signed_by(&issuer).unwrap().pem().unwrap()
     }
 
-    fn file(name: &str, content: &str) -> (String, Result<Vec<u8>, String>) {
+    fn file(name: &str, content: &str) -> ListFile {
         (name.to_owned(), Ok(content.as_bytes().to_vec()))
     }
 
