@@ -19,7 +19,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
 use crate::support::backend::Backend;
-use crate::support::client::{Client, quick, quick_mesh};
+use crate::support::client::{self, Client, quick, quick_mesh};
 use crate::support::configured::Setting;
 use crate::support::pki::{dns, uri};
 use crate::support::secured_server::{CLIENT, Site, optional, secured};
@@ -126,6 +126,33 @@ async fn s13_policies_mean_what_grpc_says_they_mean() {
         it.answers(wanted).await.ok();
     }
     assert_eq!(it.server.status().accepted, 1, "the connection was open all the time");
+}
+
+#[tokio::test]
+async fn s13_a_header_that_is_sent_twice_evades_no_policy() {
+    let (_, anyone) = any();
+    let blocked = || permission(Rule::Header(header("x-user", "mallory")));
+    let denies = deny([(blocked(), anyone.clone())]);
+    let allows_others = allow([(not(blocked()), anyone.clone())]);
+    let allows = allow([(permission(Rule::Header(header("x-user", "alice"))), anyone)]);
+    for (what, filter, calls) in [
+        (
+            "DENY",
+            denies,
+            &[(&["mallory"][..], false), (&["bob", "mallory"], false), (&["mallory", "mallory"], false), (&["bob"], true)]
+                [..],
+        ),
+        ("ALLOW not", allows_others, &[(&["mallory", "bob"], false), (&["alice", "bob"], true)]),
+        ("ALLOW", allows, &[(&["alice"], true), (&["alice", "mallory"], false)]),
+    ] {
+        let it = Setting::start(with(&filter), ServerOptions::new()).await;
+        for (users, served) in calls {
+            let pairs: Vec<_> = users.iter().map(|user| ("x-user", *user)).collect();
+            let told = it.client.hello_with(client::metadata(&pairs)).await.map_err(|status| status.code());
+            let wanted = if *served { Ok("a".to_owned()) } else { Err(Code::PermissionDenied) };
+            assert_eq!(told, wanted, "{what} {users:?}");
+        }
+    }
 }
 
 #[tokio::test]

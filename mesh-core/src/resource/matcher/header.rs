@@ -88,6 +88,13 @@ impl HeaderMatch {
         self.source.with_value(head, |value| self.accepts(value))
     }
 
+    /// The same where a repeated header must not hide a value: several values match if they do when they are joined, or if
+    /// one of them does alone.
+    pub(crate) fn matches_any(&self, head: &RequestHead<'_>) -> bool {
+        let one = |name| head.headers.get_all(name).iter().any(|value| self.accepts(Some(value.as_bytes())));
+        self.matches(head) || matches!(&self.source, HeaderSource::Header(name) if one(name))
+    }
+
     /// The same of a response, whose transport adds no headers that must not be seen.
     pub(crate) fn matches_response(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         match &self.source {

@@ -96,8 +96,9 @@ impl Rule {
         Self(Kind::Path(TextMatch::prefix(prefix, false)))
     }
 
-    /// There is a header of this name with this value, several values being joined with `,`. `None` if the name can be no
-    /// header's, or is one that policies do not see: `:scheme`, and those that begin with `grpc-`.
+    /// There is a header of this name with this value, several values being joined with `,` (A41). Where that is a reason to
+    /// refuse a call, one of the values is enough, so that to send a header twice evades nothing. `None` if the name can be
+    /// no header's, or is one that policies do not see: `:scheme`, and those that begin with `grpc-`.
     pub fn header(name: &str, value: &str) -> Option<Self> {
         let header = HeaderMatch::inbound(name, Condition::Text(TextMatch::exact(value, false)))?;
         Some(Self(Kind::Header(header)))
@@ -134,6 +135,8 @@ impl Rule {
             Kind::All(rules) => rules.iter().all(|rule| rule.holds_with(call, doubt)),
             Kind::OneOf(rules) => rules.iter().any(|rule| rule.holds_with(call, doubt)),
             Kind::Not(rule) => !rule.holds_with(call, Doubt { unknown: !doubt.unknown, ..doubt }),
+            // What a caller repeats must not hide what is denied: A41 joins the values with `,`, where no value matches alone.
+            Kind::Header(header) if doubt.unknown => header.matches_any(&call.head),
             Kind::Header(header) => header.matches(&call.head),
             Kind::Path(path) => path.matches(call.head.bare_path().as_bytes()),
             Kind::LocalIp(prefix) => {

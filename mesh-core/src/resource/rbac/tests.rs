@@ -87,7 +87,7 @@ fn each_rule_sees_its_part_of_the_call() {
         ("another path", || Rule::path("/pkg.Svc/get"), sample(), false),
         ("prefix", || Rule::path_prefix("/pkg.Svc/"), sample(), true),
         ("values are joined", || Rule::header("x-a", "1,2").expect("a header"), sample(), true),
-        ("one of several values", || Rule::header("x-a", "1").expect("a header"), sample(), false),
+        ("none of several values", || Rule::header("x-a", "3").expect("a header"), sample(), false),
         ("a binary header as it is sent", || Rule::header("x-bin", "AAE=").expect("a header"), sample(), true),
         ("the authority", || Rule::header(":authority", "svc.test").expect("a header"), sample(), true),
         ("by its other name", || Rule::header("Host", "svc.test").expect("a header"), sample(), true),
@@ -116,6 +116,29 @@ fn each_rule_sees_its_part_of_the_call() {
     }
     for name in ["grpc-timeout", "GRPC-encoding", ":scheme", "a b"] {
         assert!(Rule::header(name, "").is_none(), "{name}");
+    }
+}
+
+/// Values are joined (A41), and a policy is never evaded by what a caller sends beside the value that it is about.
+#[test]
+fn one_of_several_values_is_enough_to_refuse_a_call_and_never_to_allow_it() {
+    let sample = || Sample::from(ALICE).with("x-a", "1").with("x-a", "2");
+    fn is_1() -> Rule {
+        Rule::header("x-a", "1").expect("a header")
+    }
+    fn is_not_1() -> Rule {
+        let condition = Condition::Text(TextMatch::exact("1", false));
+        Rule(Kind::Header(HeaderMatch::inbound("x-a", condition).expect("a header").inverted(true)))
+    }
+    for (what, rule, as_allow, as_deny) in [
+        ("one of the values", is_1 as fn() -> Rule, false, true),
+        ("not one of the values", || Rule::not(is_1()), false, true),
+        ("twice not", || Rule::not(Rule::not(is_1())), false, true),
+        ("another value", is_not_1, true, true),
+        ("not another value", || Rule::not(is_not_1()), false, false),
+        ("beside others", || Rule::all([Rule::any(), is_1()]), false, true),
+    ] {
+        assert_eq!(matched(rule, &sample()), (as_allow, as_deny), "{what}");
     }
 }
 
