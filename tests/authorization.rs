@@ -139,8 +139,12 @@ async fn s13_a_header_that_is_sent_twice_evades_no_policy() {
         (
             "DENY",
             denies,
-            &[(&["mallory"][..], false), (&["bob", "mallory"], false), (&["mallory", "mallory"], false), (&["bob"], true)]
-                [..],
+            &[
+                (&["mallory"][..], false),
+                (&["bob", "mallory"], false),
+                (&["mallory", "mallory"], false),
+                (&["bob"], true),
+            ][..],
         ),
         ("ALLOW not", allows_others, &[(&["mallory", "bob"], false), (&["alice", "bob"], true)]),
         ("ALLOW", allows, &[(&["alice"], true), (&["alice", "mallory"], false)]),

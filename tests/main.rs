@@ -17,6 +17,7 @@ mod control_plane;
 mod deadline;
 mod docs;
 mod drain;
+mod ext_authz;
 mod failover;
 mod faults;
 mod flips;

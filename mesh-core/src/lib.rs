@@ -81,7 +81,7 @@ pub mod timeout;
 mod tls;
 mod xds;
 
-pub use bootstrap::{Bootstrap, BootstrapBuilder};
+pub use bootstrap::{Bootstrap, BootstrapBuilder, GrpcService};
 pub use call::{Call, CallInfo, CallOptions, Classify, Protocol};
 #[cfg(feature = "discover")]
 pub use discover::Target;

@@ -1,8 +1,8 @@
 //! A server of the mesh in plaintext that a control plane configures.
 
-use mesh_core::Mesh;
 use mesh_core::server::{ServerOptions, ServingMode};
 use mesh_core::testing::{ControlPlane, FilterChainBuilder, server_listener};
+use mesh_core::{Mesh, MeshBuilder};
 use mesh_tonic::MeshServer;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 
 use super::PATIENCE;
 use super::backend::Backend;
-use super::client::{Client, quick, quick_mesh};
+use super::client::{Client, quick};
 use super::served::Served;
 
 /// A server that a control plane configures, and a client whose one connection stays open.
@@ -26,8 +26,13 @@ pub(crate) struct Setting {
 
 impl Setting {
     pub(crate) async fn start(chain: FilterChainBuilder, options: ServerOptions) -> Self {
+        Self::start_in(quick(), chain, options).await
+    }
+
+    /// In a mesh of its own making.
+    pub(crate) async fn start_in(mesh: MeshBuilder, chain: FilterChainBuilder, options: ServerOptions) -> Self {
         let control_plane = ControlPlane::new();
-        let mesh = quick_mesh(&control_plane).await;
+        let mesh = mesh.control_plane(&control_plane).build().await.unwrap();
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         control_plane.put(server_listener(socket.local_addr().unwrap()).chains([chain]));
         let greeter = Backend::start("a").await;

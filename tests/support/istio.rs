@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::{HeaderMap, Request, Response};
+use http::Request;
 use parking_lot::Mutex;
 use prost::Message;
 use rcgen::SanType;
@@ -19,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use super::Counter;
 use super::pki::{Authority, dns, uri};
 use super::tls::server;
+use super::unary;
 
 /// Its certificates are those of an [`Authority`]; its own is for `istiod.istio-system.svc`.
 pub(crate) struct Istio {
@@ -124,13 +125,9 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, state: Arc<State>) {
 }
 
 async fn handle(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, state: Arc<State>) {
-    let (head, mut body) = request.into_parts();
+    let (head, message) = unary::received(request).await;
     assert_eq!(head.uri.path(), "/istio.v1.auth.IstioCertificateService/CreateCertificate");
-    let mut received = BytesMut::new();
-    while let Some(Ok(data)) = body.data().await {
-        received.extend_from_slice(&data);
-    }
-    let Ok(request) = SigningRequest::decode(&received[5..]) else { return };
+    let Ok(request) = SigningRequest::decode(message) else { return };
     let header =
         |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     state.requests.lock().push(Asked {
@@ -143,16 +140,7 @@ async fn handle(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, 
     state.asked.add(1);
     let answer = state.answer.lock().clone();
     let (message, (code, text)) = state.answer(&request.csr, answer);
-    let head = Response::builder().header("content-type", "application/grpc").body(()).expect("a head");
-    let Ok(mut stream) = respond.send_response(head, false) else { return };
-    if let Some(message) = message {
-        let length = u32::try_from(message.len()).expect("a short message");
-        let _ = stream.send_data([&[0][..], &length.to_be_bytes(), &message].concat().into(), false);
-    }
-    let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", code.into());
-    trailers.insert("grpc-message", text.parse().expect("ASCII"));
-    let _ = stream.send_trailers(trailers);
+    unary::answer(&mut respond, message.map(|message| unary::frame(&message)), code, text);
 }
 
 impl State {

@@ -4,6 +4,7 @@
 //! chooses, ends when it is dropped, and lets a test wait for events instead of sleeping.
 
 pub(crate) mod agent;
+pub(crate) mod authorization;
 pub(crate) mod backend;
 pub(crate) mod client;
 pub(crate) mod configured;
@@ -22,6 +23,7 @@ pub(crate) mod served;
 pub(crate) mod tier;
 pub(crate) mod timeout;
 pub(crate) mod tls;
+pub(crate) mod unary;
 pub(crate) mod witness;
 
 use std::time::Duration;

@@ -5,90 +5,71 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::Bootstrap;
-use crate::error::{Error, ErrorKind};
+use super::grpc_service::{Credentials, GrpcService};
+use crate::error::Error;
 
 /// Builds a [`Bootstrap`]; see [`Bootstrap::builder`].
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct BootstrapBuilder {
     server_uri: String,
-    credentials: Option<Value>,
-    call_credentials: Vec<Value>,
+    credentials: Credentials,
     features: Vec<Value>,
     node: Map<String, Value>,
     metadata: Map<String, Value>,
     top: Map<String, Value>,
-    /// A path that JSON cannot hold.
-    bad_path: Option<String>,
+    services: Vec<GrpcService>,
 }
 
 impl BootstrapBuilder {
     pub(super) fn new(server_uri: String) -> Self {
         Self {
             server_uri,
-            credentials: None,
-            call_credentials: Vec::new(),
+            credentials: Credentials::default(),
             features: Vec::new(),
             node: Map::new(),
             metadata: Map::new(),
             top: Map::new(),
-            bad_path: None,
+            services: Vec::new(),
         }
     }
 
     /// Speaks to the control plane in plain text.
     pub fn insecure(mut self) -> Self {
-        self.credentials = Some(json!({"type": "insecure"}));
+        self.credentials.insecure();
         self
     }
 
     /// Speaks to the control plane over TLS, trusting the system's roots (A65).
     pub fn tls(mut self) -> Self {
-        self.credentials = Some(json!({"type": "tls"}));
+        self.credentials.tls_files([]);
         self
     }
 
     /// Speaks to the control plane over TLS, trusting the roots in a PEM file (A65).
-    pub fn tls_with_roots(self, ca_certificate_file: impl AsRef<Path>) -> Self {
-        self.tls_files([("ca_certificate_file", ca_certificate_file.as_ref())])
+    pub fn tls_with_roots(mut self, ca_certificate_file: impl AsRef<Path>) -> Self {
+        self.credentials.tls_files([("ca_certificate_file", ca_certificate_file.as_ref())]);
+        self
     }
 
     /// Speaks to the control plane over mutual TLS, with the PEM files of the roots to trust, of the own certificate
     /// chain, and of its key (A65). They are read anew for connections made 600 s or more after the last reading.
     pub fn mutual_tls(
-        self,
+        mut self,
         ca_certificate_file: impl AsRef<Path>,
         certificate_file: impl AsRef<Path>,
         private_key_file: impl AsRef<Path>,
     ) -> Self {
-        self.tls_files([
-            ("ca_certificate_file", ca_certificate_file.as_ref()),
-            ("certificate_file", certificate_file.as_ref()),
-            ("private_key_file", private_key_file.as_ref()),
-        ])
-    }
-
-    fn tls_files<const N: usize>(mut self, files: [(&str, &Path); N]) -> Self {
-        let mut config = Map::new();
-        for (field, path) in files {
-            match path.to_str() {
-                Some(path) => drop(config.insert(field.into(), path.into())),
-                None => self.bad_path = Some(format!("{field}: `{}` is not UTF-8", path.display())),
-            }
-        }
-        self.credentials = Some(json!({"type": "tls", "config": config}));
+        let (roots, certificate, key) =
+            (ca_certificate_file.as_ref(), certificate_file.as_ref(), private_key_file.as_ref());
+        self.credentials.mutual_tls(roots, certificate, key);
         self
     }
 
     /// Carries the JSON Web Token in a file to the control plane, with each stream (A97); the file is read anew for each. It
     /// takes one of the kinds of TLS: a token is never sent in plaintext.
     pub fn jwt_token_file(mut self, path: impl AsRef<Path>) -> Self {
-        match path.as_ref().to_str() {
-            Some(path) => {
-                self.call_credentials.push(json!({"type": "jwt_token_file", "config": {"jwt_token_file": path}}));
-            }
-            None => self.bad_path = Some(format!("jwt_token_file: `{}` is not UTF-8", path.as_ref().display())),
-        }
+        self.credentials.jwt_token_file(path.as_ref());
         self
     }
 
@@ -137,6 +118,13 @@ impl BootstrapBuilder {
         self
     }
 
+    /// Lets resources name this service, to be called beside the mesh's own (A102). Default: they can name none, and one that
+    /// does is refused.
+    pub fn allow_grpc_service(mut self, service: GrpcService) -> Self {
+        self.services.push(service);
+        self
+    }
+
     /// Checks the whole.
     ///
     /// # Errors
@@ -144,15 +132,13 @@ impl BootstrapBuilder {
     /// Of kind [`ErrorKind::Setup`](crate::ErrorKind::Setup): a `server_uri` that is no target, no credentials, or
     /// a path that is not UTF-8.
     pub fn build(mut self) -> Result<Bootstrap, Error> {
-        if let Some(problem) = self.bad_path {
-            return Err(Error::new(ErrorKind::Setup, format!("bootstrap: {problem}")));
-        }
-        let server = json!({
-            "server_uri": self.server_uri,
-            "channel_creds": self.credentials.into_iter().collect::<Vec<_>>(),
-            "call_creds": self.call_credentials,
-            "server_features": self.features,
-        });
+        let mut server = self.credentials.into_fields()?;
+        server.insert("server_uri".into(), self.server_uri.into());
+        server.insert("server_features".into(), self.features.into());
+        let services = self.services.into_iter();
+        let services = services.map(|service| Ok((service.target_uri, service.credentials.into_fields()?.into())));
+        let services: Map<String, Value> = services.collect::<Result<_, Error>>()?;
+        self.top.insert("allowed_grpc_services".into(), services.into());
         self.node.insert("metadata".into(), self.metadata.into());
         self.top.insert("xds_servers".into(), json!([server]));
         self.top.insert("node".into(), self.node.into());

@@ -7,6 +7,7 @@
 mod builder;
 mod certificate_providers;
 mod fields;
+mod grpc_service;
 mod parse;
 mod server_uri;
 
@@ -25,6 +26,7 @@ pub use builder::BootstrapBuilder;
 pub(crate) use certificate_providers::{CertificateFiles, ProviderConfig};
 #[cfg(feature = "spiffe")]
 pub(crate) use certificate_providers::{WorkloadApiConfig, workload_api_endpoint};
+pub use grpc_service::GrpcService;
 pub(crate) use server_uri::ServerAddress;
 #[cfg(feature = "istio")]
 pub(crate) use server_uri::server_address;
@@ -62,10 +64,11 @@ struct Inner {
     server_listener_template: Option<String>,
     #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "only TLS asks for certificates"))]
     certificate_providers: Vec<(Arc<str>, ProviderConfig)>,
+    allowed_grpc_services: Vec<ServerConfig>,
     ignored: Vec<String>,
 }
 
-/// One control plane.
+/// One control plane, or a service beside it that is asked by gRPC.
 #[derive(Clone, Debug)]
 pub(crate) struct ServerConfig {
     /// As it was written, for texts.
@@ -196,6 +199,11 @@ impl Bootstrap {
     /// Whether the control plane may rewrite the authority of calls (A81).
     pub(crate) fn trusts_control_plane(&self) -> bool {
         self.inner.server.features.trusted
+    }
+
+    /// What resources may have this process call beside the mesh's own (A102).
+    pub(crate) fn allowed_grpc_services(&self) -> &[ServerConfig] {
+        &self.inner.allowed_grpc_services
     }
 
     pub(crate) fn node(&self) -> &NodeConfig {

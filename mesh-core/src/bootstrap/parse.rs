@@ -21,8 +21,17 @@ pub(super) fn bootstrap(value: Value) -> Result<Inner, Problem> {
     let server_listener_template = fields.string("server_listener_resource_name_template")?;
     let client_listener_template = fields.string("client_default_listener_resource_name_template")?;
     authorities(&mut fields, &mut ignored)?;
+    let allowed_grpc_services = allowed_grpc_services(&mut fields, &mut ignored)?;
     fields.finish(&mut ignored);
-    Ok(Inner { server, node, client_listener_template, server_listener_template, certificate_providers, ignored })
+    Ok(Inner {
+        server,
+        node,
+        client_listener_template,
+        server_listener_template,
+        certificate_providers,
+        allowed_grpc_services,
+        ignored,
+    })
 }
 
 fn servers(fields: &mut Fields, ignored: &mut Vec<String>) -> Result<ServerConfig, Problem> {
@@ -40,22 +49,42 @@ fn servers(fields: &mut Fields, ignored: &mut Vec<String>) -> Result<ServerConfi
 fn server(path: &str, value: Value, ignored: &mut Vec<String>) -> Result<ServerConfig, Problem> {
     let mut fields = Fields::new(path, value)?;
     let uri = fields.required_string("server_uri")?;
-    let (address, wants_tls) = ServerAddress::parse(&uri)
-        .map_err(|problem| Problem::new(fields.at("server_uri"), format!("`{uri}`: {problem}")))?;
-    let credentials = channel_creds(&mut fields, ignored)?;
+    let at = fields.at("server_uri");
+    let server = reached_by(&uri, &at, &mut fields, ignored)?;
+    let features = server_features(&mut fields, ignored)?;
+    fields.finish(ignored);
+    Ok(ServerConfig { features, ..server })
+}
+
+/// What is reached by the URI that stands `at` a place, with the credentials in `fields`.
+fn reached_by(uri: &str, at: &str, fields: &mut Fields, ignored: &mut Vec<String>) -> Result<ServerConfig, Problem> {
+    let (address, wants_tls) =
+        ServerAddress::parse(uri).map_err(|problem| Problem::new(at, format!("`{uri}`: {problem}")))?;
+    let credentials = channel_creds(fields, ignored)?;
     if wants_tls && credentials == ChannelCredentials::Insecure {
         let problem = format!("`{uri}` asks for TLS, but the credentials are insecure");
-        return Err(Problem::new(fields.at("server_uri"), problem)
-            .cure(r#"use "channel_creds": [{"type": "tls"}], or drop the scheme"#));
+        return Err(Problem::new(at, problem).cure(r#"use "channel_creds": [{"type": "tls"}], or drop the scheme"#));
     }
-    let features = server_features(&mut fields, ignored)?;
-    let tokens = call_creds(&mut fields, ignored)?;
+    let tokens = call_creds(fields, ignored)?;
     if !tokens.is_empty() && credentials == ChannelCredentials::Insecure {
         let problem = "a token is never sent in plaintext, and the channel credentials are insecure";
         return Err(Problem::new(fields.at("call_creds"), problem).cure(r#"use "channel_creds": [{"type": "tls"}]"#));
     }
-    fields.finish(ignored);
+    let features = ServerFeatures::default();
     Ok(ServerConfig { uri: uri.into(), address, credentials, tokens, server_name: None, features })
+}
+
+/// The services beside its own that the control plane may name, by their target URIs (A102).
+fn allowed_grpc_services(fields: &mut Fields, ignored: &mut Vec<String>) -> Result<Vec<ServerConfig>, Problem> {
+    let Some(mut services) = fields.object("allowed_grpc_services")? else { return Ok(Vec::new()) };
+    let mut allowed = Vec::new();
+    for uri in services.keys() {
+        let at = services.at(&uri);
+        let Some(mut service) = services.object(&uri)? else { continue };
+        allowed.push(reached_by(&uri, &at, &mut service, ignored)?);
+        service.finish(ignored);
+    }
+    Ok(allowed)
 }
 
 /// All supported types are applied (A97).

@@ -30,7 +30,7 @@ impl ServerAddress {
             "http" => host(web_authority(rest)?, 80)?,
             "https" => return Ok((host(web_authority(rest)?, 443)?, true)),
             "xds" | "google-c2p" | "unix-abstract" | "vsock" | "static" | "inprocess" => {
-                return Err(format!("a control plane cannot be reached by `{scheme}:`; {FORMS}"));
+                return Err(format!("a server cannot be reached by `{scheme}:`; {FORMS}"));
             }
             // `localhost:18000` has no scheme, though it reads like one.
             _ => host(uri, 443)?,

@@ -304,21 +304,21 @@ fn what_nothing_acts_on_is_listed() {
             {"server_uri": "b:1"}
         ],
         "node": {"id": "n", "user_agent_name": "me", "dynamic_parameters": {}, "locality": {"planet": "earth"}},
-        "allowed_grpc_services": {}
+        "allowed_grpc_services": {"dns:///a:1": {"channel_creds": [{"type": "insecure"}], "retries": 3}}
     }"#;
     let bootstrap = Bootstrap::from_json(json).unwrap();
     assert_eq!(
         bootstrap.ignored(),
         [
             "xds_servers[0].channel_creds[0].x: unknown field",
-            "xds_servers[0].server_features[5]: server feature `warp` is not acted on",
             "xds_servers[0].call_creds[0]: call credentials `oauth2` are not supported",
+            "xds_servers[0].server_features[5]: server feature `warp` is not acted on",
             "xds_servers[0].priority: unknown field",
             "xds_servers[1]: fallback between servers (A71) is not acted on",
             "node.locality.planet: unknown field",
             "node.user_agent_name: the library fills it in",
             "node.dynamic_parameters: unknown field",
-            "allowed_grpc_services: unknown field",
+            "allowed_grpc_services.dns:///a:1.retries: unknown field",
         ]
     );
     let features = ServerFeatures { fail_on_data_errors: true, resource_timer_is_transient_error: true, trusted: true };
@@ -391,5 +391,31 @@ fn listener_names_follow_their_templates() {
         let name = bootstrap.client_listener_name(target);
         let prefix = template.filter(|t| t.starts_with("xdstp")).map_or("", |t| t.trim_end_matches("%s"));
         assert_eq!(name, format!("{prefix}{end}"));
+    }
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn services_that_resources_may_name_have_an_address_and_credentials_of_the_bootstrap() {
+    let (base, service) = (Bootstrap::builder("a:1").insecure(), || GrpcService::new("dns:///authz.test:9000"));
+    let bootstrap = base.clone().allow_grpc_service(service().tls()).build().unwrap();
+    let [allowed] = bootstrap.allowed_grpc_services() else { panic!("one service") };
+    assert_eq!(&*allowed.uri, "dns:///authz.test:9000");
+    assert_eq!(allowed.address, ServerAddress::Host { host: "authz.test".into(), port: 9000 });
+    assert!(matches!(allowed.credentials, ChannelCredentials::Tls(_)));
+    for (service, wanted) in [
+        (service(), "allowed_grpc_services.dns:///authz.test:9000.channel_creds: missing or empty, but required"),
+        (
+            service().insecure().jwt_token_file("/token"),
+            "allowed_grpc_services.dns:///authz.test:9000.call_creds: a token is never sent in plaintext",
+        ),
+        (
+            GrpcService::new("xds:///authz").insecure(),
+            "allowed_grpc_services.xds:///authz: `xds:///authz`: a server cannot be reached by `xds:`",
+        ),
+        (GrpcService::new("https://a").insecure(), "allowed_grpc_services.https://a: `https://a` asks for TLS"),
+    ] {
+        let report = base.clone().allow_grpc_service(service).build().expect_err(wanted).report();
+        assert!(report.starts_with(&format!("bootstrap: {wanted}")), "{report}");
     }
 }

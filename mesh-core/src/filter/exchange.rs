@@ -9,10 +9,13 @@ use http::request::Parts;
 use http::{Extensions, Response};
 use tokio::time::Instant;
 
+use super::check::{self, Begun, Check};
 use super::fault::{self, ActiveFault};
 use super::session::{self, Visit};
 use crate::call::{AnswerProtocol, Call};
+use crate::error::{Error, ErrorKind};
 use crate::resource::answer::{Answer, AnswerStatus};
+use crate::resource::ext_authz::{Denial, ExtAuthzConfig, Parties, Verdict};
 use crate::resource::filter::composite::{Chosen, Composite};
 use crate::resource::filter::header_mutation::Change;
 use crate::resource::filter::rate_limit::{Limited, LocalRateLimit};
@@ -24,6 +27,8 @@ use crate::snapshot::{Chain, ChainFilter, ClusterEntry, RouteSteps};
 
 /// What a refused call is told, as by Envoy.
 const RATE_LIMITED: &str = "local_rate_limited";
+
+const DEADLINE_EXCEEDED: AnswerStatus = AnswerStatus::Grpc(4);
 
 /// What the filters count, for as long as their layer or their server lives.
 #[derive(Debug, Default)]
@@ -41,6 +46,8 @@ pub(crate) struct Exchange {
     route: Option<Arc<str>>,
     /// What the filters for sessions found.
     visits: Vec<Visit>,
+    /// What authorization services change in the response, each with the filter that asked.
+    told: Vec<(usize, Vec<Change>)>,
 }
 
 /// What becomes of a call after some of its filters.
@@ -48,6 +55,8 @@ pub(crate) struct Exchange {
 pub(super) enum Next {
     Forward,
     Pause(Pause),
+    /// Until another service has said what becomes of the call.
+    Check(Check),
     Answer(Response<Bytes>),
 }
 
@@ -67,6 +76,9 @@ pub(crate) enum Step {
     Continue,
     Answer(Answer),
     Respond(Response<Bytes>),
+    /// With this answer, and the reason for who runs the mesh.
+    Refuse(Response<Bytes>, Error),
+    Check(Check),
     Pause {
         delay: Duration,
         then: Option<Answer>,
@@ -85,7 +97,7 @@ impl Exchange {
         protocol: Option<&'static dyn AnswerProtocol>,
         route: Arc<str>,
     ) -> Self {
-        Self { chain, running, protocol, cluster: None, route: Some(route), visits: Vec::new() }
+        Self { chain, running, protocol, cluster: None, route: Some(route), visits: Vec::new(), told: Vec::new() }
     }
 
     #[cfg(feature = "server")]
@@ -109,7 +121,7 @@ impl Exchange {
         let call = extensions.get::<Call>();
         let cluster = call.and_then(|call| call.cluster.clone());
         let route = call.and_then(|call| call.snapshot.as_ref()?.route_name(call.route?));
-        Self { chain, running, protocol, cluster, route, visits: Vec::new() }
+        Self { chain, running, protocol, cluster, route, visits: Vec::new(), told: Vec::new() }
     }
 
     /// Passes the request through the filters from the `from`th on, and at last through what its route does.
@@ -121,6 +133,11 @@ impl Exchange {
                 Step::Become(filters) => chain = self.replace(index, &filters),
                 Step::Answer(answer) => return Next::Answer(self.respond(answer)),
                 Step::Respond(response) => return Next::Answer(response),
+                Step::Refuse(response, why) => {
+                    tracing::debug!(why = %why.report(), "a call is not authorized");
+                    return Next::Answer(response);
+                }
+                Step::Check(check) => return Next::Check(check),
                 Step::Pause { delay, then, active } => {
                     return Next::Pause(Pause { delay, then, next: index + 1, _active: active });
                 }
@@ -137,6 +154,52 @@ impl Exchange {
         }
     }
 
+    /// Goes on behind a check.
+    pub(super) fn resume_checked(&mut self, check: &Check, verdict: Verdict, head: &mut Parts) -> Next {
+        match self.take(check.filter(), verdict, head) {
+            Step::Refuse(response, _) => Next::Answer(response),
+            _ => self.request(head, check.filter() + 1),
+        }
+    }
+
+    /// That the call's time is over before it was decided.
+    pub(super) fn expired(&self) -> Response<Bytes> {
+        self.respond(Answer::new(DEADLINE_EXCEEDED, "the call's time ended while it was checked"))
+    }
+
+    /// Begins to ask whether the call may be made.
+    pub(crate) fn check(
+        &mut self,
+        config: &ExtAuthzConfig,
+        index: usize,
+        head: &mut Parts,
+        parties: Option<Parties>,
+    ) -> Step {
+        match check::begin(config, index, head, parties) {
+            Begun::Passes => Step::Continue,
+            Begun::Decided(verdict) => self.take(index, verdict, head),
+            Begun::Waits(check) => Step::Check(check),
+        }
+    }
+
+    /// Takes up what the check of the `index`th filter came to.
+    pub(crate) fn take(&mut self, index: usize, verdict: Verdict, head: &mut Parts) -> Step {
+        match verdict {
+            Verdict::Allow { request, response } => {
+                self.change_request(&request, head);
+                if !response.is_empty() {
+                    self.told.push((index, response));
+                }
+                Step::Continue
+            }
+            Verdict::Deny(Denial { status, body, headers, why }) => {
+                let mut response = self.respond(Answer::new(AnswerStatus::Http(status), body));
+                self.change_response(&headers, &mut response);
+                Step::Refuse(response, Error::new(ErrorKind::PermissionDenied, why))
+            }
+        }
+    }
+
     /// The call passes these filters in the place of the `index`th.
     pub(crate) fn replace(&mut self, index: usize, filters: &[HttpFilter]) -> Arc<Chain> {
         self.chain = Arc::new(self.chain.with(index, filters));
@@ -147,6 +210,7 @@ impl Exchange {
     pub(crate) fn pass(&mut self, filter: &ChainFilter, index: usize, head: &mut Parts) -> Step {
         match &filter.config {
             FilterConfig::Composite(composite) => choose(composite, &filter.name, head),
+            FilterConfig::ExtAuthz(config) => self.check(config, index, head, None),
             FilterConfig::Fault(fault) => fault::inject(fault, &self.running, self.cluster_name(), head),
             FilterConfig::HeaderMutation(config) => {
                 self.change_request(&config.changes.request, head);
@@ -205,6 +269,10 @@ impl Exchange {
         for (index, filter) in self.chain.filters.iter().enumerate().rev() {
             match &filter.config {
                 FilterConfig::HeaderMutation(config) => self.change_response(&config.changes.response, &mut response),
+                FilterConfig::ExtAuthz(_) => {
+                    let told = self.told.iter().filter(|(filter, _)| *filter == index);
+                    told.for_each(|(_, changes)| self.change_response(changes, &mut response));
+                }
                 FilterConfig::StatefulSession(config) => {
                     let visit = self.visits.iter().find(|visit| visit.filter == index);
                     if let Some((visit, cluster)) = visit.zip(self.cluster_name()) {

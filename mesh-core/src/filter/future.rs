@@ -1,6 +1,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -11,8 +12,10 @@ use tokio::time::Sleep;
 use tower_service::Service;
 
 use super::ResponseBody;
+use super::check::Check;
 use super::exchange::{Exchange, Next, Pause};
 use crate::call::{Call, Stage};
+use crate::resource::ext_authz::Verdict;
 
 /// The future of [`Filter`](super::Filter).
 #[pin_project]
@@ -32,21 +35,46 @@ where
 {
     Forwarded(#[pin] S::Future, Option<Exchange>),
     /// Boxed: only calls that are held back pay for it.
-    Paused(Pin<Box<Paused<S, B>>>),
+    Held(Pin<Box<HeldCall<S, B>>>),
     Answered(Option<Response<Bytes>>),
 }
 
 /// A call that a filter holds back.
 #[pin_project]
-struct Paused<S, B> {
+struct HeldCall<S, B> {
     #[pin]
-    sleep: Sleep,
+    wait: Wait,
     held: Option<Held<S, B>>,
+}
+
+/// What it waits for.
+#[pin_project(project = WaitProjection)]
+enum Wait {
+    Pause(#[pin] Sleep),
+    Check(Pin<Box<dyn Future<Output = Option<Verdict>> + Send>>),
+}
+
+/// Why it is held.
+pub(super) enum Hold {
+    Pause(Pause),
+    Check(Arc<Check>),
+}
+
+impl From<Pause> for Hold {
+    fn from(pause: Pause) -> Self {
+        Self::Pause(pause)
+    }
+}
+
+impl From<Check> for Hold {
+    fn from(check: Check) -> Self {
+        Self::Check(Arc::new(check))
+    }
 }
 
 struct Held<S, B> {
     exchange: Exchange,
-    pause: Pause,
+    hold: Hold,
     /// Ready for the call.
     service: S,
     head: Parts,
@@ -65,8 +93,8 @@ where
         Self { state: State::Answered(Some(response)) }
     }
 
-    pub(super) fn pause(exchange: Exchange, pause: Pause, service: S, head: Parts, body: B) -> Self {
-        Self { state: State::pause(Held { exchange, pause, service, head, body }) }
+    pub(super) fn hold(exchange: Exchange, hold: Hold, service: S, head: Parts, body: B) -> Self {
+        Self { state: State::hold(Held { exchange, hold, service, head, body }) }
     }
 }
 
@@ -74,20 +102,33 @@ impl<S, B> State<S, B>
 where
     S: Service<Request<B>>,
 {
-    fn pause(held: Held<S, B>) -> Self {
-        let sleep = tokio::time::sleep(held.pause.delay);
-        Self::Paused(Box::pin(Paused { sleep, held: Some(held) }))
+    fn hold(held: Held<S, B>) -> Self {
+        let wait = match &held.hold {
+            Hold::Pause(pause) => Wait::Pause(tokio::time::sleep(pause.delay)),
+            Hold::Check(check) => {
+                let check = check.clone();
+                Wait::Check(Box::pin(async move { check.verdict(None).await }))
+            }
+        };
+        Self::Held(Box::pin(HeldCall { wait, held: Some(held) }))
     }
 
-    fn resume(held: Held<S, B>) -> Self {
-        let Held { mut exchange, pause, mut service, mut head, body } = held;
-        match exchange.resume(pause, &mut head) {
+    fn resume(held: Held<S, B>, verdict: Option<Verdict>) -> Self {
+        let Held { mut exchange, hold, mut service, mut head, body } = held;
+        let next = match (hold, verdict) {
+            (Hold::Pause(pause), _) => exchange.resume(pause, &mut head),
+            (Hold::Check(check), Some(verdict)) => exchange.resume_checked(&check, verdict, &mut head),
+            // Its deadline is over, which the layer above tells it.
+            (Hold::Check(_), None) => Next::Answer(exchange.expired()),
+        };
+        match next {
             Next::Forward => {
                 went_on(&mut head);
                 Self::Forwarded(service.call(Request::from_parts(head, body)), Some(exchange))
             }
             Next::Answer(response) => Self::Answered(Some(exchange.changed(response))),
-            Next::Pause(pause) => Self::pause(Held { exchange, pause, service, head, body }),
+            Next::Pause(pause) => Self::hold(Held { exchange, hold: pause.into(), service, head, body }),
+            Next::Check(check) => Self::hold(Held { exchange, hold: check.into(), service, head, body }),
         }
     }
 }
@@ -122,10 +163,16 @@ where
                     }
                     return Poll::Ready(Ok(response.map(ResponseBody::passed)));
                 }
-                StateProjection::Paused(paused) => {
-                    let mut paused = paused.as_mut().project();
-                    ready!(paused.sleep.as_mut().poll(cx));
-                    State::resume(paused.held.take().expect("taken once, when the pause is over"))
+                StateProjection::Held(call) => {
+                    let call = call.as_mut().project();
+                    let verdict = match call.wait.project() {
+                        WaitProjection::Pause(sleep) => {
+                            ready!(sleep.poll(cx));
+                            None
+                        }
+                        WaitProjection::Check(check) => ready!(check.as_mut().poll(cx)),
+                    };
+                    State::resume(call.held.take().expect("taken once, when it is not held any more"), verdict)
                 }
                 StateProjection::Answered(response) => {
                     let response = response.take().expect("not polled after it was ready");

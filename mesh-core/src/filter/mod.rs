@@ -3,7 +3,7 @@
 //! ```text
 //! call ─ any filter in force here? ─ no ─▸ the inner service, and nothing else
 //!          └ yes: each filter in its order ─┬─ goes on, with the head as the filter changed it
-//!                                           ├─ pause, then goes on or answers
+//!                                           ├─ pause or check, then goes on or answers
 //!                                           └─ answers itself: nothing is sent
 //! ```
 //!
@@ -13,6 +13,7 @@
 //! | filter | what it does |
 //! |---|---|
 //! | `composite` | is replaced by the filters that it chooses for the call (A103) |
+//! | `ext_authz` | asks another service whether the call may be made (A92) |
 //! | [`Fault`] | delays and aborts calls (A33) |
 //! | [`HeaderMutation`] | changes headers of requests and responses (Envoy) |
 //! | [`LocalRateLimit`] | refuses calls beyond a rate (Envoy) |
@@ -27,6 +28,7 @@
 //! [`HeaderMutationLayer`] and [`LocalRateLimitLayer`] have a configuration of their own and work around any service.
 
 mod body;
+mod check;
 mod exchange;
 mod fault;
 mod future;
@@ -46,6 +48,8 @@ pub(crate) use in_force::in_force;
 pub use layer::{FaultLayer, FilterLayer, HeaderMutationLayer, LocalRateLimitLayer};
 use tower_service::Service;
 
+#[cfg(feature = "server")]
+pub(crate) use self::check::Check;
 use self::exchange::Next;
 #[cfg(feature = "server")]
 pub(crate) use self::exchange::Step;
@@ -91,13 +95,17 @@ where
         match exchange.request(&mut head, 0) {
             Next::Forward => ResponseFuture::forward(self.inner.call(Request::from_parts(head, body)), Some(exchange)),
             Next::Answer(answer) => ResponseFuture::answer(exchange.changed(answer)),
-            Next::Pause(pause) => {
-                // What is ready now makes the call when the pause is over.
-                let clone = self.inner.clone();
-                let ready = std::mem::replace(&mut self.inner, clone);
-                ResponseFuture::pause(exchange, pause, ready, head, body)
-            }
+            Next::Pause(pause) => ResponseFuture::hold(exchange, pause.into(), self.ready(), head, body),
+            Next::Check(check) => ResponseFuture::hold(exchange, check.into(), self.ready(), head, body),
         }
+    }
+}
+
+impl<S: Clone> Filter<S> {
+    /// What is ready now, to make the call when it is not held back any more.
+    fn ready(&mut self) -> S {
+        let clone = self.inner.clone();
+        std::mem::replace(&mut self.inner, clone)
     }
 }
 

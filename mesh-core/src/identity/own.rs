@@ -60,6 +60,13 @@ impl Identity {
         self.spiffe_id.as_ref()
     }
 
+    /// The first of the leaf's names: a URI, a DNS name or its subject.
+    #[cfg(feature = "server")]
+    pub(crate) fn name(&self) -> &str {
+        let names = &self.leaf.names;
+        names.uris().next().or_else(|| names.dns().next()).unwrap_or(&self.leaf.subject)
+    }
+
     /// When the leaf expires. No connection is made with it from then on.
     pub fn not_after(&self) -> SystemTime {
         self.leaf.not_after

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::{Inner, Mesh};
 use crate::backoff::bounded;
 use crate::balance::{BalanceOptions, Clusters, PolicyConfig, PolicyFactory, make_policy};
-use crate::bootstrap::Bootstrap;
+use crate::bootstrap::{Bootstrap, ServerConfig};
 use crate::connect::{Http2Connector, Http2Options};
 #[cfg(feature = "dns")]
 use crate::discover::Names;
@@ -41,7 +41,11 @@ use crate::xds::resource_type::Extensions;
 use crate::xds::transport::Transport;
 use crate::xds::transport::connector::InProcess;
 use crate::xds::transport::grpc::{GrpcOptions, GrpcTransport};
+use crate::xds::transport::side_channel::SideChannel;
 use crate::xds::{XdsClient, XdsOptions};
+
+/// The longest answer of a service beside the mesh's own, in bytes.
+const MAX_SIDE_RESPONSE: usize = 256 << 10;
 
 /// Sets up a [`Mesh`]; [`Mesh::builder`] starts one.
 ///
@@ -326,7 +330,18 @@ impl MeshBuilder {
                     Some(connect) => Arc::new(GrpcTransport::in_process(connect, bootstrap, transport, &runtime)?),
                     None => Arc::new(GrpcTransport::new(bootstrap, transport, &runtime)?),
                 };
+                let channel = |service: &ServerConfig| {
+                    let options =
+                        GrpcOptions { tasks: tasks.clone(), max_response: MAX_SIDE_RESPONSE, ..Default::default() };
+                    let channel = SideChannel::new(service.clone(), options, &runtime, &cancel);
+                    (service.uri.clone(), Arc::new(channel))
+                };
                 let extensions = Extensions::new(LocalNames {
+                    grpc_services: Arc::new(bootstrap.allowed_grpc_services().iter().map(channel).collect()),
+                    #[cfg(all(feature = "tls", feature = "server"))]
+                    fails_closed: self.floor.demand_on_callers(),
+                    #[cfg(not(all(feature = "tls", feature = "server")))]
+                    fails_closed: None,
                     policies: Policies::new(self.policies),
                     #[cfg(feature = "tls")]
                     certificate_providers: Arc::new(certificate_providers.names()),

@@ -1,11 +1,12 @@
 //! What this process has that resources may ask for by name.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::named_policy::Policies;
 #[cfg(feature = "tls")]
 use crate::files::AllowedFolders;
+use crate::xds::transport::side_channel::SideChannel;
 
 /// Named things of the application and of the bootstrap, and which files may be named; clones share them.
 #[derive(Clone, Debug, Default)]
@@ -17,4 +18,8 @@ pub(crate) struct LocalNames {
     /// Where the files are that a control plane may name.
     #[cfg(feature = "tls")]
     pub(crate) folders: AllowedFolders,
+    /// Services beside the mesh's own, by their target URIs (A102).
+    pub(crate) grpc_services: Arc<BTreeMap<Arc<str>, Arc<SideChannel>>>,
+    /// Why no filter may let calls pass whose authorization fails; `None`: it may.
+    pub(crate) fails_closed: Option<&'static str>,
 }

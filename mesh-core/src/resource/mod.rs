@@ -15,6 +15,8 @@ pub(crate) mod domain;
 #[cfg(feature = "tls")]
 pub(crate) mod downstream_tls;
 pub(crate) mod endpoints;
+#[cfg_attr(not(feature = "filter"), allow(dead_code, unused_imports, reason = "no call is checked"))]
+pub(crate) mod ext_authz;
 pub(crate) mod filter;
 pub(crate) mod filter_chain;
 pub(crate) mod hash_policy;

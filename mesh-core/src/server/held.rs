@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tower::ServiceExt as _;
 use tower_service::Service;
 
-use super::passage::{Hold, Next, Passage};
+use super::passage::{Hold, Next, Passage, Pause};
 use super::request::{Refusals, RequestBody};
 use crate::context::Context;
 use crate::error::BoxError;
@@ -39,13 +39,12 @@ impl<S> HeldCall<S> {
         let Self { mut passage, mut head, body, service, refusals } = self;
         let deadline = refusals.deadline(&head.headers);
         loop {
-            if !wait(&hold, deadline).await {
+            let Some(next) = after(hold, &mut passage, &mut head, deadline).await else {
                 return Ok(refusals.expired().map(|()| ResponseBody::own(Bytes::new())));
-            }
-            match passage.resume(hold, &mut head) {
+            };
+            match next {
                 Next::Hold(another) => hold = another,
                 Next::Refuse(error) => return Ok(refusals.answer(&error).map(|()| ResponseBody::own(Bytes::new()))),
-                #[cfg(feature = "jwt")]
                 Next::Deny(answer, why) => {
                     refusals.server.refuse_call(&why);
                     return Ok(passage.changed(answer.map(ResponseBody::own)));
@@ -60,9 +59,20 @@ impl<S> HeldCall<S> {
     }
 }
 
+/// What becomes of the call then; `None`: its time is over before.
+async fn after(hold: Hold, passage: &mut Passage, head: &mut Parts, deadline: Option<Instant>) -> Option<Next> {
+    match hold {
+        Hold::Pause(pause) => wait(&pause, deadline).await.then(|| passage.resume(pause, head)),
+        Hold::Check(check) => {
+            let verdict = check.verdict(deadline).await?;
+            Some(passage.checked(&check, verdict, head))
+        }
+    }
+}
+
 /// Whether there is time left behind the pause.
-async fn wait(hold: &Hold, deadline: Option<Instant>) -> bool {
-    let pause = sleep(hold.delay);
+async fn wait(pause: &Pause, deadline: Option<Instant>) -> bool {
+    let pause = sleep(pause.delay);
     match deadline {
         Some(deadline) => timeout_at(deadline, pause).await.is_ok(),
         None => {

@@ -19,6 +19,7 @@ use super::access::{denied, inbound_call};
 use super::mode::ServingMode;
 use super::passage::{Passage, Terms};
 use super::secure::Securing;
+use super::state::ConnectionState;
 use crate::error::{Error, ErrorKind};
 use crate::resource::filter::FilterConfig;
 use crate::resource::filter_chain::{FilterChain, FilterChains};
@@ -121,7 +122,12 @@ impl ChainState {
 
     /// Whether a call is to be served: its route says so, with `non_forwarding_action` (A36), and its policies do (A41).
     /// If its filters have more to do than to decide, they are to be passed yet.
-    pub(super) fn admit<B>(&self, request: &Request<B>, terms: &Terms) -> Result<Option<Passage>, Error> {
+    pub(super) fn admit<B>(
+        &self,
+        request: &Request<B>,
+        terms: &Terms,
+        connection: &Arc<ConnectionState>,
+    ) -> Result<Option<Passage>, Error> {
         let chain = self.0.load();
         let routes = chain.routes.as_ref().map_err(|problem| chain.located(problem.to_error()))?;
         let head = RequestHead::of(request);
@@ -136,7 +142,9 @@ impl ChainState {
         })?;
         let route = &host.routes[index];
         match &route.action {
-            RouteAction::NonForwarding => pass(chain.passed[place].get(index, 0), request, &route.name, terms),
+            RouteAction::NonForwarding => {
+                pass(chain.passed[place].get(index, 0), request, &route.name, terms, connection)
+            }
             other => {
                 let message = format!("route `{}` has the action `{}` on a server", route.name, other.name());
                 Err(chain.error(routes, message, "give the route a `non_forwarding_action`"))
@@ -151,10 +159,13 @@ fn pass<B>(
     request: &Request<B>,
     route: &Arc<str>,
     terms: &Terms,
+    connection: &Arc<ConnectionState>,
 ) -> Result<Option<Passage>, Error> {
     let filters = match passed {
         None if !terms.deny_by_default => return Ok(None),
-        Some(chain) if !chain.only_decides() => return Ok(Some(Passage::new(chain.clone(), route.clone(), terms))),
+        Some(chain) if !chain.only_decides() => {
+            return Ok(Some(Passage::new(chain.clone(), route.clone(), terms, connection)));
+        }
         passed => passed.into_iter().flat_map(|chain| &chain.filters),
     };
     let filters = filters.filter_map(|filter| match &filter.config {

@@ -21,6 +21,7 @@ mod io;
 mod listener;
 mod mode;
 mod options;
+mod parties;
 mod passage;
 mod request;
 mod secure;

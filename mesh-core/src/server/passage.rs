@@ -12,11 +12,14 @@ use http::Response;
 use http::request::Parts;
 
 use super::access::{denied, inbound_head};
+use super::parties::parties;
+use super::state::ConnectionState;
 use crate::call::AnswerProtocol;
 use crate::deadline::InboundProtocol;
 use crate::error::{Error, ErrorKind};
-use crate::filter::{ActiveFault, Exchange, Running, Step};
+use crate::filter::{ActiveFault, Check, Exchange, Running, Step};
 use crate::resource::answer::Answer;
+use crate::resource::ext_authz::Verdict;
 use crate::resource::filter::FilterConfig;
 use crate::resource::rbac::access::Access;
 use crate::snapshot::{Chain, ChainFilter};
@@ -34,6 +37,7 @@ pub(super) struct Terms {
 pub(super) struct Passage {
     exchange: Exchange,
     access: Access,
+    connection: Arc<ConnectionState>,
 }
 
 /// What becomes of a call behind some of its filters.
@@ -44,14 +48,21 @@ pub(super) enum Next {
     Refuse(Error),
     Answer(Response<Bytes>),
     /// As an answer that says why, which the server's own log does, too.
-    #[cfg(feature = "jwt")]
     Deny(Response<Bytes>, Error),
     Hold(Hold),
 }
 
 /// A filter holds the call back.
 #[derive(Debug)]
-pub(super) struct Hold {
+pub(super) enum Hold {
+    Pause(Pause),
+    /// Until another service has said what becomes of it.
+    Check(Check),
+}
+
+/// For some time.
+#[derive(Debug)]
+pub(super) struct Pause {
     pub(super) delay: Duration,
     /// How the call ends behind the pause; `None`: it goes on.
     then: Option<Answer>,
@@ -66,10 +77,10 @@ fn misconfigured(message: String) -> Error {
 }
 
 impl Passage {
-    pub(super) fn new(chain: Arc<Chain>, route: Arc<str>, terms: &Terms) -> Self {
+    pub(super) fn new(chain: Arc<Chain>, route: Arc<str>, terms: &Terms, connection: &Arc<ConnectionState>) -> Self {
         let protocol = terms.protocol.map(|protocol| protocol as &'static dyn AnswerProtocol);
         let exchange = Exchange::inbound(chain, terms.running.clone(), protocol, route);
-        Self { exchange, access: Access::new(terms.deny_by_default) }
+        Self { exchange, access: Access::new(terms.deny_by_default), connection: connection.clone() }
     }
 
     /// Passes the request through the filters from the `from`th on, and at last through what its route does.
@@ -91,8 +102,10 @@ impl Passage {
                 Ok(Step::Become(filters)) => chain = self.exchange.replace(index, &filters),
                 Ok(Step::Answer(answer)) => return Next::Answer(self.exchange.respond(answer)),
                 Ok(Step::Respond(response)) => return Next::Answer(response),
+                Ok(Step::Refuse(answer, why)) => return self.refuse(answer, why, head),
+                Ok(Step::Check(check)) => return Next::Hold(Hold::Check(check)),
                 Ok(Step::Pause { delay, then, active }) => {
-                    return Next::Hold(Hold { delay, then, next: index + 1, _active: active });
+                    return Next::Hold(Hold::Pause(Pause { delay, then, next: index + 1, _active: active }));
                 }
                 Err(error) => return Next::Refuse(error),
             }
@@ -105,17 +118,29 @@ impl Passage {
 
     #[cfg(feature = "jwt")]
     fn deny(&self, answer: Answer, why: &str, head: &Parts) -> Next {
+        self.refuse(self.exchange.respond(answer), Error::new(ErrorKind::PermissionDenied, why), head)
+    }
+
+    fn refuse(&self, answer: Response<Bytes>, why: Error, head: &Parts) -> Next {
         let call = inbound_head(head);
         let (path, route) = (call.head.bare_path(), self.exchange.route());
-        tracing::debug!(why, route, path, "a call was refused");
-        Next::Deny(self.exchange.respond(answer), Error::new(ErrorKind::PermissionDenied, why))
+        tracing::debug!(why = %why, route, path, "a call was refused");
+        Next::Deny(answer, why)
     }
 
     /// Goes on behind a pause.
-    pub(super) fn resume(&mut self, hold: Hold, head: &mut Parts) -> Next {
-        match hold.then {
+    pub(super) fn resume(&mut self, pause: Pause, head: &mut Parts) -> Next {
+        match pause.then {
             Some(answer) => Next::Answer(self.exchange.respond(answer)),
-            None => self.request(head, hold.next),
+            None => self.request(head, pause.next),
+        }
+    }
+
+    /// Goes on behind a check.
+    pub(super) fn checked(&mut self, check: &Check, verdict: Verdict, head: &mut Parts) -> Next {
+        match self.exchange.take(check.filter(), verdict, head) {
+            Step::Refuse(answer, why) => self.refuse(answer, why, head),
+            _ => self.request(head, check.filter() + 1),
         }
     }
 
@@ -125,6 +150,10 @@ impl Passage {
                 let call = inbound_head(head);
                 let passed = self.access.pass(&call, &filter.name, rbac);
                 passed.map(|()| Step::Continue).map_err(|refusal| denied(refusal, &call, self.exchange.route()))
+            }
+            FilterConfig::ExtAuthz(config) => {
+                let parties = parties(&self.connection);
+                Ok(self.exchange.check(config, index, head, Some(parties)))
             }
             FilterConfig::Composite(_) => match self.exchange.pass(filter, index, head) {
                 Step::Answer(_) => Err(misconfigured(format!("filter `{}` has no action for the call", filter.name))),

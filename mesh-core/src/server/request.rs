@@ -97,7 +97,7 @@ impl<S> Calls<S> {
     fn admit(&self, request: &Request<RequestBody>) -> Result<Option<Passage>, Error> {
         one_authority(request)?;
         match &self.chain {
-            Some(chain) => chain.admit(request, &self.terms),
+            Some(chain) => chain.admit(request, &self.terms, &self.connection),
             None if self.terms.deny_by_default => {
                 let call = inbound_call(request);
                 decide(&call, std::iter::empty(), true).map_err(|refusal| denied(refusal, &call, ""))?;
@@ -174,7 +174,6 @@ where
         match passage.request(&mut head, 0) {
             Next::Serve => State::Served(service.oneshot(Request::from_parts(head, body)), Some(passage)),
             Next::Refuse(error) => State::refused(self.refusals.answer(&error)),
-            #[cfg(feature = "jwt")]
             Next::Deny(answer, why) => {
                 self.refusals.server.refuse_call(&why);
                 State::Answered(Some(Ok(passage.changed(answer))))

@@ -154,7 +154,8 @@ impl Handshake {
             session.peer_certificates().unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect();
         let leaf =
             self.verifier.verify_chain(&chain).map_err(|error| failed("the handshake failed").with_source(error))?;
-        let security = ConnectionSecurity { protocol, peer: Peer::new(&leaf), identity: self.identity, replaced: None };
+        let security =
+            ConnectionSecurity { protocol, peer: Peer::new(&leaf, &chain[0]), identity: self.identity, replaced: None };
         let mut lifetime = Lifetime::new(&security, self.own);
         if let Some((provider, bundle)) = self.vouching {
             lifetime = lifetime.vouched_for_by(provider, bundle, chain, self.verifier);

@@ -4,11 +4,21 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+#[cfg(feature = "server")]
+use base64::Engine as _;
+#[cfg(feature = "server")]
+use base64::engine::general_purpose::STANDARD;
+#[cfg(feature = "server")]
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use rustls::{CommonState, ProtocolVersion};
+use rustls_pki_types::CertificateDer;
 
 use crate::identity::{Identity, Leaf, SpiffeId, Utc};
 #[cfg(feature = "server")]
 use crate::resource::rbac::Callers;
+
+#[cfg(feature = "server")]
+const NOT_IN_URL: &AsciiSet = &CONTROLS.add(b' ').add(b'+').add(b'/').add(b'=');
 
 /// The other side of a connection, as its verified certificate says. Cloning is cheap.
 ///
@@ -30,6 +40,9 @@ pub struct Peer {
     pub serial: Arc<str>,
     /// When its certificate expires.
     pub not_after: SystemTime,
+    /// DER; empty of one that is made up for a test.
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only servers tell it to others"))]
+    pub(crate) certificate: Arc<[u8]>,
 }
 
 /// How one connection is secured.
@@ -100,10 +113,12 @@ impl Peer {
     #[cfg(feature = "testing")]
     pub(crate) fn with_svid(id: SpiffeId, not_after: SystemTime) -> Self {
         let uris = [id.as_str().to_owned()].into();
-        Self { spiffe_id: Some(id), uris, dns_names: [].into(), subject: "".into(), serial: "".into(), not_after }
+        let (subject, serial, certificate) = ("".into(), "".into(), [].into());
+        Self { spiffe_id: Some(id), uris, dns_names: [].into(), subject, serial, not_after, certificate }
     }
 
-    pub(super) fn new(leaf: &Leaf) -> Self {
+    /// Of the verified certificate that the leaf was read from.
+    pub(super) fn new(leaf: &Leaf, certificate: &CertificateDer<'_>) -> Self {
         Self {
             spiffe_id: leaf.vouched.clone(),
             uris: leaf.names.uris().map(str::to_owned).collect(),
@@ -111,11 +126,31 @@ impl Peer {
             subject: leaf.subject.clone().into(),
             serial: leaf.serial().into(),
             not_after: leaf.not_after,
+            certificate: certificate.as_ref().into(),
         }
     }
 }
 
 impl Peer {
+    /// The first of its names, as an authorization service is told it (A92).
+    #[cfg(feature = "server")]
+    pub(crate) fn name(&self) -> &str {
+        self.uris.first().or(self.dns_names.first()).map_or(&*self.subject, String::as_str)
+    }
+
+    /// Its certificate in PEM, with `%` for what a URL cannot hold, as Envoy tells it.
+    #[cfg(feature = "server")]
+    pub(crate) fn certificate_for_url(&self) -> Option<String> {
+        const LINE: usize = 64;
+        if self.certificate.is_empty() {
+            return None;
+        }
+        let text = STANDARD.encode(&self.certificate);
+        let lines = text.as_bytes().chunks(LINE).map(|line| String::from_utf8_lossy(line) + "\n");
+        let pem = format!("-----BEGIN CERTIFICATE-----\n{}-----END CERTIFICATE-----\n", lines.collect::<String>());
+        Some(utf8_percent_encode(&pem, NOT_IN_URL).to_string())
+    }
+
     /// As access control knows it.
     #[cfg(feature = "server")]
     pub(crate) fn caller(&self) -> Callers<'_> {

@@ -219,7 +219,7 @@ mod tests {
     /// A connection whose own certificate has an hour, and the peer's a day.
     fn facts(own: &Identity) -> (ConnectionSecurity, Vec<CertificateDer<'static>>) {
         let chain = identity(24 * HOUR).pair().cert.clone();
-        let peer = Peer::new(&Leaf::read(&chain[0]).unwrap());
+        let peer = Peer::new(&Leaf::read(&chain[0]).unwrap(), &chain[0]);
         (ConnectionSecurity { protocol: "TLSv1.3", peer, identity: Some(own.clone()), replaced: None }, chain)
     }
 

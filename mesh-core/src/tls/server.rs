@@ -125,7 +125,8 @@ impl Accepting {
         let peer = match &verifier {
             Some(verifier) => {
                 let leaf = verifier.verify_chain(&chain);
-                Some(Peer::new(&leaf.map_err(|error| failed("the handshake failed").with_source(error))?))
+                let leaf = leaf.map_err(|error| failed("the handshake failed").with_source(error))?;
+                Some(Peer::new(&leaf, &chain[0]))
             }
             None => None,
         };

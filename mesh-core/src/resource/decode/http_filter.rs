@@ -11,6 +11,7 @@ use std::sync::Arc;
 use mesh_xds_proto::envoy::config::route::v3::FilterConfig as Wrapper;
 use mesh_xds_proto::envoy::extensions::common::matching::v3::{ExtensionWithMatcher, ExtensionWithMatcherPerRoute};
 use mesh_xds_proto::envoy::extensions::filters::http::composite::v3::{Composite as Empty, CompositePerRoute};
+use mesh_xds_proto::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthz, ExtAuthzPerRoute};
 use mesh_xds_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use mesh_xds_proto::envoy::extensions::filters::http::header_mutation::v3::{HeaderMutation, HeaderMutationPerRoute};
 use mesh_xds_proto::envoy::extensions::filters::http::jwt_authn::v3::{JwtAuthentication, PerRouteConfig};
@@ -26,6 +27,7 @@ use prost::{Message, Name};
 use prost_types::Any;
 
 use super::composite;
+use super::ext_authz;
 use super::fault::fault;
 use super::header_mutation::mutations;
 use super::place::{At, quoted};
@@ -164,6 +166,9 @@ fn of_extension(extension: &Extension<'_>, is_optional: bool, within: Within, at
         }
     } else if extension.is::<Empty>() {
         choosing(extension.unpack(place).and_then(|message| composite::alone(&message, within, place)))
+    } else if extension.is::<ExtAuthz>() {
+        let config = extension.unpack(place).and_then(|message| ext_authz::ext_authz(&message, place));
+        config.map_or(Kind::Skipped, Kind::Filter)
     } else if extension.is::<HttpFault>() {
         extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(faults(&message, place)))
     } else if extension.is::<HeaderMutation>() {
@@ -209,6 +214,9 @@ fn one_override(extension: &Extension<'_>, at: &At<'_>) -> Option<Override> {
 fn unwrapped(extension: &Extension<'_>, is_optional: bool, at: &At<'_>) -> Option<Override> {
     if extension.is::<HttpFault>() {
         return Some(Override::Config(faults(&extension.unpack(at)?, at)));
+    }
+    if extension.is::<ExtAuthzPerRoute>() {
+        return ext_authz::per_route(&extension.unpack(at)?, at);
     }
     if extension.is::<HeaderMutationPerRoute>() {
         let message: HeaderMutationPerRoute = extension.unpack(at)?;

@@ -13,6 +13,7 @@ mod discovery;
 #[cfg(feature = "tls")]
 mod downstream_tls;
 mod endpoints;
+mod ext_authz;
 mod fault;
 mod filter_chain;
 mod hash_policy;

@@ -159,7 +159,7 @@ fn contains(text: &str, ignore_case: bool, at: &At<'_>) -> Option<TextMatch> {
     compiled.map_err(|problem| at.error(problem)).ok()
 }
 
-fn text_regex(regex: &RegexMatcher, at: &At<'_>) -> Option<TextMatch> {
+pub(super) fn text_regex(regex: &RegexMatcher, at: &At<'_>) -> Option<TextMatch> {
     compiled(regex, at, |pattern| TextMatch::regex(pattern, &at.report().patterns))
 }
 

@@ -21,6 +21,7 @@ use header_mutation::HeaderMutation;
 use rate_limit::LocalRateLimit;
 use stateful_session::StatefulSession;
 
+use super::ext_authz::ExtAuthzConfig;
 #[cfg(feature = "jwt")]
 use super::jwt::JwtConfig;
 use super::rbac::RbacFilter;
@@ -43,6 +44,7 @@ pub(crate) struct HttpFilter {
 #[derive(Clone, Debug)]
 pub(crate) enum FilterConfig {
     Composite(Arc<Composite>),
+    ExtAuthz(ExtAuthzConfig),
     Fault(Arc<Fault>),
     HeaderMutation(HeaderMutationConfig),
     /// With its bucket: where it is in force, calls share that.
@@ -95,6 +97,9 @@ impl HttpFilter {
         let config = match (&self.config, said.clone().next()) {
             (_, Some(Override::Disabled)) => return None,
             (_, None) if self.disabled => return None,
+            (FilterConfig::ExtAuthz(own), _) => {
+                FilterConfig::ExtAuthz(own.with_all(said.filter_map(Override::ext_authz)))
+            }
             (FilterConfig::HeaderMutation(own), _) => FilterConfig::HeaderMutation(own.with_all(&mut said)),
             #[cfg(feature = "jwt")]
             (FilterConfig::Jwt(own), Some(Override::Config(FilterConfig::Jwt(said)))) => {
@@ -124,6 +129,13 @@ impl HeaderMutationConfig {
 }
 
 impl Override {
+    fn ext_authz(&self) -> Option<&ExtAuthzConfig> {
+        match self {
+            Self::Config(FilterConfig::ExtAuthz(config)) => Some(config),
+            _ => None,
+        }
+    }
+
     /// Whether it is one of a filter of this kind; that of another is not.
     fn fits(&self, config: &FilterConfig) -> bool {
         match self {
@@ -148,6 +160,7 @@ impl FilterConfig {
         match self {
             // A call that it has no action for fails.
             Self::Composite(_) => false,
+            Self::ExtAuthz(config) => config.filter.is_none(),
             Self::Fault(fault) => fault.is_idle(),
             Self::HeaderMutation(config) => config.changes.is_idle(),
             Self::LocalRateLimit(limit) => limit.is_idle(),

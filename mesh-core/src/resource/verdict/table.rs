@@ -108,6 +108,7 @@ const NO_MEANING: &str = "has no meaning in gRPC";
 pub(crate) const IN_ENVOYS_PROFILE: &str = "acted on in `Profile::Envoy` alone: it has no meaning in gRPC";
 const NOT_LOCAL: &str = "files and the environment are not read for a control plane";
 const NO_DESCRIPTOR: &str = "its rule makes no descriptor";
+const BOOTSTRAP_CREDENTIALS: &str = "those of the bootstrap are used, whatever a control plane sends";
 const NO_RUNTIME: &str = "there is no runtime";
 
 messages! {
@@ -803,6 +804,102 @@ messages! {
     one requirement_specifier: filters::jwt_authn::v3::per_route_config::RequirementSpecifier {
         Disabled "disabled": Act("true is the only value"),
         RequirementName "requirement_name": Act("of `requirement_map`; another one refuses the route's calls"),
+    }
+
+    "ExtAuthz" filters::ext_authz::v3::ExtAuthz {
+        transport_api_version: Ignore("there is v3 alone"),
+        failure_mode_allow: Act("default: a call whose check fails is denied; refused where a `SecurityFloor` demands mTLS"),
+        failure_mode_allow_header_add: Act("`x-envoy-auth-failure-mode-allowed: true`"),
+        with_request_body: Ignore("a call is checked before its body comes (A92)"),
+        clear_route_cache: Ignore("a route is chosen once, before the filters (A92)"),
+        status_on_error: Act("default 403, and gRPC's code for it"),
+        validate_mutations: Ignore("always: a call whose answer has a header that is none is denied (A92)"),
+        metadata_context_namespaces: Ignore("the service is told no metadata (A92)"),
+        typed_metadata_context_namespaces: Ignore("the service is told no metadata (A92)"),
+        route_metadata_context_namespaces: Ignore("the service is told no metadata (A92)"),
+        route_typed_metadata_context_namespaces: Ignore("the service is told no metadata (A92)"),
+        filter_enabled: Act("default: all calls; runtime keys have no meaning"),
+        filter_enabled_metadata: Ignore("calls are checked whatever it says (A92)"),
+        deny_at_disable: Act("with `status_on_error`"),
+        include_peer_certificate: Act("on a server"),
+        stat_prefix: Ignore,
+        bootstrap_metadata_labels_key: Ignore,
+        allowed_headers: Act("not set: all"),
+        disallowed_headers: Act("goes before `allowed_headers`"),
+        include_tls_session: Ignore,
+        charge_cluster_response_stats: Ignore,
+        encode_raw_headers: Ignore("always: the service is told `header_map` (A92)"),
+        decoder_header_mutation_rules: Act("of requests and of responses (A92)"),
+        enable_dynamic_metadata_ingestion: Ignore,
+        filter_metadata: Ignore,
+        emit_filter_state_stats: Ignore,
+        max_denied_response_body_bytes: Ignore("4 KiB of it are told to the caller"),
+        enforce_response_header_limits: Ignore,
+        shadow_mode: Nack("what the service says is obeyed"),
+        emit_client_span: Ignore,
+    }
+    one services: filters::ext_authz::v3::ext_authz::Services {
+        GrpcService "grpc_service": Act("required"),
+        HttpService "http_service": Nack("a service is asked by gRPC alone (A92)"),
+    }
+
+    "ExtAuthzPerRoute" filters::ext_authz::v3::ExtAuthzPerRoute {}
+    one r#override: filters::ext_authz::v3::ext_authz_per_route::Override {
+        Disabled "disabled": Act("as in Envoy; gRPC has `FilterConfig.disabled` for it"),
+        CheckSettings "check_settings": Act("as in Envoy, where A92 ignores it"),
+    }
+
+    "CheckSettings" filters::ext_authz::v3::CheckSettings {
+        context_extensions: Act("the levels' together, the more specific go before"),
+        disable_request_body_buffering: Ignore("no body is buffered (A92)"),
+        with_request_body: Ignore("a call is checked before its body comes (A92)"),
+        emit_client_span: Ignore,
+    }
+    one service_override: filters::ext_authz::v3::check_settings::ServiceOverride {
+        GrpcService "grpc_service": Act,
+        HttpService "http_service": Nack("a service is asked by gRPC alone (A92)"),
+    }
+
+    "GrpcService" core::GrpcService {
+        timeout: Act("above 0; default 10 s"),
+        initial_metadata: Ignore("a control plane sends none of its own with calls beside the mesh's (A102)"),
+        retry_policy: Ignore("a call is repeated only if the service did nothing of it"),
+    }
+    one target_specifier: core::grpc_service::TargetSpecifier {
+        EnvoyGrpc "envoy_grpc": Nack("`google_grpc` must be set (A102)"),
+        GoogleGrpc "google_grpc": Act("required"),
+    }
+
+    "GrpcService.GoogleGrpc" core::grpc_service::GoogleGrpc {
+        target_uri: Act("one of the bootstrap's `allowed_grpc_services`, also if the control plane is trusted (A102)"),
+        channel_credentials: Ignore(BOOTSTRAP_CREDENTIALS),
+        channel_credentials_plugin: Ignore(BOOTSTRAP_CREDENTIALS),
+        call_credentials: Ignore(BOOTSTRAP_CREDENTIALS),
+        call_credentials_plugin: Ignore(BOOTSTRAP_CREDENTIALS),
+        stat_prefix: Ignore,
+        credentials_factory_name: Ignore(BOOTSTRAP_CREDENTIALS),
+        config: Ignore(BOOTSTRAP_CREDENTIALS),
+        per_stream_buffer_limit_bytes: Ignore,
+        channel_args: Ignore,
+    }
+
+    "HeaderMutationRules" mutation_rules::HeaderMutationRules {
+        allow_all_routing: Ignore("pseudo headers and `host` are never changed (A92)"),
+        allow_envoy: Act("default: headers `x-envoy-*` are not changed, as in Envoy"),
+        disallow_system: Ignore("pseudo headers and `host` are never changed (A92)"),
+        disallow_all: Act,
+        allow_expression: Act,
+        disallow_expression: Act("goes before the other rules"),
+        disallow_is_error: Act("the call is denied"),
+    }
+
+    "ListStringMatcher" matcher::ListStringMatcher {
+        patterns: Act("one of them"),
+    }
+
+    "RuntimeFeatureFlag" core::RuntimeFeatureFlag {
+        default_value: Act("required"),
+        runtime_key: Ignore(NO_RUNTIME),
     }
 
     "Int32Range" envoy_type::Int32Range {

@@ -34,6 +34,11 @@ use crate::http2::{
 };
 use crate::xds::{grpc_code_of_http, status_code_name};
 
+#[cfg_attr(not(feature = "filter"), allow(dead_code, reason = "only filters ask other services"))]
+mod unary;
+
+pub(super) use unary::Failure;
+
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("mesh/", env!("CARGO_PKG_VERSION")));
@@ -150,10 +155,7 @@ impl Transport for GrpcTransport {
     fn open(&self, method: &'static str) -> OpenFuture {
         let inner = self.inner.clone();
         Box::pin(async move {
-            let mut headers = inner.options.headers.clone();
-            for path in &inner.tokens {
-                headers.append(AUTHORIZATION, authorization(path).await?);
-            }
+            let headers = inner.headers().await?;
             let slot = inner.slot().await?;
             let uri = inner.uri(method).map_err(|error| StreamError::new(format!("INTERNAL: {error}")))?;
             let request = head(uri, headers);
@@ -198,13 +200,25 @@ impl Inner {
         if let Some(old) = current.connection.take() {
             current.complaints += u32::from(complained(&old));
         }
-        let limit = self.options.connect_timeout;
-        let connecting = timeout(limit, self.connect(current.complaints)).await;
-        let connection = connecting
-            .unwrap_or_else(|_| Err(StreamError::new(format!("UNAVAILABLE: not connected within {limit:?}"))))?;
+        let connection = self.dial(current.complaints).await?;
         let slot = connection.try_acquire();
         current.connection = Some(connection);
         slot.map_err(|_| StreamError::new("UNAVAILABLE: the server allows no streams"))
+    }
+
+    /// What a request has beside gRPC's own headers.
+    async fn headers(&self) -> Result<HeaderMap, StreamError> {
+        let mut headers = self.options.headers.clone();
+        for path in &self.tokens {
+            headers.append(AUTHORIZATION, authorization(path).await?);
+        }
+        Ok(headers)
+    }
+
+    async fn dial(&self, complaints: u32) -> Result<Connection, StreamError> {
+        let limit = self.options.connect_timeout;
+        let connecting = timeout(limit, self.connect(complaints)).await;
+        connecting.unwrap_or_else(|_| Err(StreamError::new(format!("UNAVAILABLE: not connected within {limit:?}"))))
     }
 
     async fn connect(&self, complaints: u32) -> Result<Connection, StreamError> {

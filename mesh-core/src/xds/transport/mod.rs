@@ -5,6 +5,8 @@ pub(crate) mod credentials;
 pub(crate) mod encode;
 mod frames;
 pub(crate) mod grpc;
+#[cfg_attr(not(feature = "filter"), allow(dead_code, reason = "only filters ask other services"))]
+pub(crate) mod side_channel;
 mod token;
 
 use std::fmt;
@@ -59,7 +61,6 @@ impl StreamError {
         Self(text.into())
     }
 
-    #[cfg(any(feature = "spiffe", feature = "istio"))]
     /// The name of the gRPC status code that it starts with, such as `PERMISSION_DENIED`.
     pub(crate) fn code(&self) -> &str {
         self.0.split(':').next().unwrap_or_default()

@@ -9,6 +9,7 @@ use mesh_xds_proto::envoy::config::route::v3 as route;
 use mesh_xds_proto::envoy::config::route::v3::route_action::ClusterSpecifier;
 use mesh_xds_proto::envoy::extensions::common::matching::v3::ExtensionWithMatcherPerRoute;
 use mesh_xds_proto::envoy::extensions::filters::http::composite::v3::Composite;
+use mesh_xds_proto::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthz, ExtAuthzPerRoute};
 use mesh_xds_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use mesh_xds_proto::envoy::extensions::filters::http::header_mutation::v3::HeaderMutation;
 use mesh_xds_proto::envoy::extensions::filters::http::jwt_authn::v3::JwtAuthentication;
@@ -246,6 +247,31 @@ fn place(full_name: &str, sample: &[u8], f: &mut Fixture) {
             let value = path.iter().rev().fold(sample.to_vec(), |message, number| nested(*number, &message));
             let packed = Any { type_url: JwtAuthentication::type_url(), value };
             f.manager.http_filters.insert(0, filter_of("x", packed));
+        }
+        check
+            if check.starts_with("extensions.filters.http.ext_authz.v3.")
+                || check.starts_with("config.core.v3.GrpcService")
+                || matches!(
+                    check,
+                    "config.common.mutation_rules.v3.HeaderMutationRules" | "config.core.v3.RuntimeFeatureFlag"
+                ) =>
+        {
+            let (url, path): (_, &[u32]) = match check.rsplit('.').next().expect("a name") {
+                "ExtAuthz" => (ExtAuthz::type_url(), &[]),
+                "GrpcService" => (ExtAuthz::type_url(), &[1]),
+                "GoogleGrpc" => (ExtAuthz::type_url(), &[1, 2]),
+                "HeaderMutationRules" => (ExtAuthz::type_url(), &[26]),
+                "RuntimeFeatureFlag" => (ExtAuthz::type_url(), &[11]),
+                "ExtAuthzPerRoute" => (ExtAuthzPerRoute::type_url(), &[]),
+                "CheckSettings" => (ExtAuthzPerRoute::type_url(), &[2]),
+                other => panic!("{other} has no place in a filter"),
+            };
+            let value = path.iter().rev().fold(sample.to_vec(), |message, number| nested(*number, &message));
+            let packed = Any { type_url: url, value };
+            match packed.type_url == ExtAuthz::type_url() {
+                true => f.manager.http_filters.insert(0, filter_of("x", packed)),
+                false => f.route().typed_per_filter_config = overrides("x", packed),
+            }
         }
         access if access.starts_with("extensions.filters.http.rbac.v3.") || access.starts_with("config.rbac.v3.") => {
             let path: &[u32] = match access.rsplit('.').next().expect("a name") {

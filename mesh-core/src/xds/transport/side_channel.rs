@@ -1,0 +1,256 @@
+//! gRPC calls beside the mesh's own, to a service that the bootstrap or code allows (A102).
+//!
+//! ```text
+//! call ─▸ connected? ─ yes ─▸ a slot (waits while all are taken) ─▸ one request, one response
+//!             ├ not yet: waits for the one attempt that all calls wait for
+//!             └ failed a moment ago: fails at once, until the backoff is over
+//! ```
+//!
+//! A call waits at most as long as its caller does. What connects is a task of its own, so that no caller's deadline ends
+//! it. There is one connection at a time; it is closed with the mesh.
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::StreamError;
+use super::grpc::{Failure, GrpcOptions, GrpcTransport};
+use crate::aside::aside;
+use crate::backoff::{Backoff, BackoffConfig};
+use crate::bootstrap::ServerConfig;
+use crate::http2::{Connection, Slot, State as ConnectionState, Unavailable};
+
+/// A service that is back is found soon: all that wait for it are callers.
+const BACKOFF: BackoffConfig =
+    BackoffConfig { initial: Duration::from_millis(200), multiplier: 1.6, max: Duration::from_secs(5), jitter: 0.2 };
+/// A connection that lives for less counts as a failed one.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
+/// How often one call waits for a connection, or finds that it takes no calls, before it fails.
+const MAX_TRIES: usize = 6;
+
+/// A service, and the connection to it.
+pub(crate) struct SideChannel {
+    inner: Arc<Inner>,
+    _end_on_drop: DropGuard,
+}
+
+struct Inner {
+    server: ServerConfig,
+    options: GrpcOptions,
+    runtime: Handle,
+    end: CancellationToken,
+    state: Mutex<State>,
+    /// A call has ended.
+    freed: Notify,
+}
+
+struct State {
+    /// Once its credentials were read.
+    transport: Option<GrpcTransport>,
+    link: Link,
+    backoff: Backoff,
+}
+
+#[derive(Clone)]
+enum Link {
+    Idle,
+    /// Changes when the attempt has ended.
+    Connecting(watch::Receiver<()>),
+    Connected(Connection, GrpcTransport, Instant),
+    Failed(StreamError, Instant),
+}
+
+impl SideChannel {
+    /// Connects when it is first used. Connections run on `runtime`, until `end`.
+    pub(crate) fn new(server: ServerConfig, options: GrpcOptions, runtime: &Handle, end: &CancellationToken) -> Self {
+        let end = end.child_token();
+        let state = Mutex::new(State { transport: None, link: Link::Idle, backoff: Backoff::new(BACKOFF) });
+        let _end_on_drop = end.clone().drop_guard();
+        let inner = Inner { server, options, runtime: runtime.clone(), end, state, freed: Notify::new() };
+        Self { inner: Arc::new(inner), _end_on_drop }
+    }
+
+    /// Where it leads, as the bootstrap says it.
+    pub(crate) fn target(&self) -> &str {
+        &self.inner.server.uri
+    }
+
+    /// Makes a call of one request and one response. One that the service did nothing of is made once more.
+    ///
+    /// # Errors
+    ///
+    /// The status that it ended with.
+    pub(crate) async fn call(
+        &self,
+        method: &'static str,
+        headers: HeaderMap,
+        request: Bytes,
+    ) -> Result<Bytes, StreamError> {
+        let _freed = Freed(&self.inner.freed);
+        let mut is_first = true;
+        loop {
+            let (transport, slot) = self.inner.slot().await?;
+            match transport.call(slot, method, headers.clone(), &request).await {
+                Ok(response) => return Ok(response),
+                Err(Failure::Unsent(_)) if is_first => is_first = false,
+                Err(Failure::Unsent(error) | Failure::Status(error)) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Lets another call have the slot of one that is over.
+struct Freed<'a>(&'a Notify);
+
+impl Drop for Freed<'_> {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+impl Inner {
+    async fn slot(self: &Arc<Self>) -> Result<(GrpcTransport, Slot), StreamError> {
+        let mut tries = 0;
+        while tries < MAX_TRIES {
+            let mut freed = pin!(self.freed.notified());
+            // From here on no slot becomes free unheard.
+            freed.as_mut().enable();
+            match self.link() {
+                Link::Connected(connection, transport, since) => match connection.try_acquire() {
+                    Ok(slot) => return Ok((transport, slot)),
+                    Err(Unavailable::Full) => {
+                        freed.await;
+                        continue;
+                    }
+                    Err(Unavailable::Draining | Unavailable::Closed) => self.forget(since),
+                },
+                // An error says that it has ended, too.
+                Link::Connecting(mut attempt) => drop(attempt.changed().await),
+                Link::Failed(error, _) => return Err(error),
+                Link::Idle => return Err(StreamError::new("UNAVAILABLE: the mesh is shut down")),
+            }
+            tries += 1;
+        }
+        Err(closes_connections())
+    }
+
+    /// How it stands, with an attempt begun if it is time for one.
+    fn link(self: &Arc<Self>) -> Link {
+        let mut state = self.state.lock();
+        let is_due = match &state.link {
+            Link::Idle => true,
+            Link::Failed(_, until) => Instant::now() >= *until,
+            Link::Connecting(_) | Link::Connected(..) => false,
+        };
+        if is_due && !self.end.is_cancelled() {
+            let (ended, attempt) = watch::channel(());
+            state.link = Link::Connecting(attempt);
+            let (this, end) = (self.clone(), self.end.clone());
+            self.runtime.spawn(async move {
+                let connecting = end.run_until_cancelled(this.connect(ended)).await;
+                let Some(Some(connection)) = connecting else { return this.settle(Link::Idle) };
+                drop(this);
+                keep(connection, &end).await;
+            });
+        }
+        state.link.clone()
+    }
+
+    /// Takes up what an attempt comes to. Those who wait for it see it when `ended` is dropped.
+    async fn connect(&self, ended: watch::Sender<()>) -> Option<Connection> {
+        let connected = self.dial().await;
+        let mut state = self.state.lock();
+        let (link, connection) = match connected {
+            Ok((transport, connection)) => {
+                state.transport = Some(transport.clone());
+                (Link::Connected(connection.clone(), transport, Instant::now()), Some(connection))
+            }
+            Err(error) => {
+                tracing::warn!(service = %self.server.uri, %error, "a service beside the mesh cannot be reached");
+                (state.failed(error), None)
+            }
+        };
+        state.link = link;
+        drop(state);
+        drop(ended);
+        connection
+    }
+
+    async fn dial(&self) -> Result<(GrpcTransport, Connection), StreamError> {
+        let known = self.state.lock().transport.clone();
+        let transport = match known {
+            Some(transport) => transport,
+            None => self.transport().await?,
+        };
+        let connection = transport.dial().await?;
+        Ok((transport, connection))
+    }
+
+    /// Reading the files of credentials may block.
+    async fn transport(&self) -> Result<GrpcTransport, StreamError> {
+        let (server, options, runtime) = (self.server.clone(), self.options.clone(), self.runtime.clone());
+        let reading = aside(move || GrpcTransport::to(&server, options, &runtime)).await;
+        match reading {
+            Ok(Ok(transport)) => Ok(transport),
+            Ok(Err(error)) => Err(StreamError::new(format!("UNAVAILABLE: {}", error.report()))),
+            Err(error) => Err(StreamError::new(format!("UNAVAILABLE: {error}"))),
+        }
+    }
+
+    /// The mesh has ended, if an attempt was under way.
+    fn settle(&self, link: Link) {
+        let mut state = self.state.lock();
+        if matches!(state.link, Link::Connecting(_)) {
+            state.link = link;
+        }
+    }
+
+    /// That the connection which is there since then takes no more calls.
+    fn forget(&self, since: Instant) {
+        let mut state = self.state.lock();
+        if !matches!(state.link, Link::Connected(_, _, known) if known == since) {
+            return;
+        }
+        if since.elapsed() < SHORT_LIFE {
+            let link = state.failed(closes_connections());
+            state.link = link;
+        } else {
+            state.backoff.reset();
+            state.link = Link::Idle;
+        }
+    }
+}
+
+impl State {
+    fn failed(&mut self, error: StreamError) -> Link {
+        Link::Failed(error, Instant::now() + self.backoff.next_delay(fastrand::f64()))
+    }
+}
+
+fn closes_connections() -> StreamError {
+    StreamError::new("UNAVAILABLE: the server closes its connections")
+}
+
+/// Closes the connection at the end.
+async fn keep(connection: Connection, end: &CancellationToken) {
+    let mut state = connection.state();
+    tokio::select! {
+        _ = state.wait_for(|state| matches!(state, ConnectionState::Lost(_))) => {}
+        () = end.cancelled() => connection.close("the mesh is shut down"),
+    }
+}
+
+impl fmt::Debug for SideChannel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SideChannel").field("target", &self.target()).finish_non_exhaustive()
+    }
+}

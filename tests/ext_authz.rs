@@ -1,0 +1,392 @@
+//! Calls that another service must allow (A92; Envoy's `ext_authz`), on servers and on clients.
+
+use std::time::Duration;
+
+use mesh_core::server::ServerOptions;
+use mesh_core::testing::{
+    ControlPlane, FilterChainBuilder, Resources, cluster, endpoints, filter_chain, listener, route, route_config,
+    server_listener, virtual_host,
+};
+use mesh_core::{Bootstrap, GrpcService, Mesh, MeshBuilder, SecurityFloor};
+use mesh_xds_proto::envoy::config::core::v3 as core;
+use mesh_xds_proto::envoy::config::core::v3::address::Address;
+use mesh_xds_proto::envoy::config::core::v3::grpc_service::{EnvoyGrpc, GoogleGrpc, TargetSpecifier};
+use mesh_xds_proto::envoy::config::route::v3::FilterConfig;
+use mesh_xds_proto::envoy::extensions::filters::http::ext_authz::v3 as pb;
+use mesh_xds_proto::envoy::service::auth::v3::check_response::HttpResponse;
+use mesh_xds_proto::envoy::service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse};
+use mesh_xds_proto::envoy::r#type::v3::{FractionalPercent, HttpStatus};
+use mesh_xds_proto::google::rpc::Status as RpcStatus;
+use pb::check_settings::ServiceOverride;
+use pb::ext_authz::Services;
+use pb::ext_authz_per_route::Override;
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tonic::Code;
+
+use crate::support::authorization::{Answer, Authorization};
+use crate::support::backend::Backend;
+use crate::support::client::{Client, metadata, quick};
+use crate::support::configured::Setting;
+use crate::support::pki::uri;
+use crate::support::secured_server::{CLIENT, SERVER, Site, context, secured};
+
+/// How `server_listener` calls the listener of a server.
+const LISTENERS: &str = "grpc/server?xds.resource.listening_address=%s";
+
+fn allowing(service: &Authorization) -> MeshBuilder {
+    quick().bootstrap(bootstrap([service]))
+}
+
+/// Of a server whose control plane may name these services.
+fn bootstrap<const N: usize>(services: [&Authorization; N]) -> Bootstrap {
+    let bootstrap = Bootstrap::builder("in-process").insecure().server_listener_resource_name_template(LISTENERS);
+    let allow = |bootstrap: mesh_core::BootstrapBuilder, service: &Authorization| {
+        bootstrap.allow_grpc_service(GrpcService::new(service.target()).insecure())
+    };
+    services.into_iter().fold(bootstrap, allow).build().expect("a bootstrap")
+}
+
+fn service(target: &str) -> core::GrpcService {
+    let google = GoogleGrpc { target_uri: target.into(), stat_prefix: "authz".into(), ..Default::default() };
+    core::GrpcService { target_specifier: Some(TargetSpecifier::GoogleGrpc(google)), ..Default::default() }
+}
+
+fn asking(target: &str) -> pb::ExtAuthz {
+    pb::ExtAuthz { services: Some(Services::GrpcService(service(target))), ..Default::default() }
+}
+
+fn within(filter: pb::ExtAuthz, timeout: Duration) -> pb::ExtAuthz {
+    let Some(Services::GrpcService(service)) = filter.services else { panic!("a service") };
+    let timeout = Some(timeout.try_into().expect("a duration"));
+    pb::ExtAuthz { services: Some(Services::GrpcService(core::GrpcService { timeout, ..service })), ..filter }
+}
+
+fn chain(filter: &pb::ExtAuthz) -> FilterChainBuilder {
+    filter_chain().filter("authz", filter)
+}
+
+async fn start(service: &Authorization, filter: &pb::ExtAuthz) -> Setting {
+    Setting::start_in(allowing(service), chain(filter), ServerOptions::new()).await
+}
+
+fn option(key: &str, value: &str, overwrites: bool) -> core::HeaderValueOption {
+    let header = core::HeaderValue { key: key.into(), value: value.into(), ..Default::default() };
+    core::HeaderValueOption {
+        header: Some(header),
+        append_action: if overwrites { 2 } else { 0 },
+        ..Default::default()
+    }
+}
+
+fn ok() -> CheckResponse {
+    CheckResponse { status: Some(RpcStatus::default()), ..Default::default() }
+}
+
+fn denies(status: i32, headers: Vec<core::HeaderValueOption>, body: &str) -> CheckResponse {
+    let denied = DeniedHttpResponse { status: Some(HttpStatus { code: status }), headers, body: body.into() };
+    let http_response = Some(HttpResponse::DeniedResponse(denied));
+    CheckResponse { status: Some(RpcStatus { code: 7, ..Default::default() }), http_response, ..Default::default() }
+}
+
+fn told(result: Result<String, tonic::Status>) -> Result<String, (Code, String)> {
+    result.map_err(|status| (status.code(), status.message().to_owned()))
+}
+
+fn refused(code: Code, text: &str) -> Result<String, (Code, String)> {
+    Err((code, text.to_owned()))
+}
+
+#[tokio::test]
+async fn a_call_that_the_service_allows_is_served_with_the_headers_that_it_changes() {
+    let ok_response = OkHttpResponse {
+        headers: vec![option("x-user", "alice", true), option("x-team", "blue", false)],
+        headers_to_remove: vec!["x-secret".into()],
+        response_headers_to_add: vec![option("x-decided", "yes", false)],
+        ..Default::default()
+    };
+    let allowed = CheckResponse { http_response: Some(HttpResponse::OkResponse(ok_response)), ..ok() };
+    let authorization = Authorization::start(allowed).await;
+    let it = start(&authorization, &asking(&authorization.target())).await;
+    let mut request = tonic::Request::new(mesh_examples::helloworld::HelloRequest::default());
+    *request.metadata_mut() = metadata(&[("x-user", "mallory"), ("x-secret", "1"), ("traceparent", "00-a-b-01")]);
+    let reply = it.client.greeter().say_hello(request).await.expect("it is allowed");
+    assert_eq!(reply.metadata().get("x-decided").expect("a header"), "yes");
+    let seen = it.greeter.seen().pop().expect("a call").metadata;
+    let values =
+        |name: &str| seen.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect::<Vec<_>>();
+    assert_eq!((values("x-user"), values("x-team")), (vec!["alice".into()], vec!["blue".into()]));
+    assert!(seen.get("x-secret").is_none());
+
+    let asked = authorization.asked().pop().expect("a check");
+    assert_eq!(asked.headers["traceparent"], "00-a-b-01", "it is a part of the call's trace");
+    assert!(asked.headers["grpc-timeout"].to_str().unwrap().ends_with('u'));
+    let attributes = asked.attributes;
+    let http = attributes.request.and_then(|request| request.http).expect("the call");
+    assert_eq!((&*http.method, &*http.path), ("POST", "/helloworld.Greeter/SayHello"));
+    assert_eq!(http.host, it.server.address().to_string());
+    let headers = http.header_map.expect("headers").headers;
+    assert!(headers.iter().any(|header| header.key == "x-user" && header.raw_value == "mallory"));
+    let port = |peer: &Option<mesh_xds_proto::envoy::service::auth::v3::attribute_context::Peer>| {
+        let address = peer.as_ref().and_then(|peer| peer.address.clone()).and_then(|address| address.address);
+        let Some(Address::SocketAddress(socket)) = address else { panic!("an address of a socket") };
+        assert_eq!(socket.address, "127.0.0.1");
+        socket.port_specifier
+    };
+    let own = core::socket_address::PortSpecifier::PortValue(it.server.address().port().into());
+    assert_eq!(port(&attributes.destination), Some(own.clone()));
+    assert_ne!(port(&attributes.source), Some(own));
+}
+
+#[tokio::test]
+async fn a_call_that_the_service_denies_reaches_no_handler() {
+    let authorization = Authorization::start(ok()).await;
+    let it = start(&authorization, &asking(&authorization.target())).await;
+    assert_eq!(told(it.client.hello().await), Ok("a".to_owned()));
+    for (answer, expected) in [
+        (denies(403, vec![], "not today"), refused(Code::PermissionDenied, "not today")),
+        (denies(401, vec![], "who are you?"), refused(Code::Unauthenticated, "who are you?")),
+        (denies(503, vec![], ""), refused(Code::Unavailable, "")),
+        (
+            CheckResponse { status: Some(RpcStatus { code: 16, ..Default::default() }), ..Default::default() },
+            refused(Code::PermissionDenied, ""),
+        ),
+    ] {
+        authorization.say(answer);
+        assert_eq!(told(it.client.hello().await), expected);
+    }
+    authorization.say(denies(403, vec![option("x-why", "quota", false), option("grpc-status", "0", true)], "no"));
+    let status = it.client.hello().await.expect_err("it is denied");
+    assert_eq!(
+        (status.code(), status.metadata().get("x-why").unwrap().to_str().unwrap()),
+        (Code::PermissionDenied, "quota")
+    );
+    let state = it.server.status();
+    assert_eq!((it.greeter.calls(), state.refused_calls, state.accepted), (1, 5, 1));
+    let why = state.last_refused_call.expect("a reason");
+    assert!(why.contains("the authorization service denies it"), "{why}");
+    assert_eq!(authorization.connections().get(), 1, "all checks share a connection");
+}
+
+#[tokio::test]
+async fn s12_a_check_that_fails_denies_the_call_however_it_fails() {
+    let authorization = Authorization::start(ok()).await;
+    let filter = asking(&authorization.target());
+    let unavailable = pb::ExtAuthz { status_on_error: Some(HttpStatus { code: 503 }), ..filter.clone() };
+    for (filter, code) in [(&filter, Code::PermissionDenied), (&unavailable, Code::Unavailable)] {
+        let it = start(&authorization, filter).await;
+        for answer in [
+            Answer::Status(14, "overloaded"),
+            Answer::Status(0, ""),
+            Answer::Reset,
+            Answer::Raw(b"\x00\x00\x00\x00\x02\xff\xff"),
+            Answer::Raw(b"\x01\x00\x00\x00\x00"),
+            Answer::Raw(b"\x00\xff\xff\xff\xff"),
+            Answer::Raw(b"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"),
+        ] {
+            authorization.say(answer.clone());
+            assert_eq!(told(it.client.hello().await), refused(code, ""), "{answer:?}");
+        }
+        assert_eq!(it.greeter.calls(), 0);
+        let why = it.server.status().last_refused_call.expect("a reason");
+        assert!(why.contains(&format!("the check at {} failed: ", authorization.target())), "{why}");
+        authorization.say(ok());
+        assert_eq!(told(it.client.hello().await), Ok("a".to_owned()), "and it is asked for the next call again");
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_there_denies_all_calls_until_it_comes() {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    drop(socket);
+    let allowed = GrpcService::new(address.to_string()).insecure();
+    let bootstrap = Bootstrap::builder("in-process").insecure().server_listener_resource_name_template(LISTENERS);
+    let mesh = quick().bootstrap(bootstrap.allow_grpc_service(allowed).build().unwrap());
+    let it = Setting::start_in(mesh, chain(&asking(&address.to_string())), ServerOptions::new()).await;
+    assert_eq!(told(it.client.hello().await), refused(Code::PermissionDenied, ""));
+    let why = it.server.status().last_refused_call.expect("a reason");
+    assert!(why.contains("Connection refused"), "{why}");
+    let _authorization = Authorization::start_on(TcpListener::bind(address).await.unwrap(), ok(), None);
+    assert_eq!(it.client.recovers().await, "a");
+}
+
+#[tokio::test]
+async fn a_check_ends_at_its_timeout_and_at_the_deadline_of_its_call() {
+    let authorization = Authorization::start(Answer::Silence).await;
+    let filter = asking(&authorization.target());
+    let short = start(&authorization, &within(filter.clone(), Duration::from_millis(50))).await;
+    assert_eq!(told(short.client.hello().await), refused(Code::PermissionDenied, ""));
+    let why = short.server.status().last_refused_call.expect("a reason");
+    assert!(why.contains("no answer within 50ms"), "{why}");
+    let long = start(&authorization, &within(filter, Duration::from_secs(60))).await;
+    let begun = Instant::now();
+    let status = long.client.hello_within(Duration::from_millis(50)).await.expect_err("too late");
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    long.server.wait_for("the call to be over", |status| status.in_flight == 0).await;
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert_eq!((short.greeter.calls(), long.greeter.calls()), (0, 0));
+}
+
+#[tokio::test]
+async fn failure_mode_allow_lets_calls_pass_whose_check_fails_and_no_others() {
+    let authorization = Authorization::start(Answer::Status(14, "overloaded")).await;
+    let filter = pb::ExtAuthz {
+        failure_mode_allow: true,
+        failure_mode_allow_header_add: true,
+        ..asking(&authorization.target())
+    };
+    let it = start(&authorization, &filter).await;
+    assert_eq!(told(it.client.hello().await), Ok("a".to_owned()));
+    let seen = it.greeter.seen().pop().expect("a call").metadata;
+    assert_eq!(seen.get("x-envoy-auth-failure-mode-allowed").expect("a header"), "true");
+    authorization.say(denies(403, vec![], "no"));
+    assert_eq!(told(it.client.hello().await), refused(Code::PermissionDenied, "no"));
+}
+
+#[tokio::test]
+async fn routes_disable_the_check_tell_more_and_ask_another_service() {
+    let (first, second) = (Authorization::start(denies(403, vec![], "first")).await, Authorization::start(ok()).await);
+    let at = |path: &str| route().path(path).non_forwarding();
+    let settings = |settings| pb::ExtAuthzPerRoute { r#override: Some(Override::CheckSettings(settings)) };
+    let context = |value: &str| [("tier".to_owned(), value.to_owned())].into();
+    let gold = pb::CheckSettings { context_extensions: context("gold"), ..Default::default() };
+    let another = Some(ServiceOverride::GrpcService(service(&second.target())));
+    let another = pb::CheckSettings { service_override: another, ..Default::default() };
+    let base = pb::CheckSettings { context_extensions: context("base"), ..Default::default() };
+    let off = pb::ExtAuthzPerRoute { r#override: Some(Override::Disabled(true)) };
+    for (route, expected, asked) in [
+        (at("/helloworld.Greeter/SayHello").filter_config("authz", &off), Ok("a".to_owned()), [0, 0]),
+        (
+            at("/helloworld.Greeter/SayHello")
+                .filter_config("authz", &FilterConfig { disabled: true, ..Default::default() }),
+            Ok("a".to_owned()),
+            [0, 0],
+        ),
+        (at("/helloworld.Greeter/SayHello").filter_config("authz", &settings(another)), Ok("a".to_owned()), [0, 1]),
+        (
+            at("/helloworld.Greeter/SayHello").filter_config("authz", &settings(gold)),
+            refused(Code::PermissionDenied, "first"),
+            [1, 0],
+        ),
+    ] {
+        let before = [first.checks().get(), second.checks().get()];
+        let host = virtual_host(["*"]).filter_config("authz", &settings(base.clone())).route(route);
+        let chain = chain(&asking(&first.target())).inline(route_config("r").with(host));
+        let mesh = quick().bootstrap(bootstrap([&first, &second]));
+        let it = Setting::start_in(mesh, chain, ServerOptions::new()).await;
+        assert_eq!(told(it.client.hello().await), expected);
+        assert_eq!([first.checks().get() - before[0], second.checks().get() - before[1]], asked);
+    }
+    let tier = |service: &Authorization| service.asked()[0].attributes.context_extensions["tier"].clone();
+    assert_eq!((tier(&first), tier(&second)), ("gold".to_owned(), "base".to_owned()));
+}
+
+#[tokio::test]
+async fn calls_that_are_not_checked_pass_unless_they_are_to_be_denied() {
+    let authorization = Authorization::start(ok()).await;
+    let none = core::RuntimeFractionalPercent {
+        default_value: Some(FractionalPercent { numerator: 0, denominator: 0 }),
+        ..Default::default()
+    };
+    let flag = core::RuntimeFeatureFlag { default_value: Some(true), ..Default::default() };
+    let filter = pb::ExtAuthz { filter_enabled: Some(none), ..asking(&authorization.target()) };
+    let denying = pb::ExtAuthz { deny_at_disable: Some(flag), ..filter.clone() };
+    for (filter, expected) in [(filter, Ok("a".to_owned())), (denying, refused(Code::PermissionDenied, ""))] {
+        let it = start(&authorization, &filter).await;
+        assert_eq!(told(it.client.hello().await), expected);
+    }
+    assert_eq!(authorization.checks().get(), 0);
+}
+
+#[tokio::test]
+async fn checks_wait_for_each_other_where_the_service_takes_few_at_a_time() {
+    let authorization = Authorization::start_with(ok(), Some(1)).await;
+    let it = start(&authorization, &asking(&authorization.target())).await;
+    let calls = (0..20).map(|_| it.client.hello());
+    for answer in futures_util::future::join_all(calls).await {
+        assert_eq!(told(answer), Ok("a".to_owned()));
+    }
+    assert_eq!((authorization.checks().get(), authorization.connections().get()), (20, 1));
+}
+
+#[tokio::test]
+async fn s12_a_control_plane_names_only_services_that_the_bootstrap_allows() {
+    let authorization = Authorization::start(ok()).await;
+    let it = start(&authorization, &asking(&authorization.target())).await;
+    let envoy = TargetSpecifier::EnvoyGrpc(EnvoyGrpc { cluster_name: "authz".into(), ..Default::default() });
+    let envoy = core::GrpcService { target_specifier: Some(envoy), ..Default::default() };
+    for (filter, problem) in [
+        (asking("127.0.0.1:1"), "grpc_service.google_grpc.target_uri: \"127.0.0.1:1\" is none of the services"),
+        (pb::ExtAuthz::default(), "grpc_service: must be set"),
+        (
+            pb::ExtAuthz { services: Some(Services::GrpcService(envoy)), ..Default::default() },
+            "grpc_service.envoy_grpc: `google_grpc` must be set (A102)",
+        ),
+        (
+            pb::ExtAuthz { services: Some(Services::HttpService(pb::HttpService::default())), ..Default::default() },
+            "http_service: a service is asked by gRPC alone (A92)",
+        ),
+        (within(asking(&authorization.target()), Duration::ZERO), "grpc_service.timeout: must be above 0"),
+    ] {
+        it.control_plane.put(server_listener(it.server.address()).chains([chain(&filter)]));
+        let (_, nack) = it.control_plane.next_nack().await.error.expect("a reason");
+        assert!(nack.contains(problem), "{nack}");
+        assert_eq!(told(it.client.hello().await), Ok("a".to_owned()), "the last good one stays");
+    }
+}
+
+#[tokio::test]
+async fn s12_under_a_floor_no_filter_fails_open() {
+    let authorization = Authorization::start(ok()).await;
+    let filter = pb::ExtAuthz { failure_mode_allow: true, ..asking(&authorization.target()) };
+    let mesh = allowing(&authorization).security_floor(SecurityFloor::new().require_mtls());
+    let control_plane = ControlPlane::new();
+    let mesh: Mesh = mesh.control_plane(&control_plane).build().await.unwrap();
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    control_plane.put(server_listener(socket.local_addr().unwrap()).chains([chain(&filter)]));
+    let server = mesh_tonic::MeshServer::new(&mesh);
+    let serving = tokio::spawn(server.serve_with_shutdown(socket, std::future::pending()));
+    let (_, nack) = control_plane.next_nack().await.error.expect("a reason");
+    assert!(nack.contains("failure_mode_allow: is below the security floor of this mesh: mTLS is required"), "{nack}");
+    serving.abort();
+}
+
+#[tokio::test]
+async fn a_service_is_told_who_calls_and_whom() {
+    let authorization = Authorization::start(ok()).await;
+    let filter = pb::ExtAuthz { include_peer_certificate: true, ..asking(&authorization.target()) };
+    let chain = Some(secured(&context()).filter("authz", &filter));
+    let mesh = allowing(&authorization);
+    let site = Site::start_in(mesh, chain, ServerOptions::new(), |server| server).await.certified().await;
+    let caller = site.caller(Some(&site.authority.issue(&[uri(CLIENT)], |_| {}))).await;
+    caller.hello().await.expect("it is allowed");
+    let attributes = authorization.asked().pop().expect("a check").attributes;
+    let (source, destination) = (attributes.source.unwrap(), attributes.destination.unwrap());
+    assert_eq!((&*source.principal, &*destination.principal), (CLIENT, SERVER));
+    assert!(source.certificate.starts_with("-----BEGIN%20CERTIFICATE-----%0A"), "{}", source.certificate);
+    assert!(source.certificate.ends_with("-----END%20CERTIFICATE-----%0A"), "{}", source.certificate);
+}
+
+#[tokio::test]
+async fn a_client_asks_before_it_calls() {
+    let (authorization, backend) = (Authorization::start(ok()).await, Backend::start("a").await);
+    let control_plane = ControlPlane::new();
+    let resources = Resources::new()
+        .with(listener("greeter").filter("authz", &asking(&authorization.target())).rds("routes"))
+        .with(route_config("routes").with(virtual_host(["*"]).route(route().cluster("greeter"))))
+        .with(cluster("greeter"))
+        .with(endpoints("greeter").all([backend.address()]));
+    control_plane.set(resources);
+    let mesh = allowing(&authorization).control_plane(&control_plane).build().await.unwrap();
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(told(client.hello().await), Ok("a".to_owned()));
+    let attributes = authorization.asked().pop().expect("a check").attributes;
+    assert!(attributes.source.is_none() && attributes.destination.is_none());
+    authorization.say(denies(401, vec![], "no"));
+    assert_eq!(told(client.hello().await), refused(Code::Unauthenticated, "no"));
+    authorization.say(Answer::Silence);
+    let status = client.hello_within(Duration::from_millis(50)).await.expect_err("too late");
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_eq!(backend.calls(), 1);
+}
