@@ -59,7 +59,7 @@ impl Control {
     }
 
     /// Gives an order and waits until it is carried out, which for a change means acknowledged: `change` for the last
-    /// endpoint of another cluster each time, a type URL to send all of that type again, `requests` for a JSON object
+    /// endpoint of another cluster each time, `renew` for all of them, a type URL to send all of that type again, `requests` for a JSON object
     /// with the number of requests by type.
     ///
     /// # Errors
@@ -117,9 +117,10 @@ pub fn serve(clusters: usize, endpoints: usize, live: SocketAddr) -> Result<(), 
         let mut changes = 0;
         while let Some(order) = orders.next_line().await? {
             match order.as_str() {
-                "change" => {
+                "change" | "renew" => {
                     changes += 1;
-                    control_plane.put(configuration.changed(changes));
+                    let all = order == "renew";
+                    control_plane.put(configuration.changed(changes, all));
                     control_plane.acked(type_url::ENDPOINTS).await;
                     answer("changed")?;
                 }
@@ -169,7 +170,7 @@ impl Configuration {
             .with(endpoints("live").endpoint(live));
         for (index, name) in names.enumerate() {
             resources.put(cluster(name));
-            resources.put(self.assignment(index + 1, 9));
+            resources.put(self.assignment(index + 1, 9, false));
         }
         for name in fillers {
             resources.put(endpoints(&name).endpoint("127.1.0.0:9"));
@@ -178,18 +179,18 @@ impl Configuration {
         resources
     }
 
-    /// The assignment of another cluster with each change, the last of its endpoints at another port.
-    fn changed(&self, change: usize) -> EndpointsBuilder {
+    /// The assignment of another cluster with each change, the last of its endpoints at another port, or all of them.
+    fn changed(&self, change: usize, all: bool) -> EndpointsBuilder {
         let index = change * 7919 % self.clusters.max(1) + 1;
-        self.assignment(index, 10 + u16::try_from(change % 1000).unwrap_or(0))
+        self.assignment(index, 10 + u16::try_from(change % 1000).unwrap_or(0), all)
     }
 
-    /// Addresses at which nobody listens: 127.1.0.0 and up.
-    fn assignment(&self, cluster: usize, last_port: u16) -> EndpointsBuilder {
+    /// Addresses at which nobody listens: 127.1.0.0 and up. The last has a port of its own, or `all` have it.
+    fn assignment(&self, cluster: usize, last_port: u16, all: bool) -> EndpointsBuilder {
         let first = u32::from(Ipv4Addr::new(127, 1, 0, 0));
         let endpoint = |index: usize| {
             let number = u32::try_from((cluster - 1) * self.endpoints + index).unwrap_or(0);
-            let port = if index + 1 == self.endpoints { last_port } else { 9 };
+            let port = if all || index + 1 == self.endpoints { last_port } else { 9 };
             SocketAddr::from((Ipv4Addr::from(first + number), port))
         };
         endpoints(format!("c{cluster}")).all((0..self.endpoints).map(endpoint))

@@ -57,7 +57,7 @@ pub enum Path {
     Server,
     /// A server of the mesh with mTLS as code asks for it, which tells handlers who calls.
     ServerMesh,
-    /// A server of the mesh with mTLS and 100 policies of access control, as its listener asks for them.
+    /// A server of the mesh with mTLS, a local rate limit and 100 policies of access control, as its listener asks for them.
     ServerMeshFull,
 }
 

@@ -2,21 +2,26 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Stdio;
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use mesh_core::Mesh;
 use mesh_core::server::ServerTls;
 use mesh_core::testing::{ControlPlane, FilterChainBuilder, any, filter_chain, server_listener};
 use mesh_tonic::MeshServer;
-use mesh_xds_proto::envoy::config::core::v3::{TransportSocket, transport_socket::ConfigType};
+use mesh_xds_proto::envoy::config::core::v3::{
+    RuntimeFractionalPercent, TransportSocket, transport_socket::ConfigType,
+};
 use mesh_xds_proto::envoy::config::rbac::v3::permission::Rule;
 use mesh_xds_proto::envoy::config::rbac::v3::principal::{Authenticated, Identifier};
 use mesh_xds_proto::envoy::config::rbac::v3::{Permission, Policy, Principal, Rbac as Rules};
+use mesh_xds_proto::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use mesh_xds_proto::envoy::extensions::filters::http::rbac::v3::Rbac;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use mesh_xds_proto::envoy::r#type::matcher::v3::{
     PathMatcher, StringMatcher, path_matcher, string_matcher::MatchPattern,
 };
+use mesh_xds_proto::envoy::r#type::v3::{FractionalPercent, TokenBucket, fractional_percent::DenominatorType};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
@@ -130,7 +135,7 @@ async fn start(path: Path, site: &Site) -> Result<(SocketAddr, Option<(Mesh, Con
     Ok((address, Some((mesh, control_plane))))
 }
 
-/// mTLS, and policies that each name one caller and the prefix of one path.
+/// mTLS, a local rate limit that is not reached, and policies that each name one caller and the prefix of one path.
 fn guarded() -> FilterChainBuilder {
     let context = DownstreamTlsContext {
         common_tls_context: Some(certificates(Vec::new())),
@@ -146,8 +151,27 @@ fn guarded() -> FilterChainBuilder {
     let policies = others.chain([("policy-own".to_owned(), policy(CLIENT_ID, "/bench.Echo/"))]).collect();
     let rules = Rules { policies, ..Default::default() };
     filter_chain()
+        .filter("limit", &unreached())
         .filter("rbac", &Rbac { rules: Some(rules), ..Default::default() })
         .modify(|chain| chain.transport_socket = Some(socket))
+}
+
+/// In force for every call, with more tokens than there are calls.
+fn unreached() -> LocalRateLimit {
+    let always = FractionalPercent { numerator: 100, denominator: DenominatorType::Hundred.into() };
+    let always = Some(RuntimeFractionalPercent { default_value: Some(always), ..Default::default() });
+    let bucket = TokenBucket {
+        max_tokens: u32::MAX,
+        tokens_per_fill: Some(u32::MAX),
+        fill_interval: Duration::from_secs(1).try_into().ok(),
+    };
+    LocalRateLimit {
+        stat_prefix: "limit".to_owned(),
+        token_bucket: Some(bucket),
+        filter_enabled: always.clone(),
+        filter_enforced: always,
+        ..Default::default()
+    }
 }
 
 fn policy(id: &str, prefix: &str) -> Policy {

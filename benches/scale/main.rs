@@ -58,7 +58,7 @@ enum Role {
 enum Part {
     /// All clusters: ingest, one assignment changed, an unchanged resend.
     Many,
-    /// One cluster of 10,000 endpoints, of which one changes.
+    /// One cluster of 10,000 endpoints, of which one changes, and all.
     Large,
     /// A mesh that made one call.
     Idle,

@@ -111,9 +111,9 @@ where
         let upload = self.upload.as_mut().expect(READY);
         let opening = Opening::poll(&mut upload.body, cx).map_err(SendErrorKind::RequestBody)?;
         let connection = self.slot.as_ref().expect(READY).connection();
-        connection.shared.check_request(self.head.as_ref().expect(QUEUED)).map_err(SendErrorKind::TooLarge)?;
         let head = self.head.take().expect(QUEUED);
         let copy = self.copy.insert(HeadCopy::new(&head.method, &head.uri, &head.headers));
+        connection.shared.check_request(copy.list_size()).map_err(SendErrorKind::TooLarge)?;
         self.writes = connection.shared.writes();
         let (response, stream) = connection.open(head, copy, opening.is_empty())?;
         upload.begin(stream, opening, &connection.shared);

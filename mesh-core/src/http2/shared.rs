@@ -17,7 +17,7 @@ use super::error::{Code, ConnectionError, ConnectionErrorKind};
 use super::frames::Sight;
 use super::keepalive::Traffic;
 use super::slots::Slots;
-use crate::replay::Head;
+use crate::replay::field_size;
 
 /// What a connection is good for.
 #[derive(Clone, Debug)]
@@ -178,26 +178,18 @@ impl Shared {
 
     /// Whether a header list is within the limit, counted as RFC 9113 does (section 6.5.2).
     pub(super) fn check_headers(&self, headers: &HeaderMap) -> Result<(), String> {
-        let size = list_size(headers);
+        let size: usize = headers.iter().map(|(name, value)| field_size(name, value)).sum();
         if size <= self.max_header_list_size {
             return Ok(());
         }
         Err(format!("headers of {size} bytes exceed the limit of {}", self.max_header_list_size))
     }
 
-    /// Whether the peer takes a request's head, if it says what it takes: some close the connection, and so end the calls
-    /// of others, for one that is larger.
-    pub(super) fn check_request(&self, head: &Head) -> Result<(), String> {
+    /// Whether the peer takes a request's head of this size, if it says what it takes: some close the connection, and so
+    /// end the calls of others, for one that is larger.
+    pub(super) fn check_request(&self, size: usize) -> Result<(), String> {
         let limit = self.max_request_head.load(Ordering::Relaxed);
-        if limit == u32::MAX {
-            return Ok(());
-        }
-        let scheme = head.uri.scheme_str().map_or(0, str::len);
-        let authority = head.uri.authority().map_or(0, |authority| authority.as_str().len());
-        let path = head.uri.path_and_query().map_or(1, |path| path.as_str().len());
-        let pseudo = head.method.as_str().len() + scheme + authority + path + PSEUDO;
-        let size = list_size(&head.headers) + pseudo;
-        if u32::try_from(size).is_ok_and(|size| size <= limit) {
+        if limit == u32::MAX || u32::try_from(size).is_ok_and(|size| size <= limit) {
             return Ok(());
         }
         Err(format!("a head of {size} bytes exceeds the endpoint's limit of {limit}"))
@@ -267,12 +259,4 @@ impl Shared {
             news
         });
     }
-}
-
-/// What the four pseudo-headers of a request count besides their values.
-const PSEUDO: usize = ":method".len() + ":scheme".len() + ":authority".len() + ":path".len() + 4 * 32;
-
-/// The size of a header list as RFC 9113 counts it (section 6.5.2).
-fn list_size(headers: &HeaderMap) -> usize {
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
 }

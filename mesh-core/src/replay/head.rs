@@ -17,12 +17,29 @@ pub(crate) struct HeadCopy {
     method: Method,
     uri: Uri,
     headers: SmallVec<[(HeaderName, HeaderValue); 4]>,
+    /// Of the headers, as RFC 9113 counts them.
+    headers_size: usize,
 }
 
 impl HeadCopy {
     pub(crate) fn new(method: &Method, uri: &Uri, headers: &HeaderMap) -> Self {
-        let headers = headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-        Self { method: method.clone(), uri: uri.clone(), headers }
+        let mut copy =
+            Self { method: method.clone(), uri: uri.clone(), headers: SmallVec::new(), headers_size: 0 };
+        for (name, value) in headers {
+            copy.headers_size += field_size(name, value);
+            copy.headers.push((name.clone(), value.clone()));
+        }
+        copy
+    }
+
+    /// The size of the head as RFC 9113 counts it (section 6.5.2).
+    pub(crate) fn list_size(&self) -> usize {
+        /// What the four pseudo-headers count besides their values.
+        const PSEUDO: usize = ":method".len() + ":scheme".len() + ":authority".len() + ":path".len() + 4 * FIELD;
+        let scheme = self.uri.scheme_str().map_or(0, str::len);
+        let authority = self.uri.authority().map_or(0, |authority| authority.as_str().len());
+        let path = self.uri.path_and_query().map_or(1, |path| path.as_str().len());
+        PSEUDO + self.method.as_str().len() + scheme + authority + path + self.headers_size
     }
 
     pub(crate) fn to_head(&self) -> Head {
@@ -32,4 +49,12 @@ impl HeadCopy {
         }
         Head { method: self.method.clone(), uri: self.uri.clone(), headers }
     }
+}
+
+/// What a field counts besides its name and its value (RFC 9113, section 6.5.2).
+const FIELD: usize = 32;
+
+/// The size of one field of a header list as RFC 9113 counts it.
+pub(crate) fn field_size(name: &HeaderName, value: &HeaderValue) -> usize {
+    name.as_str().len() + value.len() + FIELD
 }

@@ -4,4 +4,4 @@ mod body;
 mod head;
 
 pub(crate) use body::Replay;
-pub(crate) use head::{Head, HeadCopy};
+pub(crate) use head::{Head, HeadCopy, field_size};

@@ -79,8 +79,9 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let Some(policy) = self.policy(&request) else {
-            let observer = Observer::new(request.extensions().get(), self.terms.protocol);
+        let call = request.extensions().get::<Call>();
+        let Some(policy) = self.policy(&request, call) else {
+            let observer = Observer::new(call, self.terms.protocol);
             return ResponseFuture::once(self.inner.call(request.map(RequestBody::once)), observer);
         };
         // What is ready now makes the first attempt.
@@ -98,8 +99,8 @@ where
 
 impl<S> Retry<S> {
     /// The policy of the call's route, else the layer's, unless the application wants none.
-    fn policy<B>(&self, request: &Request<B>) -> Option<Arc<RetryPolicy>> {
-        let policy = of_route(request).or(self.policy.as_ref())?;
+    fn policy<B>(&self, request: &Request<B>, call: Option<&Call>) -> Option<Arc<RetryPolicy>> {
+        let policy = call.and_then(of_route).or(self.policy.as_ref())?;
         let takes = policy.request_headers.is_empty() || policy.takes(&head(request));
         (takes && call::may_retry(request.extensions())).then(|| policy.clone())
     }
@@ -112,8 +113,7 @@ impl<S> Retry<S> {
     }
 }
 
-fn of_route<B>(request: &Request<B>) -> Option<&Arc<RetryPolicy>> {
-    let call = request.extensions().get::<Call>()?;
+fn of_route(call: &Call) -> Option<&Arc<RetryPolicy>> {
     call.snapshot.as_ref()?.routing.as_ref().ok()?.retry(call.route?)
 }
 

@@ -219,9 +219,10 @@ fn text(bytes: &[u8]) -> Result<&str, Malformed> {
 }
 
 /// The fields of a protobuf message, one level deep.
-struct Fields<'a>(&'a [u8]);
+pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
-enum Value<'a> {
+/// The value of a field, as far as anything reads it.
+pub(crate) enum Value<'a> {
     Varint(u64),
     Fixed,
     Bytes(&'a [u8]),
@@ -243,6 +244,14 @@ impl<'a> Iterator for Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
+    /// The next field, and all of its bytes.
+    pub(crate) fn next_with_bytes(&mut self) -> Option<Result<(u32, Value<'a>, &'a [u8]), Malformed>> {
+        let before = self.0;
+        let field = self.next()?;
+        let bytes = &before[..before.len() - self.0.len()];
+        Some(field.map(|(number, value)| (number, value, bytes)))
+    }
+
     fn field(&mut self) -> Option<(u32, Value<'a>)> {
         let key = u32::try_from(self.varint()?).ok()?;
         let value = match key & 7 {

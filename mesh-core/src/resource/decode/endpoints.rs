@@ -16,6 +16,7 @@ use prost::Message;
 use prost_types::value::Kind;
 
 use super::place::{At, Report, quoted};
+use super::plain_endpoints::PlainEndpoints;
 use super::seen::Seen;
 use super::value::per_million;
 use crate::resource::endpoints::{
@@ -35,18 +36,33 @@ pub(super) enum Form {
     Names,
 }
 
-/// A resource of its own.
-pub(super) fn assignment(message: proto::ClusterLoadAssignment, at: &At<'_>) -> Option<Endpoints> {
-    endpoints(message, Form::Eds, at)
+/// A resource of its own; of each locality, the `plain` endpoints are not in the message any more.
+pub(super) fn assignment(
+    message: proto::ClusterLoadAssignment,
+    plain: &[PlainEndpoints],
+    at: &At<'_>,
+) -> Option<Endpoints> {
+    join(message, plain, Form::Eds, at)
 }
 
+/// As it stands in a cluster.
 pub(super) fn endpoints(message: proto::ClusterLoadAssignment, form: Form, at: &At<'_>) -> Option<Endpoints> {
+    join(message, &[], form, at)
+}
+
+fn join(
+    message: proto::ClusterLoadAssignment,
+    plain: &[PlainEndpoints],
+    form: Form,
+    at: &At<'_>,
+) -> Option<Endpoints> {
     message.judge(at);
     let mut priorities: BTreeMap<u32, Builder> = BTreeMap::new();
-    let mut addresses = Seen::default();
+    let mut addresses = Seen::with_room(plain.iter().map(Vec::len).sum());
     for (index, group) in message.endpoints.iter().enumerate() {
         let at = &at.item("endpoints", index);
-        if let Some(locality) = locality_endpoints(group, form, &mut addresses, at) {
+        let members = Members { plain: plain.get(index).map_or(&[], Vec::as_slice), others: &group.lb_endpoints };
+        if let Some(locality) = locality_endpoints(group, &members, form, &mut addresses, at) {
             priorities.entry(group.priority).or_default().add(locality, form, at);
         }
     }
@@ -90,9 +106,43 @@ impl Builder {
     }
 }
 
+/// The endpoints of a locality.
+struct Members<'a> {
+    plain: &'a [(usize, SocketAddr)],
+    /// Those at all other places.
+    others: &'a [proto::LbEndpoint],
+}
+
+impl Members<'_> {
+    fn len(&self) -> usize {
+        self.plain.len() + self.others.len()
+    }
+
+    fn read(
+        &self,
+        form: Form,
+        addresses: &mut Seen<Address>,
+        labelled: &mut Labelled,
+        at: &At<'_>,
+    ) -> Vec<Endpoint> {
+        // Not collected: in large configurations a vector that grows by doubling leaves a third of its memory unused.
+        let mut endpoints = Vec::with_capacity(self.len());
+        let (mut plain, mut others) = (self.plain.iter().peekable(), self.others.iter());
+        for place in 0..self.len() {
+            let at = &at.item("lb_endpoints", place);
+            endpoints.extend(match plain.next_if(|(plain, _)| *plain == place) {
+                Some((_, address)) => plain_endpoint(*address, form, addresses, labelled, at),
+                None => others.next().and_then(|member| endpoint(member, form, addresses, labelled, at)),
+            });
+        }
+        endpoints
+    }
+}
+
 /// A locality without a weight takes no calls, and nothing in it is read (A27).
 fn locality_endpoints(
     group: &proto::LocalityLbEndpoints,
+    members: &Members<'_>,
     form: Form,
     addresses: &mut Seen<Address>,
     at: &At<'_>,
@@ -101,7 +151,7 @@ fn locality_endpoints(
     let default = (form != Form::Eds).then_some(1);
     let weight = group.load_balancing_weight.or(default).filter(|&weight| weight > 0);
     let Some(weight) = weight else {
-        if group.load_balancing_weight.is_none() && !group.lb_endpoints.is_empty() {
+        if group.load_balancing_weight.is_none() && members.len() > 0 {
             at.field("lb_endpoints").ignored("a locality without a weight takes no calls (A27)");
         }
         return None;
@@ -112,13 +162,8 @@ fn locality_endpoints(
         Form::Inline | Form::Names => Some(group.locality.as_ref().unwrap_or(&default)),
     };
     let locality = locality.inspect(|locality| locality.judge(&at.field("locality")));
-    // Not collected: in large configurations a vector that grows by doubling leaves a third of its memory unused.
-    let mut endpoints = Vec::with_capacity(group.lb_endpoints.len());
     let mut labelled = Labelled::of(group, at);
-    let members = group.lb_endpoints.iter().enumerate();
-    endpoints.extend(members.filter_map(|(index, member)| {
-        endpoint(member, form, addresses, &mut labelled, &at.item("lb_endpoints", index))
-    }));
+    let endpoints = members.read(form, addresses, &mut labelled, at);
     let core::Locality { region, zone, sub_zone } = locality?.clone();
     Some(LocalityEndpoints { locality: Arc::new(Locality { region, zone, sub_zone }), weight, endpoints })
 }
@@ -168,6 +213,28 @@ impl Labelled {
     }
 }
 
+/// An endpoint of which nothing but the address is said.
+fn plain_endpoint(
+    address: SocketAddr,
+    form: Form,
+    addresses: &mut Seen<Address>,
+    labelled: &mut Labelled,
+    at: &At<'_>,
+) -> Option<Endpoint> {
+    let address = Address::Socket(address);
+    if !addresses.insert(address.clone()) {
+        stands_twice(&address, form, at);
+    }
+    let socket_labels = labelled.endpoint(None);
+    Some(Endpoint::new(address).with(Particulars { socket_labels, ..Default::default() }))
+}
+
+fn stands_twice(address: &Address, form: Form, at: &At<'_>) {
+    if form == Form::Eds {
+        at.field("endpoint").field("address").error(format!("{address} stands twice in the assignment"));
+    }
+}
+
 fn endpoint(
     member: &proto::LbEndpoint,
     form: Form,
@@ -199,8 +266,8 @@ fn endpoint(
     for other in reached_at.iter().flat_map(|all| all.iter().skip(1)) {
         is_new &= addresses.insert(other.clone());
     }
-    if !is_new && form == Form::Eds {
-        at.field("endpoint").field("address").error(format!("{address} stands twice in the assignment"));
+    if !is_new {
+        stands_twice(&address, form, at);
     }
     let metadata = metadata(&member.metadata, &[HASH_KEY, SOCKET_MATCH], &at.field("metadata"));
     let hash_key = metadata.as_ref().and_then(hash_key);

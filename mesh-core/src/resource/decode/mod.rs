@@ -29,6 +29,7 @@ mod mirror;
 mod named_policy;
 mod outlier_detection;
 pub(super) mod place;
+mod plain_endpoints;
 mod rate_limit;
 mod rbac;
 mod resolution;
@@ -56,6 +57,7 @@ use std::sync::Arc;
 use prost::{Message, Name};
 
 use self::place::{At, Report};
+use self::plain_endpoints::Split;
 use crate::xds::resource_type::{Decoded, Extensions, FieldError, ResourceType};
 
 /// Decodes to [`Listener`](super::listener::Listener).
@@ -87,10 +89,13 @@ pub(crate) static ENDPOINTS: ResourceType = ResourceType {
     type_url: "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
     name: "ClusterLoadAssignment",
     absence_deletes: false,
-    decode: |bytes, extensions| decode(bytes, extensions, endpoints::assignment),
+    decode: |bytes, extensions| {
+        let Split { rest, plain } = Split::new(bytes);
+        decode(&rest, extensions, |message, at| endpoints::assignment(message, &plain, at))
+    },
 };
 
-fn decode<M, T>(bytes: &[u8], extensions: &Extensions, validate: fn(M, &At<'_>) -> Option<T>) -> Decoded
+fn decode<M, T>(bytes: &[u8], extensions: &Extensions, validate: impl FnOnce(M, &At<'_>) -> Option<T>) -> Decoded
 where
     M: Message + Default + Name,
     T: Any + Send + Sync,

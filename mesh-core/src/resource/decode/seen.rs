@@ -23,6 +23,12 @@ impl<T> Default for Seen<T> {
 }
 
 impl<T: Eq + Hash> Seen<T> {
+    /// Has room for so many values, if they are not few.
+    pub(super) fn with_room(count: usize) -> Self {
+        let many = if count > FEW { HashSet::with_capacity(count) } else { HashSet::new() };
+        Self { few: SmallVec::new(), many }
+    }
+
     /// Whether the value was not met before.
     pub(super) fn insert(&mut self, value: T) -> bool {
         if self.few.contains(&value) {
