@@ -29,7 +29,7 @@ use super::ticker::Ticker;
 use crate::connect::{Connect, ConnectivityState, Criteria, Environment, Limits, Observer, SlotQueue, Streak};
 use crate::error::Error;
 use crate::resource::endpoints::Address;
-use crate::snapshot::{ClusterConfig, ClusterKey};
+use crate::snapshot::{ClusterConfig, ClusterEntry, ClusterKey};
 
 /// A rebuild of the picker costs some 50 ns an endpoint; this much pause for each keeps it below a tenth of a core while
 /// thousands of endpoints connect one by one.
@@ -63,6 +63,8 @@ pub(crate) struct Balancer<C: Connect> {
 
 struct State<C: Connect> {
     config: ClusterConfig,
+    /// The number of the entry that the configuration is from.
+    number: u64,
     connectivity: ConnectivityState,
     /// The aggregates of which this is a leaf.
     aggregates: Vec<Weak<Aggregate<C>>>,
@@ -86,10 +88,12 @@ struct State<C: Connect> {
 }
 
 impl<C: Connect> Balancer<C> {
-    pub(crate) fn new(key: ClusterKey, config: ClusterConfig, registry: &Arc<Registry<C>>) -> Arc<Self> {
+    /// The entry's cluster, of which nothing is connected.
+    pub(crate) fn new(entry: &ClusterEntry, config: ClusterConfig, registry: &Arc<Registry<C>>) -> Arc<Self> {
         let max_pending = registry.max_pending(&config).value;
         let state = State {
             config,
+            number: entry.number,
             connectivity: ConnectivityState::Idle,
             aggregates: Vec::new(),
             active: None,
@@ -105,7 +109,7 @@ impl<C: Connect> Balancer<C> {
             ticker: None,
         };
         Arc::new_cyclic(|me| Self {
-            key,
+            key: entry.key.clone(),
             registry: Arc::downgrade(registry),
             picker: ArcSwap::new(registry.idle.clone()),
             used: AtomicBool::new(false),
@@ -164,12 +168,15 @@ impl<C: Connect> Balancer<C> {
         connects
     }
 
-    /// Takes in a new configuration; only what changed is touched.
-    pub(crate) fn update(&self, config: &ClusterConfig) {
+    /// Takes in the configuration of an entry, if it is a newer one; only what changed is touched.
+    pub(crate) fn update(&self, entry: &ClusterEntry, config: &ClusterConfig) {
         let mut state = self.state.lock();
         let same = Arc::ptr_eq(&state.config.cluster, &config.cluster)
             && Arc::ptr_eq(&state.config.endpoints, &config.endpoints);
-        if same {
+        // A call may still have an entry of before.
+        let is_older = entry.number < state.number;
+        state.number = state.number.max(entry.number);
+        if same || is_older {
             return;
         }
         state.config = config.clone();

@@ -77,12 +77,17 @@ impl<C: Connect> Clusters<C> {
         Self(registry)
     }
 
-    /// Gives the entry its cluster's running state, and that the entry's configuration. Connects nothing. To be called
-    /// before a snapshot with this entry is published, so that the newest configuration holds.
+    /// Gives the entry its cluster's running state, if there is one, and that the entry's configuration. Connects nothing.
+    /// To be called before a snapshot with this entry is published, so that the newest configuration holds.
     pub(crate) fn attach(&self, entry: &ClusterEntry) {
         if entry.leaves.is_some() {
             let _ = self.aggregate(entry);
-        } else if entry.config.is_ok() && self.attached(entry).is_none() {
+        } else if let Ok(config) = &entry.config
+            && self.attached(entry).is_none()
+            && self.0.permit(entry, config).is_ok()
+            // Of thousands of clusters most have none, as no call ever goes there.
+            && self.0.known(&entry.key).is_some()
+        {
             let _ = self.balancer(entry);
         }
     }
@@ -143,8 +148,17 @@ impl<C: Connect> Clusters<C> {
     pub(crate) fn connectivity(&self, entry: &ClusterEntry) -> Option<ConnectivityState> {
         match entry.leaves {
             Some(_) => Some(self.aggregate(entry).ok()?.balancer().connectivity_now()),
-            None => Some(self.balancer(entry).ok()?.connectivity_now()),
+            None => self.connectivity_of(entry, entry.config.as_ref().ok()?),
         }
+    }
+
+    fn connectivity_of(&self, entry: &ClusterEntry, config: &ClusterConfig) -> Option<ConnectivityState> {
+        if let Some(balancer) = self.attached(entry) {
+            return Some(balancer.connectivity_now());
+        }
+        self.0.permit(entry, config).ok()?;
+        let known = self.0.known(&entry.key);
+        Some(known.map_or(ConnectivityState::Idle, |balancer| balancer.connectivity_now()))
     }
 
     /// Told of every change of any cluster's connectivity; it counts them.
@@ -185,12 +199,12 @@ impl<C: Connect> Clusters<C> {
             return Ok(balancer);
         }
         self.0.permit(entry, config)?;
-        let balancer = self.0.balancer(&entry.key, config);
+        let balancer = self.0.balancer(entry, config);
         entry.attachment.get_or_init(|| balancer.clone());
         if self.attached(entry).is_none() {
             self.0.hold(balancer.clone());
         }
-        balancer.update(config);
+        balancer.update(entry, config);
         Ok(balancer)
     }
 }
@@ -244,13 +258,17 @@ impl<C: Connect> Registry<C> {
         self.me.clone()
     }
 
-    fn balancer(self: &Arc<Self>, key: &ClusterKey, config: &ClusterConfig) -> Arc<Balancer<C>> {
+    fn known(&self, key: &ClusterKey) -> Option<Arc<Balancer<C>>> {
+        self.clusters.lock().get(key).and_then(Weak::upgrade)
+    }
+
+    fn balancer(self: &Arc<Self>, entry: &ClusterEntry, config: &ClusterConfig) -> Arc<Balancer<C>> {
         let mut clusters = self.clusters.lock();
-        if let Some(balancer) = clusters.get(key).and_then(Weak::upgrade) {
+        if let Some(balancer) = clusters.get(&entry.key).and_then(Weak::upgrade) {
             return balancer;
         }
-        let balancer = Balancer::new(key.clone(), config.clone(), self);
-        clusters.insert(key.clone(), Arc::downgrade(&balancer));
+        let balancer = Balancer::new(entry, config.clone(), self);
+        clusters.insert(entry.key.clone(), Arc::downgrade(&balancer));
         balancer
     }
 

@@ -238,7 +238,11 @@ impl Call {
 
 /// The call of a request; started here if no layer before did.
 pub(crate) fn of(extensions: &mut http::Extensions) -> &mut Call {
-    extensions.get_or_insert_with(|| Call::new(None))
+    // Nearly always there is one, and to look for it costs less than to make room for another.
+    if extensions.get::<Call>().is_none() {
+        extensions.insert(Call::new(None));
+    }
+    extensions.get_mut().expect("there is one")
 }
 
 /// Whether a call waits although there is no hope at the moment. Only a call that would fail otherwise asks, so that no

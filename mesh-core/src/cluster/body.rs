@@ -1,7 +1,7 @@
 //! The body of a response, which keeps its attempt counted to its end.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
@@ -29,11 +29,14 @@ impl<R: Body> Body for ResponseBody<R> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<R::Data>, R::Error>>> {
         let me = self.project();
-        let frame = ready!(me.inner.poll_frame(cx));
-        if !matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
-            *me.permit = None;
+        // Passed on where it is: frames are large.
+        let polled = me.inner.poll_frame(cx);
+        match &polled {
+            Poll::Pending => {}
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() => {}
+            Poll::Ready(_) => *me.permit = None,
         }
-        Poll::Ready(frame)
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -22,7 +22,7 @@ use tower_service::Service;
 
 use self::admission::{Admissions, Refusal};
 use self::breaker::Permit;
-use crate::call::{self, Call};
+use crate::call::Call;
 use crate::error::{Error, ErrorKind};
 use crate::snapshot::ClusterEntry;
 
@@ -51,20 +51,20 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let call = call::of(request.extensions_mut());
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let call = request.extensions().get::<Call>();
         match admit(&self.admissions, call) {
             Ok(permit) => ResponseFuture::calling(self.inner.call(request), permit),
             Err(mut error) => {
-                call.explain(&mut error);
+                call.into_iter().for_each(|call| call.explain(&mut error));
                 ResponseFuture::failed(error)
             }
         }
     }
 }
 
-fn admit(admissions: &Admissions, call: &Call) -> Result<Option<Permit>, Error> {
-    let cluster = call.cluster.as_ref().ok_or_else(no_cluster)?;
+fn admit(admissions: &Admissions, call: Option<&Call>) -> Result<Option<Permit>, Error> {
+    let cluster = call.and_then(|call| call.cluster.as_ref()).ok_or_else(no_cluster)?;
     if let Some(leaf) = cluster.leaf() {
         // The error is the leaf's, whatever the call names.
         return admit_to(admissions, &leaf).map_err(|mut error| {

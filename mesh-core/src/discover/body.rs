@@ -30,7 +30,11 @@ impl<R: Body<Error = Error>> Body for ResponseBody<R> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<R::Data>, Error>>> {
         let this = self.project();
-        this.inner.poll_frame(cx).map_err(|error| this.target.explain(error))
+        // Passed on where it is: frames are large, and errors few.
+        match this.inner.poll_frame(cx) {
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(this.target.explain(error)))),
+            polled => polled,
+        }
     }
 
     fn is_end_stream(&self) -> bool {

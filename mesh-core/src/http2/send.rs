@@ -26,7 +26,7 @@ impl Slot {
             response: None,
             upload: Some(Upload::new(body)),
             head: Some(head),
-            copy: None,
+            copy: HeadCopy::default(),
             writes: 0,
             slot: Some(self),
         }
@@ -43,8 +43,8 @@ pub(crate) struct Send<B> {
     upload: Option<Upload<B>>,
     /// Until `h2` has it.
     head: Option<Head>,
-    /// Since then.
-    copy: Option<HeadCopy>,
+    /// Empty until then.
+    copy: HeadCopy,
     /// Writes on the connection before the head was queued.
     writes: u64,
     slot: Option<Slot>,
@@ -93,11 +93,12 @@ impl<B> Send<B> {
         let again = matches!(kind, SendErrorKind::Unsent(_) | SendErrorKind::Refused(_));
         let body = upload.filter(|_| again).map(|upload| upload.body);
         let body = body.and_then(|mut body| body.rewind().then_some(body));
-        let copy = self.copy.take();
-        let head = body.is_some().then(|| self.head.take().or_else(|| copy.map(|copy| copy.to_head()))).flatten();
         self.slot = None;
-        let request = head.zip(body).map(|(head, body)| Outgoing { head, body });
-        SendError { kind, replay: request.map(Box::new) }
+        let request = body.map(|body| {
+            let head = self.head.take().unwrap_or_else(|| self.copy.to_head());
+            Box::new(Outgoing { head, body })
+        });
+        SendError { kind, replay: request }
     }
 }
 
@@ -112,10 +113,10 @@ where
         let opening = Opening::poll(&mut upload.body, cx).map_err(SendErrorKind::RequestBody)?;
         let connection = self.slot.as_ref().expect(READY).connection();
         let head = self.head.take().expect(QUEUED);
-        let copy = self.copy.insert(HeadCopy::new(&head.method, &head.uri, &head.headers));
-        connection.shared.check_request(copy.list_size()).map_err(SendErrorKind::TooLarge)?;
+        self.copy.fill(&head.method, &head.uri, &head.headers);
+        connection.shared.check_request(self.copy.list_size()).map_err(SendErrorKind::TooLarge)?;
         self.writes = connection.shared.writes();
-        let (response, stream) = connection.open(head, copy, opening.is_empty())?;
+        let (response, stream) = connection.open(head, &self.copy, opening.is_empty())?;
         upload.begin(stream, opening, &connection.shared);
         self.response = Some(response);
         Ok(())
@@ -131,7 +132,7 @@ where
             rest.body.forget();
             slot.connection().runtime.spawn(rest)
         });
-        (self.response, self.upload, self.copy) = (None, None, None);
+        (self.response, self.upload) = (None, None);
         Ok(response.map(|stream| RecvBody::new(stream, rest, slot)))
     }
 }

@@ -13,6 +13,7 @@ pub(crate) struct Head {
 
 /// A [`Head`] in the form that is cheapest to make: no allocation for up to four headers, where a clone of the map takes
 /// two, and the usual names and values are reference counts. More room would be moved about with each call.
+#[derive(Default)]
 pub(crate) struct HeadCopy {
     method: Method,
     uri: Uri,
@@ -23,13 +24,19 @@ pub(crate) struct HeadCopy {
 
 impl HeadCopy {
     pub(crate) fn new(method: &Method, uri: &Uri, headers: &HeaderMap) -> Self {
-        let mut copy =
-            Self { method: method.clone(), uri: uri.clone(), headers: SmallVec::new(), headers_size: 0 };
-        for (name, value) in headers {
-            copy.headers_size += field_size(name, value);
-            copy.headers.push((name.clone(), value.clone()));
-        }
+        let mut copy = Self::default();
+        copy.fill(method, uri, headers);
         copy
+    }
+
+    /// Makes an empty copy one of this head, without moving it about.
+    pub(crate) fn fill(&mut self, method: &Method, uri: &Uri, headers: &HeaderMap) {
+        self.method.clone_from(method);
+        self.uri.clone_from(uri);
+        for (name, value) in headers {
+            self.headers_size += field_size(name, value);
+            self.headers.push((name.clone(), value.clone()));
+        }
     }
 
     /// The size of the head as RFC 9113 counts it (section 6.5.2).

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ use crate::resource::matcher::header::HeaderSource;
 #[derive(Debug)]
 pub(crate) struct ClusterEntry {
     pub(crate) key: ClusterKey,
+    /// Entries that are made later have greater ones: of a cluster's configurations the newest holds, whoever has it.
+    pub(crate) number: u64,
     /// An aggregate has no endpoints of its own.
     pub(crate) config: Result<ClusterConfig, Problem>,
     /// Of an aggregate, the clusters it stands for.
@@ -32,9 +35,11 @@ pub(crate) struct ClusterEntry {
 
 impl ClusterEntry {
     pub(crate) fn new(key: ClusterKey, config: Result<ClusterConfig, Problem>) -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
         let is_hashing = config.as_ref().is_ok_and(|config| config.cluster.balancing.policy.is_hashing());
         Self {
             key,
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
             config,
             is_hashing,
             leaves: None,
@@ -127,7 +132,7 @@ pub(crate) struct ClusterConfig {
 
 /// What keeps the clusters' running state: told of new entries before calls see them, and asked how they are.
 pub(crate) trait PrepareClusters: Send + Sync {
-    /// Gives the entries the running state of their clusters, and that state the entries' endpoints.
+    /// Gives the entries the running state of their clusters, where there is one, and that state the entries' endpoints.
     fn attach(&self, entries: &[Arc<ClusterEntry>]);
 
     /// Starts to connect a cluster that calls will go to.

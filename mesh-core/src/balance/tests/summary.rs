@@ -58,7 +58,7 @@ async fn a_change_in_a_small_cluster_is_told_by_the_next_call() {
     let balancer = mesh.clusters.balancer(&entry).unwrap();
     let fewer = cluster(&[1]);
     let before = Instant::now();
-    balancer.update(fewer.config.as_ref().unwrap());
+    balancer.update(&fewer, fewer.config.as_ref().unwrap());
     let error = mesh.call(&entry).await.unwrap_err().to_string();
     assert_eq!(before.elapsed(), Duration::ZERO);
     assert!(error.contains("1 in backoff"), "{error}");

@@ -1,6 +1,7 @@
 //! Configurations that change under running calls.
 
 use super::*;
+use crate::connect::ConnectivityState;
 use crate::connect::testing::{Answer, Reach};
 use crate::error::ErrorKind;
 
@@ -197,7 +198,8 @@ async fn no_call_fails_while_endpoints_come_and_go_under_load() {
     let mut rounds = 0_u16;
     while calls.iter().any(|calls| !calls.is_finished()) {
         let config = entries[usize::from(rounds) % 3].config.as_ref().unwrap();
-        mesh.clusters.balancer(&entries[0]).unwrap().update(config);
+        let newer = ClusterEntry::new(entries[0].key.clone(), Ok(config.clone()));
+        mesh.clusters.balancer(&entries[0]).unwrap().update(&newer, config);
         // The first is in every configuration, and stays.
         mesh.network.goaway(2 + rounds % 4);
         rounds = rounds.wrapping_add(1);
@@ -208,4 +210,20 @@ async fn no_call_fails_while_endpoints_come_and_go_under_load() {
     }
     assert!(rounds > 10, "{rounds}");
     assert!(mesh.clusters.states(&entries[0]).iter().all(|endpoint| endpoint.in_flight == 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_has_running_state_from_its_first_call_on_and_whoever_calls_goes_by_the_newest_configuration() {
+    let mesh = Mesh::new();
+    let (old, new) = (cluster(&[1]), cluster(&[2]));
+    for entry in [&old, &new] {
+        mesh.clusters.attach(entry);
+        assert!(mesh.clusters.attached(entry).is_none());
+        assert_eq!(mesh.clusters.connectivity(entry), Some(ConnectivityState::Idle));
+    }
+    assert_eq!(mesh.calls(&new, 1).await, [2]);
+    // They took their snapshot before, and are the first of it.
+    assert_eq!(mesh.calls(&old, 4).await, [2; 4]);
+    assert_eq!(mesh.calls(&new, 4).await, [2; 4]);
+    assert_eq!(mesh.network.attempts(1), 0);
 }

@@ -50,12 +50,7 @@ pub(super) fn endpoints(message: proto::ClusterLoadAssignment, form: Form, at: &
     join(message, &[], form, at)
 }
 
-fn join(
-    message: proto::ClusterLoadAssignment,
-    plain: &[PlainEndpoints],
-    form: Form,
-    at: &At<'_>,
-) -> Option<Endpoints> {
+fn join(message: proto::ClusterLoadAssignment, plain: &[PlainEndpoints], form: Form, at: &At<'_>) -> Option<Endpoints> {
     message.judge(at);
     let mut priorities: BTreeMap<u32, Builder> = BTreeMap::new();
     let mut addresses = Seen::with_room(plain.iter().map(Vec::len).sum());
