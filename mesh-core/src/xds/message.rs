@@ -228,8 +228,11 @@ pub(crate) enum Value<'a> {
     Bytes(&'a [u8]),
 }
 
+/// A field's number and value.
+pub(crate) type Field<'a> = Result<(u32, Value<'a>), Malformed>;
+
 impl<'a> Iterator for Fields<'a> {
-    type Item = Result<(u32, Value<'a>), Malformed>;
+    type Item = Field<'a>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.0.is_empty() {
@@ -245,11 +248,10 @@ impl<'a> Iterator for Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// The next field, and all of its bytes.
-    pub(crate) fn next_with_bytes(&mut self) -> Option<Result<(u32, Value<'a>, &'a [u8]), Malformed>> {
+    pub(crate) fn next_with_bytes(&mut self) -> Option<(Field<'a>, &'a [u8])> {
         let before = self.0;
         let field = self.next()?;
-        let bytes = &before[..before.len() - self.0.len()];
-        Some(field.map(|(number, value)| (number, value, bytes)))
+        Some((field, &before[..before.len() - self.0.len()]))
     }
 
     fn field(&mut self) -> Option<(u32, Value<'a>)> {

@@ -35,16 +35,16 @@ impl<'a> Split<'a> {
 fn split(assignment: &[u8]) -> Option<Split<'_>> {
     let (mut rest, mut plain) = (Vec::new(), Vec::new());
     let mut fields = Fields(assignment);
-    while let Some(field) = fields.next_with_bytes() {
+    while let Some((field, bytes)) = fields.next_with_bytes() {
         match field.ok()? {
-            (ENDPOINTS, Value::Bytes(locality), _) => {
+            (ENDPOINTS, Value::Bytes(locality)) => {
                 let (locality, endpoints) = split_locality(locality)?;
                 rest.push(ENDPOINTS_KEY);
                 prost::encode_length_delimiter(locality.len(), &mut rest).ok()?;
                 rest.extend(locality);
                 plain.push(endpoints);
             }
-            (_, _, bytes) => rest.extend_from_slice(bytes),
+            _ => rest.extend_from_slice(bytes),
         }
     }
     Some(Split { rest: rest.into(), plain })
@@ -56,10 +56,9 @@ fn split_locality(locality: &[u8]) -> Option<(Vec<u8>, PlainEndpoints)> {
     let (mut rest, mut plain) = (Vec::new(), Vec::with_capacity(locality.len() / SHORT));
     let mut place = 0;
     let mut fields = Fields(locality);
-    while let Some(field) = fields.next_with_bytes() {
-        let (number, value, bytes) = field.ok()?;
-        let member = match value {
-            Value::Bytes(member) if number == LB_ENDPOINTS => Some(member),
+    while let Some((field, bytes)) = fields.next_with_bytes() {
+        let member = match field.ok()? {
+            (LB_ENDPOINTS, Value::Bytes(member)) => Some(member),
             _ => None,
         };
         match member.and_then(address) {
