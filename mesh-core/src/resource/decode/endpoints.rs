@@ -113,13 +113,7 @@ impl Members<'_> {
         self.plain.len() + self.others.len()
     }
 
-    fn read(
-        &self,
-        form: Form,
-        addresses: &mut Seen<Address>,
-        labelled: &mut Labelled,
-        at: &At<'_>,
-    ) -> Vec<Endpoint> {
+    fn read(&self, form: Form, addresses: &mut Seen<Address>, labelled: &mut Labelled, at: &At<'_>) -> Vec<Endpoint> {
         // Not collected: in large configurations a vector that grows by doubling leaves a third of its memory unused.
         let mut endpoints = Vec::with_capacity(self.len());
         let (mut plain, mut others) = (self.plain.iter().peekable(), self.others.iter());
