@@ -1,6 +1,5 @@
 //! A control plane that is away, broken, or speaks nonsense.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,12 +7,12 @@ use mesh_core::balance::BalanceOptions;
 use mesh_core::testing::{ControlPlane, Fault, Resources, any, endpoints, type_url};
 use mesh_core::{Bootstrap, Mesh};
 use mesh_xds_proto::envoy::service::discovery::v3::DiscoveryResponse;
-use parking_lot::Mutex;
 use tonic::Code;
 
 use crate::bootstrap::{insecure, listening, mesh_with};
 use crate::support::backend::Backend;
 use crate::support::client::{Client, SOON, assert_says, impatient, quick, quick_mesh};
+use crate::support::log::Log;
 use crate::support::relay::Relay;
 
 #[tokio::test]
@@ -295,33 +294,9 @@ async fn a_control_plane_that_only_accepts_is_given_up_after_the_connect_timeout
     relay.wait_for_accepted(2).await;
 }
 
-/// What is logged on this thread while it lives.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn lines_with(&self, part: &str) -> usize {
-        String::from_utf8_lossy(&self.0.lock()).lines().filter(|line| line.contains(part)).count()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn a_type_that_nobody_asked_for_is_told_of_once_and_the_stream_goes_on() {
-    let log = Log::default();
-    let writer = log.clone();
-    let logging = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(move || writer.clone());
-    let _logging = tracing::subscriber::set_default(logging.finish());
+    let log = Log::of_warnings();
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
     let control_plane = ControlPlane::new();
     control_plane.set(Resources::service("greeter", [a.address()]));

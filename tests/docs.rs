@@ -23,7 +23,7 @@ fn the_table_of_fields_is_what_the_decoders_do() {
 #[test]
 fn the_docs_name_tests_that_exist() {
     let mut missing = Vec::new();
-    for doc in ["README.md", "docs/features.md", "docs/probes.md"] {
+    for doc in ["README.md", "docs/features.md", "docs/identity.md", "docs/probes.md"] {
         let text = fs::read_to_string(Path::new(ROOT).join(doc)).expect(doc);
         let is_word = |text: &str| text.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit());
         let named = text.split('`').filter_map(|code| code.split_once("::"));

@@ -1,11 +1,14 @@
 //! What a mesh insists on, whatever its control plane asks for.
 
 use std::path::Path;
+use std::time::Duration;
 
-use mesh_core::testing::{Resources, cluster, endpoints, route, route_config};
+use mesh_core::testing::{Resources, any, cluster, endpoints, route, route_config};
 use mesh_core::{Bootstrap, Mesh, SecurityFloor, TlsVersion};
-use mesh_xds_proto::envoy::config::core::v3::DataSource;
+use mesh_xds_proto::envoy::config::cluster::v3::Cluster;
 use mesh_xds_proto::envoy::config::core::v3::data_source::Specifier;
+use mesh_xds_proto::envoy::config::core::v3::transport_socket::ConfigType;
+use mesh_xds_proto::envoy::config::core::v3::{DataSource, TransportSocket};
 use mesh_xds_proto::envoy::config::route::v3::route::Action;
 use mesh_xds_proto::envoy::config::route::v3::route_action::RequestMirrorPolicy;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
@@ -14,9 +17,14 @@ use tonic::Code;
 use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, impatient, quick};
-use crate::support::pki::dns;
-use crate::support::secured::{SERVER, Site, context, fails_in_time, says_in_time, secured_by, validation};
+use crate::support::log::Log;
+use crate::support::pki::{Authority, Issued, dns, uri};
+use crate::support::secured::{
+    SERVER, Site, context, fails_in_time, raw_socket, says_in_time, secured_by, socket_match, tls_socket, validation,
+};
 use crate::support::tls::server;
+
+use self::Said::{Calls, Nack};
 
 const OTHER: &str = "spiffe://cluster.local/ns/shop/sa/other";
 
@@ -295,5 +303,301 @@ async fn s9_a_file_that_a_control_plane_names_is_refused_by_its_field_outside_th
             assert!(nack.contains(wanted), "{nack}");
         }
         assert_eq!(client.hello().await.unwrap(), "a", "the last good one serves");
+    }
+}
+
+/// A site that a control plane tries to weaken, and somebody who would be glad of its calls.
+struct Tried {
+    site: Site,
+    plain: Backend,
+}
+
+/// What becomes of an attempt.
+enum Said {
+    /// The resource is refused by this field, and the last good one serves.
+    Nack(&'static str),
+    /// Calls fail, and say this.
+    Calls(&'static str),
+}
+
+impl Tried {
+    /// All that the floor demands.
+    fn ask_for_enough(&self) {
+        self.site.front.configure(server(&self.site.authority.svid(SERVER), Some(&self.site.authority)));
+        self.site.control_plane.set(
+            Resources::service("greeter", [self.site.front.address()])
+                .with(secured_by(cluster("greeter"), &context(&[SERVER]))),
+        );
+    }
+
+    /// The endpoint is the one in plaintext, and its cluster as changed.
+    fn to_plaintext(&self, change: impl FnOnce(&mut Cluster)) {
+        self.site.control_plane.put(endpoints("greeter").endpoint(self.plain.address()));
+        self.site.control_plane.put(cluster("greeter").modify(change));
+    }
+
+    fn ask(&self, change: impl FnOnce(&mut tls::UpstreamTlsContext)) {
+        let mut asked = context(&[SERVER]);
+        change(&mut asked);
+        self.site.ask(&asked);
+    }
+
+    fn validate(&self, change: impl FnOnce(&mut tls::CertificateValidationContext)) {
+        self.ask(|asked| change(validation(asked)));
+    }
+
+    /// As [`validate`](Self::validate), by another context than before, which takes another connection.
+    fn anew(&self, change: impl FnOnce(&mut tls::CertificateValidationContext)) {
+        self.ask(|asked| {
+            asked.sni = "greeter.test".into();
+            change(validation(asked));
+        });
+    }
+
+    /// Who answers from now on.
+    fn answers(&self, issued: &Issued) {
+        self.site.front.configure(server(issued, Some(&self.site.authority)));
+    }
+
+    fn route_to(&self, name: &str) {
+        let elsewhere = secured_by(cluster(name), &context(&[SERVER]));
+        self.site.control_plane.put(elsewhere);
+        self.site.control_plane.put(endpoints(name).endpoint(self.site.front.address()));
+        self.site.control_plane.put(route_config("greeter").routes([route().cluster(name)]));
+    }
+}
+
+fn common(asked: &mut tls::UpstreamTlsContext) -> &mut tls::CommonTlsContext {
+    asked.common_tls_context.as_mut().expect("it has one")
+}
+
+fn data(specifier: Specifier) -> Option<DataSource> {
+    Some(DataSource { specifier: Some(specifier), ..Default::default() })
+}
+
+fn text(text: &str) -> Specifier {
+    Specifier::InlineString(text.to_owned())
+}
+
+type Attempt = (&'static str, fn(&Tried), Said);
+
+/// Each way for a control plane to ask for less, and what becomes of it.
+const ATTEMPTS: &[Attempt] = &[
+    ("no transport socket", |tried| tried.to_plaintext(|_| {}), Calls("it is in plaintext, and mTLS is required")),
+    (
+        "raw_buffer",
+        |tried| tried.to_plaintext(|cluster| cluster.transport_socket = Some(raw_socket())),
+        Calls("it is in plaintext, and mTLS is required"),
+    ),
+    (
+        "a match in plaintext for all endpoints",
+        |tried| {
+            tried.to_plaintext(|cluster| {
+                cluster.transport_socket = Some(tls_socket(&context(&[SERVER])));
+                cluster.transport_socket_matches = vec![socket_match(None, raw_socket())];
+            });
+        },
+        Calls("an endpoint of cluster `greeter` is below the security floor"),
+    ),
+    (
+        "an aggregate of a cluster in plaintext",
+        |tried| {
+            tried.site.control_plane.put(cluster("greeter-plain"));
+            tried.site.control_plane.put(endpoints("greeter-plain").endpoint(tried.plain.address()));
+            tried.site.control_plane.put(cluster("greeter").aggregate(["greeter-plain"]));
+        },
+        Calls("it is in plaintext, and mTLS is required"),
+    ),
+    (
+        "another socket",
+        |tried| {
+            // Of a type that is no socket.
+            let config_type = Some(ConfigType::TypedConfig(any(&Cluster::default())));
+            let socket = TransportSocket { name: "tap".into(), config_type };
+            tried.site.control_plane.put(cluster("greeter").modify(|cluster| cluster.transport_socket = Some(socket)));
+        },
+        Nack("transport_socket.typed_config"),
+    ),
+    (
+        "no certificate of this process",
+        |tried| tried.ask(|asked| common(asked).tls_certificate_provider_instance = None),
+        Calls("it asks for no certificate of this process"),
+    ),
+    (
+        "any peer of the authority",
+        |tried| {
+            tried.answers(&tried.site.authority.svid(OTHER));
+            tried.validate(|names| names.match_subject_alt_names.clear());
+        },
+        Calls("the floor in code expects another peer at cluster `greeter`"),
+    ),
+    (
+        "another peer",
+        |tried| {
+            tried.answers(&tried.site.authority.svid(OTHER));
+            tried.site.ask(&context(&[OTHER]));
+        },
+        Calls("the floor in code expects another peer at cluster `greeter`"),
+    ),
+    (
+        "another trust domain",
+        |tried| {
+            const FOREIGN: &str = "spiffe://partner.example/ns/x/sa/y";
+            tried.answers(&tried.site.authority.svid(FOREIGN));
+            tried.site.ask(&context(&[FOREIGN]));
+        },
+        Calls("the roots are those of trust domain cluster.local"),
+    ),
+    (
+        "the name that is asked for in the place of the peer's",
+        |tried| {
+            let named = tried.site.authority.issue(&[uri(OTHER), dns("greeter.test")], |_| {});
+            tried.answers(&named);
+            tried.ask(|asked| {
+                (asked.sni, asked.auto_sni_san_validation) = ("greeter.test".into(), true);
+                validation(asked).match_subject_alt_names.clear();
+            });
+        },
+        Calls("the floor in code expects another peer at cluster `greeter`"),
+    ),
+    (
+        "the system's roots",
+        |tried| {
+            tried.validate(|names| {
+                names.ca_certificate_provider_instance = None;
+                names.system_root_certs = Some(tls::certificate_validation_context::SystemRootCerts::default());
+            });
+        },
+        Calls("it trusts the system's roots"),
+    ),
+    (
+        "roots of a provider that there is not",
+        |tried| {
+            let nobody =
+                tls::CertificateProviderPluginInstance { instance_name: "nobody".into(), ..Default::default() };
+            tried.validate(|names| names.ca_certificate_provider_instance = Some(nobody));
+        },
+        Nack("ca_certificate_provider_instance.instance_name"),
+    ),
+    (
+        "roots in a file of this machine",
+        |tried| {
+            tried.validate(|names| {
+                names.ca_certificate_provider_instance = None;
+                names.trusted_ca = data(Specifier::Filename("/etc/ssl/certs/ca-certificates.crt".to_owned()));
+            });
+        },
+        Nack("trusted_ca.filename"),
+    ),
+    (
+        "roots in the environment",
+        |tried| {
+            tried.validate(|names| {
+                names.ca_certificate_provider_instance = None;
+                names.trusted_ca = data(Specifier::EnvironmentVariable("HOME".to_owned()));
+            });
+        },
+        Nack("trusted_ca.environment_variable"),
+    ),
+    (
+        "revocation lists that are none",
+        |tried| tried.validate(|names| names.crl = data(text("nothing"))),
+        Nack("validation_context.crl"),
+    ),
+    (
+        "expired certificates",
+        |tried| {
+            tried.answers(&tried.site.authority.svid_for(SERVER, Duration::ZERO));
+            tried.anew(|names| names.allow_expired_certificate = true);
+        },
+        Calls("expired"),
+    ),
+    (
+        "chains that nobody verifies",
+        |tried| {
+            tried.answers(&Authority::new().svid(SERVER));
+            tried.anew(|names| {
+                use tls::certificate_validation_context::TrustChainVerification::AcceptUntrusted;
+                names.trust_chain_verification = AcceptUntrusted as i32;
+            });
+        },
+        Calls("BadSignature"),
+    ),
+    (
+        "an older version of TLS",
+        |tried| tried.ask(|asked| common(asked).tls_params = Some(Default::default())),
+        Nack("tls_params"),
+    ),
+    (
+        "a handshaker of another kind",
+        |tried| tried.ask(|asked| common(asked).custom_handshaker = Some(Default::default())),
+        Nack("custom_handshaker"),
+    ),
+    (
+        "a validator of another kind",
+        |tried| tried.validate(|names| names.custom_validator_config = Some(Default::default())),
+        Nack("custom_validator_config"),
+    ),
+    (
+        "a cluster that code does not allow",
+        |tried| tried.route_to("elsewhere"),
+        Calls("it is none of the clusters that are allowed"),
+    ),
+];
+
+/// R-25 of the plan for reliability.
+#[tokio::test]
+async fn r25_no_way_to_ask_for_less_is_obeyed_each_is_said_and_nothing_goes_out_in_plaintext() {
+    let log = Log::of_warnings();
+    let tried = Tried { site: Site::mutual().await, plain: Backend::start("plain").await };
+    tried.ask_for_enough();
+    let floor = SecurityFloor::new()
+        .require_mtls()
+        .allow_trust_domain("cluster.local".parse().unwrap())
+        .expect_peer("greeter", [SERVER.parse().unwrap()])
+        .local_roots_only()
+        .allow_cluster("greeter*");
+    let mesh = mesh(&tried.site, floor).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    let mut wrong = Vec::new();
+    for (what, attempt, said) in ATTEMPTS {
+        assert_eq!(client.recovers().await, "a", "before {what}");
+        attempt(&tried);
+        if let Err(problem) = tried.becomes(said, &client, &mesh, &log).await {
+            wrong.push(format!("{what}: {problem}"));
+        }
+        tried.ask_for_enough();
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), ATTEMPTS.len(), wrong.join("\n"));
+}
+
+impl Tried {
+    /// That an attempt comes to no more than this, and that it is told.
+    async fn becomes(&self, said: &Said, client: &Client, mesh: &Mesh, log: &Log) -> Result<(), String> {
+        match said {
+            Nack(field) => {
+                let (_, nack) = self.site.control_plane.next_nack().await.error.ok_or("a NACK without a reason")?;
+                if !nack.contains(field) || log.lines_with(field) == 0 {
+                    return Err(format!("NACK, or log, without `{field}`: {nack}"));
+                }
+                let answer = client.hello().await;
+                answer.map_err(|status| format!("the last good one does not serve: {status}"))?;
+            }
+            Calls(text) => {
+                let said = tokio::time::timeout(PATIENCE / 2, says_in_time(client, text)).await;
+                said.map_err(|_| format!("never said: {text}, but {:?}", mesh.status().targets[0].clusters))?;
+                let calls = self.site.backend.calls();
+                if client.hello().await.is_ok() || self.site.backend.calls() != calls {
+                    return Err("a call was made".to_owned());
+                }
+                if log.lines_with(text) == 0 && !format!("{:?}", mesh.status()).contains(text) {
+                    return Err("it is no event".to_owned());
+                }
+            }
+        }
+        match self.plain.connections() {
+            0 => Ok(()),
+            connections => Err(format!("{connections} connections in plaintext")),
+        }
     }
 }

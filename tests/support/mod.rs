@@ -13,6 +13,7 @@ pub(crate) mod frames;
 pub(crate) mod greeter;
 pub(crate) mod istio;
 pub(crate) mod jwt;
+pub(crate) mod log;
 pub(crate) mod network;
 pub(crate) mod orca;
 pub(crate) mod pki;

@@ -151,6 +151,8 @@ impl Pki {
         rows.extend(self.authorities());
         rows.extend(self.paths());
         rows.extend(self.encodings());
+        rows.extend(self.algorithms());
+        rows.extend(self.extensions());
         rows
     }
 
@@ -614,12 +616,134 @@ impl Pki {
         ]
     }
 
+    /// Signatures by what is too weak, or nothing that is known.
+    fn algorithms(&self) -> Vec<Row> {
+        const UNSUPPORTED: &[(&[Mode], &str)] = &[(ALL, "UnsupportedSignatureAlgorithm")];
+        let rsa = |last: u8| der(0x30, &[&[6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 13, 1, 1, last], &[5, 0]]);
+        let ecdsa = |last: u8| der(0x30, &[&[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, last]]);
+        let leaf = |algorithm: Vec<u8>| {
+            let by = |draft: &mut Draft| (draft.algorithm, draft.outer_algorithm) = (algorithm.clone(), algorithm);
+            self.sign(&self.good().with(by))
+        };
+        let above = |algorithm: Vec<u8>| {
+            let by = |draft: &mut Draft| (draft.algorithm, draft.outer_algorithm) = (algorithm.clone(), algorithm);
+            self.through_changed(of_authority(None), by)
+        };
+        // A PSS without parameters is one with SHA-1 (RFC 4055, 3.1).
+        let pss = der(0x30, &[&[6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 13, 1, 1, 10], &der(0x30, &[])]);
+        vec![
+            row("MD2 and RSA", leaf(rsa(2)), UNSUPPORTED),
+            row("MD4 and RSA", leaf(rsa(3)), UNSUPPORTED),
+            row("SHA-1 and RSA", leaf(rsa(5)), UNSUPPORTED),
+            row("SHA-224 and RSA", leaf(rsa(14)), UNSUPPORTED),
+            row("RSA itself", leaf(rsa(1)), UNSUPPORTED),
+            row("SHA-256 and RSA of a key that is none", leaf(rsa(11)), UNSUPPORTED),
+            row("PSS by SHA-1", leaf(pss), UNSUPPORTED),
+            row("SHA-224 and ECDSA", leaf(ecdsa(1)), UNSUPPORTED),
+            row("SHA-512 and ECDSA of a key of P-256", leaf(ecdsa(4)), &[(ALL, "")]),
+            row("SHA-1 and DSA", leaf(der(0x30, &[&[6, 7, 0x2a, 0x86, 0x48, 0xce, 0x38, 4, 3]])), UNSUPPORTED),
+            row("Ed448", leaf(der(0x30, &[&[6, 3, 0x2b, 0x65, 0x71]])), UNSUPPORTED),
+            row("no algorithm", leaf(der(0x30, &[])), UNSUPPORTED),
+            row("below an authority by MD5", above(RSA_MD5.to_vec()), UNSUPPORTED),
+            row("below an authority by SHA-1 and RSA", above(rsa(5)), UNSUPPORTED),
+        ]
+    }
+
+    /// What else is said of certificates, and for what.
+    fn extensions(&self) -> Vec<Row> {
+        const CRITICAL: &[(&[Mode], &str)] = &[(ALL, "UnsupportedCriticalExtension")];
+        let with = |more: Vec<u8>| self.sign(&self.good().with(|draft| draft.extensions.push(more)));
+        let its = || names(&[Name::Uri(ID), Name::Dns(HOST)]);
+        let used = |purposes: Vec<u8>| self.sign(&self.plain(vec![its(), purposes]));
+        let numbers = |is_critical: bool, numbers: &[&[u8]]| {
+            let numbers: Vec<Vec<u8>> = numbers.iter().map(|number| der(6, &[number])).collect();
+            extension(EXTENDED_KEY_USAGE, is_critical, &der(0x30, &[&numbers.concat()]))
+        };
+        let for_both: [&[u8]; 2] = [&[0x2b, 6, 1, 5, 5, 7, 3, FOR_SERVERS], &[0x2b, 6, 1, 5, 5, 7, 3, FOR_CLIENTS]];
+        let any: &[u8] = &[0x55, 0x1d, 0x25, 0];
+        let above = |more: Vec<u8>| self.through([of_authority(None), vec![more]].concat());
+        let constrained = |permitted: &[Name<'_>], excluded: &[Name<'_>]| above(name_constraints(permitted, excluded));
+        // `id-ce` is 2.5.29.
+        let known = |last: u8, is_critical: bool, value: &[u8]| extension(&[0x55, 0x1d, last], is_critical, value);
+        let policies = der(0x30, &[&der(0x30, &[&[6, 4, 0x55, 0x1d, 0x20, 0]])]);
+        // `id-pe-tlsfeature` with `status_request`: a peer that staples nothing should be refused, but OCSP is not asked.
+        let must_staple: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 1, 24];
+        let feature = der(0x30, &[&[2, 1, 5]]);
+        // That of a certificate which is none yet (RFC 6962, 3.1).
+        let poison: &[u8] = &[0x2b, 6, 1, 4, 1, 0xd6, 0x79, 2, 4, 3];
+        let ten: &[u8] = &[10, 0, 0, 0, 255, 0, 0, 0];
+        let at = |host: &str, address: &[u8]| {
+            let constraints = name_constraints(&[Name::Ip(ten)], &[]);
+            let own = self.below(&self.authority, "of addresses", [of_authority(None), vec![constraints]].concat());
+            vec![self.leaf(&[Name::Uri(ID), Name::Dns(host), Name::Ip(address)]).signed_by(&own.0), own.1]
+        };
+        vec![
+            row("purposes that are critical", used(numbers(true, &for_both)), &[]),
+            row("both purposes and any", used(numbers(false, &[for_both[0], for_both[1], any])), &[]),
+            row("both purposes, each twice", used(numbers(false, &[for_both, for_both].concat())), &[]),
+            row("for OCSP alone", used(purposes(&[9])), &[(ALL, "extended key usage")]),
+            row("for time stamps alone", used(purposes(&[8])), &[(ALL, "extended key usage")]),
+            row("for mail alone", used(purposes(&[4])), &[(ALL, "extended key usage")]),
+            row("for a purpose that nobody knows", used(numbers(true, &[UNKNOWN])), &[(ALL, "extended key usage")]),
+            row("purposes that are no list", used(extension(EXTENDED_KEY_USAGE, false, &[5, 0])), &[(ALL, "")]),
+            row(
+                "below an authority for clients alone",
+                above(purposes(&[FOR_CLIENTS])),
+                &[(ENDPOINTS, "extended key usage")],
+            ),
+            row("below an authority for any purpose", above(numbers(false, &[any])), &[(ALL, "extended key usage")]),
+            row("a policy", with(known(32, false, &policies)), &[]),
+            row("a critical policy", with(known(32, true, &policies)), CRITICAL),
+            row("critical constraints of policies", above(known(36, true, &der(0x30, &[&[0x80, 1, 0]]))), CRITICAL),
+            row("no further policy, critical", above(known(54, true, &[2, 1, 0])), CRITICAL),
+            row("mapped policies, critical", above(known(33, true, &der(0x30, &[]))), CRITICAL),
+            row("other names of the issuer", with(known(18, false, &general_names(&[Name::Dns("x")]))), &[]),
+            row(
+                "other names of the issuer, critical",
+                with(known(18, true, &general_names(&[Name::Dns("x")]))),
+                CRITICAL,
+            ),
+            row("attributes of the subject, critical", with(known(9, true, &der(0x30, &[]))), CRITICAL),
+            row("the newest revocation list, critical", with(known(46, true, &der(0x30, &[]))), CRITICAL),
+            row("must be stapled", with(extension(must_staple, false, &feature)), &[]),
+            row("must be stapled, critical", with(extension(must_staple, true, &feature)), CRITICAL),
+            row("no certificate yet", with(extension(poison, true, &[5, 0])), CRITICAL),
+            row(
+                "names that are critical",
+                self.sign(&self.plain(vec![
+                    extension(SUBJECT_ALT_NAME, true, &general_names(&[Name::Uri(ID), Name::Dns(HOST)])),
+                    purposes(&[FOR_SERVERS, FOR_CLIENTS]),
+                ])),
+                &[],
+            ),
+            row("a host below one that is permitted", constrained(&[Name::Dns("server.test")], &[]), &[]),
+            row(
+                "a host that is permitted and excluded",
+                constrained(&[Name::Dns("test")], &[Name::Dns("server.test")]),
+                &[(ALL, "NameConstraintViolation")],
+            ),
+            row("all hosts excluded", constrained(&[], &[Name::Dns("")]), &[(ALL, "NameConstraintViolation")]),
+            row("another host excluded", constrained(&[], &[Name::Dns("other.test")]), &[]),
+            row("an address that is permitted", at(HOST, &[10, 1, 2, 3]), &[]),
+            row("an address that is not permitted", at(HOST, &[11, 1, 2, 3]), &[(ALL, "NameConstraintViolation")]),
+            row("constraints in the leaf itself", with(name_constraints(&[Name::Dns("other")], &[])), &[]),
+        ]
+    }
+
     /// Good chains of leaves whose key the peer does not have: a whole handshake tells.
     pub(crate) fn without_the_key(&self) -> Vec<Row> {
         let other = KeyPair::generate().expect("a key");
+        // Of some modulus of so many bytes, and the exponent 65537.
+        let rsa = |bytes: usize| {
+            let numbers = der(0x30, &[&der(2, &[&[0], &vec![0xc1; bytes]]), &[2, 3, 1, 0, 1]]);
+            let algorithm = der(0x30, &[&[6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 13, 1, 1, 1, 5, 0]]);
+            der(0x30, &[&algorithm, &der(3, &[&[0], &numbers])])
+        };
         let of = |public_key: Vec<u8>| self.sign(&self.good().with(|draft| draft.public_key = public_key));
         vec![
             row("a key that is none", of(der(0x30, &[])), &[(ALL, "")]),
+            row("an RSA key of 1024 bits", of(rsa(128)), &[(ALL, "")]),
+            row("an RSA key of 512 bits", of(rsa(64)), &[(ALL, "")]),
             row("another's key", of(rcgen::PublicKeyData::subject_public_key_info(&other)), &[(ALL, "BadSignature")]),
         ]
     }
