@@ -231,7 +231,7 @@ impl Exchange {
     }
 
     fn limit(&self, limit: &LocalRateLimit, head: &mut Parts) -> Step {
-        match limit.decide(&seen(head), Instant::now(), || fastrand::u32(..1_000_000)) {
+        match limit.decide(&RequestHead::of_parts(head), Instant::now(), || fastrand::u32(..1_000_000)) {
             Limited::Passes => Step::Continue,
             Limited::PassesWithoutToken => {
                 self.change_request(&limit.unenforced, head);
@@ -292,7 +292,7 @@ impl Exchange {
 
     fn change_request(&self, changes: &[Change], head: &mut Parts) {
         for change in changes {
-            let value = change.value(&self.facts(Message::Request(seen(head))));
+            let value = change.value(&self.facts(Message::Request(RequestHead::of_parts(head))));
             change.apply(value, &mut head.headers);
         }
     }
@@ -322,7 +322,7 @@ impl Exchange {
 
 /// The filters that take the place of one that chooses them (A103).
 fn choose(composite: &Composite, name: &str, head: &Parts) -> Step {
-    match composite.choose(&seen(head), || fastrand::u32(..1_000_000)) {
+    match composite.choose(&RequestHead::of_parts(head), || fastrand::u32(..1_000_000)) {
         Chosen::Run(filters) => Step::Become(filters.clone()),
         Chosen::Skip => Step::Continue,
         Chosen::Nothing => unavailable(format!("filter `{name}` has no action for the call")),
@@ -331,16 +331,6 @@ fn choose(composite: &Composite, name: &str, head: &Parts) -> Step {
 
 fn unavailable(message: String) -> Step {
     Step::Answer(Answer::new(AnswerStatus::UNAVAILABLE, message))
-}
-
-/// What matchers see of a request.
-pub(super) fn seen(head: &Parts) -> RequestHead<'_> {
-    RequestHead {
-        path: head.uri.path(),
-        method: &head.method,
-        authority: head.uri.authority().map_or("", |authority| authority.as_str()),
-        headers: &head.headers,
-    }
 }
 
 /// The application's own authority goes before any that a control plane has for the call (A81).

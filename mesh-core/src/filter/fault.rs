@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use http::request::Parts;
 
-use super::exchange::{Running, Step, seen};
+use super::exchange::{Running, Step};
 use crate::call::{Call, Stage};
 use crate::resource::answer::Answer;
 use crate::resource::filter::fault::{Fault, Faults};
+use crate::resource::matcher::RequestHead;
 
 const ABORT: &str = "fault filter abort";
 
@@ -33,7 +34,7 @@ impl Drop for ActiveFault {
 
 /// `cluster`: the one that was chosen for the call.
 pub(super) fn inject(fault: &Fault, running: &Arc<Running>, cluster: Option<&str>, head: &Parts) -> Step {
-    if !fault.concerns(cluster, &seen(head)) {
+    if !fault.concerns(cluster, &RequestHead::of_parts(head)) {
         return Step::Continue;
     }
     let Faults { delay, abort } = fault.decide(&head.headers, || fastrand::u32(..1_000_000));

@@ -55,7 +55,7 @@ fn changed<B>(policy: &MirrorPolicy, request: &Request<B>, call: Option<&Call>) 
     let route = call.and_then(Call::route_name);
     let cluster = call.and_then(|call| Some(&*call.cluster.as_ref()?.key.name));
     for change in &policy.headers {
-        let facts = Facts { cluster, route: route.as_deref(), message: Message::Request(seen(&copy)) };
+        let facts = Facts { cluster, route: route.as_deref(), message: Message::Request(RequestHead::of(&copy)) };
         let value = change.value(&facts);
         change.apply(value, copy.headers_mut());
     }
@@ -66,17 +66,6 @@ fn changed<B>(policy: &MirrorPolicy, request: &Request<B>, call: Option<&Call>) 
 fn may_rewrite(call: &Call) -> bool {
     let table = call.snapshot.as_ref().and_then(|snapshot| snapshot.routing.as_ref().ok());
     table.is_some_and(|table| table.trusted) && !call.has_own_authority
-}
-
-/// What substitutions in headers are made from.
-fn seen(request: &Request<()>) -> RequestHead<'_> {
-    let uri = request.uri();
-    RequestHead {
-        path: uri.path(),
-        method: request.method(),
-        authority: uri.authority().map_or("", |authority| authority.as_str()),
-        headers: request.headers(),
-    }
 }
 
 /// Sends the copy and reads its response to the end, for nobody: whether there was one.
