@@ -188,6 +188,14 @@ async fn composites_may_be_nested_and_have_envoys_newer_form() {
     let greeter = start(listener("greeter").filter("composite", &outer), route.clone()).await;
     assert_eq!(code(&greeter, "x").await, Code::AlreadyExists);
 
+    let wrapped = Composite { matcher: None, ..inner.clone() };
+    let wrapping = ExtensionWithMatcher {
+        extension_config: Some(envoy(&wrapped)),
+        ..composite(by_header([("x", action(&named))]))
+    };
+    let greeter = start(listener("greeter").filter("composite", &wrapping), route.clone()).await;
+    assert_eq!(code(&greeter, "x").await, Code::AlreadyExists);
+
     let own = CompositePerRoute { matcher: Some(by_header([("x", action(&SkipFilter {}))])) };
     let greeter = start(listener("greeter").filter("composite", &inner), route.filter_config("composite", &own)).await;
     assert_eq!(code(&greeter, "x").await, Code::Ok);
@@ -224,6 +232,21 @@ async fn a_server_chooses_by_a_calls_headers_who_is_asked() {
     );
     let why = it.server.status().last_refused_call.expect("the server's operator is told why");
     assert!(why.contains("filter `choose` has no action for the call"), "{why}");
+}
+
+/// What a transport adds is not the same in every client, and clients do not choose by it (A28); a server has it as it came.
+#[tokio::test]
+async fn a_server_chooses_by_what_a_transport_adds_too() {
+    let input = Some(xds(&HttpRequestHeaderMatchInput { header_name: "user-agent".to_owned() }));
+    let map = [("grpc".to_owned(), action(&run(&abort(5))))].into();
+    let tree = MatcherTree { input, tree_type: Some(TreeType::PrefixMatchMap(MatchMap { map })) };
+    let tree = Matcher { on_no_match: None, matcher_type: Some(MatcherType::MatcherTree(tree)) };
+    let filter = composite(otherwise(tree, action(&SkipFilter {})));
+    let it = Setting::start(filter_chain().filter("choose", &filter), ServerOptions::new()).await;
+    let status = it.client.hello().await.expect_err("its user agent begins so");
+    assert_eq!(status.code(), Code::NotFound);
+    let greeter = start(listener("greeter").filter("choose", &filter), route().cluster("greeter")).await;
+    assert_eq!(code(&greeter, "x").await, Code::Ok);
 }
 
 /// A route does not say whose it is (A103).
@@ -273,7 +296,10 @@ async fn a_bad_tree_is_rejected_by_field_and_the_last_good_one_serves() {
     let mut no_input = good.clone();
     let Some(MatcherType::MatcherTree(map)) = &mut no_input.matcher_type else { panic!("a map") };
     map.input = Some(xds(&SkipFilter {}));
+    let inner = Composite { matcher: Some(good.clone()), ..Composite::default() };
+    let two = ExtensionWithMatcher { extension_config: Some(envoy(&inner)), ..composite(good.clone()) };
     for (bad, path, problem) in [
+        (two, "extension_config.typed_config.matcher", "must not be set"),
         (ExtensionWithMatcher { xds_matcher: None, ..composite(good.clone()) }, "xds_matcher", "must be set"),
         (composite(Matcher::default()), tree, "`matcher_list` or `matcher_tree` must be set"),
         (

@@ -19,15 +19,28 @@ use super::place::{At, quoted};
 use super::value::{Extension, runtime_fraction};
 use crate::resource::filter::HttpFilter;
 use crate::resource::filter::composite::{Action, Composite};
+use crate::resource::matcher::header::HeaderSource;
 use crate::resource::verdict::Fields;
 
 /// Chains that actions may name; each is read once, however many do.
 type Chains<'m> = BTreeMap<&'m str, Arc<[HttpFilter]>>;
 
-/// In gRPC's wrapping.
-pub(super) fn composite(message: &ExtensionWithMatcher, within: Within, at: &At<'_>) -> Option<Composite> {
+/// In gRPC's wrapping, which has the tree; the filter that it wraps may name chains.
+pub(super) fn composite(
+    message: &ExtensionWithMatcher,
+    wrapped: &Extension<'_>,
+    within: Within,
+    at: &At<'_>,
+) -> Option<Composite> {
     message.judge(at);
-    of_tree("xds_matcher", message.xds_matcher.as_ref(), &Chains::new(), within, at)
+    let at_config = at.field("extension_config");
+    let place = &at_config.field("typed_config");
+    let wrapped: proto::Composite = wrapped.unpack(place)?;
+    wrapped.judge(place);
+    if wrapped.matcher.is_some() {
+        place.field("matcher").error("must not be set: what wraps the filter says which filters a call passes");
+    }
+    of_tree("xds_matcher", message.xds_matcher.as_ref(), &named_chains(&wrapped, within, place), within, at)
 }
 
 /// What the wrapping is for, if that is this filter.
@@ -46,18 +59,19 @@ pub(super) fn per_route(message: &ExtensionWithMatcherPerRoute, within: Within, 
 /// In Envoy's newer form, without a wrapping.
 pub(super) fn alone(message: &proto::Composite, within: Within, at: &At<'_>) -> Option<Composite> {
     message.judge(at);
-    let mut chains = Chains::new();
-    for (name, chain) in &message.named_filter_chains {
-        if let Some(within) = within.deeper() {
-            chains.insert(name, of_chain(chain, within, &at.key("named_filter_chains", name)));
-        }
-    }
-    of_tree("matcher", message.matcher.as_ref(), &chains, within, at)
+    of_tree("matcher", message.matcher.as_ref(), &named_chains(message, within, at), within, at)
 }
 
 pub(super) fn alone_per_route(message: &CompositePerRoute, within: Within, at: &At<'_>) -> Option<Composite> {
     message.judge(at);
     of_tree("matcher", message.matcher.as_ref(), &Chains::new(), within, at)
+}
+
+/// Nested too deep there are none: that is reported with the tree.
+fn named_chains<'m>(message: &'m proto::Composite, within: Within, at: &At<'_>) -> Chains<'m> {
+    let Some(within) = within.deeper() else { return Chains::new() };
+    let all = message.named_filter_chains.iter();
+    all.map(|(name, chain)| (name.as_str(), of_chain(chain, within, &at.key("named_filter_chains", name)))).collect()
 }
 
 fn of_tree(
@@ -73,7 +87,9 @@ fn of_tree(
         return None;
     };
     let action = |config: &XdsExtension, at: &At<'_>| action(config, chains, within, at);
-    Some(Composite { tree: TreeReader { action }.read(tree, &at.field(field))? })
+    // A route's may be a server's, too: what a condition does not see there lets calls past the filters that it chooses.
+    let header = if within.is_of_client() { HeaderSource::of } else { HeaderSource::inbound };
+    Some(Composite { tree: TreeReader { action, header }.read(tree, &at.field(field))? })
 }
 
 fn action(config: &XdsExtension, chains: &Chains<'_>, within: Within, at: &At<'_>) -> Option<Action> {

@@ -65,6 +65,11 @@ impl Within {
         Self { side, depth: MAX_DEPTH }
     }
 
+    /// Whether it is a client's, and no server's.
+    pub(super) fn is_of_client(self) -> bool {
+        self.side == Some(Side::Client)
+    }
+
     /// In a filter that is here.
     pub(super) fn deeper(self) -> Option<Self> {
         self.depth.checked_sub(1).map(|depth| Self { depth, ..self })
@@ -160,7 +165,7 @@ fn of_extension(extension: &Extension<'_>, is_optional: bool, within: Within, at
     } else if extension.is::<ExtensionWithMatcher>() {
         let Some(message) = extension.unpack::<ExtensionWithMatcher>(place) else { return Kind::Skipped };
         match composite::wrapped(&message, place) {
-            Some(inner) if inner.is::<Empty>() => choosing(composite::composite(&message, within, place)),
+            Some(inner) if inner.is::<Empty>() => choosing(composite::composite(&message, &inner, within, place)),
             Some(_) => unknown(),
             None => Kind::Skipped,
         }

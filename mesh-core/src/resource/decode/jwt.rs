@@ -16,13 +16,13 @@ use proto::per_route_config::RequirementSpecifier;
 use proto::requirement_rule::RequirementType;
 
 use super::place::{At, quoted};
-use super::route_match::{route_match, string_match};
+use super::route_match::{inbound_route_match, string_match};
 use super::value::duration;
 use crate::resource::filter::{FilterConfig, Override};
 use crate::resource::jwt::keys::Keys;
 use crate::resource::jwt::place::TokenPlace;
 use crate::resource::jwt::provider::{CLOCK_SKEW, Effects, Provider};
-use crate::resource::jwt::requirement::Requirement;
+use crate::resource::jwt::requirement::{Requirement, TokenOf};
 use crate::resource::jwt::{JwtConfig, JwtFilter};
 use crate::resource::matcher::RouteMatch;
 use crate::resource::verdict::Fields;
@@ -92,14 +92,14 @@ impl Names<'_> {
         match message.requires_type.as_ref() {
             None => Some(Requirement::Nothing),
             Some(RequiresType::ProviderName(name)) => {
-                Some(Requirement::Provider { provider: self.place(name, &at.field("provider_name"))?, audiences: None })
+                self.place(name, &at.field("provider_name")).map(TokenOf::provider).map(Requirement::Provider)
             }
             Some(RequiresType::ProviderAndAudiences(message)) => {
                 let at = &at.field("provider_and_audiences");
                 message.judge(at);
                 let audiences = Some(message.audiences.clone().into()).filter(|_| !message.audiences.is_empty());
                 let provider = self.place(&message.provider_name, &at.field("provider_name"))?;
-                Some(Requirement::Provider { provider, audiences })
+                Some(Requirement::Provider(TokenOf { provider, audiences }))
             }
             Some(RequiresType::RequiresAny(list)) => {
                 let at = &at.field("requires_any");
@@ -118,17 +118,18 @@ impl Names<'_> {
         }
     }
 
-    /// What lets calls through without a token comes last, and concerns the providers beside it, as in Envoy.
+    /// What lets calls through without a token comes last, and concerns what is beside it: a token that is none of these
+    /// providers' for these audiences is not missing. In Envoy it is, if only its audience is another.
     fn any(&self, requirements: &[proto::JwtRequirement], at: &At<'_>) -> Option<Requirement> {
         let list = self.list(requirements, at)?;
         let is_lenient =
             |one: &Requirement| matches!(one, Requirement::AllowMissing(_) | Requirement::AllowMissingOrFailed(_));
         let (lenient, mut strict): (Vec<_>, Vec<_>) = list.into_iter().partition(is_lenient);
         let beside = strict.iter().filter_map(|one| match one {
-            Requirement::Provider { provider, .. } => Some(*provider),
+            Requirement::Provider(of) => Some(of.clone()),
             _ => None,
         });
-        let beside: Box<[usize]> = beside.collect();
+        let beside: Box<[TokenOf]> = beside.collect();
         let beside = if beside.is_empty() { self.all() } else { beside };
         let or_failed = lenient.iter().any(|one| matches!(one, Requirement::AllowMissingOrFailed(_)));
         match lenient.is_empty() {
@@ -155,8 +156,8 @@ impl Names<'_> {
         place
     }
 
-    fn all(&self) -> Box<[usize]> {
-        (0..self.0.len()).collect()
+    fn all(&self) -> Box<[TokenOf]> {
+        (0..self.0.len()).map(TokenOf::provider).collect()
     }
 }
 
@@ -174,7 +175,7 @@ fn condition_of(message: &RouteMatchMessage, at: &At<'_>) -> Option<RouteMatch> 
             at.field(field).error("is not supported in a rule");
         }
     }
-    route_match(message, at)
+    inbound_route_match(message, at)
 }
 
 fn provider(message: &proto::JwtProvider, at: &At<'_>) -> Option<Provider> {

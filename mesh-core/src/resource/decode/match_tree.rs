@@ -24,9 +24,13 @@ use crate::resource::verdict::Fields;
 /// Trees and conditions may be nested so deep (A106).
 const MAX_DEPTH: u32 = 16;
 
+/// Where a header is found in requests, by its name.
+type Header = fn(&str) -> Option<HeaderSource>;
+
 /// Reads trees whose actions `action` reads.
 pub(super) struct TreeReader<F> {
     pub(super) action: F,
+    pub(super) header: Header,
 }
 
 impl<A, F> TreeReader<F>
@@ -71,7 +75,8 @@ where
     fn matcher(&self, matcher: &FieldMatcher, depth: u32, at: &At<'_>) -> Option<(Predicate, Branch<A>)> {
         matcher.judge(at);
         let condition = at.required("predicate", matcher.predicate.as_ref());
-        let condition = condition.and_then(|condition| predicate(condition, depth, &at.field("predicate")));
+        let condition =
+            condition.and_then(|condition| predicate(condition, self.header, depth, &at.field("predicate")));
         let branch = at.required("on_match", matcher.on_match.as_ref());
         let branch = branch.and_then(|branch| self.branch(branch, depth, &at.field("on_match")));
         condition.zip(branch)
@@ -79,7 +84,7 @@ where
 
     fn map(&self, message: &MatcherTree, depth: u32, at: &At<'_>) -> Option<MatchMap<A>> {
         message.judge(at);
-        let input = input(message.input.as_ref(), at);
+        let input = input(message.input.as_ref(), self.header, at);
         let of = match &message.tree_type {
             Some(TreeType::ExactMatchMap(map)) => (map, "exact_match_map", MatchMap::exact as fn(_, _) -> _),
             Some(TreeType::PrefixMatchMap(map)) => (map, "prefix_match_map", MatchMap::prefix as fn(_, _) -> _),
@@ -92,7 +97,7 @@ where
         };
         let (map, name, make) = of;
         let branches = self.branches(map, depth, &at.field(name))?;
-        Some(make(HeaderSource::of(&input?)?, branches))
+        Some(make(input?.1, branches))
     }
 
     fn branches(&self, message: &Map, depth: u32, at: &At<'_>) -> Option<IndexMap<Box<[u8]>, Branch<A>>> {
@@ -121,15 +126,21 @@ where
     }
 }
 
-fn predicate(message: &Condition, depth: u32, at: &At<'_>) -> Option<Predicate> {
+fn predicate(message: &Condition, header: Header, depth: u32, at: &At<'_>) -> Option<Predicate> {
     message.judge(at);
     let depth = deeper(depth, at)?;
     match &message.match_type {
-        Some(MatchType::SinglePredicate(one)) => single(one, &at.field("single_predicate")).map(Predicate::Header),
-        Some(MatchType::OrMatcher(list)) => predicates(list, depth, &at.field("or_matcher")).map(Predicate::Any),
-        Some(MatchType::AndMatcher(list)) => predicates(list, depth, &at.field("and_matcher")).map(Predicate::All),
+        Some(MatchType::SinglePredicate(one)) => {
+            single(one, header, &at.field("single_predicate")).map(Predicate::Header)
+        }
+        Some(MatchType::OrMatcher(list)) => {
+            predicates(list, header, depth, &at.field("or_matcher")).map(Predicate::Any)
+        }
+        Some(MatchType::AndMatcher(list)) => {
+            predicates(list, header, depth, &at.field("and_matcher")).map(Predicate::All)
+        }
         Some(MatchType::NotMatcher(one)) => {
-            let one = predicate(one, depth, &at.field("not_matcher"))?;
+            let one = predicate(one, header, depth, &at.field("not_matcher"))?;
             Some(Predicate::Not(Box::new(one)))
         }
         None => {
@@ -139,19 +150,19 @@ fn predicate(message: &Condition, depth: u32, at: &At<'_>) -> Option<Predicate> 
     }
 }
 
-fn predicates(message: &PredicateList, depth: u32, at: &At<'_>) -> Option<Vec<Predicate>> {
+fn predicates(message: &PredicateList, header: Header, depth: u32, at: &At<'_>) -> Option<Vec<Predicate>> {
     message.judge(at);
     if message.predicate.len() < 2 {
         at.field("predicate").error("must be two at least");
     }
     let all = message.predicate.iter().enumerate();
-    let all: Vec<_> = all.map(|(index, one)| predicate(one, depth, &at.item("predicate", index))).collect();
+    let all: Vec<_> = all.map(|(index, one)| predicate(one, header, depth, &at.item("predicate", index))).collect();
     all.into_iter().collect()
 }
 
-fn single(message: &SinglePredicate, at: &At<'_>) -> Option<HeaderMatch> {
+fn single(message: &SinglePredicate, header: Header, at: &At<'_>) -> Option<HeaderMatch> {
     message.judge(at);
-    let input = input(message.input.as_ref(), at);
+    let input = input(message.input.as_ref(), header, at);
     let text = match &message.matcher {
         Some(single_predicate::Matcher::ValueMatch(text)) => xds_string_match(text, &at.field("value_match")),
         // Refused by the table.
@@ -161,11 +172,12 @@ fn single(message: &SinglePredicate, at: &At<'_>) -> Option<HeaderMatch> {
             None
         }
     };
-    HeaderMatch::new(&input?, OfValue::Text(text?))
+    let (name, source) = input?;
+    Some(HeaderMatch::at(source, &name, OfValue::Text(text?)))
 }
 
-/// The name of the header that is asked.
-fn input(config: Option<&TypedExtensionConfig>, at: &At<'_>) -> Option<String> {
+/// The header that is asked, and its name.
+fn input(config: Option<&TypedExtensionConfig>, header: Header, at: &At<'_>) -> Option<(String, HeaderSource)> {
     let config = at.required("input", config)?;
     let at = &at.field("input");
     config.judge(at);
@@ -177,11 +189,11 @@ fn input(config: Option<&TypedExtensionConfig>, at: &At<'_>) -> Option<String> {
     }
     let input: HttpRequestHeaderMatchInput = extension.unpack(at)?;
     input.judge(at);
-    if HeaderSource::of(&input.header_name).is_none() {
+    let Some(source) = header(&input.header_name) else {
         at.field("header_name").error(format!("{} is not the name of a header", quoted(&input.header_name)));
         return None;
-    }
-    Some(input.header_name)
+    };
+    Some((input.header_name, source))
 }
 
 fn deeper(depth: u32, at: &At<'_>) -> Option<u32> {

@@ -1,7 +1,6 @@
 //! The filter `rbac` (A41, A59), and what routes put in its place.
 
 use mesh_xds_proto::envoy::config::rbac::v3 as proto;
-use mesh_xds_proto::envoy::config::route::v3::HeaderMatcher;
 use mesh_xds_proto::envoy::extensions::filters::http::rbac::v3 as filter;
 use mesh_xds_proto::envoy::extensions::rbac::audit_loggers::stream::v3::StdoutAuditLog;
 use mesh_xds_proto::envoy::r#type::matcher::v3::{PathMatcher, StringMatcher, path_matcher};
@@ -79,7 +78,7 @@ fn permission(message: &proto::Permission, at: &At<'_>) -> Option<Rule> {
         Permits::OrRules(set) => Kind::OneOf(permissions(set, &at.field("or_rules")).into()),
         Permits::NotRule(rule) => Kind::Not(Box::new(permission(rule, &at.field("not_rule"))?)),
         Permits::Any(any) => always(*any, at)?,
-        Permits::Header(header) => matching(header, &at.field("header"))?,
+        Permits::Header(header) => inbound_header_match(header, &at.field("header")).map(Kind::Header)?,
         Permits::UrlPath(path) => url_path(path, &at.field("url_path"))?,
         Permits::DestinationIp(range) => Kind::LocalIp(prefix(range, &at.field("destination_ip"))?),
         Permits::DestinationPort(port) => {
@@ -122,7 +121,7 @@ fn principal(message: &proto::Principal, at: &At<'_>) -> Option<Rule> {
         Identifier::SourceIp(range) => Kind::PeerIp(prefix(range, &at.field("source_ip"))?),
         Identifier::DirectRemoteIp(range) => Kind::PeerIp(prefix(range, &at.field("direct_remote_ip"))?),
         Identifier::RemoteIp(range) => Kind::PeerIp(prefix(range, &at.field("remote_ip"))?),
-        Identifier::Header(header) => matching(header, &at.field("header"))?,
+        Identifier::Header(header) => inbound_header_match(header, &at.field("header")).map(Kind::Header)?,
         Identifier::UrlPath(path) => url_path(path, &at.field("url_path"))?,
         Identifier::Metadata(metadata) => metadata_match(metadata, &at.field("metadata"))?,
         // Refused by the table.
@@ -140,16 +139,6 @@ fn always(any: bool, at: &At<'_>) -> Option<Kind> {
         at.field("any").error("must be true");
     }
     any.then_some(Kind::Constant(true))
-}
-
-/// Some headers are not what a caller says of itself, or are not to be seen at all (A41).
-fn matching(header: &HeaderMatcher, at: &At<'_>) -> Option<Kind> {
-    let name = header.name.to_ascii_lowercase();
-    if name == ":scheme" || name.starts_with("grpc-") {
-        at.field("name").error(format!("{} cannot be matched by a policy (A41)", quoted(&header.name)));
-        return None;
-    }
-    inbound_header_match(header, at).map(Kind::Header)
 }
 
 fn url_path(path: &PathMatcher, at: &At<'_>) -> Option<Kind> {

@@ -17,6 +17,19 @@ use crate::resource::matcher::text::TextMatch;
 use crate::resource::verdict::Fields;
 
 pub(super) fn route_match(message: &proto::RouteMatch, at: &At<'_>) -> Option<RouteMatch> {
+    route_match_by(message, header_match, at)
+}
+
+/// On a call that a server gets (A41).
+pub(super) fn inbound_route_match(message: &proto::RouteMatch, at: &At<'_>) -> Option<RouteMatch> {
+    route_match_by(message, inbound_header_match, at)
+}
+
+fn route_match_by(
+    message: &proto::RouteMatch,
+    header_match: fn(&proto::HeaderMatcher, &At<'_>) -> Option<HeaderMatch>,
+    at: &At<'_>,
+) -> Option<RouteMatch> {
     message.judge(at);
     let path = path(message, at);
     let headers = message.headers.iter().enumerate();
@@ -61,8 +74,13 @@ pub(super) fn header_match(message: &proto::HeaderMatcher, at: &At<'_>) -> Optio
     header_match_by(message, HeaderMatch::new, at)
 }
 
-/// On a header of a call that a server gets (A41).
+/// On a header of a call that a server gets: some are not what a caller says of itself, or are not to be seen at all (A41).
 pub(super) fn inbound_header_match(message: &proto::HeaderMatcher, at: &At<'_>) -> Option<HeaderMatch> {
+    let name = message.name.to_ascii_lowercase();
+    if name == ":scheme" || name.starts_with("grpc-") {
+        at.field("name").error(format!("{} cannot be matched by a policy (A41)", quoted(&message.name)));
+        return None;
+    }
     header_match_by(message, HeaderMatch::inbound, at)
 }
 

@@ -95,8 +95,8 @@ impl HttpFilter {
     pub(crate) fn in_force(&self, levels: &[&Overrides]) -> Option<FilterConfig> {
         let mut said = levels.iter().filter_map(|level| level.0.get(&self.name)).filter(|said| said.fits(&self.config));
         let config = match (&self.config, said.clone().next()) {
-            (_, Some(Override::Disabled)) => return None,
-            (_, None) if self.disabled => return None,
+            (own, Some(Override::Disabled)) => return own.switched_off(),
+            (own, None) if self.disabled => return own.switched_off(),
             (FilterConfig::ExtAuthz(own), _) => {
                 FilterConfig::ExtAuthz(own.with_all(said.filter_map(Override::ext_authz)))
             }
@@ -152,6 +152,15 @@ impl FilterConfig {
             (Self::LocalRateLimit(limit), Self::LocalRateLimit(before)) => limit.inherit(before),
             (Self::Composite(own), Self::Composite(before)) => own.inherit(before),
             _ => {}
+        }
+    }
+
+    /// What is left of it where it is off.
+    fn switched_off(&self) -> Option<Self> {
+        match self {
+            #[cfg(feature = "jwt")]
+            Self::Jwt(own) => Some(Self::Jwt(own.switched_off())).filter(|off| !off.is_idle()),
+            _ => None,
         }
     }
 

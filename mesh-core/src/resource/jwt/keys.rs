@@ -93,7 +93,8 @@ impl Keys {
         let keys: Vec<_> = all.iter().filter_map(|key| Key::read(key.as_object()?)).take(MAX_KEYS + 1).collect();
         match keys.len() {
             0 => {
-                Err("has no key that is supported: RSA of 2048 to 8192 bits, P-256, P-384, P-521 or Ed25519".to_owned())
+                let p521 = if implemented(alg_id::ECDSA_P521).is_empty() { "" } else { " P-521," };
+                Err(format!("has no key that is supported: RSA of 2048 to 8192 bits, P-256, P-384,{p521} Ed25519"))
             }
             usable @ 1..=MAX_KEYS => Ok((Self(keys), all.len() - usable)),
             _ => Err(format!("has more than {MAX_KEYS} keys")),

@@ -56,6 +56,8 @@ pub(crate) enum JwtConfig {
     Named(Arc<str>),
     /// The filter where such a route is.
     Required(Arc<JwtFilter>, Arc<str>),
+    /// The filter where it is off.
+    Off(Arc<JwtFilter>),
 }
 
 impl JwtConfig {
@@ -67,10 +69,19 @@ impl JwtConfig {
         }
     }
 
+    /// Where nothing is required. What only tokens may say, no caller may, there too.
+    pub(crate) fn switched_off(&self) -> Self {
+        match self {
+            Self::Rules(filter) | Self::Required(filter, _) | Self::Off(filter) => Self::Off(filter.clone()),
+            Self::Named(_) => self.clone(),
+        }
+    }
+
     /// Whether it can do nothing to any call.
     pub(crate) fn is_idle(&self) -> bool {
         match self {
             Self::Rules(filter) => filter.rules.is_empty() && filter.own_headers.is_empty(),
+            Self::Off(filter) => filter.own_headers.is_empty(),
             Self::Named(_) | Self::Required(..) => false,
         }
     }
@@ -87,6 +98,10 @@ impl JwtConfig {
                 let requirement = filter.named.get(name).ok_or(Failure::UnknownRequirement)?;
                 filter.authenticate(requirement, head, now)
             }
+            Self::Off(filter) => {
+                filter.strip(head);
+                Ok(())
+            }
             // Without the filter there is nothing that it could mean.
             Self::Named(_) => Err(Failure::UnknownRequirement),
         }
@@ -95,7 +110,7 @@ impl JwtConfig {
     /// The answer to a caller whose tokens are not what is required.
     pub(crate) fn answer(&self, failure: Failure) -> Answer {
         let is_silent = match self {
-            Self::Rules(filter) | Self::Required(filter, _) => filter.is_silent,
+            Self::Rules(filter) | Self::Required(filter, _) | Self::Off(filter) => filter.is_silent,
             Self::Named(_) => true,
         };
         let status = failure.status();
@@ -134,13 +149,18 @@ impl JwtFilter {
         found.map_or(&Requirement::Nothing, |(_, requirement)| requirement)
     }
 
+    /// Takes out of a request what its caller may not say.
+    fn strip(&self, head: &mut Parts) {
+        self.own_headers.iter().for_each(|name| drop(head.headers.remove(name)));
+    }
+
     fn authenticate(&self, requirement: &Requirement, head: &mut Parts, now: SystemTime) -> Result<(), Failure> {
         // Before 1970 no token has ever begun.
         let now = now.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         let mut judge = Judge::new(&self.providers, RequestHead::of_parts(head), now);
         judge.decide(requirement)?;
         let accepted = judge.accepted;
-        self.own_headers.iter().for_each(|name| drop(head.headers.remove(name)));
+        self.strip(head);
         for Accepted { provider, place, token } in &accepted {
             provider.effects.change(token, place, head);
         }

@@ -4,6 +4,7 @@ use http::header::{AUTHORIZATION, COOKIE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderName, Uri};
+use percent_encoding::percent_decode_str;
 
 use super::failure::Failure;
 use crate::resource::matcher::RequestHead;
@@ -40,12 +41,15 @@ impl TokenPlace {
                 start.eq_ignore_ascii_case(prefix).then(|| Ok(token.trim()))
             }
             Self::Parameter(name) => {
-                only(parameters(head.path).filter(|(own, _)| **own == **name).map(|(_, value)| value))
+                only(parameters(head.path).filter(|(own, _)| is_named(own, name)).map(|(_, value)| Ok(value)))
             }
             Self::Cookie(name) => {
-                let values = head.headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-                let cookies = values.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
-                only(cookies.filter(|(own, _)| *own == &**name).map(|(_, value)| value))
+                let pairs =
+                    head.headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|b| *b == b';'));
+                let values =
+                    pairs.filter_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+                // One that is no text is not missing.
+                only(values.map(|value| std::str::from_utf8(value).map_err(|_| Failure::Malformed)))
             }
         }
     }
@@ -64,9 +68,14 @@ impl TokenPlace {
     }
 }
 
-fn only<'a>(mut values: impl Iterator<Item = &'a str>) -> Option<Result<&'a str, Failure>> {
+fn only<'a>(mut values: impl Iterator<Item = Result<&'a str, Failure>>) -> Option<Result<&'a str, Failure>> {
     let value = values.next()?;
-    Some(if values.next().is_some() { Err(Failure::Ambiguous) } else { Ok(value) })
+    Some(if values.next().is_some() { Err(Failure::Ambiguous) } else { value })
+}
+
+/// Whoever reads a parameter decodes its name.
+fn is_named(parameter: &str, name: &str) -> bool {
+    percent_decode_str(parameter).eq(name.bytes())
 }
 
 fn parameters(path: &str) -> impl Iterator<Item = (&str, &str)> {
@@ -75,7 +84,8 @@ fn parameters(path: &str) -> impl Iterator<Item = (&str, &str)> {
 }
 
 fn without_parameter(uri: &Uri, name: &str) -> Option<Uri> {
-    let left: Vec<_> = uri.query()?.split('&').filter(|pair| pair.split('=').next() != Some(name)).collect();
+    let left: Vec<_> =
+        uri.query()?.split('&').filter(|pair| !pair.split('=').next().is_some_and(|own| is_named(own, name))).collect();
     let path = uri.path();
     let target = if left.is_empty() { path.to_owned() } else { format!("{path}?{}", left.join("&")) };
     let mut parts = uri.clone().into_parts();

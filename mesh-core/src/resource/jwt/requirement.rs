@@ -8,21 +8,34 @@ use super::provider::Provider;
 use super::token::Token;
 use crate::resource::matcher::RequestHead;
 
-/// What must hold of a call's tokens. Providers are named by their places in the filter's list.
+/// What must hold of a call's tokens.
 #[derive(Debug)]
 pub(crate) enum Requirement {
     Nothing,
-    /// At least one token in the provider's places, and all of them good; of these audiences, if any are given.
-    Provider {
-        provider: usize,
-        audiences: Option<Box<[String]>>,
-    },
+    /// At least one token in the provider's places, and all of them good.
+    Provider(TokenOf),
     Any(Box<[Requirement]>),
     All(Box<[Requirement]>),
-    /// No token in the places of these providers, or good ones alone.
-    AllowMissing(Box<[usize]>),
+    /// No token in the places of these, or good ones alone.
+    AllowMissing(Box<[TokenOf]>),
     /// Whatever there is; the good ones are used.
-    AllowMissingOrFailed(Box<[usize]>),
+    AllowMissingOrFailed(Box<[TokenOf]>),
+}
+
+/// The tokens of one provider.
+#[derive(Clone, Debug)]
+pub(crate) struct TokenOf {
+    /// Its place in the filter's list.
+    pub(crate) provider: usize,
+    /// They are for one of these; `None`: for one of the provider's own.
+    pub(crate) audiences: Option<Box<[String]>>,
+}
+
+impl TokenOf {
+    /// For the provider's own audiences.
+    pub(crate) fn provider(provider: usize) -> Self {
+        Self { provider, audiences: None }
+    }
 }
 
 /// A token that is good.
@@ -53,12 +66,12 @@ impl<'p, 'a> Judge<'p, 'a> {
     pub(super) fn decide(&mut self, requirement: &Requirement) -> Result<(), Failure> {
         match requirement {
             Requirement::Nothing => Ok(()),
-            Requirement::Provider { provider, audiences } => self.of_provider(*provider, audiences.as_deref()),
+            Requirement::Provider(of) => self.of_provider(of.provider, of.audiences.as_deref()),
             Requirement::All(all) => all.iter().try_for_each(|one| self.decide(one)),
             Requirement::Any(any) => self.any(any),
-            Requirement::AllowMissing(providers) => self.each(providers).into_iter().collect(),
-            Requirement::AllowMissingOrFailed(providers) => {
-                self.each(providers);
+            Requirement::AllowMissing(allowed) => self.each(allowed).into_iter().collect(),
+            Requirement::AllowMissingOrFailed(allowed) => {
+                self.each(allowed);
                 Ok(())
             }
         }
@@ -93,16 +106,16 @@ impl<'p, 'a> Judge<'p, 'a> {
 
     /// What becomes of each token in the places of these providers. A token is its issuer's, if that is one of them and has it
     /// in a place of its own.
-    fn each(&mut self, providers: &[usize]) -> Vec<Result<(), Failure>> {
-        let mut texts: Vec<(&'a str, Vec<(usize, &'p TokenPlace)>)> = Vec::new();
+    fn each(&mut self, allowed: &[TokenOf]) -> Vec<Result<(), Failure>> {
+        let mut texts: Vec<(&'a str, Vec<(&TokenOf, &'p TokenPlace)>)> = Vec::new();
         let mut results = Vec::new();
-        for provider in providers {
-            for (place, text) in self.tokens(*provider) {
+        for of in allowed {
+            for (place, text) in self.tokens(of.provider) {
                 match text {
                     Err(failure) => results.push(Err(failure)),
                     Ok(text) => match texts.iter_mut().find(|(known, _)| std::ptr::eq(*known, text)) {
-                        Some((_, claimed)) => claimed.push((*provider, place)),
-                        None => texts.push((text, vec![(*provider, place)])),
+                        Some((_, claimed)) => claimed.push((of, place)),
+                        None => texts.push((text, vec![(of, place)])),
                     },
                 }
             }
@@ -113,12 +126,19 @@ impl<'p, 'a> Judge<'p, 'a> {
         results
     }
 
-    fn of_any(&mut self, text: &'a str, claimed: &[(usize, &'p TokenPlace)]) -> Result<(), Failure> {
-        let token = self.token(text)?;
-        let issued_by = |issuer: &str| claimed.iter().find(|(provider, _)| self.providers[*provider].issuer == issuer);
-        let found = issued_by(token.issuer()).or_else(|| issued_by(""));
-        let &(provider, place) = found.ok_or(Failure::UnknownIssuer)?;
-        self.accept(provider, place, text, None)
+    fn of_any(&mut self, text: &'a str, claimed: &[(&TokenOf, &'p TokenPlace)]) -> Result<(), Failure> {
+        let issuer = self.token(text)?.issuer().to_owned();
+        let is_known = claimed.iter().any(|(of, _)| self.providers[of.provider].issuer == issuer);
+        let issuer = if is_known { issuer } else { String::new() };
+        let mut result = Err(Failure::UnknownIssuer);
+        // One provider may be named more than once, for other audiences each time.
+        for (of, place) in claimed.iter().filter(|(of, _)| self.providers[of.provider].issuer == issuer) {
+            result = self.accept(of.provider, place, text, of.audiences.as_deref());
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
     }
 
     fn tokens(&self, provider: usize) -> Vec<(&'p TokenPlace, Result<&'a str, Failure>)> {
@@ -144,6 +164,11 @@ impl<'p, 'a> Judge<'p, 'a> {
         }
         result?;
         let provider = &self.providers[provider];
+        let mut of_provider = self.accepted.iter().filter(|accepted| std::ptr::eq(accepted.provider, provider));
+        // Policies might go by the one, and the handler by the other.
+        if of_provider.any(|accepted| accepted.token != token) {
+            return Err(Failure::Ambiguous);
+        }
         let is_known = |accepted: &Accepted<'_>| std::ptr::eq(accepted.provider, provider) && accepted.place == place;
         if !self.accepted.iter().any(is_known) {
             self.accepted.push(Accepted { provider, place, token });

@@ -10,7 +10,7 @@ use super::json::object;
 pub(super) const MAX_LENGTH: usize = 16 * 1024;
 
 /// A token that is well-formed.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(super) struct Token {
     /// What the signature is over.
     pub(super) signed: String,

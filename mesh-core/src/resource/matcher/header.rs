@@ -49,23 +49,21 @@ const TRANSPORT: [&str; 6] =
 impl HeaderMatch {
     /// `None` if `name` can be no header's name.
     pub(crate) fn new(name: &str, condition: Condition) -> Option<Self> {
-        let source = HeaderSource::of(name)?;
-        Some(Self { name: name.into(), source, condition, invert: false, missing_is_empty: false })
+        Some(Self::at(HeaderSource::of(name)?, name, condition))
     }
 
-    /// On a header of a call that a server gets, where what a transport adds is as it was sent, and so are binary headers
-    /// (A41). `None` if `name` can be no header's name, or is one that is not to be matched.
+    /// On the header that is found there.
+    pub(crate) fn at(source: HeaderSource, name: &str, condition: Condition) -> Self {
+        Self { name: name.into(), source, condition, invert: false, missing_is_empty: false }
+    }
+
+    /// On a header of a call that a server gets. `None` if `name` can be no header's name, or is one that access control is
+    /// not to depend on (A41).
     pub(crate) fn inbound(name: &str, condition: Condition) -> Option<Self> {
         let lower = name.to_ascii_lowercase();
-        let source = match HeaderSource::of(&lower)? {
-            _ if lower == ":scheme" || lower.starts_with("grpc-") => return None,
-            // Headers of a connection are none of the call's (RFC 9110, 7.6.1): over HTTP/2 there is only this one.
-            _ if lower == "te" => HeaderSource::Nowhere,
-            HeaderSource::Transport(name) => HeaderSource::Header(name),
-            HeaderSource::Nowhere if lower.ends_with("-bin") => HeaderSource::Header(lower.parse().ok()?),
-            source => source,
-        };
-        Some(Self { name: name.into(), source, condition, invert: false, missing_is_empty: false })
+        let is_seen = lower != ":scheme" && !lower.starts_with("grpc-");
+        let source = HeaderSource::inbound(&lower).filter(|_| is_seen)?;
+        Some(Self::at(source, name, condition))
     }
 
     pub(crate) fn inverted(mut self, invert: bool) -> Self {
@@ -145,6 +143,19 @@ impl HeaderSource {
             binary if binary.ends_with("-bin") => Self::Nowhere,
             transport if TRANSPORT.contains(&transport) => Self::Transport(name),
             _ => Self::Header(name),
+        })
+    }
+
+    /// As [`of`](Self::of), in a call that a server gets, where what a transport adds is as it was sent, and so are binary
+    /// headers.
+    pub(crate) fn inbound(name: &str) -> Option<Self> {
+        let lower = name.to_ascii_lowercase();
+        Some(match Self::of(&lower)? {
+            // Headers of a connection are none of the call's (RFC 9110, 7.6.1): over HTTP/2 there is only this one.
+            _ if lower == "te" => Self::Nowhere,
+            Self::Transport(name) => Self::Header(name),
+            Self::Nowhere if lower.ends_with("-bin") => Self::Header(lower.parse().ok()?),
+            source => source,
         })
     }
 

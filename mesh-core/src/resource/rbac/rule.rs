@@ -56,7 +56,8 @@ pub(crate) enum Callers<'a> {
 }
 
 /// What holds of a fact that is not known: where calls are allowed it counts against the caller, however often it is
-/// negated, and where they are denied too (A41 has its own word on names, see [`Kind::Authenticated`]).
+/// negated, and where they are denied too (A41 has its own word on names, see [`Kind::Authenticated`]). What no token claims
+/// is known: it is not claimed, as metadata that is absent matches nothing (A41).
 #[derive(Clone, Copy)]
 struct Doubt {
     action: Action,

@@ -312,8 +312,8 @@ messages! {
     }
 
     "Composite" filters::composite::v3::Composite {
-        named_filter_chains: Act("as in Envoy, if the filter stands alone"),
-        matcher: Act("as in Envoy, if the filter stands alone: then it is required"),
+        named_filter_chains: Act("as in Envoy"),
+        matcher: Act("as in Envoy: required if the filter stands alone, and refused in a wrapping"),
     }
 
     "CompositePerRoute" filters::composite::v3::CompositePerRoute {
@@ -746,7 +746,7 @@ messages! {
     }
     one jwks_source_specifier: filters::jwt_authn::v3::jwt_provider::JwksSourceSpecifier {
         RemoteJwks "remote_jwks": Nack("is not supported yet: send the keys in `local_jwks`"),
-        LocalJwks "local_jwks": Act("inline, up to 1 MiB and 100 keys: RSA of 2048 to 8192 bits, P-256, P-384, P-521, Ed25519"),
+        LocalJwks "local_jwks": Act("inline, up to 1 MiB and 100 keys: RSA of 2048 to 8192 bits, P-256, P-384, P-521 (feature `aws-lc`), Ed25519"),
     }
 
     "JwtProvider.NormalizePayload" filters::jwt_authn::v3::jwt_provider::NormalizePayload {

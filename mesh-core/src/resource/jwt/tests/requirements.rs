@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::request::Parts;
-use http::{HeaderName, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::json;
 
 use super::signer::{Signer, encoded};
@@ -14,7 +14,7 @@ use crate::resource::claims::Claims;
 use crate::resource::jwt::failure::Failure;
 use crate::resource::jwt::place::TokenPlace;
 use crate::resource::jwt::provider::{Effects, Provider};
-use crate::resource::jwt::requirement::Requirement;
+use crate::resource::jwt::requirement::{Requirement, TokenOf};
 use crate::resource::jwt::{JwtConfig, JwtFilter};
 use crate::resource::matcher::RouteMatch;
 
@@ -29,7 +29,7 @@ fn filter(providers: Vec<Provider>, requirement: Requirement) -> JwtConfig {
 }
 
 fn of(provider: usize) -> Requirement {
-    Requirement::Provider { provider, audiences: None }
+    Requirement::Provider(TokenOf::provider(provider))
 }
 
 #[test]
@@ -45,15 +45,16 @@ fn requirements_hold_as_they_are_put_together() {
     };
     let any = |list: Vec<Requirement>| Requirement::Any(list.into());
     let all = |list: Vec<Requirement>| Requirement::All(list.into());
-    let both = || Box::<[usize]>::from([0, 1]);
+    let both = || Box::<[TokenOf]>::from([0, 1].map(TokenOf::provider));
     type Make<'a> = &'a dyn Fn() -> Requirement;
-    let audience = |one: &str| Requirement::Provider { provider: 0, audiences: Some([one.to_owned()].into()) };
+    let of_joe_for = |one: &str| TokenOf { provider: 0, audiences: Some([one.to_owned()].into()) };
+    let audience = |one: &str| Requirement::Provider(of_joe_for(one));
     let require: [(&str, Make<'_>); 8] = [
         ("joe", &|| of(0)),
         ("joe or jim", &|| any(vec![of(0), of(1)])),
         ("joe and jim", &|| all(vec![of(0), of(1)])),
         ("joe, for x", &|| audience("x")),
-        ("joe, or nothing", &|| any(vec![of(0), Requirement::AllowMissing([0].into())])),
+        ("joe, or nothing", &|| any(vec![of(0), Requirement::AllowMissing([TokenOf::provider(0)].into())])),
         ("none missing but good", &|| Requirement::AllowMissing(both())),
         ("whatever", &|| Requirement::AllowMissingOrFailed(both())),
         ("nothing", &|| Requirement::Nothing),
@@ -84,6 +85,31 @@ fn requirements_hold_as_they_are_put_together() {
     }
 }
 
+#[test]
+fn a_token_for_another_audience_is_not_missing() {
+    let joe = Signer::new("joe");
+    let effects = || Effects { payload_entry: Some("payload".into()), ..Effects::default() };
+    let provider = || vec![Provider { effects: effects(), ..provider("joe", &joe) }];
+    let for_one = |audience: &str| TokenOf { provider: 0, audiences: Some([audience.to_owned()].into()) };
+    let either = |lenient: fn(Box<[TokenOf]>) -> Requirement| {
+        let beside = [for_one("x"), for_one("y")];
+        let strict = beside.clone().map(Requirement::Provider);
+        Requirement::Any(strict.into_iter().chain([lenient(beside.into())]).collect())
+    };
+    let authenticate = |requirement, audience: &str| {
+        let mut head = bearer(&joe.token(&json!({"iss": "joe", "aud": audience})));
+        filter(provider(), requirement).authenticate(&mut head, now())?;
+        Ok(head.extensions.get::<Claims>().expect("some or none").entries().count())
+    };
+    assert_eq!(authenticate(either(Requirement::AllowMissing), "y"), Ok(1));
+    assert_eq!(authenticate(either(Requirement::AllowMissing), "z"), Err(Failure::Audience));
+    assert_eq!(
+        authenticate(either(Requirement::AllowMissingOrFailed), "z"),
+        Ok(0),
+        "and nothing that it says is believed"
+    );
+}
+
 fn prefix(name: &str) -> &'static str {
     if name == "authorization" { "Bearer " } else { "" }
 }
@@ -104,6 +130,10 @@ fn a_good_token_beside_another_one_does_not_do() {
         |uri: &str, headers: &[(&'static str, &str)]| filter.authenticate(&mut request(uri, headers), now());
     assert_eq!(authenticate(places[0], &[("authorization", &good)]), Ok(()));
     assert_eq!(authenticate(places[1], &[("authorization", &good)]), Err(Failure::Malformed));
+    let two = |other: &str| format!("{}?access_token={other}", places[0]);
+    assert_eq!(authenticate(&two(&token), &[("authorization", &good)]), Ok(()), "twice the same");
+    let other = signer.token(&json!({"iss": "joe", "sub": "mallory"}));
+    assert_eq!(authenticate(&two(&other), &[("authorization", &good)]), Err(Failure::Ambiguous));
     let twice = [("authorization", good.as_str()), ("authorization", "Bearer junk")];
     assert_eq!(authenticate(places[0], &twice), Err(Failure::Ambiguous));
     let both = format!("http://svc.test/a.B/C?access_token={token}&access_token={token}");
@@ -126,11 +156,22 @@ fn tokens_are_found_where_the_provider_says_and_nowhere_else() {
     assert!(header.headers.is_empty(), "who is served gets no token");
     let parameter = authenticate(request(&format!("{plain}?a=1&t={token}&b"), &[])).expect("a good token");
     assert_eq!(parameter.uri, "http://svc.test/a.B/C?a=1&b");
+    let encoded = authenticate(request(&format!("{plain}?a=1&%74={token}"), &[])).expect("a good token");
+    assert_eq!(encoded.uri, "http://svc.test/a.B/C?a=1");
     let alone = authenticate(request(&format!("{plain}?t={token}"), &[])).expect("a good token");
     assert_eq!(alone.uri, plain);
     let cookie = format!("a=b; session={token}; c=d");
     assert_eq!(authenticate(request(plain, &[("cookie", &cookie)])).expect("a good token").headers["cookie"], cookie);
     assert_eq!(authenticate(bearer(&token)).map(drop), Err(Failure::Missing));
+    let mut odd = request(plain, &[]);
+    for (cookie, expected) in [
+        (&b"session=\xff"[..], Err(Failure::Malformed)),
+        (b"x=\xff; session=junk", Err(Failure::Malformed)),
+        (b"x=\xff", Err(Failure::Missing)),
+    ] {
+        odd.headers.insert("cookie", HeaderValue::from_bytes(cookie).expect("a value"));
+        assert_eq!(authenticate(odd.clone()).map(drop), expected, "{cookie:?}");
+    }
 }
 
 #[test]
@@ -180,12 +221,15 @@ fn what_only_the_filter_may_say_is_taken_out_where_nothing_is_required_too() {
     let signer = Signer::new("k");
     let effects = || Effects { payload_header: Some(HeaderName::from_static("x-payload")), ..Effects::default() };
     let providers = || vec![Provider { effects: effects(), ..provider("joe", &signer) }];
-    for requirement in [Requirement::Nothing, Requirement::AllowMissing([0].into())] {
+    for requirement in [Requirement::Nothing, Requirement::AllowMissing([TokenOf::provider(0)].into())] {
         let mut head = request("http://svc.test/", &[("x-payload", "forged")]);
         filter(providers(), requirement).authenticate(&mut head, now()).expect("nothing is required");
         assert!(head.headers.is_empty());
         assert_eq!(head.extensions.get::<Claims>().expect("none of them").entries().count(), 0);
     }
+    let mut head = request("http://svc.test/", &[("x-payload", "forged")]);
+    let off = filter(providers(), of(0)).switched_off();
+    assert!(!off.is_idle() && off.authenticate(&mut head, now()).is_ok() && head.headers.is_empty());
     let none = JwtConfig::Rules(Arc::new(JwtFilter::new(providers(), Vec::new(), BTreeMap::new(), false)));
     assert!(!none.is_idle());
 }
