@@ -360,6 +360,35 @@ async fn throttling_stops_retries_while_half_of_the_tokens_are_gone() {
 }
 
 #[tokio::test]
+async fn a_failure_gives_the_throttle_nothing_back_and_one_that_forbids_another_attempt_takes() {
+    let backend = Backend::start("a").await;
+    let control_plane = serving(retrying("unavailable", 1), &[&backend]);
+    let mesh = quick().retry_throttling(4, 1.0).control_plane(&control_plane).build().await.unwrap();
+    let client = Client::new(&mesh, "xds:///greeter");
+    let attempts = async |status: Status| {
+        backend.fail(status);
+        let before = backend.calls();
+        client.hello().await.unwrap_err();
+        backend.calls() - before
+    };
+    assert_eq!(attempts(down()).await, 2, "4 tokens, then 2");
+    for _ in 0..4 {
+        assert_eq!(attempts(Status::internal("broken")).await, 1);
+    }
+    assert_eq!(attempts(down()).await, 1, "none of those gave one back: 2 tokens, then 1");
+    backend.succeed();
+    for _ in 0..4 {
+        client.hello().await.unwrap();
+    }
+    for _ in 0..2 {
+        let mut last = Status::internal("broken, and nobody is to try again");
+        last.metadata_mut().insert("grpc-retry-pushback-ms", "-1".parse().unwrap());
+        assert_eq!(attempts(last).await, 1);
+    }
+    assert_eq!(attempts(down()).await, 1, "each of the two took one of 4");
+}
+
+#[tokio::test]
 async fn an_update_of_the_endpoints_does_not_fill_the_budget() {
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
     let control_plane = serving(retrying("unavailable", 1), &[&a]);

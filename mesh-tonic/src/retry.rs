@@ -26,6 +26,10 @@ impl RetryProtocol for Grpc {
         }
     }
 
+    fn is_success(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        status.is_success() && !failed(headers)
+    }
+
     fn code_of_error(&self, error: &mesh_core::Error) -> Option<RetryCode> {
         named(code_of(error.kind()))
     }

@@ -20,6 +20,13 @@ pub trait RetryProtocol: fmt::Debug + Send + Sync {
     /// The code of a response that failed and is over with its head; `None` if there is more to come.
     fn code_of_response(&self, status: StatusCode, headers: &HeaderMap) -> Option<RetryCode>;
 
+    /// Whether the head of a response says of no failure; of one that has more to come, that may still fail. By default as
+    /// HTTP's status has it.
+    fn is_success(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        let _ = headers;
+        status.is_success()
+    }
+
     /// The code of an attempt that got no response.
     fn code_of_error(&self, error: &Error) -> Option<RetryCode>;
 

@@ -125,13 +125,9 @@ impl Account {
         is_paid
     }
 
-    /// What became of an attempt: a failure that its policy names, or an answer.
-    pub(super) fn count(&self, is_failure: bool) {
-        match &self.budget.throttle {
-            Some(throttle) if is_failure => throttle.failed(),
-            Some(throttle) => throttle.answered(),
-            None => {}
-        }
+    /// What counts failures against successes, if anything does.
+    pub(super) fn throttle(&self) -> Option<&Throttle> {
+        self.budget.throttle.as_ref()
     }
 
     /// The retries so far are over.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
-use http::{Extensions, HeaderMap, Request, Response, Version};
+use http::{Extensions, HeaderMap, Request, Response, StatusCode, Version};
 use tokio::time::Instant;
 
 use super::body::{RequestBody, Shared};
@@ -161,10 +161,26 @@ impl<B> Plan<B> {
     /// Whether the policy has the call tried again after this, which counts for those after it.
     pub(super) fn failed<R>(&self, outcome: &Result<Response<R>, Error>) -> bool {
         let failed = self.is_retriable(outcome);
-        if failed || outcome.is_ok() {
-            self.account.count(failed);
+        if let Some(throttle) = self.account.throttle() {
+            let head = match outcome {
+                Ok(response) => Some((response.status(), response.headers())),
+                Err(error) => error.response(),
+            };
+            if failed || head.is_some_and(|(_, headers)| self.forbids_another(headers)) {
+                throttle.failed();
+            } else if head.is_some_and(|(status, headers)| self.is_success(status, headers)) {
+                throttle.succeeded();
+            }
         }
         failed
+    }
+
+    fn forbids_another(&self, headers: &HeaderMap) -> bool {
+        self.protocol.and_then(|protocol| protocol.pushback(headers)) == Some(Pushback::Stop)
+    }
+
+    fn is_success(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        self.protocol.map_or(status.is_success(), |protocol| protocol.is_success(status, headers))
     }
 
     pub(super) fn has_attempts(&self) -> bool {

@@ -1,9 +1,9 @@
-//! gRPC's throttle of retries (A6): failures take tokens and answers give them back, and while half of them or less is left
+//! gRPC's throttle of retries (A6): failures take tokens and successes give them back, and while half of them or less is left
 //! nothing is tried again.
 
 use crate::sync::atomic::{AtomicU32, Ordering};
 
-/// How many tokens there are, and how many an answer gives back; both in thousandths, which is as exact as gRPC is.
+/// How many tokens there are, and how many a success gives back; both in thousandths, which is as exact as gRPC is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Throttling {
     max: u32,
@@ -28,7 +28,7 @@ impl Throttling {
         Self { max, ratio: ratio.clamp(1, max) }
     }
 
-    /// For people: tokens, and what an answer gives back.
+    /// For people: tokens, and what a success gives back.
     pub(super) fn parts(self) -> (u32, f64) {
         (self.max / TOKEN, f64::from(self.ratio) / f64::from(TOKEN))
     }
@@ -39,13 +39,13 @@ impl Throttle {
         Self { terms, tokens: AtomicU32::new(terms.max) }
     }
 
-    /// An attempt failed in a way that its policy names.
+    /// An attempt failed in a way that its policy names, or that asks for no other.
     pub(super) fn failed(&self) {
         self.change(|tokens| tokens.saturating_sub(TOKEN));
     }
 
-    /// An attempt was answered in another way.
-    pub(super) fn answered(&self) {
+    /// An attempt succeeded. Failures that count for nothing change nothing.
+    pub(super) fn succeeded(&self) {
         self.change(|tokens| (tokens + self.terms.ratio).min(self.terms.max));
     }
 
@@ -66,19 +66,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn half_of_the_tokens_must_be_left_and_answers_give_back_a_part() {
+    fn half_of_the_tokens_must_be_left_and_successes_give_back_a_part() {
         let throttle = Throttle::new(Throttling::new(4, 0.5));
-        throttle.answered();
+        throttle.succeeded();
         throttle.failed();
         assert!(throttle.allows(), "3 of 4");
         throttle.failed();
         assert!(!throttle.allows(), "2 of 4");
-        throttle.answered();
+        throttle.succeeded();
         assert!(throttle.allows(), "2.5 of 4");
         (0..10).for_each(|_| throttle.failed());
-        (0..4).for_each(|_| throttle.answered());
+        (0..4).for_each(|_| throttle.succeeded());
         assert!(!throttle.allows(), "none, and 2 given back");
-        throttle.answered();
+        throttle.succeeded();
         assert!(throttle.allows());
     }
 
