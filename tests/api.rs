@@ -173,11 +173,24 @@ async fn layers_of_the_application_see_the_call_and_each_attempt() {
     let (calls, attempts) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
     let target = format!("static:///{}", backend.address());
     let attempt_layer = tower::util::MapRequestLayer::new(count(&attempts));
-    let channel = MeshChannel::builder(&mesh, &target).attempt_layer(attempt_layer).build().unwrap();
+    let seen_before = Arc::new(AtomicU32::new(0));
+    let second = tower::util::MapRequestLayer::new(copy(&attempts, &seen_before));
+    let channel =
+        MeshChannel::builder(&mesh, &target).attempt_layer(attempt_layer).attempt_layer(second).build().unwrap();
     let channel = ServiceBuilder::new().layer(tower::util::MapRequestLayer::new(count(&calls))).service(channel);
     let reply = GreeterClient::new(channel).say_hello(hello()).await.unwrap();
     assert_eq!(reply.into_inner().message, "a");
     assert_eq!((calls.load(Ordering::Relaxed), attempts.load(Ordering::Relaxed)), (1, 1));
+    assert_eq!(seen_before.load(Ordering::Relaxed), 1, "the first layer is around the second");
+}
+
+/// Writes down what was counted so far.
+fn copy<R>(from: &Arc<AtomicU32>, to: &Arc<AtomicU32>) -> impl Fn(R) -> R + Clone + use<R> {
+    let (from, to) = (from.clone(), to.clone());
+    move |request| {
+        to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        request
+    }
 }
 
 #[tokio::test]

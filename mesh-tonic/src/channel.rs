@@ -11,7 +11,7 @@ use http_body::Body;
 use mesh_core::stack::client::{Attempt, AttemptBody, ClientStack};
 use mesh_core::{Call, Mesh, Target};
 use pin_project::pin_project;
-use tower_layer::{Identity, Layer};
+use tower_layer::{Identity, Layer, Stack};
 use tower_service::Service;
 
 use crate::prepared::{Prepare, PreparedLayer};
@@ -83,10 +83,10 @@ impl<'a, L> MeshChannelBuilder<'a, L> {
 
     /// A layer around each attempt of a call, between retries and load balancing: its requests have an [`AttemptBody`]. A
     /// layer around the whole call goes around the channel itself. What it makes is cloned for each attempt, which waits until
-    /// the clone is ready: a `ConcurrencyLimitLayer` holds attempts back.
-    pub fn attempt_layer<M>(self, attempt_layer: M) -> MeshChannelBuilder<'a, PreparedLayer<M>> {
-        let Self { mesh, target, authority, user_agent, attempt_layer: _ } = self;
-        let attempt_layer = PreparedLayer::new(attempt_layer, Prepare);
+    /// the clone is ready: a `ConcurrencyLimitLayer` holds attempts back. Of several, the first is the outermost.
+    pub fn attempt_layer<M>(self, attempt_layer: M) -> MeshChannelBuilder<'a, Stack<PreparedLayer<M>, L>> {
+        let Self { mesh, target, authority, user_agent, attempt_layer: outer } = self;
+        let attempt_layer = Stack::new(PreparedLayer::new(attempt_layer, Prepare), outer);
         MeshChannelBuilder { mesh, target, authority, user_agent, attempt_layer }
     }
 
