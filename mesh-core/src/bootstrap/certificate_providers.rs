@@ -1,5 +1,7 @@
 //! `certificate_providers` (A29): by name, which plugin obtains certificates and how.
 
+#[cfg(feature = "spiffe")]
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -124,11 +126,12 @@ fn workload_api(provider: &mut Fields, ignored: &mut Vec<String>) -> Result<Work
     Ok(WorkloadApiConfig { endpoint, spiffe_id, hint })
 }
 
-/// Where a Workload API is: `unix:///path` or `tcp://IP:port` (SPIFFE Workload Endpoint, 4); also without the slashes, as
+/// Where a Workload API is: `unix:///path` or `tcp://IP:port` (SPIFFE Workload Endpoint, 4), of this machine; also without the slashes, as
 /// gRPC writes its targets.
 #[cfg(feature = "spiffe")]
 pub(crate) fn workload_api_endpoint(text: &str) -> Result<ServerAddress, String> {
-    let wrong = |problem: &str| format!("`{text}` {problem}: write `unix:///path/of/the/socket` or `tcp://IP:port`");
+    let wrong =
+        |problem: &str| format!("`{text}` {problem}: write `unix:///path/of/the/socket` or `tcp://127.0.0.1:port`");
     match text.split_once(':') {
         Some(("unix", path)) => {
             let path = path.strip_prefix("//").unwrap_or(path);
@@ -139,7 +142,10 @@ pub(crate) fn workload_api_endpoint(text: &str) -> Result<ServerAddress, String>
         }
         Some(("tcp", address)) => {
             let address = address.strip_prefix("//").unwrap_or(address);
-            let address = address.parse().map_err(|_| wrong("has no IP address with a port"))?;
+            let address: SocketAddr = address.parse().map_err(|_| wrong("has no IP address with a port"))?;
+            if !address.ip().is_loopback() {
+                return Err(wrong("is not on this machine, and keys come from there in plaintext"));
+            }
             Ok(ServerAddress::Addresses([address].into_iter().collect()))
         }
         _ => Err(wrong("is neither `unix:` nor `tcp:`")),

@@ -184,8 +184,8 @@ impl ServerBuilder {
             }
         };
         let Self { options, on_serving_mode, layers, forwarders, .. } = this;
-        let protocol = layers.protocol;
-        let runner = Runner { options, state, protocol, resources, on_serving_mode, securing, forwarders };
+        let (protocol, limit) = (layers.protocol, layers.limit);
+        let runner = Runner { options, state, protocol, limit, resources, on_serving_mode, securing, forwarders };
         let ended = runner.run(listener, layers.build(service), shutdown).await;
         drop(running);
         Ok(ended)

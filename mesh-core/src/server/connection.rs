@@ -60,6 +60,7 @@ pub(super) struct Ends {
 pub(super) struct Serving<S> {
     pub(super) service: S,
     pub(super) protocol: Option<&'static dyn InboundProtocol>,
+    pub(super) limit: Option<Duration>,
     pub(super) options: Arc<ServerOptions>,
     pub(super) securing: Arc<Securing>,
     pub(super) forwarders: Arc<Forwarders>,
@@ -80,7 +81,7 @@ pub(super) async fn serve<S, R>(
     R::Error: Into<BoxError>,
 {
     let start = Instant::now();
-    let Serving { service, protocol, options, securing, forwarders } = serving;
+    let Serving { service, protocol, limit, options, securing, forwarders } = serving;
     let context = securing.context(chain.as_ref().and_then(|chain| chain.security()).as_ref());
     let deadline = start + options.handshake_timeout;
     let securing = timeout_at(deadline, securing.secure(context.as_ref(), stream));
@@ -92,7 +93,8 @@ pub(super) async fn serve<S, R>(
     connected.begins(security, context.is_some());
     let (server, connection) = (connected.server.clone(), connected.state.clone());
     let terms = Terms { protocol, deny_by_default: options.deny_by_default, running: server.running.clone() };
-    let calls = Calls { service, connection, info, caller, chain, terms, refusals: Refusals { server, protocol } };
+    let refusals = Refusals { server, protocol, limit };
+    let calls = Calls { service, connection, info, caller, chain, terms, refusals };
     let (io, begun) = Noticed::new(io);
     let http2 = pin!(http2(&options).serve_connection(TokioIo::new(io), calls));
     let drain = |connection: Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();

@@ -251,21 +251,13 @@ struct InForce {
     setup: Arc<Setup>,
 }
 
-/// Chains by their names.
-type ByName = HashMap<Arc<str>, Arc<ChainInForce>>;
-
 impl InForce {
     fn named_routes(&self) -> IndexSet<Arc<str>> {
         named_routes(&self.listener)
     }
 
-    fn chains(&self) -> ByName {
-        self.setup
-            .chains
-            .iter()
-            .map(|state| state.0.load_full())
-            .map(|chain| (chain.chain.name.clone(), chain))
-            .collect()
+    fn chains(&self) -> Vec<Arc<ChainInForce>> {
+        self.setup.chains.iter().map(|state| state.0.load_full()).collect()
     }
 }
 
@@ -349,6 +341,7 @@ impl Watcher {
     fn chains(&self, listener: &SocketListener, resources: &Subscriber) -> Result<Vec<ChainInForce>, Missing> {
         let before = self.in_force.as_ref().map(InForce::chains).unwrap_or_default();
         let in_use = self.in_force.as_ref().map(InForce::named_routes);
+        let mut left = before.clone();
         let in_force = |chain: &Arc<FilterChain>| {
             let routes = match &chain.routes {
                 RouteSource::Inline(routes) => Ok(routes.clone()),
@@ -362,8 +355,10 @@ impl Watcher {
                     }
                 }
             };
-            let before = before.get(&chain.name).map(|before| &**before);
-            Ok(ChainInForce::new(self.name.clone(), chain.clone(), routes, before))
+            // Of several of one name, each goes on with another one's counts.
+            let place = left.iter().position(|before| before.chain.name == chain.name);
+            let before = place.map(|place| left.remove(place));
+            Ok(ChainInForce::new(self.name.clone(), chain.clone(), routes, before.as_deref()))
         };
         let chains: Vec<_> = listener.chains.all().map(in_force).collect::<Result<_, _>>()?;
         self.list_ignored(&chains, &before, resources);
@@ -371,8 +366,8 @@ impl Watcher {
     }
 
     /// Lists what routes have for clients alone, once for all chains that take them up.
-    fn list_ignored(&self, chains: &[ChainInForce], before: &ByName, resources: &Subscriber) {
-        let routes_before = before.values().filter_map(|chain| chain.routes.as_ref().ok());
+    fn list_ignored(&self, chains: &[ChainInForce], before: &[Arc<ChainInForce>], resources: &Subscriber) {
+        let routes_before = before.iter().filter_map(|chain| chain.routes.as_ref().ok());
         let mut known: HashSet<_> = routes_before.map(Arc::as_ptr).collect();
         for ChainInForce { chain, routes, .. } in chains {
             let Some(routes) = routes.as_ref().ok().filter(|routes| known.insert(Arc::as_ptr(routes))) else {

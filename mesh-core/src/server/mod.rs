@@ -32,6 +32,7 @@ mod tls;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -114,6 +115,8 @@ pub(crate) struct Runner {
     pub(crate) options: ServerOptions,
     pub(crate) state: Arc<ServerState>,
     pub(crate) protocol: Option<&'static dyn InboundProtocol>,
+    /// The longest a call may take, of which filters may hold it back for some.
+    pub(crate) limit: Option<Duration>,
     /// Who asks the control plane for the server's listener; `None`: every connection and call is served.
     pub(crate) resources: Option<Subscriber>,
     pub(crate) on_serving_mode: Option<OnServingMode>,
@@ -132,7 +135,7 @@ impl Runner {
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
-        let Self { options, state, protocol, resources, on_serving_mode, securing, forwarders } = self;
+        let Self { options, state, protocol, limit, resources, on_serving_mode, securing, forwarders } = self;
         let (options, securing, forwarders) = (Arc::new(options), Arc::new(securing), Arc::new(forwarders));
         let tasks = TaskTracker::new();
         let (shutting_down, cut) = (CancellationToken::new(), CancellationToken::new());
@@ -145,7 +148,7 @@ impl Runner {
         let mut follower = Follower::new(source, securing.clone(), state.clone(), on_serving_mode.clone());
         follower.look();
         let following = tokio::spawn(followed.clone().run_until_cancelled_owned(follower.follow()));
-        let serving = Serving { service, protocol, options: options.clone(), securing, forwarders };
+        let serving = Serving { service, protocol, limit, options: options.clone(), securing, forwarders };
         let mut shutdown = pin!(shutdown);
         loop {
             let (stream, peer_address) = tokio::select! {

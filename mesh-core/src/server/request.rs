@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
@@ -90,6 +91,8 @@ fn one_authority<B>(request: &Request<B>) -> Result<(), Error> {
 pub(super) struct Refusals {
     pub(super) server: Arc<ServerState>,
     pub(super) protocol: Option<&'static dyn InboundProtocol>,
+    /// The longest a call may take.
+    pub(super) limit: Option<Duration>,
 }
 
 impl<S> Calls<S> {
@@ -142,7 +145,8 @@ impl Refusals {
 
     /// The deadline of a call that has just come.
     pub(super) fn deadline(&self, headers: &HeaderMap) -> Option<Instant> {
-        Instant::now().checked_add(self.protocol?.timeout(headers)?)
+        let told = self.protocol.and_then(|protocol| protocol.timeout(headers));
+        Instant::now().checked_add(told.into_iter().chain(self.limit).min()?)
     }
 }
 

@@ -59,7 +59,7 @@ enum Wanted {
 }
 
 impl WorkloadApi {
-    /// That at `unix:///path/of/the/socket` or `tcp://IP:port`.
+    /// That at `unix:///path/of/the/socket` or `tcp://IP:port`, at an address of this machine.
     ///
     /// # Errors
     ///
@@ -72,7 +72,7 @@ impl WorkloadApi {
     ///
     /// # Errors
     ///
-    /// When it is not set, or neither `unix:///path` nor `tcp://IP:port`.
+    /// When it is not set, or neither `unix:///path` nor `tcp://IP:port` of this machine.
     pub fn from_env() -> Result<Self, Error> {
         Self::from_variable(env::var(VARIABLE))
     }
@@ -160,6 +160,7 @@ mod tests {
             ("unix:///a?b", "not the absolute path"),
             ("tcp://localhost:80", "no IP address with a port"),
             ("tcp://127.0.0.1", "no IP address with a port"),
+            ("tcp://10.0.0.1:80", "not on this machine"),
             ("tcp://127.0.0.1:80/a", "no IP address with a port"),
         ] {
             let error = WorkloadApi::at(text).unwrap_err().report();
