@@ -50,6 +50,9 @@ mod error;
 mod files;
 #[cfg(feature = "filter")]
 pub mod filter;
+#[cfg(all(any(test, fuzzing), feature = "testing", feature = "jwt", feature = "rbac"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http2;
 #[cfg(feature = "tls")]
 pub mod identity;

@@ -96,6 +96,15 @@ impl Rbac {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+impl Rbac {
+    /// The same without the index.
+    pub(crate) fn decide_by_walk(&self, call: &InboundCall<'_>) -> Decision<'_> {
+        let found = self.policies.iter().find(|(_, policy)| policy.matches(call, self.action));
+        Decision { allowed: found.is_some() == (self.action == Action::Allow), policy: found.map(|(name, _)| name) }
+    }
+}
+
 impl Policy {
     /// Matches calls that one of the permissions holds for, from callers whom one of the principals holds for. Without
     /// one or without the other it matches nothing.
