@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use mesh_core::testing::{ControlPlane, Resources, RouteBuilder, listener, route, route_config};
+use mesh_examples::helloworld::HelloRequest;
 use mesh_xds_proto::envoy::config::core::v3::{HeaderValue, HeaderValueOption, RuntimeFractionalPercent};
+use mesh_xds_proto::envoy::extensions::common::ratelimit::v3::XRateLimitHeadersRfcVersion;
 use mesh_xds_proto::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use mesh_xds_proto::envoy::r#type::v3::{FractionalPercent, HttpStatus, TokenBucket};
 use tonic::Code;
@@ -100,6 +102,29 @@ async fn a_refused_call_has_the_status_and_the_headers_that_are_configured() {
         assert_eq!(status.code(), code);
         assert_eq!(status.metadata().get("x-limited").expect("a header"), "true");
     }
+}
+
+#[tokio::test]
+async fn answers_tell_how_much_more_there_is_if_the_limit_says_so() {
+    let told = |metadata: &tonic::metadata::MetadataMap| {
+        ["limit", "remaining", "reset"].map(|name| {
+            let value = metadata.get(format!("x-ratelimit-{name}"))?.to_str().ok()?;
+            value.parse::<u64>().ok()
+        })
+    };
+    let version = XRateLimitHeadersRfcVersion::DraftVersion03 as i32;
+    let telling = limited(&LocalRateLimit { enable_x_ratelimit_headers: version, ..limit(2) }).await;
+    let hello = async |greeter: &Greeter| match greeter.client.greeter().say_hello(HelloRequest::default()).await {
+        Ok(response) => told(response.metadata()),
+        Err(status) => told(status.metadata()),
+    };
+    assert_eq!(hello(&telling).await, [Some(2), Some(1), Some(0)]);
+    for _ in 0..2 {
+        let [limit, remaining, reset] = hello(&telling).await;
+        assert_eq!((limit, remaining), (Some(2), Some(0)), "of the last that passes, and of one that is refused");
+        assert!(reset.is_some_and(|seconds| (3_500..3_600).contains(&seconds)), "{reset:?}");
+    }
+    assert_eq!(hello(&limited(&limit(2)).await).await, [None; 3]);
 }
 
 #[tokio::test]

@@ -271,6 +271,24 @@ async fn calls_of_a_descriptor_have_a_limit_of_their_own_and_the_common_one_unle
 }
 
 #[tokio::test]
+async fn each_value_of_a_descriptor_has_a_limit_of_its_own_and_the_last_are_remembered() {
+    let filter = LocalRateLimit { max_dynamic_descriptors: Some(2), ..by_tier(limit(100), "", 2) };
+    let it = start(filter_chain().filter("limit", &filter)).await;
+    let answered = async |tier: &str, calls: u32| {
+        let mut answered = 0;
+        for _ in 0..calls {
+            answered += u32::from(it.client.hello_with(metadata(&[("x-tier", tier)])).await.is_ok());
+        }
+        answered
+    };
+    assert_eq!([answered("a", 3).await, answered("b", 3).await, answered("a", 1).await], [2, 2, 0]);
+    it.changes_to(filter_chain().filter("limit", &LocalRateLimit { stat_prefix: "other".into(), ..filter })).await;
+    assert_eq!([answered("b", 1).await, answered("a", 1).await], [0, 0], "an update brings no tokens");
+    // The one that was used least of late makes room.
+    assert_eq!([answered("c", 3).await, answered("a", 1).await, answered("b", 3).await], [2, 0, 2]);
+}
+
+#[tokio::test]
 async fn connections_and_updates_give_nobody_new_tokens_of_a_server() {
     let marked = |mark: &str| LocalRateLimit { response_headers_to_add: vec![append("x-version", mark)], ..limit(2) };
     let chain = |mark| filter_chain().filter("limit", &marked(mark));

@@ -18,7 +18,7 @@ use crate::resource::answer::{Answer, AnswerStatus};
 use crate::resource::ext_authz::{Denial, ExtAuthzConfig, Parties, Verdict};
 use crate::resource::filter::composite::{Chosen, Composite};
 use crate::resource::filter::header_mutation::Change;
-use crate::resource::filter::rate_limit::{Limited, LocalRateLimit};
+use crate::resource::filter::rate_limit::{Limited, LocalRateLimit, Quota};
 use crate::resource::filter::template::{Facts, Message};
 use crate::resource::filter::{FilterConfig, HttpFilter};
 use crate::resource::matcher::RequestHead;
@@ -48,6 +48,8 @@ pub(crate) struct Exchange {
     visits: Vec<Visit>,
     /// What authorization services change in the response, each with the filter that asked.
     told: Vec<(usize, Vec<Change>)>,
+    /// What the callers are told of the limits that they passed.
+    quotas: Vec<(usize, Quota)>,
 }
 
 /// What becomes of a call after some of its filters.
@@ -97,7 +99,16 @@ impl Exchange {
         protocol: Option<&'static dyn AnswerProtocol>,
         route: Arc<str>,
     ) -> Self {
-        Self { chain, running, protocol, cluster: None, route: Some(route), visits: Vec::new(), told: Vec::new() }
+        Self {
+            chain,
+            running,
+            protocol,
+            cluster: None,
+            route: Some(route),
+            visits: Vec::new(),
+            told: Vec::new(),
+            quotas: Vec::new(),
+        }
     }
 
     #[cfg(feature = "server")]
@@ -121,7 +132,7 @@ impl Exchange {
         let call = extensions.get::<Call>();
         let cluster = call.and_then(|call| call.cluster.clone());
         let route = call.and_then(|call| call.snapshot.as_ref()?.route_name(call.route?));
-        Self { chain, running, protocol, cluster, route, visits: Vec::new(), told: Vec::new() }
+        Self { chain, running, protocol, cluster, route, visits: Vec::new(), told: Vec::new(), quotas: Vec::new() }
     }
 
     /// Passes the request through the filters from the `from`th on, and at last through what its route does.
@@ -216,7 +227,7 @@ impl Exchange {
                 self.change_request(&config.changes.request, head);
                 Step::Continue
             }
-            FilterConfig::LocalRateLimit(limit) => self.limit(limit, head),
+            FilterConfig::LocalRateLimit(limit) => self.limit(limit, index, head),
             // A server's, which asks them itself. A client meets them in a route's composite alone (A103).
             FilterConfig::Rbac(_) => unavailable(format!("filter `{}` is not one of clients", filter.name)),
             #[cfg(feature = "jwt")]
@@ -230,8 +241,13 @@ impl Exchange {
         }
     }
 
-    fn limit(&self, limit: &LocalRateLimit, head: &mut Parts) -> Step {
-        match limit.decide(&RequestHead::of_parts(head), Instant::now(), || fastrand::u32(..1_000_000)) {
+    fn limit(&mut self, limit: &LocalRateLimit, index: usize, head: &mut Parts) -> Step {
+        let (limited, quota) =
+            limit.decide(&RequestHead::of_parts(head), Instant::now(), || fastrand::u32(..1_000_000));
+        if limited != Limited::Refused {
+            self.quotas.extend(quota.map(|quota| (index, quota)));
+        }
+        match limited {
             Limited::Passes => Step::Continue,
             Limited::PassesWithoutToken => {
                 self.change_request(&limit.unenforced, head);
@@ -240,6 +256,7 @@ impl Exchange {
             Limited::Refused => {
                 let mut response = self.respond(Answer::new(limit.status, RATE_LIMITED));
                 self.change_response(&limit.refused, &mut response);
+                quota.into_iter().for_each(|quota| quota.tell(response.headers_mut()));
                 Step::Respond(response)
             }
         }
@@ -279,10 +296,11 @@ impl Exchange {
                         session::tell(config, visit, cluster, &mut response);
                     }
                 }
-                FilterConfig::Composite(_)
-                | FilterConfig::Fault(_)
-                | FilterConfig::LocalRateLimit(_)
-                | FilterConfig::Rbac(_) => {}
+                FilterConfig::LocalRateLimit(_) => {
+                    let own = self.quotas.iter().filter(|(filter, _)| *filter == index);
+                    own.for_each(|(_, quota)| quota.tell(response.headers_mut()));
+                }
+                FilterConfig::Composite(_) | FilterConfig::Fault(_) | FilterConfig::Rbac(_) => {}
                 #[cfg(feature = "jwt")]
                 FilterConfig::Jwt(_) => {}
             }

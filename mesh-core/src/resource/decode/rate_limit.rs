@@ -4,8 +4,8 @@ use http::{HeaderName, StatusCode};
 use mesh_xds_proto::envoy::config::core::v3::RuntimeFractionalPercent;
 use mesh_xds_proto::envoy::config::route::v3::rate_limit::action::ActionSpecifier;
 use mesh_xds_proto::envoy::config::route::v3::{RateLimit, rate_limit};
-use mesh_xds_proto::envoy::extensions::common::ratelimit::v3::LocalRateLimitDescriptor;
 use mesh_xds_proto::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::Entry;
+use mesh_xds_proto::envoy::extensions::common::ratelimit::v3::{LocalRateLimitDescriptor, XRateLimitHeadersRfcVersion};
 use mesh_xds_proto::envoy::extensions::filters::http::local_ratelimit::v3 as proto;
 use mesh_xds_proto::envoy::r#type::v3::{HttpStatus, TokenBucket as Bucket};
 
@@ -13,7 +13,7 @@ use super::header_mutation::additions;
 use super::place::{At, quoted};
 use super::route_match::header_match;
 use super::value::{duration, runtime_fraction};
-use crate::resource::filter::descriptor::{Action, DescriptorLimit, Descriptors};
+use crate::resource::filter::descriptor::{Action, Buckets, DescriptorLimit, Descriptors};
 use crate::resource::filter::rate_limit::{LEAST_INTERVAL, LocalRateLimit, TokenBucket};
 use crate::resource::verdict::Fields;
 
@@ -33,6 +33,8 @@ pub(super) fn local_rate_limit(message: &proto::LocalRateLimit, is_override: boo
     );
     let status = message.status.as_ref().and_then(|message| status(message, &at.field("status")));
     let limit = status.into_iter().fold(limit, LocalRateLimit::status);
+    let tells = told(message.enable_x_ratelimit_headers, &at.field("enable_x_ratelimit_headers"));
+    let limit = limit.tell_callers(tells);
     let takes_both = message.always_consume_default_token_bucket.unwrap_or(true);
     let limit = limit.with_descriptors(descriptors(message, at), takes_both);
     let mut limit = if message.rate_limited_as_resource_exhausted { limit.as_resource_exhausted() } else { limit };
@@ -62,8 +64,9 @@ fn bucket(message: &Bucket, at: &At<'_>) -> Option<TokenBucket> {
 fn descriptors(message: &proto::LocalRateLimit, at: &At<'_>) -> Descriptors {
     let rules = message.rate_limits.iter().enumerate();
     let rules = rules.filter_map(|(index, rule)| actions(rule, &at.item("rate_limits", index)));
+    let most = most_values(message, at);
     let limits = message.descriptors.iter().enumerate();
-    let limits = limits.filter_map(|(index, limit)| descriptor_limit(limit, &at.item("descriptors", index)));
+    let limits = limits.filter_map(|(index, limit)| descriptor_limit(limit, most, &at.item("descriptors", index)));
     let limits: Vec<_> = limits.collect();
     if !limits.is_empty() && message.rate_limits.is_empty() {
         at.field("descriptors").ignored("only `rate_limits` of the filter itself make descriptors");
@@ -71,8 +74,33 @@ fn descriptors(message: &proto::LocalRateLimit, at: &At<'_>) -> Descriptors {
     Descriptors::new(rules.collect(), limits)
 }
 
-/// `None`: no call has such a descriptor.
-fn descriptor_limit(message: &LocalRateLimitDescriptor, at: &At<'_>) -> Option<DescriptorLimit> {
+/// How many values are remembered of entries that name none.
+fn most_values(message: &proto::LocalRateLimit, at: &At<'_>) -> usize {
+    /// Envoy's default.
+    const DEFAULT: u32 = 20;
+    /// A call with a value that is new looks through all of them.
+    const MOST: u32 = 1_024;
+    let most = message.max_dynamic_descriptors.unwrap_or(DEFAULT);
+    if most == 0 {
+        at.field("max_dynamic_descriptors").error("must be above 0");
+    }
+    most.clamp(1, MOST) as usize
+}
+
+/// Whether callers are told how much more they may ask for.
+fn told(version: i32, at: &At<'_>) -> bool {
+    match XRateLimitHeadersRfcVersion::try_from(version) {
+        Ok(XRateLimitHeadersRfcVersion::Off) => false,
+        Ok(XRateLimitHeadersRfcVersion::DraftVersion03) => true,
+        Err(_) => {
+            at.error(format!("{version} is no known version"));
+            false
+        }
+    }
+}
+
+/// `None`: it is refused.
+fn descriptor_limit(message: &LocalRateLimitDescriptor, most: usize, at: &At<'_>) -> Option<DescriptorLimit> {
     message.judge(at);
     if message.entries.is_empty() {
         at.field("entries").error("must not be empty");
@@ -83,16 +111,15 @@ fn descriptor_limit(message: &LocalRateLimitDescriptor, at: &At<'_>) -> Option<D
         if entry.key.is_empty() {
             at.field("key").error("must be set");
         }
-        if entry.value.is_empty() {
-            at.field("value").ignored("a limit for each value is not supported, and so the limit is not in force");
-            return None;
-        }
-        Some((entry.key.as_str().into(), entry.value.as_str().into()))
+        (entry.key.as_str().into(), Some(entry.value.as_str().into()).filter(|_| !entry.value.is_empty()))
     };
-    let entries: Option<Vec<_>> = message.entries.iter().enumerate().map(entry).collect();
+    let entries: Vec<(Box<str>, Option<Box<str>>)> = message.entries.iter().enumerate().map(entry).collect();
     let tokens = at.required("token_bucket", message.token_bucket.as_ref());
     let bucket = tokens.and_then(|tokens| bucket(tokens, &at.field("token_bucket")));
-    Some(DescriptorLimit { entries: entries?, bucket: bucket?, is_shadow: message.shadow_mode })
+    let bucket = bucket?;
+    let names_all = entries.iter().all(|(_, value)| value.is_some());
+    let buckets = if names_all { Buckets::one(bucket) } else { Buckets::each(bucket, most) };
+    Some(DescriptorLimit { entries, buckets, is_shadow: message.shadow_mode })
 }
 
 /// `None`: it makes no descriptor, and that is listed or refused.

@@ -1,8 +1,13 @@
 //! Which calls a limit of their own is for: descriptors that rules make of a call, and the limits of some of them.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderName;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::rate_limit::TokenBucket;
@@ -40,27 +45,35 @@ pub(crate) enum Action {
     },
 }
 
+/// A key, and a value or any.
+pub(crate) type Entry = (Box<str>, Option<Box<str>>);
+
 /// The limit of calls with this descriptor.
 #[derive(Debug)]
 pub(crate) struct DescriptorLimit {
-    pub(crate) entries: Vec<(Box<str>, Box<str>)>,
-    pub(crate) bucket: TokenBucket,
+    /// Keys and values; `None`: any value, and each has a limit of its own.
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) buckets: Buckets,
     /// A call that finds no token passes.
     pub(crate) is_shadow: bool,
 }
 
 /// What the limits say of a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Matched {
     /// No descriptor of the call has a limit.
     None,
-    Passes,
-    Refused,
+    /// With the bucket of the strictest.
+    Passes(Arc<TokenBucket>),
+    Refused(Arc<TokenBucket>),
 }
+
+/// The entries that a rule makes of a call.
+type Made<'a> = SmallVec<[(&'a str, Cow<'a, str>); 2]>;
 
 impl Descriptors {
     pub(crate) fn new(rules: Vec<Vec<Action>>, mut limits: Vec<DescriptorLimit>) -> Self {
-        limits.sort_by_key(|limit| std::cmp::Reverse(limit.bucket.time_to_fill_one()));
+        limits.sort_by_key(|limit| std::cmp::Reverse(limit.buckets.time_to_fill_one()));
         Self { rules, limits }
     }
 
@@ -71,43 +84,123 @@ impl Descriptors {
 
     /// Takes a token of each limit that the call has a descriptor of, as in Envoy: up to the first that has none.
     pub(super) fn take(&self, head: &RequestHead<'_>, now: Instant) -> Matched {
-        let mut matched = Matched::None;
-        let is_for = |limit: &&DescriptorLimit| self.rules.iter().any(|rule| makes(rule, &limit.entries, head));
-        for limit in self.limits.iter().filter(is_for) {
-            if !limit.bucket.take(now) && !limit.is_shadow {
-                return Matched::Refused;
+        let made = self.rules.iter().filter_map(|rule| make(rule, head));
+        let mut found: SmallVec<[(usize, Made<'_>); 2]> =
+            made.filter_map(|made| self.limit_of(&made).map(|limit| (limit, made))).collect();
+        found.sort_by_key(|(limit, _)| *limit);
+        found.dedup();
+        let mut strictest = None;
+        for (limit, made) in found {
+            let limit = &self.limits[limit];
+            let bucket = limit.buckets.of(&made);
+            if !bucket.take(now) && !limit.is_shadow {
+                return Matched::Refused(bucket);
             }
-            matched = Matched::Passes;
+            strictest.get_or_insert(bucket);
         }
-        matched
+        strictest.map_or(Matched::None, Matched::Passes)
+    }
+
+    /// The limit that names all values goes before those for any.
+    fn limit_of(&self, made: &Made<'_>) -> Option<usize> {
+        let mut matching = (0..self.limits.len()).filter(|limit| self.limits[*limit].is_for(made));
+        let first = matching.clone().next();
+        matching.find(|limit| !self.limits[*limit].buckets.are_many()).or(first)
     }
 
     /// Goes on with the tokens of those for the same calls.
     pub(super) fn inherit(&self, before: &Self) {
         for limit in &self.limits {
             if let Some(before) = before.limits.iter().find(|before| before.entries == limit.entries) {
-                limit.bucket.inherit(&before.bucket);
+                limit.buckets.inherit(&before.buckets);
             }
         }
     }
 }
 
-/// Whether a rule makes this descriptor of a call.
-fn makes(rule: &[Action], entries: &[(Box<str>, Box<str>)], head: &RequestHead<'_>) -> bool {
-    let mut left = entries.iter();
-    for action in rule {
-        match action.entry(head) {
-            None => return false,
-            Some(None) => {}
-            Some(Some((key, value))) => {
-                let is_same = |(own_key, own_value): &(Box<str>, Box<str>)| **own_key == *key && **own_value == *value;
-                if !left.next().is_some_and(is_same) {
-                    return false;
-                }
-            }
+impl DescriptorLimit {
+    fn is_for(&self, made: &Made<'_>) -> bool {
+        let is_same = |((key, value), made): (&Entry, &(&str, Cow<'_, str>))| {
+            **key == *made.0 && value.as_ref().is_none_or(|value| **value == *made.1)
+        };
+        self.entries.len() == made.len() && self.entries.iter().zip(made).all(is_same)
+    }
+}
+
+/// The descriptor that a rule makes of a call, if it makes one.
+fn make<'a>(rule: &'a [Action], head: &RequestHead<'a>) -> Option<Made<'a>> {
+    let entries = rule.iter().map(|action| action.entry(head)).filter(|entry| !matches!(entry, Some(None)));
+    entries.map(Option::flatten).collect()
+}
+
+/// The tokens of a limit: one bucket, or one for each of the values that calls had of late.
+#[derive(Debug)]
+pub(crate) struct Buckets {
+    /// What each is like; where there is one, that.
+    like: Arc<TokenBucket>,
+    /// How many values are remembered; `None`: the limit names all of its values.
+    most: Option<usize>,
+    by_values: Mutex<Remembered>,
+}
+
+type Values = Box<[Box<str>]>;
+
+/// Buckets by the values of a descriptor.
+#[derive(Clone, Debug, Default)]
+struct Remembered {
+    /// Each with the number of its last use.
+    buckets: HashMap<Values, (Arc<TokenBucket>, u64)>,
+    uses: u64,
+}
+
+impl Buckets {
+    pub(crate) fn one(bucket: TokenBucket) -> Self {
+        Self { like: Arc::new(bucket), most: None, by_values: Mutex::default() }
+    }
+
+    /// One for each value, of which the `most` that were used last are remembered.
+    pub(crate) fn each(bucket: TokenBucket, most: usize) -> Self {
+        Self { most: Some(most), ..Self::one(bucket) }
+    }
+
+    fn are_many(&self) -> bool {
+        self.most.is_some()
+    }
+
+    fn time_to_fill_one(&self) -> Duration {
+        self.like.time_to_fill_one()
+    }
+
+    fn of(&self, made: &Made<'_>) -> Arc<TokenBucket> {
+        let Some(most) = self.most else { return self.like.clone() };
+        let values: Values = made.iter().map(|(_, value)| (**value).into()).collect();
+        self.by_values.lock().get(values, most, &self.like)
+    }
+
+    /// Buckets are shared with what they were of: that may be in use still.
+    fn inherit(&self, before: &Self) {
+        self.like.inherit(&before.like);
+        if self.most.is_some() && self.like.is_like(&before.like) {
+            *self.by_values.lock() = before.by_values.lock().clone();
         }
     }
-    left.next().is_none()
+}
+
+impl Remembered {
+    fn get(&mut self, values: Values, most: usize, like: &TokenBucket) -> Arc<TokenBucket> {
+        self.uses += 1;
+        if !self.buckets.contains_key(&values) && self.buckets.len() >= most {
+            self.forget_oldest();
+        }
+        let (bucket, last) = self.buckets.entry(values).or_insert_with(|| (Arc::new(like.another()), 0));
+        *last = self.uses;
+        bucket.clone()
+    }
+
+    fn forget_oldest(&mut self) {
+        let oldest = self.buckets.iter().min_by_key(|(_, (_, last))| *last).map(|(values, _)| values.clone());
+        oldest.and_then(|values| self.buckets.remove(&values));
+    }
 }
 
 impl Action {
@@ -149,11 +242,15 @@ mod tests {
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3_600);
+    const ANY: &str = "*";
 
     impl DescriptorLimit {
         fn of(entries: &[(&str, &str)], max_tokens: u32, interval: Duration) -> Self {
-            let entries = entries.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
-            Self { entries, bucket: TokenBucket::new(max_tokens, 1, interval), is_shadow: false }
+            let value = |value: &str| Some(value.into()).filter(|_| value != ANY);
+            let entries: Vec<Entry> = entries.iter().map(|(key, of)| ((*key).into(), value(of))).collect();
+            let (bucket, any) = (TokenBucket::new(max_tokens, 1, interval), entries.iter().any(|(_, of)| of.is_none()));
+            let buckets = if any { Buckets::each(bucket, 2) } else { Buckets::one(bucket) };
+            Self { entries, buckets, is_shadow: false }
         }
     }
 
@@ -165,14 +262,21 @@ mod tests {
         Action::Constant { key: key.into(), value: value.into() }
     }
 
-    fn matched(descriptors: &Descriptors, headers: &[(&'static str, &str)], now: Instant) -> Matched {
+    fn matched(descriptors: &Descriptors, headers: &[(&'static str, &str)], now: Instant) -> Option<bool> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(*name, value.parse().expect("a value"));
         }
         let head = RequestHead { path: "/a.B/C", method: &Method::POST, authority: "svc.test", headers: &map };
-        descriptors.take(&head, now)
+        match descriptors.take(&head, now) {
+            Matched::None => None,
+            Matched::Passes(_) => Some(true),
+            Matched::Refused(_) => Some(false),
+        }
     }
+
+    const PASSES: Option<bool> = Some(true);
+    const REFUSED: Option<bool> = Some(false);
 
     #[test]
     fn a_limit_is_for_calls_of_which_a_rule_makes_its_descriptor_whole() {
@@ -189,7 +293,7 @@ mod tests {
             (&[("x-user", "ada"), ("all", "1")], &[("x-user", "ada")], false),
         ] {
             let descriptors = Descriptors::new(rules(), vec![DescriptorLimit::of(entries, 1, HOUR)]);
-            let expected = if is_matched { Matched::Passes } else { Matched::None };
+            let expected = PASSES.filter(|_| is_matched);
             assert_eq!(matched(&descriptors, headers, Instant::now()), expected, "{entries:?} for {headers:?}");
         }
     }
@@ -203,15 +307,37 @@ mod tests {
         let descriptors = Descriptors::new(vec![vec![constant("quick", "1")], vec![constant("slow", "1")]], limits);
         let now = Instant::now();
         let results = [(); 3].map(|()| matched(&descriptors, &[], now));
-        assert_eq!(results, [Matched::Passes, Matched::Refused, Matched::Refused]);
-        assert!(descriptors.limits[1].bucket.take(now), "the slow one refused before the quick one lost another");
-        assert!(!descriptors.limits[1].bucket.take(now));
+        assert_eq!(results, [PASSES, REFUSED, REFUSED]);
+        assert!(descriptors.limits[1].buckets.like.take(now), "the slow one refused before the quick one lost another");
+        assert!(!descriptors.limits[1].buckets.like.take(now));
     }
 
     #[test]
     fn a_shadow_refuses_nobody() {
         let shadow = DescriptorLimit { is_shadow: true, ..DescriptorLimit::of(&[("a", "1")], 0, HOUR) };
         let descriptors = Descriptors::new(vec![vec![constant("a", "1")]], vec![shadow]);
-        assert_eq!(matched(&descriptors, &[], Instant::now()), Matched::Passes);
+        assert_eq!(matched(&descriptors, &[], Instant::now()), PASSES);
+    }
+
+    #[test]
+    fn each_value_has_tokens_of_its_own_and_those_of_late_are_remembered() {
+        let limits = || {
+            vec![DescriptorLimit::of(&[("x-user", ANY)], 1, HOUR), DescriptorLimit::of(&[("x-user", "eve")], 2, HOUR)]
+        };
+        let rules = || vec![vec![header("x-user", false)]];
+        let (descriptors, now) = (Descriptors::new(rules(), limits()), Instant::now());
+        let by = |descriptors: &Descriptors, users: &[&str]| {
+            users.iter().map(|user| matched(descriptors, &[("x-user", user)], now)).collect::<Vec<_>>()
+        };
+        assert_eq!(by(&descriptors, &["ada", "bob", "ada", "bob"]), [PASSES, PASSES, REFUSED, REFUSED]);
+        assert_eq!(by(&descriptors, &["eve", "eve", "eve"]), [PASSES, PASSES, REFUSED], "the limit that names her");
+        let after = Descriptors::new(rules(), limits());
+        after.inherit(&descriptors);
+        assert_eq!(by(&after, &["ada", "bob", "eve"]), [REFUSED; 3], "an update brings nobody tokens");
+        assert_eq!(
+            by(&descriptors, &["ada", "cid", "ada", "bob"]),
+            [REFUSED, PASSES, REFUSED, PASSES],
+            "bob was forgotten"
+        );
     }
 }

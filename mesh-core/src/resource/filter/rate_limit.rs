@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
 use super::descriptor::{Descriptors, Matched};
@@ -16,6 +16,8 @@ use crate::resource::matcher::RequestHead;
 const MILLION: u32 = 1_000_000;
 /// Envoy's least time between fills.
 pub(crate) const LEAST_INTERVAL: Duration = Duration::from_millis(50);
+/// What sums of fractions are short of a whole token.
+const ROUNDING: f64 = 1e-6;
 const RESOURCE_EXHAUSTED: AnswerStatus = AnswerStatus::Grpc(8);
 
 /// A rate that calls are held to: each takes a token from a bucket, and a call that finds none is refused at once.
@@ -30,7 +32,9 @@ const RESOURCE_EXHAUSTED: AnswerStatus = AnswerStatus::Grpc(8);
 /// ```
 #[derive(Debug)]
 pub struct LocalRateLimit {
-    bucket: Option<TokenBucket>,
+    bucket: Option<Arc<TokenBucket>>,
+    /// Whether answers tell of the bucket that holds their call.
+    tells: bool,
     descriptors: Descriptors,
     /// A call with a limit of its own takes a token of the bucket, too.
     takes_both: bool,
@@ -58,7 +62,7 @@ impl LocalRateLimit {
     /// The bucket starts with `max_tokens`, and gets `tokens_per_fill` in each interval (of 50 ms at least), evenly. A refused
     /// call is answered with status 429, which gRPC's callers see as UNAVAILABLE.
     pub fn new(max_tokens: u32, tokens_per_fill: u32, fill_interval: Duration) -> Self {
-        let bucket = Some(TokenBucket::new(max_tokens, tokens_per_fill, fill_interval));
+        let bucket = Some(Arc::new(TokenBucket::new(max_tokens, tokens_per_fill, fill_interval)));
         Self { bucket, ..Self::idle() }.shares(MILLION, MILLION)
     }
 
@@ -66,6 +70,7 @@ impl LocalRateLimit {
     pub(crate) fn idle() -> Self {
         Self {
             bucket: None,
+            tells: false,
             descriptors: Descriptors::default(),
             takes_both: true,
             enabled: 0,
@@ -77,7 +82,14 @@ impl LocalRateLimit {
     }
 
     pub(crate) fn with_bucket(mut self, bucket: Option<TokenBucket>) -> Self {
-        self.bucket = bucket;
+        self.bucket = bucket.map(Arc::new);
+        self
+    }
+
+    /// Has answers tell their callers how much more they may ask for, in the headers `x-ratelimit-limit`,
+    /// `x-ratelimit-remaining` and `x-ratelimit-reset`, as Envoy's do. Default: no.
+    pub fn tell_callers(mut self, tells: bool) -> Self {
+        self.tells = tells;
         self
     }
 
@@ -126,23 +138,58 @@ impl LocalRateLimit {
     }
 
     /// `random` gives a number below a million, each time another one.
-    pub(crate) fn decide(&self, head: &RequestHead<'_>, now: Instant, mut random: impl FnMut() -> u32) -> Limited {
-        if !takes(self.enabled, &mut random) || self.take(head, now) {
-            return Limited::Passes;
+    pub(crate) fn decide(
+        &self,
+        head: &RequestHead<'_>,
+        now: Instant,
+        mut random: impl FnMut() -> u32,
+    ) -> (Limited, Option<Quota>) {
+        if !takes(self.enabled, &mut random) {
+            return (Limited::Passes, None);
         }
-        if takes(self.enforced, &mut random) { Limited::Refused } else { Limited::PassesWithoutToken }
+        let (has_tokens, of_descriptor) = self.take(head, now);
+        let bucket = || of_descriptor.as_ref().or(self.bucket.as_ref());
+        let quota = if self.tells { bucket().map(|bucket| bucket.quota(now)) } else { None };
+        let limited = match has_tokens {
+            true => Limited::Passes,
+            false if takes(self.enforced, &mut random) => Limited::Refused,
+            false => Limited::PassesWithoutToken,
+        };
+        (limited, quota)
     }
 
-    /// Whether there were all the tokens that the call needs.
-    fn take(&self, head: &RequestHead<'_>, now: Instant) -> bool {
+    /// Whether there were all the tokens that the call needs, and the bucket of its descriptor if that is what holds it.
+    fn take(&self, head: &RequestHead<'_>, now: Instant) -> (bool, Option<Arc<TokenBucket>>) {
         let of_bucket = || self.bucket.as_ref().is_none_or(|bucket| bucket.take(now));
         if self.descriptors.is_idle() {
-            return of_bucket();
+            return (of_bucket(), None);
         }
         match self.descriptors.take(head, now) {
-            Matched::Refused => false,
-            Matched::Passes if !self.takes_both => true,
-            Matched::Passes | Matched::None => of_bucket(),
+            Matched::Refused(bucket) => (false, Some(bucket)),
+            Matched::Passes(bucket) if !self.takes_both || of_bucket() => (true, Some(bucket)),
+            Matched::Passes(_) => (false, None),
+            Matched::None => (of_bucket(), None),
+        }
+    }
+}
+
+/// What a bucket holds, as callers are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Quota {
+    limit: u64,
+    remaining: u64,
+    /// Whole seconds until there is a token, as Envoy counts them.
+    reset: u64,
+}
+
+impl Quota {
+    pub(crate) fn tell(self, headers: &mut HeaderMap) {
+        for (name, number) in [
+            ("x-ratelimit-limit", self.limit),
+            ("x-ratelimit-remaining", self.remaining),
+            ("x-ratelimit-reset", self.reset),
+        ] {
+            headers.append(HeaderName::from_static(name), HeaderValue::from(number));
         }
     }
 }
@@ -175,10 +222,18 @@ impl TokenBucket {
         Self { max, per_second, level: OnceLock::new() }
     }
 
+    /// Another one like it, full.
+    pub(super) fn another(&self) -> Self {
+        Self { level: OnceLock::new(), ..*self }
+    }
+
+    /// Whether the other one is as large, and fills as quickly.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.max.to_bits() == other.max.to_bits() && self.per_second.to_bits() == other.per_second.to_bits()
+    }
+
     pub(super) fn inherit(&self, before: &Self) {
-        let same =
-            self.max.to_bits() == before.max.to_bits() && self.per_second.to_bits() == before.per_second.to_bits();
-        if let Some(level) = before.level.get().filter(|_| same) {
+        if let Some(level) = before.level.get().filter(|_| self.is_like(before)) {
             self.level.get_or_init(|| level.clone());
         }
     }
@@ -192,10 +247,20 @@ impl TokenBucket {
         Duration::try_from_secs_f64(1.0 / self.per_second).unwrap_or(Duration::MAX)
     }
 
+    /// What it holds, for those who ask how long they can go on.
+    fn quota(&self, now: Instant) -> Quota {
+        let held = self.level.get().map_or(self.max, |level| {
+            let now = now.saturating_duration_since(level.start).as_secs_f64();
+            ((now - f64::from_bits(level.empty_at.load(Relaxed))) * self.per_second).clamp(0.0, self.max)
+        });
+        let held = held + ROUNDING;
+        let wait = if held >= 1.0 { 0.0 } else { (1.0 - held) / self.per_second };
+        let whole = |number: f64| Duration::try_from_secs_f64(number).map_or(u64::MAX, |number| number.as_secs());
+        Quota { limit: whole(self.max), remaining: whole(held.min(self.max)), reset: whole(wait) }
+    }
+
     /// Whether there was a token.
     pub(super) fn take(&self, now: Instant) -> bool {
-        /// What sums of fractions are short of a whole token.
-        const ROUNDING: f64 = 1e-6;
         let level = self.level.get_or_init(|| self.full(now));
         let now = now.saturating_duration_since(level.start).as_secs_f64();
         let took = level.empty_at.fetch_update(Relaxed, Relaxed, |bits| {
@@ -219,6 +284,18 @@ mod tests {
         let taken = |millis: u64| (0..9).take_while(|_| bucket.take(start + Duration::from_millis(millis))).count();
         let counts = [0, 0, 99, 100, 150, 200, 450, 10_000, 10_050, 10_100].map(taken);
         assert_eq!(counts, [5, 0, 0, 1, 0, 1, 2, 5, 0, 1]);
+    }
+
+    #[test]
+    fn a_bucket_tells_what_it_holds_and_when_there_is_more() {
+        let (bucket, start) = (TokenBucket::new(2, 1, 10 * SECOND), Instant::now());
+        let told = |seconds: u64| {
+            let Quota { limit, remaining, reset } = bucket.quota(start + Duration::from_secs(seconds));
+            (limit, remaining, reset)
+        };
+        assert_eq!(told(0), (2, 2, 0));
+        assert!(bucket.take(start) && bucket.take(start));
+        assert_eq!([0, 4, 10, 15, 60].map(told), [(2, 0, 9), (2, 0, 5), (2, 1, 0), (2, 1, 0), (2, 2, 0)]);
     }
 
     #[test]
@@ -281,7 +358,7 @@ mod tests {
             let limit = LocalRateLimit::new(0, 1, SECOND).shares(enabled, enforced);
             let headers = http::HeaderMap::new();
             let head = RequestHead { path: "/", method: &http::Method::POST, authority: "", headers: &headers };
-            assert_eq!(limit.decide(&head, now, || random), expected, "{enabled} {enforced} {random}");
+            assert_eq!(limit.decide(&head, now, || random).0, expected, "{enabled} {enforced} {random}");
         }
         assert!(LocalRateLimit::idle().is_idle() && LocalRateLimit::new(1, 1, SECOND).shares(0, MILLION).is_idle());
     }

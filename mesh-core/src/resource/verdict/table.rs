@@ -428,16 +428,16 @@ messages! {
         filter_enforced: Act("default 0 %, as in Envoy"),
         request_headers_to_add_when_not_enforced: Act,
         response_headers_to_add: Act("of refused calls"),
-        descriptors: Act("as in Envoy, of values that are set"),
+        descriptors: Act("as in Envoy"),
         stage: Ignore,
         local_rate_limit_per_downstream_connection: Ignore("all connections share the tokens"),
         local_cluster_rate_limit: Ignore,
-        enable_x_ratelimit_headers: Ignore,
+        enable_x_ratelimit_headers: Act("as in Envoy, of the moment of the request"),
         vh_rate_limits: Ignore,
         always_consume_default_token_bucket: Act("default true"),
         rate_limited_as_resource_exhausted: Act,
         rate_limits: Act("what makes descriptors; those of routes and virtual hosts are not read"),
-        max_dynamic_descriptors: Ignore,
+        max_dynamic_descriptors: Act("default 20; more than 1,024 is 1,024"),
         enable_retry_after_header: Ignore,
     }
 
@@ -449,7 +449,7 @@ messages! {
 
     "RateLimitDescriptor.Entry" rate_limits::rate_limit_descriptor::Entry {
         key: Act("required"),
-        value: Act("without one, which means a limit for each value, the limit is listed and not in force"),
+        value: Act("without one, each value has a limit of its own; the last `max_dynamic_descriptors` are remembered"),
     }
 
     "RateLimit" route::RateLimit {
