@@ -1,26 +1,35 @@
 //! Who may call a server (A41): policies of the control plane, obeyed from the next call on.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use http::Request;
 use mesh_core::server::ServerOptions;
 use mesh_core::testing;
 use mesh_core::testing::{ControlPlane, FilterChainBuilder, filter_chain, route, route_config, server_listener};
-use mesh_tonic::MeshServer;
-use mesh_xds_proto::envoy::config::core::v3::CidrRange;
+use mesh_tonic::{MeshChannel, MeshServer};
+use mesh_xds_proto::envoy::config::core::v3::{CidrRange, TypedExtensionConfig};
 use mesh_xds_proto::envoy::config::rbac::v3::permission::Rule;
 use mesh_xds_proto::envoy::config::rbac::v3::principal::{Authenticated, Identifier};
-use mesh_xds_proto::envoy::config::rbac::v3::rbac::Action;
+use mesh_xds_proto::envoy::config::rbac::v3::rbac::audit_logging_options::{AuditCondition, AuditLoggerConfig};
+use mesh_xds_proto::envoy::config::rbac::v3::rbac::{Action, AuditLoggingOptions};
 use mesh_xds_proto::envoy::config::rbac::v3::{Permission, Policy, Principal, Rbac as Rules};
 use mesh_xds_proto::envoy::config::route::v3::HeaderMatcher;
 use mesh_xds_proto::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use mesh_xds_proto::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
+use mesh_xds_proto::envoy::extensions::rbac::audit_loggers::stream::v3::StdoutAuditLog;
 use mesh_xds_proto::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use mesh_xds_proto::envoy::r#type::matcher::v3::{MetadataMatcher, PathMatcher, StringMatcher, path_matcher};
 use rcgen::DnType;
+use tonic::body::Body;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
+use tower::ServiceExt;
 
 use crate::support::backend::Backend;
 use crate::support::client::{self, Client, quick, quick_mesh};
 use crate::support::configured::Setting;
+use crate::support::in_time;
 use crate::support::pki::{dns, uri};
 use crate::support::secured_server::{CLIENT, Site, optional, secured};
 use crate::support::served::Served;
@@ -336,4 +345,55 @@ async fn s12_who_shows_no_certificate_over_tls_is_denied_as_grpc_says_and_never_
         let svid = site.authority.svid(CLIENT);
         assert_eq!(served(site.caller(Some(&svid)).await.hello().await), client, "{what}, the client");
     }
+}
+
+/// Calls whose audit log is more than a pipe and the queue before it take.
+const AUDITED: usize = 250;
+
+/// In a process of its own, whose standard output nobody reads while calls are made.
+#[test]
+fn an_audit_log_that_nobody_reads_blocks_no_call_and_says_what_it_lost() {
+    let own = std::env::current_exe().expect("the path of the tests");
+    let test = ["--exact", "authorization::in_a_process_whose_output_nobody_reads", "--ignored", "--nocapture"];
+    let command = Command::new(own).args(test).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut process = command.expect("a process");
+    let mut said = BufReader::new(process.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let lost = said.find_map(|line| line.strip_prefix("lost ")?.parse::<usize>().ok()).expect("its calls are over");
+    let output = process.wait_with_output().expect("its output");
+    assert!(output.status.success(), "{}", said.collect::<Vec<_>>().join("\n"));
+    let output = String::from_utf8(output.stdout).expect("text");
+    // Behind what the runner of tests writes.
+    let records = output.lines().filter_map(|line| line.find('{').map(|at| &line[at..]));
+    let records = records.map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a line of JSON"));
+    let number = |record: serde_json::Value| {
+        assert_eq!((&record["policy_name"], &record["authorized"]), (&"rbac".into(), &false.into()));
+        record["rpc_method"].as_str()?.split('/').nth(1)?.parse::<usize>().ok()
+    };
+    let numbers: Vec<usize> = records.map(|record| number(record).expect("the number of a call")).collect();
+    assert_eq!(numbers.len() + lost, AUDITED, "what is not lost is written before the mesh has ended");
+    assert!(numbers.is_sorted() && lost > 0 && numbers.len() > 50, "{lost} were lost of {numbers:?}");
+}
+
+#[tokio::test]
+#[ignore = "writes to the standard output until it is full: run by the test above"]
+async fn in_a_process_whose_output_nobody_reads() {
+    let logger = AuditLoggerConfig {
+        audit_logger: Some(TypedExtensionConfig {
+            name: "stdout".into(),
+            typed_config: Some(testing::any(&StdoutAuditLog::default())),
+        }),
+        is_optional: false,
+    };
+    let audit = AuditLoggingOptions { audit_condition: AuditCondition::OnDeny as i32, logger_configs: vec![logger] };
+    let rules = Rules { audit_logging_options: Some(audit), ..rules(Action::Deny, [any()]) };
+    let it = Setting::start(with(&Rbac { rules: Some(rules), ..Default::default() }), ServerOptions::new()).await;
+    let callers = quick().build().await.unwrap();
+    let channel = MeshChannel::new(&callers, &it.server.target()).unwrap();
+    for number in 0..AUDITED {
+        let request = Request::post(format!("/{number}/{}", "x".repeat(8000))).body(Body::empty()).unwrap();
+        let response = in_time("an answer", channel.clone().oneshot(request)).await.unwrap();
+        assert_eq!(response.headers()["grpc-status"], "7");
+    }
+    eprintln!("lost {}", it.mesh.status().lost_audit_lines);
+    it.mesh.shutdown().await;
 }

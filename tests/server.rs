@@ -24,7 +24,9 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::Client;
-use crate::support::frames::{END_HEADERS, GOAWAY, HEADERS, Peer, RST_STREAM, header_block};
+use crate::support::frames::{
+    ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE, PING, Peer, RST_STREAM, header_block,
+};
 use crate::support::served::Served;
 use crate::support::timeout::read_timeout;
 
@@ -224,6 +226,71 @@ async fn a_shutdown_ends_at_its_deadline_whatever_peers_do() {
     greeter.wait_for_in_flight(0).await;
     assert_eq!(stuck.await.unwrap().unwrap_err().code(), Code::Unavailable);
     drop((never_reads, chat, silent, half));
+}
+
+/// It read its answer and nothing since, so it does not acknowledge the PING that asks whether it knows of the shutdown.
+#[tokio::test]
+async fn a_shutdown_waits_for_a_moment_only_for_clients_without_a_call_that_answer_nothing() {
+    let greeter = Backend::start("a").await;
+    let mut server = Served::start(ServerOptions::new(), |server| server.add_service(greeter.service())).await;
+    let mut silent = Peer::connect(server.address()).await.unwrap();
+    silent.hello(1).await.unwrap();
+    let _never_called = Peer::connect(server.address()).await.unwrap();
+    server.wait_for("clients without a call", |status| status.connections == 2 && status.in_flight == 0).await;
+    tokio::time::pause();
+    let before = Instant::now();
+    server.stop();
+    let ended = server.ended().await;
+    assert_eq!((ended.cut_calls, ended.silent_connections), (0, 2));
+    let took = before.elapsed();
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(3), "{took:?}");
+}
+
+/// One whose window is small, so that the rest waits in HTTP/2, and one that stops in the middle, so that it waits in sockets.
+#[tokio::test]
+async fn a_shutdown_cuts_no_client_that_is_slow_to_read() {
+    const LENGTH: usize = 16 << 20;
+    let greeter = Backend::start(&"x".repeat(LENGTH)).await;
+    let mut server = Served::start(ServerOptions::new(), |server| server.add_service(greeter.service())).await;
+    let mut slow = Vec::new();
+    for window in [3, 1 << 29] {
+        let mut peer = Peer::connect(server.address()).await.unwrap();
+        peer.settings(&[(INITIAL_WINDOW_SIZE, window)]).await.unwrap();
+        peer.call(1, "SayHello").await.unwrap();
+        peer.frame(DATA, END_STREAM, 1, &[0; 5]).await.unwrap();
+        slow.push((peer, 0));
+    }
+    greeter.wait_for_calls(2).await;
+    greeter.wait_for_in_flight(0).await;
+    for (peer, read) in &mut slow {
+        *read += peer.next_of(DATA).await.unwrap().payload.len();
+    }
+    server.wait_for("answers under way", |status| status.in_flight == 2).await;
+    tokio::time::pause();
+    server.stop();
+    let ended = tokio::spawn(server.ended());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!ended.is_finished(), "nobody has read everything yet");
+    tokio::time::resume();
+    for (mut peer, mut read) in slow {
+        peer.window_update(1, 1 << 30).await.unwrap();
+        loop {
+            let frame = peer.next_frame().await.unwrap();
+            if frame.stream == 1 && frame.flags & END_STREAM != 0 {
+                break;
+            }
+            match frame.kind {
+                DATA => read += frame.payload.len(),
+                // It is told of the shutdown, and there.
+                PING => peer.frame(PING, ACK, 0, &frame.payload).await.unwrap(),
+                _ => {}
+            }
+        }
+        assert!(read > LENGTH, "{read}");
+        assert_eq!(peer.wait_for_end().await.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
+    }
+    let ended = ended.await.unwrap();
+    assert_eq!((ended.cut_calls, ended.silent_connections), (0, 0));
 }
 
 /// The grace of draining connections is for those that drain while the server runs.

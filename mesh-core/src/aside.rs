@@ -1,8 +1,15 @@
-//! Work that may block, such as reading files, in a thread of its own.
+//! Work that may block, such as reading files and writing to a pipe, in a thread of its own.
 
-use std::{io, thread};
+use std::io::Write;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::{fmt, io, thread};
 
-use tokio::sync::oneshot;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+/// The most bytes of lines that wait to be written.
+const MOST_WAITING: usize = 1024 * 1024;
 
 /// Does work in a thread whose end nobody waits for. A runtime that is dropped waits for the blocking tasks it has begun,
 /// and a file on a server that is gone may never be read: the process could not end.
@@ -16,9 +23,102 @@ pub(crate) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + '
     told.await.map_err(|_| io::Error::other("the thread that should have done it panicked"))
 }
 
+/// Lines for an output that may block, as a pipe that nobody reads does: a thread that nobody waits for writes them in their
+/// order, and whoever has one never waits. What does not fit beside the 1 MiB that waits is lost, and counted.
+pub(crate) struct Lines<W> {
+    /// Until the thread has it.
+    output: Mutex<Option<W>>,
+    queue: OnceLock<mpsc::Sender<String>>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// Bytes that are not written yet.
+    waiting: AtomicUsize,
+    lost: AtomicU64,
+    /// Told whenever nothing waits any more.
+    written: Notify,
+}
+
+impl<W: Write + Send + 'static> Lines<W> {
+    /// The thread begins with the first line, and ends after the last, when the value is dropped.
+    pub(crate) fn to(output: W) -> Self {
+        Self { output: Mutex::new(Some(output)), queue: OnceLock::new(), counts: Arc::default() }
+    }
+
+    /// Has the line written, which ends with its line feed, or counts it as lost.
+    pub(crate) fn push(&self, line: String) {
+        let (counts, bytes) = (&self.counts, line.len());
+        let fits = counts.waiting.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= MOST_WAITING;
+        if !fits || self.queue().send(line).is_err() {
+            counts.lost.fetch_add(1, Ordering::Relaxed);
+            counts.done(bytes);
+        }
+    }
+
+    /// Lines that were not written: there was no room for them, or the output is closed.
+    pub(crate) fn lost(&self) -> u64 {
+        self.counts.lost.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when everything is written. The caller bounds the time.
+    pub(crate) async fn written(&self) {
+        loop {
+            let written = self.counts.written.notified();
+            if self.counts.waiting.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            written.await;
+        }
+    }
+
+    fn queue(&self) -> &mpsc::Sender<String> {
+        self.queue.get_or_init(|| {
+            let (queue, lines) = mpsc::channel();
+            if let Some(mut output) = self.output.lock().take() {
+                let counts = self.counts.clone();
+                let writer = move || write(&mut output, &lines, &counts);
+                // Without a thread nothing receives, and what is sent counts as lost.
+                let _ = thread::Builder::new().name("mesh-lines".to_owned()).spawn(writer);
+            }
+            queue
+        })
+    }
+}
+
+fn write(output: &mut impl Write, lines: &mpsc::Receiver<String>, counts: &Counts) {
+    let mut told = 0;
+    for line in lines {
+        if output.write_all(line.as_bytes()).and_then(|()| output.flush()).is_err() {
+            counts.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        counts.done(line.len());
+        // Here, as whoever has a line must not wait for what writes logs either.
+        let lost = counts.lost.load(Ordering::Relaxed);
+        if lost > told {
+            tracing::warn!(lost, "lines were lost: their output is closed, or was not read fast enough");
+            told = lost;
+        }
+    }
+}
+
+impl Counts {
+    fn done(&self, bytes: usize) {
+        if self.waiting.fetch_sub(bytes, Ordering::Release) == bytes {
+            self.written.notify_waiters();
+        }
+    }
+}
+
+impl<W> fmt::Debug for Lines<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lines").field("counts", &self.counts).finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
     use std::time::Duration;
 
     use tokio::runtime::Builder;
@@ -50,5 +150,62 @@ mod tests {
     #[tokio::test]
     async fn what_the_work_comes_to_is_returned() {
         assert_eq!(aside(|| 7).await.unwrap(), 7);
+    }
+
+    /// An output that takes a line for each turn it is given, and hands on what it took.
+    struct Gate {
+        turns: mpsc::Receiver<()>,
+        taken: mpsc::Sender<Vec<u8>>,
+    }
+
+    impl Write for Gate {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.turns.recv().map_err(io::Error::other)?;
+            self.taken.send(bytes.to_vec()).map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn gate() -> (Gate, mpsc::Sender<()>, mpsc::Receiver<Vec<u8>>) {
+        let ((turn, turns), (taken, took)) = (mpsc::channel(), mpsc::channel());
+        (Gate { turns, taken }, turn, took)
+    }
+
+    #[tokio::test]
+    async fn lines_are_written_in_order_and_who_has_them_never_waits_for_an_output_that_blocks() {
+        let (gate, turn, took) = gate();
+        let lines = Lines::to(gate);
+        let line = |number: usize| format!("{number:<9}{}\n", " ".repeat(MOST_WAITING / 10 - 10));
+        // Of which nothing is written yet.
+        (0..25).for_each(|number| lines.push(line(number)));
+        assert_eq!(lines.lost(), 15, "all but the 1 MiB that waits");
+        (0..10).for_each(|_| turn.send(()).unwrap());
+        tokio::time::timeout(PATIENCE, lines.written()).await.expect("the output takes what waits");
+        lines.push(line(25));
+        turn.send(()).unwrap();
+        tokio::time::timeout(PATIENCE, lines.written()).await.expect("there is room again");
+        let numbers: Vec<usize> =
+            took.try_iter().map(|line| String::from_utf8(line).unwrap().trim().parse().unwrap()).collect();
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 25]);
+        // What is left is written though nobody has the value any more.
+        lines.push("last\n".to_owned());
+        drop(lines);
+        turn.send(()).unwrap();
+        assert_eq!(took.recv_timeout(PATIENCE).unwrap(), b"last\n");
+        assert!(took.recv_timeout(PATIENCE).is_err(), "and then the thread ends");
+    }
+
+    #[tokio::test]
+    async fn lines_that_a_closed_output_does_not_take_are_counted() {
+        let (gate, turn, _took) = gate();
+        drop(turn);
+        let lines = Lines::to(gate);
+        (0..3).for_each(|_| lines.push("line\n".to_owned()));
+        tokio::time::timeout(PATIENCE, lines.written()).await.expect("nothing waits for what is closed");
+        assert_eq!(lines.lost(), 3);
     }
 }

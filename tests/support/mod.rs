@@ -30,9 +30,28 @@ pub(crate) mod witness;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 /// How long a test waits for an event before it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What comes of the event; a test that waits for it in vain fails, and says for what.
+pub(crate) async fn in_time<T>(what: &str, event: impl Future<Output = T>) -> T {
+    match timeout(PATIENCE, event).await {
+        Ok(outcome) => outcome,
+        Err(_) => panic!("{what}: not after {PATIENCE:?}"),
+    }
+}
+
+/// Waits [in time](in_time) until it is so, for what tells nobody when it is.
+pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let reached = async {
+        while !is_so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    in_time(what, reached).await;
+}
 
 /// A number that tests can read and wait for.
 #[derive(Clone, Debug)]
@@ -58,7 +77,7 @@ impl Counter {
     /// Waits until `wanted` is true of it.
     pub(crate) async fn wait_for(&self, what: &str, wanted: impl FnMut(&u64) -> bool) {
         let mut changes = self.0.subscribe();
-        let reached = tokio::time::timeout(PATIENCE, changes.wait_for(wanted)).await.is_ok();
+        let reached = timeout(PATIENCE, changes.wait_for(wanted)).await.is_ok();
         assert!(reached, "{what}: still {} after {PATIENCE:?}", self.get());
     }
 }

@@ -61,7 +61,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let call = inbound_call(&request);
-        let refusal = access::decide(&call, [("code", &*self.filter)].into_iter(), false).err();
+        let refusal = access::decide(&call, [("code", &*self.filter)].into_iter(), false, None).err();
         match refusal {
             Some(refusal) => {
                 tracing::debug!("a call was refused: {}", refusal.describe(&call, ""));

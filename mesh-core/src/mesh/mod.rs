@@ -286,7 +286,8 @@ impl Mesh {
     ///
     /// # Errors
     ///
-    /// That of the first target that is not ready within `max_wait` (20 s).
+    /// That of the first target whose wait is over in vain: at once where waiting does not help, as
+    /// [`Target::ready`](Target::ready) says, otherwise within `max_wait` (20 s).
     pub async fn ready(&self) -> Result<(), Error> {
         let targets = self.targets();
         futures_util::future::try_join_all(targets.iter().map(Target::ready)).await.map(drop)
@@ -300,8 +301,8 @@ impl Mesh {
     /// the last. Then nothing is watched any more, and connections close once the calls in flight are done, at most after
     /// `drain_timeout` (10 s); a call that takes longer is cut off and [says so](Error::is_shutdown).
     ///
-    /// Resolves when the control plane was told what it is owed (that a resource was rejected, for one) and every
-    /// connection is closed. A peer that does not read holds that up for 2 s at most.
+    /// Resolves when the audit logs of the servers are written, the control plane was told what it is owed (that a resource
+    /// was rejected, for one) and every connection is closed. Who does not read holds each up for 2 s at most.
     pub async fn shutdown(&self) {
         #[cfg(feature = "server")]
         self.inner.servers.shut_down().await;

@@ -23,7 +23,7 @@ use crate::identity::SpiffeId;
 #[cfg(feature = "tls")]
 use crate::server::{AcceptedSecurity, ServerTls};
 use crate::server::{
-    ConnectionState, Ended, Forwarders, Listen, OnServingMode, RequestBody, Runner, Securing, ServerOptions,
+    AuditLog, ConnectionState, Ended, Forwarders, Listen, OnServingMode, RequestBody, Runner, Securing, ServerOptions,
     ServerState, ServingMode,
 };
 use crate::stack::server::ServerStackBuilder;
@@ -183,9 +183,11 @@ impl ServerBuilder {
                 () = closed.cancelled_owned() => {}
             }
         };
+        let audit = inner.servers.audit.clone();
         let Self { options, on_serving_mode, layers, forwarders, .. } = this;
         let (protocol, limit) = (layers.protocol, layers.limit);
-        let runner = Runner { options, state, protocol, limit, resources, on_serving_mode, securing, forwarders };
+        let runner =
+            Runner { options, state, protocol, limit, resources, on_serving_mode, securing, forwarders, audit };
         let ended = runner.run(listener, layers.build(service), shutdown).await;
         drop(running);
         Ok(ended)
@@ -267,6 +269,9 @@ pub struct ServerStatus {
     pub failed_handshakes: u64,
     /// Whose handshake failed last, and why.
     pub last_handshake_error: Option<Arc<str>>,
+    /// Connections without a call that a shutdown closed a second or two after their client was told of it, as it answered
+    /// nothing.
+    pub silent: u64,
     /// The connections that are open.
     pub open: Vec<ServerConnection>,
 }
@@ -310,6 +315,7 @@ impl ServerStatus {
             plaintext: state.plaintext(),
             failed_handshakes,
             last_handshake_error,
+            silent: state.silent(),
             open: state.open().iter().map(|connection| ServerConnection::of(connection)).collect(),
             refused_calls,
             last_refused_call,
@@ -327,6 +333,7 @@ pub(super) struct Servers {
     /// They end.
     closing: CancellationToken,
     running: TaskTracker,
+    audit: Arc<AuditLog>,
 }
 
 impl Servers {
@@ -346,13 +353,22 @@ impl Servers {
         self.running().iter().map(|(state, _)| ServerStatus::of(state)).collect()
     }
 
-    /// Ends when all have ended. One whose future nobody polls does not end: it is waited for as long as it might have taken.
+    /// Lines of the audit log that were not written.
+    pub(super) fn lost_audit_lines(&self) -> u64 {
+        self.audit.lost()
+    }
+
+    /// Ends when all have ended, and the audit log is written. One whose future nobody polls does not end: it is waited for as long as it might have taken.
     pub(super) async fn shut_down(&self) {
         self.closing.cancel();
         self.running.close();
         let longest = self.running().into_iter().map(|(_, time)| time).max().unwrap_or_default();
         if timeout(longest.saturating_add(super::ENDING), self.running.wait()).await.is_err() {
             tracing::warn!("a server did not end with its mesh: nobody polls the future of its `serve`");
+        }
+        // Nobody may read it.
+        if timeout(super::ENDING, self.audit.written()).await.is_err() {
+            tracing::warn!("the audit log was not written to its end: nobody reads the standard output");
         }
     }
 }

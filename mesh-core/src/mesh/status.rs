@@ -41,6 +41,10 @@ pub struct MeshStatus {
     /// The servers that run.
     #[cfg(feature = "server")]
     pub servers: Vec<super::ServerStatus>,
+    /// Lines of the servers' audit logs (A59) that were not written, as the standard output is closed or was not read fast
+    /// enough: no call waits for it, and more than 1 MiB of them does not either.
+    #[cfg(feature = "server")]
+    pub lost_audit_lines: u64,
 }
 
 /// How it stands with the control plane.
@@ -241,6 +245,8 @@ impl Mesh {
             mirroring: self.inner.mirror.counts(),
             #[cfg(feature = "server")]
             servers: self.inner.servers.status(),
+            #[cfg(feature = "server")]
+            lost_audit_lines: self.inner.servers.lost_audit_lines(),
         }
     }
 

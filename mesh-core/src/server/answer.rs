@@ -1,9 +1,11 @@
-//! The answer to a call: its handler's, or the server's own. It counts while it is there.
+//! The answer to a call: its handler's, or the server's own. It counts while it is there, and while HTTP/2 has any of it
+//! left to send.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
@@ -25,7 +27,7 @@ where
 {
     #[pin]
     state: State<S, R>,
-    in_flight: Option<InFlight>,
+    in_flight: Option<Arc<InFlight>>,
 }
 
 #[pin_project(project = StateProjection)]
@@ -44,7 +46,7 @@ impl<S, R> Answer<S, R>
 where
     S: Service<Request<RequestBody>>,
 {
-    pub(super) fn new(state: State<S, R>, in_flight: InFlight) -> Self {
+    pub(super) fn new(state: State<S, R>, in_flight: Arc<InFlight>) -> Self {
         Self { state, in_flight: Some(in_flight) }
     }
 }
@@ -81,25 +83,28 @@ where
                 answer.take().expect("polled after it was ready")?.map(filter::ResponseBody::own)
             }
         };
-        let in_flight = this.in_flight.take();
-        Poll::Ready(Ok(response.map(|inner| ResponseBody { inner, _in_flight: in_flight })))
+        let in_flight = this.in_flight.take().expect("polled after it was ready");
+        Poll::Ready(Ok(response.map(|inner| ResponseBody { inner, in_flight })))
     }
 }
 
-/// The body of a response; its call is in flight until it is dropped.
+/// The body of a response; its call is in flight until it is dropped, and all that came of it.
 #[pin_project]
 pub(super) struct ResponseBody<R> {
     #[pin]
     inner: filter::ResponseBody<R>,
-    _in_flight: Option<InFlight>,
+    in_flight: Arc<InFlight>,
 }
 
 impl<R: Body<Data = Bytes>> Body for ResponseBody<R> {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = R::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, R::Error>>> {
-        self.project().inner.poll_frame(cx)
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, R::Error>>> {
+        let this = self.project();
+        let frame = ready!(this.inner.poll_frame(cx));
+        let piece = |bytes| Piece { bytes, _in_flight: this.in_flight.clone() };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -108,5 +113,26 @@ impl<R: Body<Data = Bytes>> Body for ResponseBody<R> {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+/// A piece of a response. HTTP/2 lets go of it once it is written, however long the client's window keeps it waiting after the
+/// body has ended.
+pub(super) struct Piece {
+    bytes: Bytes,
+    _in_flight: Arc<InFlight>,
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
     }
 }

@@ -4,6 +4,7 @@
 //! TLS ─▸ handshake ─ began? ─▸ serving ─ told to drain, or old ─▸ draining ─ calls ended, or grace over ─▸ closed
 //!  └ no ─────┴ no ─▸ closed      └ PINGs unanswered ─▸ closed       │  └ cut ─▸ closed
 //!                                                                   └ a moment later ─▸ new calls are refused
+//!                                                                      └ at a shutdown, nothing under way, silence ─▸ closed
 //! ```
 
 use std::pin::{Pin, pin};
@@ -23,7 +24,7 @@ use tower_service::Service;
 
 use super::ServerOptions;
 use super::caller::{Caller, Forwarders};
-use super::io::{Begun, Noticed};
+use super::io::{Noticed, Traffic};
 use super::listener::ChainState;
 use super::passage::Terms;
 use super::request::{Calls, ConnectInfo, Refusals, RequestBody};
@@ -31,6 +32,7 @@ use super::secure::{Certificates, Ready, Securing, Turn, Unsecured};
 use super::state::{Connected, ConnectionState};
 use crate::deadline::InboundProtocol;
 use crate::error::{BoxError, Error, ErrorKind};
+use crate::resource::rbac::audit::AuditLog;
 
 /// Streams that a peer opened and reset before they were looked at (rapid reset, CVE-2023-44487): with one more, the
 /// connection ends.
@@ -41,6 +43,10 @@ const MAX_ERROR_RESETS: usize = 256;
 /// refused for it to make elsewhere. Without that end, one that never acknowledges the GOAWAY (RFC 9113, 6.8) would be
 /// served under a configuration that is gone for as long as it likes.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a client without a call may be silent when the server shuts down and it had the time to hear that. A client
+/// that is there acknowledges a PING by then, and its connection is over; one that is not holds nobody up until the end of the
+/// shutdown. As Envoy's `delayed_close_timeout`, it does not count while anything waits to be written to a slow reader.
+const SILENCE: Duration = Duration::from_secs(1);
 /// What no timer waits for.
 const NEVER: Duration = Duration::from_secs(3600 * 24 * 365);
 
@@ -64,6 +70,7 @@ pub(super) struct Serving<S> {
     pub(super) options: Arc<ServerOptions>,
     pub(super) securing: Arc<Securing>,
     pub(super) forwarders: Arc<Forwarders>,
+    pub(super) audit: Arc<AuditLog>,
 }
 
 /// Secures one connection, and serves its calls until it is over.
@@ -81,7 +88,7 @@ pub(super) async fn serve<S, R>(
     R::Error: Into<BoxError>,
 {
     let start = Instant::now();
-    let Serving { service, protocol, limit, options, securing, forwarders } = serving;
+    let Serving { service, protocol, limit, options, securing, forwarders, audit } = serving;
     let context = securing.context(chain.as_ref().and_then(|chain| chain.security()).as_ref());
     let deadline = start + options.handshake_timeout;
     let securing = timeout_at(deadline, securing.secure(context.as_ref(), stream));
@@ -92,14 +99,15 @@ pub(super) async fn serve<S, R>(
     let info = ConnectInfo { local_address, peer_address, is_secured: security.is_some() };
     connected.begins(security, context.is_some());
     let (server, connection) = (connected.server.clone(), connected.state.clone());
-    let terms = Terms { protocol, deny_by_default: options.deny_by_default, running: server.running.clone() };
+    let running = server.running.clone();
+    let terms = Terms { protocol, deny_by_default: options.deny_by_default, running, audit };
     let refusals = Refusals { server, protocol, limit };
     let calls = Calls { service, connection, info, caller, chain, terms, refusals };
-    let (io, begun) = Noticed::new(io);
+    let (io, traffic) = Noticed::new(io);
     let http2 = pin!(http2(&options).serve_connection(TokioIo::new(io), calls));
     let drain = |connection: Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
-    let signs = Signs { begun, ends: &ends, certificates };
-    let why = drive(http2, drain, signs, start, &options, &connected.state).await;
+    let signs = Signs { traffic, ends: &ends, certificates };
+    let why = drive(http2, drain, signs, start, &options, &connected).await;
     let peer = connected.state.peer_address;
     tracing::debug!(%peer, why, "a connection ended");
 }
@@ -140,12 +148,13 @@ async fn drive<C, E>(
     signs: Signs<'_>,
     start: Instant,
     options: &ServerOptions,
-    state: &ConnectionState,
+    connected: &Connected,
 ) -> &'static str
 where
     C: Future<Output = Result<(), E>>,
 {
-    let Signs { begun, ends, mut certificates } = signs;
+    let Connected { server, state } = connected;
+    let Signs { traffic, ends, mut certificates } = signs;
     let old = old_at(start, options.max_connection_age);
     let mut stage = Stage::Handshake;
     let mut timer = pin!(sleep_until(old.min(start + options.handshake_timeout)));
@@ -153,6 +162,7 @@ where
     let mut outlived = false;
     let mut distrusted = false;
     let mut grace = start + NEVER;
+    let mut heard = 0;
     loop {
         tokio::select! {
             result = http2.as_mut() => return if result.is_ok() { "it was done" } else { "it was lost" },
@@ -166,7 +176,7 @@ where
                 Turn::End => return "its certificates do not hold any more",
             },
             () = timer.as_mut() => match stage {
-                Stage::Handshake if begun.get() && Instant::now() < old => {
+                Stage::Handshake if traffic.has_begun() && Instant::now() < old => {
                     stage = Stage::Serving;
                     timer.as_mut().reset(old);
                     continue;
@@ -175,13 +185,23 @@ where
                 Stage::Draining => {
                     stage = Stage::Refusing;
                     state.refuse_calls();
-                    timer.as_mut().reset(grace);
+                    heard = traffic.read();
+                    timer.as_mut().reset(if shuts_down { Instant::now() + SILENCE } else { grace });
+                    continue;
+                }
+                Stage::Refusing if shuts_down => {
+                    let before = std::mem::replace(&mut heard, traffic.read());
+                    if heard == before && state.in_flight() == 0 && !traffic.is_writing() {
+                        server.silent_connection();
+                        return "its client, told of the shutdown and without a call, answered nothing";
+                    }
+                    timer.as_mut().reset(Instant::now() + SILENCE);
                     continue;
                 }
                 Stage::Refusing => return "it did not end within the grace",
             },
         }
-        if !begun.get() {
+        if !traffic.has_begun() {
             return "its peer did not speak HTTP/2";
         }
         stage = Stage::Draining;
@@ -196,7 +216,7 @@ where
 
 /// What a connection goes by, beside its own timers.
 struct Signs<'a> {
-    begun: Begun,
+    traffic: Traffic,
     ends: &'a Ends,
     certificates: Certificates,
 }

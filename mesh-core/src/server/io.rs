@@ -1,9 +1,9 @@
-//! Streams: plain or secured, and one that remembers whether its peer ever sent anything.
+//! Streams: plain or secured, and one that remembers what went over it.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use pin_project::pin_project;
@@ -75,35 +75,59 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// Whether a peer began to speak HTTP/2.
+/// What went over a stream.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Begun(Arc<AtomicUsize>);
+pub(super) struct Traffic(Arc<Counts>);
 
-impl Begun {
-    pub(super) fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed) >= BEGINNING
+#[derive(Debug, Default)]
+struct Counts {
+    read: AtomicUsize,
+    has_begun: AtomicBool,
+    is_writing: AtomicBool,
+}
+
+impl Traffic {
+    /// Whether the peer began to speak HTTP/2.
+    pub(super) fn has_begun(&self) -> bool {
+        self.0.has_begun.load(Ordering::Relaxed)
     }
 
-    fn add(&self, bytes: usize) {
-        let known = self.0.load(Ordering::Relaxed);
-        if known < BEGINNING {
-            self.0.store(known + bytes.min(BEGINNING), Ordering::Relaxed);
+    /// How many bytes came from the peer; it wraps around.
+    pub(super) fn read(&self) -> usize {
+        self.0.read.load(Ordering::Relaxed)
+    }
+
+    /// Whether bytes wait to be written, as the peer does not read those before them.
+    pub(super) fn is_writing(&self) -> bool {
+        self.0.is_writing.load(Ordering::Relaxed)
+    }
+
+    fn came(&self, bytes: usize) {
+        // One task alone reads, so nothing is lost between the two.
+        let read = self.read().wrapping_add(bytes);
+        self.0.read.store(read, Ordering::Relaxed);
+        if read >= BEGINNING && !self.has_begun() {
+            self.0.has_begun.store(true, Ordering::Relaxed);
         }
+    }
+
+    fn writing(&self, is_writing: bool) {
+        self.0.is_writing.store(is_writing, Ordering::Relaxed);
     }
 }
 
-/// A stream whose first bytes are noticed.
+/// A stream whose traffic is noticed.
 #[pin_project]
 pub(super) struct Noticed<I> {
     #[pin]
     inner: I,
-    begun: Begun,
+    traffic: Traffic,
 }
 
 impl<I> Noticed<I> {
-    pub(super) fn new(inner: I) -> (Self, Begun) {
-        let begun = Begun::default();
-        (Self { inner, begun: begun.clone() }, begun)
+    pub(super) fn new(inner: I) -> (Self, Traffic) {
+        let traffic = Traffic::default();
+        (Self { inner, traffic: traffic.clone() }, traffic)
     }
 }
 
@@ -112,18 +136,26 @@ impl<I: AsyncRead> AsyncRead for Noticed<I> {
         let this = self.project();
         let before = buffer.filled().len();
         let result = this.inner.poll_read(cx, buffer);
-        this.begun.add(buffer.filled().len() - before);
+        this.traffic.came(buffer.filled().len() - before);
         result
     }
 }
 
 impl<I: AsyncWrite> AsyncWrite for Noticed<I> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.project().inner.poll_write(cx, bytes)
+        let this = self.project();
+        this.traffic.writing(true);
+        this.inner.poll_write(cx, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.project().inner.poll_flush(cx)
+        let this = self.project();
+        let result = this.inner.poll_flush(cx);
+        // Whoever writes flushes once all is written, and not before.
+        if result.is_ready() {
+            this.traffic.writing(false);
+        }
+        result
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -139,6 +171,37 @@ impl<I: AsyncWrite> AsyncWrite for Noticed<I> {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.project().inner.poll_write_vectored(cx, parts)
+        let this = self.project();
+        this.traffic.writing(true);
+        this.inner.poll_write_vectored(cx, parts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_came_is_counted_and_what_waits_to_be_written_is_seen() {
+        let (mut peer, ours) = duplex(BEGINNING);
+        let (mut ours, traffic) = Noticed::new(ours);
+        assert_eq!((traffic.read(), traffic.has_begun(), traffic.is_writing()), (0, false, false));
+        for (bytes, read, has_begun) in [(BEGINNING - 1, BEGINNING - 1, false), (1, BEGINNING, true), (1, 34, true)] {
+            peer.write_all(&vec![0; bytes]).await.unwrap();
+            ours.read_exact(&mut vec![0; bytes]).await.unwrap();
+            assert_eq!((traffic.read(), traffic.has_begun()), (read, has_begun));
+        }
+        let writing = tokio::spawn(async move {
+            ours.write_all(&[0; 2 * BEGINNING]).await.unwrap();
+            ours.flush().await.unwrap();
+            ours
+        });
+        tokio::task::yield_now().await;
+        assert!(traffic.is_writing(), "the peer reads nothing");
+        peer.read_exact(&mut [0; 2 * BEGINNING]).await.unwrap();
+        let _ours = writing.await.unwrap();
+        assert!(!traffic.is_writing());
     }
 }

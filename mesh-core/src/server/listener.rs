@@ -173,7 +173,8 @@ fn pass<B>(
         _ => None,
     });
     let call = inbound_call(request);
-    decide(&call, filters, terms.deny_by_default).map_err(|refusal| denied(refusal, &call, route))?;
+    decide(&call, filters, terms.deny_by_default, Some(&terms.audit))
+        .map_err(|refusal| denied(refusal, &call, route))?;
     Ok(None)
 }
 

@@ -61,6 +61,7 @@ use crate::deadline::InboundProtocol;
 use crate::error::{BoxError, Error, ErrorKind};
 #[cfg(feature = "jwt")]
 pub use crate::resource::claims::Claims;
+pub(crate) use crate::resource::rbac::audit::AuditLog;
 #[cfg(feature = "tls")]
 pub use crate::tls::{AcceptedSecurity, Peer};
 use crate::xds::Subscriber;
@@ -108,6 +109,9 @@ impl Listen {
 pub struct Ended {
     /// Calls that were still open at the end of `shutdown_timeout`, and were cut.
     pub cut_calls: usize,
+    /// Connections without a call that were closed a second or two after their client had been told of the shutdown, as it
+    /// answered nothing.
+    pub silent_connections: u64,
 }
 
 /// What a server needs beside its listener and its handler.
@@ -122,6 +126,7 @@ pub(crate) struct Runner {
     pub(crate) on_serving_mode: Option<OnServingMode>,
     pub(crate) securing: Securing,
     pub(crate) forwarders: Forwarders,
+    pub(crate) audit: Arc<AuditLog>,
 }
 
 impl Runner {
@@ -135,7 +140,7 @@ impl Runner {
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
-        let Self { options, state, protocol, limit, resources, on_serving_mode, securing, forwarders } = self;
+        let Self { options, state, protocol, limit, resources, on_serving_mode, securing, forwarders, audit } = self;
         let (options, securing, forwarders) = (Arc::new(options), Arc::new(securing), Arc::new(forwarders));
         let tasks = TaskTracker::new();
         let (shutting_down, cut) = (CancellationToken::new(), CancellationToken::new());
@@ -148,7 +153,7 @@ impl Runner {
         let mut follower = Follower::new(source, securing.clone(), state.clone(), on_serving_mode.clone());
         follower.look();
         let following = tokio::spawn(followed.clone().run_until_cancelled_owned(follower.follow()));
-        let serving = Serving { service, protocol, limit, options: options.clone(), securing, forwarders };
+        let serving = Serving { service, protocol, limit, options: options.clone(), securing, forwarders, audit };
         let mut shutdown = pin!(shutdown);
         loop {
             let (stream, peer_address) = tokio::select! {
@@ -174,13 +179,13 @@ impl Runner {
         follow::tell(&state, &ServingMode::ShuttingDown, &on_serving_mode);
         shutting_down.cancel();
         tasks.close();
-        if timeout(options.shutdown_timeout, tasks.wait()).await.is_ok() {
-            return Ended { cut_calls: 0 };
+        let mut cut_calls = 0;
+        if timeout(options.shutdown_timeout, tasks.wait()).await.is_err() {
+            cut_calls = state.in_flight();
+            tracing::warn!(address = %state.address, cut_calls, "calls were still open at the end of the shutdown timeout");
+            cut.cancel();
+            tasks.wait().await;
         }
-        let cut_calls = state.in_flight();
-        tracing::warn!(address = %state.address, cut_calls, "calls were still open at the end of the shutdown timeout");
-        cut.cancel();
-        tasks.wait().await;
-        Ended { cut_calls }
+        Ended { cut_calls, silent_connections: state.silent() }
     }
 }

@@ -107,7 +107,9 @@ impl ServerOptions {
         self
     }
 
-    /// How long calls may go on after the shutdown began. What is left then is cut, whatever the peers do. Default 30 s.
+    /// How long calls may go on after the shutdown began. What is left then is cut, whatever the peers do. Default 30 s. A
+    /// client that has no call, and has read all that was sent to it, is waited for as long only if it is not silent: two
+    /// seconds after it was told, its connection is closed.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = bounded(timeout);
         self

@@ -22,6 +22,7 @@ use crate::resource::answer::Answer;
 use crate::resource::ext_authz::Verdict;
 use crate::resource::filter::FilterConfig;
 use crate::resource::rbac::access::Access;
+use crate::resource::rbac::audit::AuditLog;
 use crate::snapshot::{Chain, ChainFilter};
 
 /// What holds for all calls of a server.
@@ -30,6 +31,7 @@ pub(super) struct Terms {
     pub(super) protocol: Option<&'static dyn InboundProtocol>,
     pub(super) deny_by_default: bool,
     pub(super) running: Arc<Running>,
+    pub(super) audit: Arc<AuditLog>,
 }
 
 /// One call and the filters that it passes.
@@ -38,6 +40,7 @@ pub(super) struct Passage {
     exchange: Exchange,
     access: Access,
     connection: Arc<ConnectionState>,
+    audit: Arc<AuditLog>,
 }
 
 /// What becomes of a call behind some of its filters.
@@ -80,7 +83,8 @@ impl Passage {
     pub(super) fn new(chain: Arc<Chain>, route: Arc<str>, terms: &Terms, connection: &Arc<ConnectionState>) -> Self {
         let protocol = terms.protocol.map(|protocol| protocol as &'static dyn AnswerProtocol);
         let exchange = Exchange::inbound(chain, terms.running.clone(), protocol, route);
-        Self { exchange, access: Access::new(terms.deny_by_default), connection: connection.clone() }
+        let (access, audit) = (Access::new(terms.deny_by_default), terms.audit.clone());
+        Self { exchange, access, connection: connection.clone(), audit }
     }
 
     /// Passes the request through the filters from the `from`th on, and at last through what its route does.
@@ -148,7 +152,7 @@ impl Passage {
         match &filter.config {
             FilterConfig::Rbac(rbac) => {
                 let call = inbound_head(head);
-                let passed = self.access.pass(&call, &filter.name, rbac);
+                let passed = self.access.pass(&call, &filter.name, rbac, Some(&self.audit));
                 passed.map(|()| Step::Continue).map_err(|refusal| denied(refusal, &call, self.exchange.route()))
             }
             FilterConfig::ExtAuthz(config) => {

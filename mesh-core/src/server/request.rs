@@ -103,7 +103,8 @@ impl<S> Calls<S> {
             Some(chain) => chain.admit(request, &self.terms, &self.connection),
             None if self.terms.deny_by_default => {
                 let call = inbound_call(request);
-                decide(&call, std::iter::empty(), true).map_err(|refusal| denied(refusal, &call, ""))?;
+                decide(&call, std::iter::empty(), true, Some(&self.terms.audit))
+                    .map_err(|refusal| denied(refusal, &call, ""))?;
                 Ok(None)
             }
             None => Ok(None),

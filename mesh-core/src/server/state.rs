@@ -27,6 +27,7 @@ pub(crate) struct ServerState {
     failed_handshakes: AtomicU64,
     /// Why the last handshake failed.
     last_handshake_error: Mutex<Option<Arc<str>>>,
+    silent: AtomicU64,
     refused_calls: AtomicU64,
     /// Why the last of them was. Locked when a call is refused, never by one that is served.
     last_refused_call: Mutex<Option<Arc<str>>>,
@@ -83,6 +84,7 @@ impl ServerState {
             plaintext: AtomicU64::new(0),
             failed_handshakes: AtomicU64::new(0),
             last_handshake_error: Mutex::default(),
+            silent: AtomicU64::new(0),
             refused_calls: AtomicU64::new(0),
             last_refused_call: Mutex::default(),
             cannot_secure: Mutex::default(),
@@ -136,6 +138,15 @@ impl ServerState {
         tracing::debug!(address = %self.address, %why, "a connection could not be secured");
         self.failed_handshakes.fetch_add(1, Ordering::Relaxed);
         *self.last_handshake_error.lock() = Some(why);
+    }
+
+    /// Connections that were closed by a shutdown as their client, which had no call, answered nothing.
+    pub(crate) fn silent(&self) -> u64 {
+        self.silent.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn silent_connection(&self) {
+        self.silent.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Calls that the listener does not let be served, and why the last one was not.
@@ -236,14 +247,14 @@ impl Drop for Connected {
     }
 }
 
-/// A call that is being served.
+/// A call that is being served. What is left to be sent of its response shares it.
 #[derive(Debug)]
 pub(super) struct InFlight(Arc<ConnectionState>);
 
 impl InFlight {
-    pub(super) fn on(connection: &Arc<ConnectionState>) -> Self {
+    pub(super) fn on(connection: &Arc<ConnectionState>) -> Arc<Self> {
         connection.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(connection.clone())
+        Arc::new(Self(connection.clone()))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What all access control on the way of a call says together.
 
-use super::audit::Record;
+use super::audit::{AuditLog, Record};
 use super::{Action, InboundCall, RbacFilter};
 
 /// How many characters of what a caller sent are kept.
@@ -22,14 +22,16 @@ pub(crate) struct Access {
 }
 
 /// Decides whether a call passes all of the filters, in their order. With `deny_by_default` a policy that allows must have
-/// matched, too.
+/// matched, too. What is to be written down of it goes to `log`, which
+/// policies without audit logging need not have.
 pub(crate) fn decide<'a>(
     call: &InboundCall<'_>,
     mut filters: impl Iterator<Item = (&'a str, &'a RbacFilter)>,
     deny_by_default: bool,
+    log: Option<&AuditLog>,
 ) -> Result<(), Refusal<'a>> {
     let mut access = Access::new(deny_by_default);
-    filters.try_for_each(|(name, filter)| access.pass(call, name, filter))?;
+    filters.try_for_each(|(name, filter)| access.pass(call, name, filter, log))?;
     access.end()
 }
 
@@ -45,6 +47,7 @@ impl Access {
         call: &InboundCall<'_>,
         name: &'a str,
         filter: &'a RbacFilter,
+        log: Option<&AuditLog>,
     ) -> Result<(), Refusal<'a>> {
         if let Some(shadow) = &filter.shadow {
             let decision = shadow.decide(call);
@@ -56,12 +59,12 @@ impl Access {
                     Refusal { filter: name, policy }.describe(call, "")
                 );
             }
-            shadow.audit.log(&record(call, name, policy, decision.allowed));
+            shadow.audit.log(&record(call, name, policy, decision.allowed), log);
         }
         let Some(rules) = &filter.rules else { return Ok(()) };
         let decision = rules.decide(call);
         let policy = decision.policy.map_or("", |policy| policy);
-        rules.audit.log(&record(call, name, policy, decision.allowed));
+        rules.audit.log(&record(call, name, policy, decision.allowed), log);
         if !decision.allowed {
             return Err(Refusal { filter: name, policy });
         }

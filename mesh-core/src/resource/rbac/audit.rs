@@ -1,9 +1,11 @@
 //! Audit logging (A59): which decisions are written down, and how.
 
-use std::io::Write;
+use std::io::{Stdout, stdout};
 use std::time::SystemTime;
 
 use serde::Serialize;
+
+use crate::aside::Lines;
 
 /// What is written down of the decisions of an [`Rbac`](super::Rbac).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,13 +37,34 @@ struct Line<'a> {
     record: &'a Record<'a>,
 }
 
+/// Where decisions are written down. No call waits for that: what the output does not take is lost, and counted.
+#[derive(Debug)]
+pub(crate) struct AuditLog(Lines<Stdout>);
+
+impl Default for AuditLog {
+    fn default() -> Self {
+        Self(Lines::to(stdout()))
+    }
+}
+
+impl AuditLog {
+    /// Lines that were not written.
+    pub(crate) fn lost(&self) -> u64 {
+        self.0.lost()
+    }
+
+    /// Resolves when everything is written. The caller bounds the time.
+    pub(crate) async fn written(&self) {
+        self.0.written().await;
+    }
+}
+
 impl Audit {
-    /// Writes the decision down if it is one of those that are.
-    pub(crate) fn log(self, record: &Record<'_>) {
-        if if record.authorized { self.allowed } else { self.denied } {
-            let line = record.line(SystemTime::now());
-            // Nobody is left to tell that the output is closed.
-            (0..self.stdout).for_each(|_| drop(std::io::stdout().lock().write_all(line.as_bytes())));
+    /// Has the decision written down if it is one of those that are.
+    pub(crate) fn log(self, record: &Record<'_>, log: Option<&AuditLog>) {
+        let is_logged = if record.authorized { self.allowed } else { self.denied };
+        if let Some(log) = log.filter(|_| is_logged) {
+            (0..self.stdout).for_each(|_| log.0.push(record.line(SystemTime::now())));
         }
     }
 }

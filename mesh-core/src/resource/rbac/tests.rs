@@ -209,7 +209,7 @@ fn s12_deny_by_default_admits_what_an_allow_policy_matched_and_nothing_else() {
         ("shadow rules that deny", vec![RbacFilter { rules: None, shadow: Some(Rbac::deny(everyone())) }], true, false),
     ] {
         let sample = Sample::from(ALICE);
-        let decided = |deny| decide(&sample.call(), filters.iter().map(|filter| ("f", filter)), deny).is_ok();
+        let decided = |deny| decide(&sample.call(), filters.iter().map(|filter| ("f", filter)), deny, None).is_ok();
         assert_eq!((decided(false), decided(true)), (by_default, denying_by_default), "{what}");
     }
 }
@@ -219,13 +219,13 @@ fn a_refusal_names_the_filter_and_the_first_policy_by_name() {
     let rbac = Rbac::deny([("b", of(Rule::any())), ("a", of(Rule::principal(ALICE)))]);
     let filter = RbacFilter { rules: Some(rbac), shadow: None };
     let refusal = |sample: Sample| {
-        let refusal = decide(&sample.call(), [("f", &filter)].into_iter(), false).expect_err("refused");
+        let refusal = decide(&sample.call(), [("f", &filter)].into_iter(), false, None).expect_err("refused");
         assert_eq!(refusal.filter, "f");
         refusal.policy.to_owned()
     };
     assert_eq!(refusal(Sample::from(ALICE)), "a");
     assert_eq!(refusal(Sample::plaintext()), "b");
-    let nothing = decide(&Sample::plaintext().call(), std::iter::empty(), true);
+    let nothing = decide(&Sample::plaintext().call(), std::iter::empty(), true, None);
     assert_eq!(nothing, Err(Refusal { filter: "", policy: "" }));
 }
 
