@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, quick_mesh};
 use crate::support::network::BlackHole;
+use crate::support::until;
 
 /// `greeter` at the backend, by this cluster.
 async fn client_of(cluster: ClusterBuilder, backend: &Backend) -> (ControlPlane, Mesh, Client) {
@@ -194,9 +195,7 @@ async fn an_endpoint_gets_as_many_connections_as_the_cluster_says() {
     assert_eq!(backend.connections(), 3);
     let more = client.clone();
     calls.push(tokio::spawn(async move { more.hello().await }));
-    while status_of(&mesh).in_flight < 4 {
-        tokio::task::yield_now().await;
-    }
+    until("four calls", || status_of(&mesh).in_flight == 4).await;
     assert_eq!(backend.in_flight(), 3, "the fourth waits");
     backend.release();
     answered(calls, "a").await;
@@ -217,9 +216,7 @@ async fn the_connections_of_a_cluster_are_bounded_together() {
         tokio::spawn(async move { client.hello().await })
     };
     let calls: Vec<Started> = (0..5).map(start).collect();
-    while status_of(&mesh).in_flight < 5 {
-        tokio::task::yield_now().await;
-    }
+    until("five calls", || status_of(&mesh).in_flight == 5).await;
     backend.wait_for_in_flight(1).await;
     other.wait_for_in_flight(1).await;
     backend.release();

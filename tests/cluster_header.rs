@@ -12,9 +12,9 @@ use mesh_xds_proto::envoy::config::route::v3::route_action::ClusterSpecifier;
 use mesh_xds_proto::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use tonic::{Code, Request, Status};
 
-use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, impatient_mesh, quick_mesh};
+use crate::support::{PATIENCE, in_time, until};
 
 /// Calls go to the cluster that their header `x-cluster` names.
 fn by_header() -> RouteBuilder {
@@ -131,9 +131,7 @@ async fn a_call_that_waits_for_its_cluster_ends_with_the_mesh_and_says_so() {
     assert_eq!(call(&client, "a").await.unwrap().0, "a");
     let waiting = tokio::spawn(async move { call(&client, "late").await });
     let is_asked_for = |request: &SeenRequest| request.names.contains("late");
-    while !control_plane.requests().iter().any(is_asked_for) {
-        tokio::task::yield_now().await;
-    }
+    until("a request for the cluster", || control_plane.requests().iter().any(is_asked_for)).await;
     mesh.shutdown().await;
     let ended = tokio::time::timeout(PATIENCE / 2, waiting).await.expect("it ends with the mesh");
     assert_says(&ended.unwrap().unwrap_err(), &["shut down"]);
@@ -151,10 +149,13 @@ async fn a_cluster_that_does_not_exist_fails_calls_by_its_name_and_no_others() {
     assert_eq!(call(&client, "a").await.unwrap().0, "a");
     // It comes after all.
     control_plane.put_all(Resources::new().with(cluster("nowhere")).with(endpoints("nowhere").endpoint(a.address())));
-    while call(&client, "nowhere").await.is_err() {
-        // A call that fails at once leaves no time for what would make the next one succeed.
-        tokio::task::yield_now().await;
-    }
+    let served = async {
+        while call(&client, "nowhere").await.is_err() {
+            // A call that fails at once leaves no time for what would make the next one succeed.
+            tokio::task::yield_now().await;
+        }
+    };
+    in_time("the cluster that came after all", served).await;
     let status = client.hello().await.unwrap_err();
     assert_says(&status, &["takes the cluster from the header `x-cluster`, which the call does not have"]);
 }

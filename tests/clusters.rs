@@ -6,9 +6,11 @@ use std::time::Duration;
 use mesh_core::balance::BalanceOptions;
 use mesh_core::connect::ConnectivityState;
 use mesh_core::testing::{
-    ClusterBuilder, ControlPlane, Resource, Resources, any, cluster, endpoint, endpoints, listener, type_url,
+    ClusterBuilder, ControlPlane, Resource, Resources, any, cluster, endpoint, endpoints, listener, route,
+    route_config, type_url,
 };
 use mesh_core::{LeafStatus, Mesh};
+use mesh_examples::helloworld::HelloRequest;
 use mesh_xds_proto::envoy::config::cluster::v3::Cluster;
 use mesh_xds_proto::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CustomClusterType, DiscoveryType, LbPolicy, RefreshRate,
@@ -23,6 +25,7 @@ use tonic::Code;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, SOON, assert_says, impatient_mesh, quick};
 use crate::support::dns::{Answer, Dns, HERE, THERE, twins};
+use crate::support::in_time;
 use crate::support::network::BlackHole;
 
 /// `greeter` as an aggregate of these clusters, each with one endpoint.
@@ -109,6 +112,61 @@ async fn a_leaf_that_does_not_exist_is_passed_over() {
     let client = Client::new(&mesh, "xds:///greeter");
     assert_eq!(client.hello().await.expect("an answer"), "far");
     assert_eq!(leaves(&mesh), ["far*"]);
+}
+
+/// Of the leaf that is named first there is no Cluster, or there are no endpoints.
+#[tokio::test]
+async fn a_leaf_that_comes_late_or_never_holds_up_neither_calls_nor_what_changes_beside_it() {
+    let (near, moved, late) =
+        (Backend::start("near").await, Backend::start("moved").await, Backend::start("late").await);
+    for has_cluster in [false, true] {
+        let control_plane = ControlPlane::new();
+        control_plane.set(aggregate(&[("near", &near)]));
+        // Nobody ever says that what is late does not exist.
+        let mesh = quick().does_not_exist_timeout(Duration::from_secs(3600)).control_plane(&control_plane);
+        let mesh = mesh.build().await.unwrap();
+        let client = Client::new(&mesh, "xds:///greeter");
+        assert_eq!(client.hello().await.unwrap(), "near");
+        if has_cluster {
+            control_plane.put(cluster("late"));
+        }
+        control_plane.put(cluster("greeter").aggregate(["late", "near"]));
+        let missing = if has_cluster { type_url::ENDPOINTS } else { type_url::CLUSTER };
+        control_plane.wait_for(|request| request.asks_for(missing, "late")).await;
+        control_plane.put(endpoints("near").endpoint(moved.address()));
+        client.hello_until("moved").await;
+        assert_eq!(leaves(&mesh), ["near*"]);
+        control_plane.put_all(Resources::new().with(cluster("late")).with(endpoints("late").endpoint(late.address())));
+        client.hello_until("late").await;
+        assert_eq!(leaves(&mesh), ["late*", "near"]);
+    }
+}
+
+/// Both aggregates wait for the same leaf; one has another that serves.
+#[tokio::test]
+async fn a_leaf_that_never_comes_fails_no_aggregate_that_has_another() {
+    let far = Backend::start("far").await;
+    let control_plane = ControlPlane::new();
+    let both = [route().prefix("/helloworld.Greeter/SayHello").cluster("greeter"), route().cluster("none")];
+    let resources = aggregate(&[("far", &far)])
+        .with(route_config("greeter").routes(both))
+        .with(cluster("greeter").aggregate(["ghost", "inner"]))
+        .with(cluster("inner").aggregate(["ghost", "far"]))
+        .with(cluster("none").aggregate(["ghost"]));
+    control_plane.set(resources);
+    let mesh = impatient_mesh(&control_plane).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "far");
+    let requests = tokio_stream::once(HelloRequest::default());
+    let status = client.greeter().collect_hellos(requests).await.unwrap_err();
+    assert_says(&status, &["Cluster `ghost` does not exist"]);
+    control_plane.put_all(Resources::new().with(cluster("ghost")).with(endpoints("ghost").endpoint(far.address())));
+    let served = async {
+        while client.greeter().collect_hellos(tokio_stream::once(HelloRequest::default())).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    in_time("the leaf that came after all", served).await;
 }
 
 #[tokio::test]

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use mesh_core::testing::{
-    ControlPlane, Fault, Resource, Resources, RouteBuilder, cluster, endpoints, listener, route, route_config, type_url,
+    ControlPlane, Fault, Resource, Resources, RouteBuilder, SeenRequest, cluster, endpoints, listener, route,
+    route_config, type_url,
 };
 use mesh_core::{Mesh, TargetStatus};
 use mesh_examples::helloworld::HelloRequest;
@@ -17,9 +18,9 @@ use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsCo
 use prost::Name;
 use tonic::Code;
 
-use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, impatient_mesh, quick_mesh};
+use crate::support::{PATIENCE, in_time};
 
 /// A control plane that serves `greeter` at the backend.
 fn serving(backend: &Backend) -> ControlPlane {
@@ -57,9 +58,13 @@ async fn older_routes_serve_on_while_the_new_ones_name_a_cluster_that_never_come
 
     control_plane.put(routes_to("ghost"));
     control_plane.wait_for(|request| request.asks_for(type_url::CLUSTER, "ghost")).await;
-    while !first_target(&mesh).waiting_for.is_some_and(|what| what.contains("Cluster `ghost` does not exist")) {
-        assert_eq!(client.hello().await.unwrap(), "a");
-    }
+    let is_missing = |what: String| what.contains("Cluster `ghost` does not exist");
+    let missing = async {
+        while !first_target(&mesh).waiting_for.is_some_and(is_missing) {
+            assert_eq!(client.hello().await.unwrap(), "a");
+        }
+    };
+    in_time("the verdict on the cluster", missing).await;
     assert_eq!(client.hello().await.unwrap(), "a");
 
     control_plane.put_all(cluster_at("ghost", &b));
@@ -328,6 +333,40 @@ async fn a_listener_that_is_missing_fails_calls_by_name_within_the_timer() {
     assert_says(&status, &["Listener `greeter` does not exist", "node test", "control plane in-process"]);
     control_plane.set(Resources::service("greeter", [backend.address()]));
     assert_eq!(client.recovers().await, "a");
+}
+
+/// Endpoints before their cluster, routes before their listener, everything twice: at the first subscription, for updates, and
+/// when all is asked for at once on a new stream.
+#[tokio::test]
+async fn responses_out_of_order_and_duplicates_lead_every_call_to_the_newest_configuration() {
+    let backends = [Backend::start("even").await, Backend::start("odd").await];
+    let generation = |number: usize| {
+        let name = format!("generation-{number}");
+        Resources::new()
+            .with(listener("greeter").rds(&*name))
+            .with(route_config(&*name).routes([route().cluster(&*name)]))
+            .and(cluster_at(&name, &backends[number % 2]))
+    };
+    for faults in [vec![Fault::reorder()], vec![Fault::duplicate()], vec![Fault::reorder(), Fault::duplicate()]] {
+        let control_plane = ControlPlane::new();
+        control_plane.set(generation(0));
+        faults.into_iter().for_each(|fault| _ = control_plane.inject(fault));
+        let mesh = quick_mesh(&control_plane).await;
+        let client = Client::new(&mesh, "xds:///greeter");
+        assert_eq!(client.hello().await.unwrap(), "even");
+        for number in 1..=9 {
+            control_plane.put_all(generation(number));
+            if number % 3 == 0 {
+                control_plane.kill_connections();
+            }
+            client.hello_until(backends[number % 2].name()).await;
+            for _ in 0..3 {
+                assert_eq!(client.hello().await.unwrap(), backends[number % 2].name(), "generation {number}");
+            }
+        }
+        assert_eq!(first_target(&mesh).waiting_for, None);
+        assert!(!control_plane.requests().iter().any(SeenRequest::is_nack), "{:?}", control_plane.requests());
+    }
 }
 
 #[tokio::test]

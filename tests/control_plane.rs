@@ -14,6 +14,7 @@ use crate::support::backend::Backend;
 use crate::support::client::{Client, SOON, assert_says, impatient, quick, quick_mesh};
 use crate::support::log::Log;
 use crate::support::relay::Relay;
+use crate::support::until;
 
 #[tokio::test]
 async fn calls_wait_for_a_control_plane_that_is_down_and_say_so_or_succeed_when_it_comes() {
@@ -37,9 +38,8 @@ async fn calls_wait_for_a_control_plane_that_is_down_and_say_so_or_succeed_when_
     let client = Client::new(&mesh, "xds:///greeter");
     let call = |client: Client| tokio::spawn(async move { client.hello().await });
     let waiting: Vec<_> = (0..8).map(|_| call(client.clone())).collect();
-    while mesh.status().control_plane.is_none_or(|status| status.failures <= 2) {
-        tokio::task::yield_now().await;
-    }
+    let has_failed = || mesh.status().control_plane.is_some_and(|status| status.failures > 2);
+    until("attempts that fail", has_failed).await;
     control_plane.restart().await.unwrap();
     for call in waiting {
         assert_eq!(call.await.unwrap().unwrap(), "a");

@@ -16,6 +16,7 @@ use tonic::{Code, Status};
 
 use crate::support::backend::Backend;
 use crate::support::client::quick_mesh;
+use crate::support::{in_time, until};
 
 type Client = GreeterClient<MeshChannel>;
 
@@ -165,7 +166,7 @@ async fn endpoints_that_were_replaced_while_idle_get_no_stale_call() {
     let mut old = generation(0).await;
     control_plane.set(service(&old));
     let (_mesh, mut client) = start(&control_plane).await;
-    for number in 1..=5 {
+    for number in 1..=50 {
         for _ in 0..6 {
             assert_eq!(call(&mut client).await.unwrap(), (number - 1).to_string());
         }
@@ -190,9 +191,12 @@ async fn an_endpoint_that_is_killed_costs_only_the_calls_that_it_had() {
     let control_plane = ControlPlane::new();
     control_plane.set(Resources::service("greeter", [dies.address(), stays.address()]));
     let (_mesh, mut client) = start(&control_plane).await;
-    while dies.calls() == 0 || stays.calls() == 0 {
-        call(&mut client).await.unwrap();
-    }
+    let both = async {
+        while dies.calls() == 0 || stays.calls() == 0 {
+            call(&mut client).await.unwrap();
+        }
+    };
+    in_time("calls at both endpoints", both).await;
     let before = stays.calls();
     dies.hold();
     let held: Vec<_> = (0..10)
@@ -201,9 +205,7 @@ async fn an_endpoint_that_is_killed_costs_only_the_calls_that_it_had() {
             tokio::spawn(async move { call(&mut client).await })
         })
         .collect();
-    while dies.in_flight() + stays.calls() - before < 10 {
-        tokio::task::yield_now().await;
-    }
+    until("all calls at an endpoint", || dies.in_flight() + stays.calls() - before == 10).await;
     let cut = dies.in_flight();
     assert!(cut > 0);
     dies.stop().await;
@@ -297,9 +299,12 @@ async fn a_request_that_is_too_large_for_its_endpoint_is_not_sent_and_the_calls_
     let control_plane = ControlPlane::new();
     control_plane.set(Resources::service("greeter", endpoints.iter().map(Backend::address)));
     let (_mesh, mut client) = start(&control_plane).await;
-    while endpoints.iter().any(|endpoint| endpoint.calls() == 0) {
-        call(&mut client).await.unwrap();
-    }
+    let all = async {
+        while endpoints.iter().any(|endpoint| endpoint.calls() == 0) {
+            call(&mut client).await.unwrap();
+        }
+    };
+    in_time("calls at all endpoints", all).await;
     // In turn: as many at each.
     endpoints.iter().for_each(Backend::hold);
     let calls: Vec<_> =

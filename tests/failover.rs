@@ -21,6 +21,7 @@ use tonic::{Code, Status};
 
 use crate::support::backend::Backend;
 use crate::support::network::{BadServer, BlackHole, ClosedPort};
+use crate::support::until;
 
 type Client = GreeterClient<MeshChannel>;
 
@@ -342,19 +343,14 @@ async fn least_request_leaves_a_busy_endpoint_alone() {
     busy.hold();
     idle.hold();
     let mut started = start(200);
-    while busy.in_flight() + idle.in_flight() < 200 {
-        tokio::task::yield_now().await;
-    }
+    until("all calls at an endpoint", || busy.in_flight() + idle.in_flight() == 200).await;
     let held = busy.in_flight();
     idle.release();
-    while (started.iter().filter(|call| !call.is_finished()).count() as u64) > held {
-        tokio::task::yield_now().await;
-    }
+    let open = || started.iter().filter(|call| !call.is_finished()).count() as u64;
+    until("answers to those that are not held", || open() <= held).await;
     idle.hold();
     started.extend(start(100));
-    while busy.in_flight() + idle.in_flight() < held + 100 {
-        tokio::task::yield_now().await;
-    }
+    until("all further calls at an endpoint", || busy.in_flight() + idle.in_flight() == held + 100).await;
     // Of two draws both fall on the busy one in a quarter of the calls: 75 are expected here, four standard deviations
     // are 17. Calls in turn, or at random, would leave 50.
     assert!(idle.in_flight() >= 58, "{} of 100 went to the idle endpoint", idle.in_flight());

@@ -8,6 +8,7 @@ use mesh_core::{Mesh, MeshStatus};
 
 use crate::support::backend::Backend;
 use crate::support::client::{Client, quick_mesh};
+use crate::support::until;
 
 const CALLERS: usize = 2;
 
@@ -17,9 +18,7 @@ async fn in_force(mesh: &Mesh, cluster: &str) {
         let clusters: Vec<_> = status.targets.iter().flat_map(|target| &target.clusters).collect();
         clusters.iter().map(|cluster| &*cluster.name).eq([cluster])
     };
-    while !reports(mesh.status()) {
-        tokio::task::yield_now().await;
-    }
+    until(cluster, || reports(mesh.status())).await;
 }
 
 #[tokio::test]
