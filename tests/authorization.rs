@@ -348,7 +348,7 @@ async fn s12_who_shows_no_certificate_over_tls_is_denied_as_grpc_says_and_never_
 }
 
 /// Calls whose audit log is more than a pipe and the queue before it take.
-const AUDITED: usize = 250;
+const AUDITED: usize = 200;
 
 /// In a process of its own, whose standard output nobody reads while calls are made.
 #[test]

@@ -46,7 +46,7 @@ pub use outcomes::Outcome;
 pub use peer::VerifiedPeer;
 pub use readiness::Readiness;
 
-pub(crate) use first::{NEXT_ADDRESS, interleaved};
+pub(crate) use first::is_v6;
 pub(crate) use leaving::Leaving;
 pub(crate) use outcomes::{Criteria, Ended, Streak};
 pub(crate) use stats::{EndpointStats, InFlight, SlotQueue};

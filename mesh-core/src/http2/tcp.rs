@@ -4,13 +4,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
-/// Between the attempts at the addresses of one name (RFC 8305, "Connection Attempt Delay").
-const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+use super::first::{first_of, interleaved};
 
 /// Options of a TCP connection.
 #[derive(Clone, Debug)]
@@ -63,8 +60,7 @@ pub(crate) async fn connect_tcp(address: SocketAddr, config: &TcpConfig) -> io::
     Ok(stream)
 }
 
-/// Connects to whichever of a name's addresses answers first (Happy Eyeballs, RFC 8305): the next is tried when the last
-/// failed, or after a moment, so that an address that leads nowhere does not take all the time there is. The caller
+/// Connects to whichever of a name's addresses answers first, as [`first_of`] tries them, the families by turns. The caller
 /// bounds the time.
 ///
 /// # Errors
@@ -74,29 +70,23 @@ pub(crate) async fn connect_first(
     addresses: impl IntoIterator<Item = SocketAddr>,
     config: &TcpConfig,
 ) -> io::Result<TcpStream> {
-    let attempt = async |address: SocketAddr| {
+    let attempt = async |address: &SocketAddr| {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
-        connect_tcp(address, config).await.map_err(named)
+        connect_tcp(*address, config).await.map_err(named)
     };
-    let mut addresses = addresses.into_iter();
-    let mut attempts = FuturesUnordered::new();
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    attempts.extend(addresses.next().map(attempt));
-    while !attempts.is_empty() {
-        match timeout(NEXT_ADDRESS, attempts.next()).await {
-            Ok(Some(Ok(stream))) => return Ok(stream),
-            Ok(Some(Err(error))) => failure = error,
-            Ok(None) | Err(_) => {}
-        }
-        attempts.extend(addresses.next().map(attempt));
-    }
-    Err(failure)
+    let addresses: Vec<_> = addresses.into_iter().collect();
+    let connected = first_of(interleaved(&addresses, SocketAddr::is_ipv6), attempt).await;
+    let nobody = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    connected.map_err(|mut failures| failures.pop().unwrap_or_else(nobody))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::http2::NEXT_ADDRESS;
 
     #[tokio::test]
     async fn options_are_set_on_the_socket() {

@@ -11,7 +11,8 @@ use twox_hash::XxHash64;
 
 use super::{Choice, Member, PickRequest, Policy};
 use crate::connect::ConnectivityState::{self, Connecting, Idle, Ready, TransientFailure};
-use crate::connect::{NEXT_ADDRESS, interleaved};
+use crate::connect::is_v6;
+use crate::http2::{NEXT_ADDRESS, interleaved};
 use crate::resource::endpoints::Address;
 
 /// Which endpoints of a group are connected; without I/O: their states and the time come in.
@@ -147,7 +148,7 @@ pub(crate) fn order<'a>(endpoints: impl Iterator<Item = (&'a Address, f64)>, sal
     let mut seen = std::collections::HashSet::with_capacity(endpoints.len());
     addresses
         .extend(endpoints.iter().filter(|(address, _)| seen.insert(*address)).map(|(address, _)| (*address).clone()));
-    interleaved(&addresses).into_iter().cloned().collect()
+    interleaved(&addresses, is_v6).into_iter().cloned().collect()
 }
 
 /// The policy at work: there is one endpoint.
