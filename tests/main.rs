@@ -46,6 +46,7 @@ mod rotation;
 mod route_actions;
 mod routing;
 mod runtimes;
+mod secrets;
 mod server;
 mod server_filters;
 mod server_listeners;

@@ -22,13 +22,13 @@ use crate::support::tls::{TlsFront, server};
 const SHORT: Duration = Duration::from_secs(2);
 
 /// Calls one after the other, from several tasks.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     callers: Vec<tokio::task::JoinHandle<u64>>,
 }
 
 impl Load {
-    fn start(client: &Client) -> Self {
+    pub(crate) fn start(client: &Client) -> Self {
         let stop = Arc::<AtomicBool>::default();
         let caller = |_| {
             let (client, stop) = (client.clone(), stop.clone());
@@ -46,7 +46,7 @@ impl Load {
     }
 
     /// How many calls there were, none of which failed.
-    async fn stop(self) -> u64 {
+    pub(crate) async fn stop(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         let mut calls = 0;
         for caller in self.callers {
@@ -57,7 +57,7 @@ impl Load {
 }
 
 /// Waits until something is so.
-async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let reached = async {
         while !is_so() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -66,7 +66,7 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     tokio::time::timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
-fn serials(front: &TlsFront) -> Vec<String> {
+pub(crate) fn serials(front: &TlsFront) -> Vec<String> {
     front.clients().into_iter().filter_map(|client| client.serial).collect()
 }
 

@@ -69,19 +69,24 @@ impl NamedFile {
     /// # Errors
     ///
     /// When it leads elsewhere or cannot be read.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "TLS contexts take certificates, roots and revocation lists from providers alone")
-    )]
     pub(crate) fn read(&self) -> Result<Vec<u8>, BoxError> {
+        // The path without links: what they lead to from now on is not looked at.
+        read(&self.locate()?).map_err(|error| format!("{self}: {error}").into())
+    }
+
+    /// Where it is now, without symbolic links: below a folder that is allowed. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// When it leads elsewhere or is not there.
+    pub(crate) fn locate(&self) -> Result<PathBuf, BoxError> {
         let at = self.path.canonicalize().map_err(|error| format!("{self}: {error}"))?;
         let folders = &self.allowed.0;
         let leads_into = |folder: &PathBuf| folder.canonicalize().is_ok_and(|folder| is_below(&at, &folder));
         if !folders.iter().any(leads_into) {
             return Err(format!("{self}: it leads to {}, which is below {}", at.display(), self.allowed.none()).into());
         }
-        // The path without links: what they lead to from now on is not looked at.
-        read(&at).map_err(|error| format!("{self}: {error}").into())
+        Ok(at)
     }
 }
 

@@ -82,6 +82,15 @@ pub(crate) struct ServerConfig {
     pub(crate) features: ServerFeatures,
 }
 
+#[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "only TLS asks for secrets"))]
+impl ServerConfig {
+    /// Whether nobody else reads what is said to it: over TLS, a Unix socket, or within this process.
+    pub(crate) fn is_private(&self) -> bool {
+        let is_local = matches!(self.address, ServerAddress::Unix(_) | ServerAddress::InProcess(_));
+        is_local || self.credentials != ChannelCredentials::Insecure
+    }
+}
+
 /// What secures the connection to the control plane.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum ChannelCredentials {
@@ -128,6 +137,21 @@ pub(crate) struct LocalityConfig {
 }
 
 impl Bootstrap {
+    /// The same node, at another server.
+    #[cfg(feature = "tls")]
+    pub(crate) fn at(&self, server: ServerConfig) -> Self {
+        let inner = Inner {
+            server,
+            node: self.inner.node.clone(),
+            client_listener_template: None,
+            server_listener_template: None,
+            certificate_providers: Vec::new(),
+            allowed_grpc_services: Vec::new(),
+            ignored: Vec::new(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
     /// Parses the JSON of a bootstrap.
     ///
     /// # Errors

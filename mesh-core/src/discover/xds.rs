@@ -5,7 +5,10 @@ use std::sync::Arc;
 #[cfg(feature = "dns")]
 use super::dns::NameSubscriber;
 use super::{Source, connectivity};
+#[cfg(feature = "tls")]
+use crate::identity::Awaited;
 use crate::resource::cluster::DnsName;
+use crate::resource::security::{MaterialSource, Readiness};
 use crate::snapshot::PrepareClusters;
 use crate::snapshot::demand::Demand;
 use crate::snapshot::dependencies::{Dependencies, Resolved, Step, View};
@@ -18,6 +21,8 @@ pub(crate) struct Subscriptions {
     pub(crate) resources: Subscriber,
     #[cfg(feature = "dns")]
     pub(crate) names: NameSubscriber,
+    #[cfg(feature = "tls")]
+    pub(crate) material: Awaited,
 }
 
 /// Publishes the target's snapshots until nobody uses it any more.
@@ -40,6 +45,8 @@ pub(crate) async fn follow(
             Some(News::Resources(changes)) => dependencies.handle_changes(&changes, &subscriptions),
             #[cfg(feature = "dns")]
             Some(News::Names(names)) => dependencies.handle_resolved(&names, &subscriptions),
+            #[cfg(feature = "tls")]
+            Some(News::Material(sources)) => dependencies.handle_material(&sources, &subscriptions),
             Some(News::Demand(names)) => dependencies.handle_demand(names, &subscriptions),
             None => return,
         };
@@ -88,6 +95,8 @@ enum News {
     Demand(Vec<Arc<str>>),
     #[cfg(feature = "dns")]
     Names(Vec<DnsName>),
+    #[cfg(feature = "tls")]
+    Material(Vec<MaterialSource>),
 }
 
 impl Subscriptions {
@@ -96,6 +105,8 @@ impl Subscriptions {
         watched.apply(&mut self.resources);
         #[cfg(feature = "dns")]
         self.names.watch(&watched.names);
+        #[cfg(feature = "tls")]
+        self.material.watch(&watched.sources);
     }
 
     async fn changed(&mut self, demand: &Option<Arc<Demand>>) -> News {
@@ -103,8 +114,13 @@ impl Subscriptions {
         let names = async { News::Names(self.names.changed().await) };
         #[cfg(not(feature = "dns"))]
         let names = std::future::pending();
+        #[cfg(feature = "tls")]
+        let material = async { News::Material(self.material.changed().await) };
+        #[cfg(not(feature = "tls"))]
+        let material = std::future::pending();
         tokio::select! {
             changes = self.resources.changed() => News::Resources(changes),
+            news = material => news,
             news = names => news,
             names = asked(demand) => News::Demand(names),
         }
@@ -124,5 +140,12 @@ impl View for Subscriptions {
             let _ = name;
             Resolved::Pending
         };
+    }
+
+    fn readiness(&self, source: &MaterialSource) -> Readiness {
+        #[cfg(feature = "tls")]
+        return self.material.of(source);
+        #[cfg(not(feature = "tls"))]
+        return *source;
     }
 }

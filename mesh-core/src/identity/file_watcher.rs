@@ -113,12 +113,23 @@ impl CertificateProvider for FileWatcher {
     }
 
     fn run(self: Box<Self>, publisher: Publisher) -> ProviderFuture {
-        Box::pin(watch(*self, publisher))
+        let (interval, watcher) = (self.files.refresh_interval, *self);
+        let read =
+            move |last: Option<&KeyMaterial>| Contents::stable(|| Contents::read(&watcher))?.material(&watcher, last);
+        Box::pin(watch(interval, read, publisher))
     }
 }
 
-async fn watch(watcher: FileWatcher, publisher: Publisher) {
-    let interval = watcher.files.refresh_interval.max(Duration::from_millis(1));
+/// What was read, and which of it could not be, in whose place what was read last stays.
+pub(super) type Read = Result<(KeyMaterial, Option<String>), BoxError>;
+
+/// Publishes what `read` reads, which is told of what it read last, for ever: every `interval`, and sooner when the certificate
+/// nears its end.
+pub(super) async fn watch<R>(interval: Duration, read: R, publisher: Publisher)
+where
+    R: Fn(Option<&KeyMaterial>) -> Read + Clone + Send + 'static,
+{
+    let interval = interval.max(Duration::from_millis(1));
     let mut retry = Backoff::new(BackoffConfig {
         initial: RETRY.min(interval),
         max: interval.min(RETRY_MAX),
@@ -126,9 +137,9 @@ async fn watch(watcher: FileWatcher, publisher: Publisher) {
     });
     let mut last = None;
     loop {
-        let (reading, known) = (watcher.clone(), last.clone());
-        let mut reading = pin!(aside(move || Contents::stable(&reading)?.material(&reading, known.as_ref())));
-        let read = loop {
+        let (reading, known) = (read.clone(), last.clone());
+        let mut reading = pin!(aside(move || reading(known.as_ref())));
+        let found = loop {
             match tokio::time::timeout(PATIENCE, &mut reading).await {
                 Ok(read) => break read,
                 Err(_) => {
@@ -136,7 +147,7 @@ async fn watch(watcher: FileWatcher, publisher: Publisher) {
                 }
             }
         };
-        let pause = match read.map_err(BoxError::from).and_then(|read| read) {
+        let pause = match found.map_err(BoxError::from).and_then(|read| read) {
             Ok((material, problem)) => {
                 let pause = pause(interval, material.identity.as_ref());
                 // The same again would end the failure that goes on.
@@ -173,24 +184,26 @@ fn pause(interval: Duration, identity: Option<&Identity>) -> Duration {
 
 /// What the files hold.
 #[derive(PartialEq)]
-struct Contents {
-    identity: Option<[Vec<u8>; 2]>,
-    trust: Option<Source>,
-    revocation_lists: Option<Vec<ListFile>>,
+pub(super) struct Contents {
+    /// The chain and the key.
+    pub(super) identity: Option<[Vec<u8>; 2]>,
+    pub(super) trust: Option<Trusting>,
+    pub(super) revocation_lists: Option<Vec<ListFile>>,
 }
 
+/// Whom to trust, as it is written.
 #[derive(PartialEq)]
-enum Source {
+pub(super) enum Trusting {
     Roots(Vec<u8>),
     BundleMap(Vec<u8>),
 }
 
 impl Contents {
     /// Twice the same: files that are replaced one by one while they are read are read again.
-    fn stable(watcher: &FileWatcher) -> Result<Self, BoxError> {
-        let mut last = Self::read(watcher)?;
+    pub(super) fn stable(read: impl Fn() -> Result<Self, BoxError>) -> Result<Self, BoxError> {
+        let mut last = read()?;
         for _ in 0..TRIES {
-            let again = Self::read(watcher)?;
+            let again = read()?;
             if again == last {
                 return Ok(last);
             }
@@ -203,8 +216,8 @@ impl Contents {
         let FileWatcher { files, revocation_lists, .. } = watcher;
         let identity = files.identity.as_ref().map(|(chain, key)| Ok::<_, BoxError>([read(chain)?, read(key)?]));
         let trust = match (&files.spiffe_trust_bundle_map, &files.ca_certificate) {
-            (Some(map), _) => Some(Source::BundleMap(read(map)?)),
-            (None, Some(roots)) => Some(Source::Roots(read(roots)?)),
+            (Some(map), _) => Some(Trusting::BundleMap(read(map)?)),
+            (None, Some(roots)) => Some(Trusting::Roots(read(roots)?)),
             (None, None) => None,
         };
         let revocation_lists = revocation_lists.as_deref().map(read_folder).transpose()?;
@@ -212,15 +225,11 @@ impl Contents {
     }
 
     /// Also says which revocation lists cannot be read, in whose place those of `last` stay.
-    fn material(
-        &self,
-        watcher: &FileWatcher,
-        last: Option<&KeyMaterial>,
-    ) -> Result<(KeyMaterial, Option<String>), BoxError> {
+    pub(super) fn material(&self, watcher: &FileWatcher, last: Option<&KeyMaterial>) -> Read {
         let identity = self.identity.as_ref().map(|[chain, key]| Identity::from_pem(chain, key));
         let trust = self.trust.as_ref().map(|source| match source {
-            Source::Roots(pem) => TrustBundle::from_pem(pem),
-            Source::BundleMap(json) => match std::str::from_utf8(json) {
+            Trusting::Roots(pem) => TrustBundle::from_pem(pem),
+            Trusting::BundleMap(json) => match std::str::from_utf8(json) {
                 Ok(json) => TrustBundle::from_spiffe_bundle_map(json),
                 Err(_) => Err(Error::setup("the SPIFFE bundle map is not UTF-8")),
             },
@@ -282,7 +291,7 @@ mod tests {
     }
 
     fn material(watcher: &FileWatcher) -> Result<KeyMaterial, BoxError> {
-        Contents::stable(watcher)?.material(watcher, None).map(|(material, _)| material)
+        Contents::stable(|| Contents::read(watcher))?.material(watcher, None).map(|(material, _)| material)
     }
 
     #[test]

@@ -6,10 +6,15 @@
 //!   one of the application's             └ trust.rs  roots, or roots by trust domain; revocation.rs  who is believed no more
 //! ```
 //!
+//! A TLS context says by a `MaterialSource` (source.rs) where its material comes from. Providers of bootstrap and code run as
+//! long as the mesh; what resources carry (carried.rs) and secrets (`tls/secret.rs`) are providers on demand
+//! (providers.rs), which run while anything uses them. `readiness.rs` tells those who wait for them.
+//!
 //! What was good stays until it expires; what expired is used for nothing. SPIFFE IDs and the names in certificates are
 //! read here (`spiffe.rs`, `der.rs`), chains are verified by webpki.
 
 mod bundle_map;
+mod carried;
 mod certificate;
 mod crypto;
 mod der;
@@ -18,7 +23,9 @@ mod names;
 mod own;
 mod provider;
 mod providers;
+mod readiness;
 mod revocation;
+mod source;
 mod spiffe;
 mod subject;
 mod trust;
@@ -30,8 +37,11 @@ pub use revocation::RevocationLists;
 pub use spiffe::{SpiffeId, TrustDomain};
 pub use trust::TrustBundle;
 
+pub(crate) use carried::{Carried, CarriedFiles, Content, FilesOf, Vouching};
 pub(crate) use certificate::{Leaf, Utc, may_issue};
 pub(crate) use crypto::crypto;
 pub(crate) use names::NameKind;
-pub(crate) use providers::{NEWS_EVERY, Provider, Providers, Unready};
-pub(crate) use trust::{Roots, TrustedFor};
+pub(crate) use providers::{NEWS_EVERY, OpenSecret, Provider, Providers, Unready};
+pub(crate) use readiness::{Awaited, Readiness};
+pub(crate) use source::{MaterialSource, Part, SecretServer, SecretSource};
+pub(crate) use trust::{PeerNames, Roots, TrustedFor};

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use rustls::sign::CertifiedKey;
 #[cfg(feature = "spiffe")]
 use rustls_pki_types::PrivatePkcs8KeyDer;
-use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::certificate::{Leaf, Utc};
@@ -32,7 +32,9 @@ impl Identity {
     /// When either cannot be read, the key is of no supported kind, or it is not the key of the leaf.
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, Error> {
         let chain = certificates(chain).map_err(|error| wrong("certificate chain").with_source(error))?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| wrong("private key").with_source(error))?;
+        // The error of the PEM reader may have a line of the key.
+        let key =
+            PrivateKeyDer::from_pem_slice(key).map_err(|error| wrong("private key").with_source(bland(&error)))?;
         Self::new(chain, key)
     }
 
@@ -127,6 +129,16 @@ pub(super) fn certificates_in_der(der: &[u8]) -> Result<Vec<CertificateDer<'stat
     }
 }
 
+/// What is wrong with a PEM text, without any of it.
+fn bland(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::NoItemsFound => "no private key in PEM",
+        pem::Error::MissingSectionEnd { .. } => "its PEM section has no end",
+        pem::Error::Base64Decode(_) => "its PEM section is not base64",
+        _ => "it is not PEM",
+    }
+}
+
 fn wrong(what: &str) -> Error {
     Error::new(ErrorKind::Setup, format!("the {what} cannot be used"))
 }
@@ -199,5 +211,16 @@ mod tests {
         assert!(text.contains("spiffe://a/b"), "{text}");
         let secret = pem.lines().nth(1).unwrap();
         assert!(!text.contains(&secret[..20]) && text.len() < 600, "{text}");
+        // Lines that run together, and others that no reader takes.
+        let begin = "-----BEGIN PRIVATE KEY";
+        for broken in
+            [pem.replace('\n', ""), format!("{begin}{secret}\n"), pem.replace("-----END", ""), pem.replace('A', "!")]
+        {
+            let error = Identity::from_pem(issue(&key).as_bytes(), broken.as_bytes()).unwrap_err();
+            let text = format!("{} {error:?}", error.report());
+            let numbers = format!("{:?}", &secret.as_bytes()[..4]);
+            let numbers = numbers.trim_matches(['[', ']']);
+            assert!(!text.contains(&secret[..8]) && !text.contains(numbers) && text.len() < 600, "{text}");
+        }
     }
 }

@@ -144,6 +144,10 @@ impl Publisher {
         self.state.send_modify(|state| state.fail(&self.name, why));
     }
 
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
     pub(super) fn state(&self) -> State {
         self.state.borrow().clone()
     }

@@ -1,37 +1,79 @@
 //! The providers of a mesh, by name, each with the task that keeps its material fresh.
 
 use std::any::Any;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::future::pending;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt as _;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use super::carried::Carried;
 use super::certificate::Utc;
 use super::own::Identity;
 use super::provider::{CertificateProvider, KeyMaterial, Publisher, State};
+use super::source::{MaterialSource, SecretSource};
 use crate::error::{Error, ErrorKind, with_causes};
 
 /// All of them; clones share them.
 #[derive(Clone, Default)]
-pub(crate) struct Providers(Arc<BTreeMap<Arc<str>, Provider>>);
+pub(crate) struct Providers(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    /// Those of bootstrap and code.
+    named: BTreeMap<Arc<str>, Provider>,
+    /// What runs while it is used.
+    on_demand: Mutex<OnDemand>,
+    /// `None`: nothing is started on demand.
+    starter: Option<Starter>,
+    /// Set as soon as there is whom to ask.
+    open: OnceLock<OpenSecret>,
+}
+
+/// Makes the provider of a secret.
+pub(crate) type OpenSecret = Box<dyn Fn(&Arc<SecretSource>) -> Box<dyn CertificateProvider> + Send + Sync>;
+
+#[derive(Default)]
+struct OnDemand {
+    running: HashMap<MaterialSource, Weak<Running>>,
+    /// How many are known when those that ended are looked for next.
+    sweep_at: usize,
+}
+
+/// One that ends with its last user.
+struct Running {
+    kind: Arc<str>,
+    state: watch::Receiver<State>,
+    _end: DropGuard,
+}
+
+/// Runs providers.
+struct Starter {
+    tasks: TaskTracker,
+    runtime: Handle,
+    shutdown: CancellationToken,
+}
 
 /// One that runs; clones see the same.
 #[derive(Clone)]
 pub(crate) struct Provider {
     pub(crate) name: Arc<str>,
     pub(crate) kind: Arc<str>,
+    source: MaterialSource,
     state: watch::Receiver<State>,
     /// When this clone was last told of a change.
     told: Option<Instant>,
+    /// Of one on demand.
+    _running: Option<Arc<Running>>,
 }
 
 /// Whoever waits for what a provider publishes is told at most so often, however fast it publishes.
@@ -47,26 +89,27 @@ pub(crate) enum Unready {
 }
 
 impl Providers {
-    /// Starts them; they end with `shutdown`.
+    /// Starts those of bootstrap and code; they end with `shutdown`, and so do those that are started on demand.
     pub(crate) fn start(
         providers: BTreeMap<Arc<str>, Box<dyn CertificateProvider>>,
         tasks: &TaskTracker,
         runtime: &Handle,
         shutdown: &CancellationToken,
     ) -> Self {
+        let starter = Starter { tasks: tasks.clone(), runtime: runtime.clone(), shutdown: shutdown.clone() };
         let start = |(name, provider): (Arc<str>, Box<dyn CertificateProvider>)| {
-            let kind = provider.kind().into();
+            let (kind, source) = (provider.kind().into(), MaterialSource::Provider(name.clone()));
             let (publisher, state) = Publisher::new(name.clone());
-            let (told, kept) = (name.clone(), publisher.clone());
-            let upkeep = async move {
-                let announcing = announce(kept.subscribe(), move |share, state| say(&told, share, state));
-                tokio::join!(announcing, take_up(kept.clone()), work(provider, publisher))
-            };
-            let shutdown = shutdown.clone();
-            tasks.spawn_on(async move { shutdown.run_until_cancelled(upkeep).await }, runtime);
-            (name.clone(), Provider { name, kind, state, told: None })
+            starter.run(provider, publisher, starter.shutdown.clone());
+            (name.clone(), Provider { name, kind, source, state, told: None, _running: None })
         };
-        Self(Arc::new(providers.into_iter().map(start).collect()))
+        let named = providers.into_iter().map(start).collect();
+        Self(Arc::new(Inner { named, starter: Some(starter), ..Default::default() }))
+    }
+
+    /// From now on secrets can be asked for.
+    pub(crate) fn open_secrets_with(&self, open: OpenSecret) {
+        let _ = self.0.open.set(open);
     }
 
     /// The provider of this name.
@@ -75,19 +118,92 @@ impl Providers {
     ///
     /// When there is none.
     pub(crate) fn named(&self, name: &str) -> Result<&Provider, Error> {
-        self.0.get(name).ok_or_else(|| {
+        self.0.named.get(name).ok_or_else(|| {
             let message = format!("there is no certificate provider `{name}`");
             let next = "add it to the bootstrap's `certificate_providers`, or by `MeshBuilder::certificate_provider`";
             Error::new(ErrorKind::Setup, message).with_next_step(next)
         })
     }
 
-    pub(crate) fn names(&self) -> BTreeSet<Arc<str>> {
-        self.0.keys().cloned().collect()
+    /// The provider of this source. One on demand runs until the last that was had is dropped.
+    ///
+    /// # Errors
+    ///
+    /// When there is none of that name, or nobody to ask for a secret.
+    pub(crate) fn of(&self, source: &MaterialSource) -> Result<Provider, Error> {
+        match source {
+            MaterialSource::Provider(name) => self.named(name).cloned(),
+            MaterialSource::Carried(carried) => {
+                self.on_demand(source, || Ok(Box::new(Carried::clone(carried))), carried.at_once())
+            }
+            MaterialSource::Secret(secret) => {
+                let open = || match self.0.open.get() {
+                    Some(open) => Ok(open(secret)),
+                    None => Err(Error::setup(format!("there is nobody to ask for secret `{}`", secret.name))),
+                };
+                self.on_demand(source, open, None)
+            }
+        }
     }
 
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Provider> {
-        self.0.values()
+    fn on_demand(
+        &self,
+        source: &MaterialSource,
+        open: impl FnOnce() -> Result<Box<dyn CertificateProvider>, Error>,
+        at_once: Option<&KeyMaterial>,
+    ) -> Result<Provider, Error> {
+        let starter = self.0.starter.as_ref().ok_or_else(|| Error::setup("nothing is started on demand here"))?;
+        let mut known = self.0.on_demand.lock();
+        if let Some(running) = known.running.get(source).and_then(Weak::upgrade) {
+            return Ok(Provider::on_demand(source, running));
+        }
+        let provider = open()?;
+        let kind = provider.kind().into();
+        let (publisher, state) = Publisher::new(source.name());
+        if let Some(material) = at_once {
+            publisher.publish(material.clone());
+        }
+        let end = starter.shutdown.child_token();
+        starter.run(provider, publisher, end.clone());
+        let running = Arc::new(Running { kind, state, _end: end.drop_guard() });
+        known.add(source.clone(), &running);
+        Ok(Provider::on_demand(source, running))
+    }
+
+    pub(crate) fn names(&self) -> BTreeSet<Arc<str>> {
+        self.0.named.keys().cloned().collect()
+    }
+
+    /// Those that run now: of bootstrap and code, and on demand.
+    pub(crate) fn all(&self) -> Vec<Provider> {
+        let known = self.0.on_demand.lock();
+        let running = known.running.iter().filter_map(|(source, running)| Some((source, running.upgrade()?)));
+        let mut on_demand: Vec<_> = running.map(|(source, running)| Provider::on_demand(source, running)).collect();
+        on_demand.sort_by(|one, other| one.name.cmp(&other.name));
+        self.0.named.values().cloned().chain(on_demand).collect()
+    }
+}
+
+impl Starter {
+    fn run(&self, provider: Box<dyn CertificateProvider>, publisher: Publisher, end: CancellationToken) {
+        let (told, kept) = (publisher.name().clone(), publisher.clone());
+        let upkeep = async move {
+            let announcing = announce(kept.subscribe(), move |share, state| say(&told, share, state));
+            tokio::join!(announcing, take_up(kept.clone()), work(provider, publisher))
+        };
+        self.tasks.spawn_on(async move { end.run_until_cancelled(upkeep).await }, &self.runtime);
+    }
+}
+
+impl OnDemand {
+    const SWEEP_FIRST: usize = 64;
+
+    fn add(&mut self, source: MaterialSource, running: &Arc<Running>) {
+        if self.running.len() >= self.sweep_at.max(Self::SWEEP_FIRST) {
+            self.running.retain(|_, running| running.strong_count() > 0);
+            self.sweep_at = self.running.len() * 2;
+        }
+        self.running.insert(source, Arc::downgrade(running));
     }
 }
 
@@ -96,7 +212,18 @@ impl Provider {
     #[cfg(test)]
     pub(crate) fn told(name: &str) -> (Publisher, Self) {
         let (publisher, state) = Publisher::new(name.into());
-        (publisher, Self { name: name.into(), kind: "told".into(), state, told: None })
+        let (kind, source) = ("told".into(), name.into());
+        (publisher, Self { name: name.into(), kind, source, state, told: None, _running: None })
+    }
+
+    fn on_demand(source: &MaterialSource, running: Arc<Running>) -> Self {
+        let (kind, state) = (running.kind.clone(), running.state.clone());
+        Self { name: source.name(), kind, source: source.clone(), state, told: None, _running: Some(running) }
+    }
+
+    /// What it is, for errors.
+    pub(crate) fn label(&self) -> String {
+        self.source.label(&self.kind)
     }
 
     pub(crate) fn state(&self) -> State {
@@ -187,12 +314,8 @@ impl Provider {
             Some(failure) => format!("; last error, at {}: {}", Utc(failure.at), failure.why),
             None => "; it reports no error".to_owned(),
         };
-        let Self { name, kind, .. } = self;
-        let message = format!("certificate provider `{name}` ({kind}) {problem}{last_error}");
-        let next = format!(
-            "see what keeps certificate provider `{name}` from having what is needed (`Mesh::status`, `certificate_providers`)"
-        );
-        Error::new(ErrorKind::Connection, message).with_next_step(next)
+        let message = format!("{} {problem}{last_error}", self.label());
+        Error::new(ErrorKind::Connection, message).with_next_step(self.source.next_step())
     }
 }
 
@@ -302,7 +425,8 @@ impl fmt::Display for Unready {
 
 impl fmt::Debug for Providers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.all().map(|provider| (&provider.name, &provider.kind))).finish()
+        let all = self.all();
+        f.debug_map().entries(all.iter().map(|provider| (&provider.name, &provider.kind))).finish()
     }
 }
 

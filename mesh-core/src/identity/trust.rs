@@ -8,6 +8,7 @@ use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 
 use super::bundle_map::bundle_map;
+use super::names::NameKind;
 use super::own::certificates;
 #[cfg(feature = "spiffe")]
 use super::own::certificates_in_der;
@@ -21,6 +22,18 @@ pub struct TrustBundle {
     trust: Arc<Trust>,
     /// `None`: nobody says which certificates were revoked.
     revoked: Option<RevocationLists>,
+    /// Of those whom the roots vouch for, these alone.
+    peers: Option<PeerNames>,
+}
+
+type IsMet = dyn Fn(NameKind, &str) -> bool + Send + Sync;
+
+/// Conditions on the names of peers that came with roots (SDS), beside those of the TLS context.
+#[derive(Clone)]
+pub(crate) struct PeerNames {
+    /// What tells them from others.
+    written: Arc<[u8]>,
+    is_met: Arc<IsMet>,
 }
 
 #[derive(PartialEq)]
@@ -85,7 +98,7 @@ impl TrustBundle {
     }
 
     fn of(trust: Trust) -> Self {
-        Self { trust: Arc::new(trust), revoked: None }
+        Self { trust: Arc::new(trust), revoked: None, peers: None }
     }
 
     /// Says for which trust domain the roots of [`from_pem`](Self::from_pem) vouch. Of no effect on a bundle map.
@@ -107,6 +120,16 @@ impl TrustBundle {
         self.revoked.as_ref()
     }
 
+    /// Of those whom the roots vouch for, trusts peers with such names alone, and those that the TLS context names.
+    pub(crate) fn of_peers(self, peers: Option<PeerNames>) -> Self {
+        Self { peers, ..self }
+    }
+
+    /// Which peers are meant, if it says so.
+    pub(crate) fn peers(&self) -> Option<&PeerNames> {
+        self.peers.as_ref()
+    }
+
     pub(crate) fn trusted_for(&self) -> TrustedFor<'_> {
         match &*self.trust {
             Trust::Roots { roots, domain } => TrustedFor::Any(roots, domain.as_ref()),
@@ -120,6 +143,27 @@ impl TrustBundle {
             Trust::Roots { domain, .. } => domain.iter().cloned().collect(),
             Trust::ByDomain(map) => map.keys().cloned().collect(),
         }
+    }
+}
+
+impl PeerNames {
+    /// `written` tells them from others.
+    pub(crate) fn new(
+        written: impl Into<Arc<[u8]>>,
+        is_met: impl Fn(NameKind, &str) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self { written: written.into(), is_met: Arc::new(is_met) }
+    }
+
+    /// Whether a name of a peer is one that is meant.
+    pub(crate) fn is_met(&self, kind: NameKind, name: &str) -> bool {
+        (self.is_met)(kind, name)
+    }
+}
+
+impl PartialEq for PeerNames {
+    fn eq(&self, other: &Self) -> bool {
+        self.written == other.written
     }
 }
 

@@ -36,7 +36,7 @@ use crate::resource::retry_policy::RetryPolicy;
 use crate::retry::RetryLayer;
 use crate::snapshot::Snapshot;
 #[cfg(feature = "tls")]
-use crate::tls::{ClientTls, SecurityFloor};
+use crate::tls::{ClientTls, Secrets, SecurityFloor};
 use crate::xds::resource_type::Extensions;
 use crate::xds::transport::Transport;
 use crate::xds::transport::connector::InProcess;
@@ -326,6 +326,8 @@ impl MeshBuilder {
         let xds = match &bootstrap {
             None => None,
             Some(bootstrap) => {
+                #[cfg(feature = "tls")]
+                let is_in_process = self.in_process.is_some();
                 let transport: Arc<dyn Transport> = match self.in_process {
                     Some(connect) => Arc::new(GrpcTransport::in_process(connect, bootstrap, transport, &runtime)?),
                     None => Arc::new(GrpcTransport::new(bootstrap, transport, &runtime)?),
@@ -336,7 +338,7 @@ impl MeshBuilder {
                     let channel = SideChannel::new(service.clone(), options, &runtime, &cancel);
                     (service.uri.clone(), Arc::new(channel))
                 };
-                let extensions = Extensions::new(LocalNames {
+                let local = LocalNames {
                     grpc_services: Arc::new(bootstrap.allowed_grpc_services().iter().map(channel).collect()),
                     #[cfg(all(feature = "tls", feature = "server"))]
                     fails_closed: self.floor.demand_on_callers(),
@@ -349,9 +351,15 @@ impl MeshBuilder {
                     certificate_providers: Default::default(),
                     #[cfg(feature = "tls")]
                     folders: self.folders,
-                });
+                    #[cfg(feature = "tls")]
+                    keys_may_come: is_in_process || bootstrap.server().is_private(),
+                };
+                let extensions = Extensions::new(local.clone());
                 let options = XdsOptions { profile: self.profile.value, extensions, ..self.xds };
-                Some(XdsClient::start(bootstrap, options, transport, &runtime, &tasks, &cancel))
+                let xds = XdsClient::start(bootstrap, options.clone(), transport, &runtime, &tasks, &cancel);
+                #[cfg(feature = "tls")]
+                certificate_providers.open_secrets_with(Secrets::of(&xds, bootstrap, local, options, &tasks));
+                Some(xds)
             }
         };
         let profile = self.profile;

@@ -64,6 +64,8 @@ impl MeshBuilder {
     /// another one that is allowed as well. A resource that names any other is refused by its field; what a symbolic link leads to is
     /// looked at whenever it is read. Environment variables that a control plane names are never read. Default: no file is.
     ///
+    /// The same holds for the Unix sockets of agents that a control plane has asked for secrets (SDS).
+    ///
     /// Files that code and the bootstrap name are read wherever they are.
     pub fn allow_files_below(mut self, folder: impl AsRef<Path>) -> Self {
         self.folders.allow(folder.as_ref());
@@ -97,7 +99,7 @@ fn provider(config: &ProviderConfig) -> Result<Box<dyn CertificateProvider>, Err
 
 impl Mesh {
     pub(super) fn certificate_providers(&self) -> Vec<CertificateProviderStatus> {
-        self.inner.certificate_providers.all().map(status).collect()
+        self.inner.certificate_providers.all().iter().map(status).collect()
     }
 }
 

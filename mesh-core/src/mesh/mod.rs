@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind};
 #[cfg(feature = "filter")]
 use crate::filter::FilterLayer;
 #[cfg(feature = "tls")]
-use crate::identity::Providers;
+use crate::identity::{Awaited, Providers};
 #[cfg(feature = "mirror")]
 use crate::mirror::MirrorLayer;
 use crate::origin::Sourced;
@@ -210,6 +210,8 @@ impl Mesh {
             resources: xds.subscriber(),
             #[cfg(feature = "dns")]
             names: self.inner.names.subscriber(clusters.clone()),
+            #[cfg(feature = "tls")]
+            material: Awaited::new(self.inner.certificate_providers.clone()),
         };
         self.spawn(discover::follow_xds(source, subscriptions, dependencies, clusters));
         Ok(target)

@@ -197,8 +197,8 @@ impl ServerBuilder {
     fn securing(&mut self) -> Result<Securing, Error> {
         let providers = &self.mesh.inner.certificate_providers;
         let by_code = self.tls.take().map(ServerTls::into_context);
-        for name in by_code.iter().flat_map(|context| context.providers()) {
-            providers.named(name)?;
+        for source in by_code.iter().flat_map(|context| context.sources()) {
+            providers.of(source)?;
         }
         let floor = &self.mesh.inner.floor;
         if self.is_permissive

@@ -22,4 +22,7 @@ pub(crate) struct LocalNames {
     pub(crate) grpc_services: Arc<BTreeMap<Arc<str>, Arc<SideChannel>>>,
     /// Why no filter may let calls pass whose authorization fails; `None`: it may.
     pub(crate) fails_closed: Option<&'static str>,
+    /// Nobody reads along on the way that resources come, so that keys may be among them.
+    #[cfg(feature = "tls")]
+    pub(crate) keys_may_come: bool,
 }

@@ -36,6 +36,8 @@ pub(crate) mod rewrite;
 pub(crate) mod route;
 pub(crate) mod route_answer;
 pub(crate) mod route_config;
+#[cfg(feature = "tls")]
+pub(crate) mod secret;
 pub(crate) mod security;
 pub(crate) mod slow_start;
 pub(crate) mod socket_match;
@@ -44,4 +46,6 @@ pub(crate) mod upstream_tls;
 pub(crate) mod verdict;
 pub(crate) mod weighted_round_robin;
 
+#[cfg(feature = "tls")]
+pub(crate) use decode::SECRET;
 pub(crate) use decode::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION};

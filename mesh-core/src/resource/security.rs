@@ -10,14 +10,40 @@ use super::endpoints::Endpoint;
 pub(crate) use super::downstream_tls::DownstreamTls;
 #[cfg(feature = "tls")]
 pub(crate) use super::upstream_tls::UpstreamTls;
+#[cfg(feature = "tls")]
+pub(crate) use crate::identity::{MaterialSource, Readiness};
 
 /// Without the feature `tls` no cluster that asks for it is accepted.
 #[cfg(not(feature = "tls"))]
 pub(crate) type UpstreamTls = std::convert::Infallible;
 
+/// Nothing comes from anywhere.
+#[cfg(not(feature = "tls"))]
+pub(crate) type MaterialSource = std::convert::Infallible;
+
 /// Nor is any filter chain.
 #[cfg(not(feature = "tls"))]
 pub(crate) type DownstreamTls = std::convert::Infallible;
+
+/// How it stands with what is started on demand.
+#[cfg(not(feature = "tls"))]
+pub(crate) type Readiness = std::convert::Infallible;
+
+/// What the connections of a cluster take certificates and roots from that is started on demand: a configuration is put in
+/// force only when it has something.
+pub(crate) fn on_demand(cluster: &Cluster) -> impl Iterator<Item = &MaterialSource> {
+    let contexts = cluster.securities().flatten();
+    #[cfg(feature = "tls")]
+    return contexts.flat_map(|context| context.sources()).filter(|source| source.is_on_demand());
+    #[cfg(not(feature = "tls"))]
+    return contexts.map(|context| &**context);
+}
+
+/// The same of the connections to a server.
+#[cfg(all(feature = "tls", feature = "server"))]
+pub(crate) fn on_demand_by_servers(security: Option<&DownstreamTls>) -> impl Iterator<Item = &MaterialSource> {
+    security.into_iter().flat_map(|context| context.sources()).filter(|source| source.is_on_demand())
+}
 
 /// What secures the connections to one endpoint. Two that are equal ask for the same; a connection made for one is never
 /// used for another.

@@ -5,13 +5,13 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::matcher::text::TextMatch;
-use crate::identity::{NameKind, RevocationLists};
+use crate::identity::{MaterialSource, NameKind, RevocationLists};
 
 /// A validated TLS context.
 #[derive(Debug, PartialEq)]
 pub(crate) struct UpstreamTls {
-    /// The provider of the own certificate; `None`: none is shown.
-    pub(crate) identity: Option<Arc<str>>,
+    /// Where the own certificate comes from; `None`: none is shown.
+    pub(crate) identity: Option<MaterialSource>,
     pub(crate) roots: RootsFrom,
     /// In which peers are looked up, beside those that come with the roots.
     pub(crate) revoked: Option<RevocationLists>,
@@ -25,11 +25,22 @@ pub(crate) struct UpstreamTls {
     pub(crate) auto_sni_san_validation: bool,
 }
 
+impl UpstreamTls {
+    /// Where it takes certificates and roots from.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &MaterialSource> {
+        let roots = match &self.roots {
+            RootsFrom::Source(roots) => Some(roots),
+            RootsFrom::System => None,
+        };
+        self.identity.iter().chain(roots)
+    }
+}
+
 /// Who vouches for peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RootsFrom {
-    /// A certificate provider.
-    Provider(Arc<str>),
+    /// A certificate provider, a secret, or what the context carries.
+    Source(MaterialSource),
     /// The system's roots (A82).
     System,
 }
@@ -47,6 +58,13 @@ pub(crate) struct NameMatch {
 impl NameMatch {
     pub(crate) fn new(kind: Option<NameKind>, matcher: TextMatch, written: Vec<u8>) -> Self {
         Self { kind, matcher, written: written.into() }
+    }
+
+    /// What tells it from others.
+    pub(crate) fn written(&self) -> impl Iterator<Item = u8> {
+        let kind = self.kind.map_or(0, |kind| 1 + kind as u8);
+        // Its length stands before each, so that no two lists of them are written alike.
+        [kind].into_iter().chain(self.written.len().to_be_bytes()).chain(self.written.iter().copied())
     }
 
     /// Some order, for sets of them to be compared.

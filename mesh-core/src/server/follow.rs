@@ -37,7 +37,10 @@ impl Source {
 
     async fn changed(&mut self) {
         match self {
-            Self::ControlPlane(resources, _) => drop(resources.changed().await),
+            Self::ControlPlane(resources, watcher) => tokio::select! {
+                _ = resources.changed() => {}
+                () = watcher.changed() => {}
+            },
             Self::Code(_) => std::future::pending().await,
         }
     }

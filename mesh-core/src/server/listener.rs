@@ -21,6 +21,8 @@ use super::passage::{Passage, Terms};
 use super::secure::Securing;
 use super::state::ConnectionState;
 use crate::error::{Error, ErrorKind};
+#[cfg(feature = "tls")]
+use crate::identity::Awaited;
 use crate::resource::filter::FilterConfig;
 use crate::resource::filter_chain::{FilterChain, FilterChains};
 use crate::resource::listener::{Listener, RouteSource, SocketListener};
@@ -29,7 +31,11 @@ use crate::resource::rbac::access::decide;
 use crate::resource::route::RouteAction;
 use crate::resource::route_config::RouteConfiguration;
 use crate::resource::security::DownstreamTls;
+#[cfg(feature = "tls")]
+use crate::resource::security::{MaterialSource, on_demand_by_servers};
 use crate::resource::{LISTENER, ROUTE_CONFIGURATION};
+#[cfg(feature = "tls")]
+use crate::snapshot::dependencies::is_ready;
 use crate::snapshot::dependencies::{Missing, value_of};
 use crate::snapshot::{Chain, Chains, Problem};
 use crate::xds::Subscriber;
@@ -243,6 +249,9 @@ pub(super) struct Watcher {
     pub(super) name: Arc<str>,
     pub(super) address: SocketAddr,
     in_force: Option<InForce>,
+    /// Certificates and roots that chains name.
+    #[cfg(feature = "tls")]
+    material: Awaited,
 }
 
 #[derive(Debug)]
@@ -257,6 +266,11 @@ impl InForce {
         named_routes(&self.listener)
     }
 
+    #[cfg(feature = "tls")]
+    fn sources(&self) -> Vec<MaterialSource> {
+        sources(&self.listener)
+    }
+
     fn chains(&self) -> Vec<Arc<ChainInForce>> {
         self.setup.chains.iter().map(|state| state.0.load_full()).collect()
     }
@@ -267,6 +281,13 @@ fn named_routes(listener: &Listener) -> IndexSet<Arc<str>> {
         Listener::Socket(listener) => listener.named_routes(),
         Listener::Api(_) => IndexSet::new(),
     }
+}
+
+/// What the chains take certificates and roots from that is started on demand.
+#[cfg(feature = "tls")]
+fn sources(listener: &Listener) -> Vec<MaterialSource> {
+    let Listener::Socket(listener) = listener else { return Vec::new() };
+    listener.chains.all().flat_map(|chain| on_demand_by_servers(chain.security.as_deref())).cloned().collect()
 }
 
 /// What became of news.
@@ -282,8 +303,24 @@ pub(super) enum News {
 }
 
 impl Watcher {
-    pub(super) fn new(name: Arc<str>, address: SocketAddr) -> Self {
-        Self { name, address, in_force: None }
+    pub(super) fn new(name: Arc<str>, address: SocketAddr, securing: &Securing) -> Self {
+        #[cfg(not(feature = "tls"))]
+        let _ = securing;
+        Self {
+            name,
+            address,
+            in_force: None,
+            #[cfg(feature = "tls")]
+            material: Awaited::new(securing.acceptor.providers().clone()),
+        }
+    }
+
+    /// Waits until a certificate or roots came that a chain waits for, or cannot be had.
+    pub(super) async fn changed(&mut self) {
+        #[cfg(feature = "tls")]
+        drop(self.material.changed().await);
+        #[cfg(not(feature = "tls"))]
+        std::future::pending().await
     }
 
     /// Takes up what the resources say now.
@@ -318,7 +355,13 @@ impl Watcher {
     }
 
     /// Watches what the newest listener names, and what that in force does: it serves on until the newest is complete.
-    fn watch(&self, newest: Option<&Listener>, resources: &mut Subscriber) {
+    fn watch(&mut self, newest: Option<&Listener>, resources: &mut Subscriber) {
+        #[cfg(feature = "tls")]
+        {
+            let in_force = self.in_force.iter().flat_map(InForce::sources);
+            let sources = newest.into_iter().flat_map(sources).chain(in_force).collect();
+            self.material.watch(&sources);
+        }
         let names = [self.name.clone()].into_iter().collect();
         let mut routes = newest.map(named_routes).unwrap_or_default();
         routes.extend(self.in_force.iter().flat_map(InForce::named_routes));
@@ -344,6 +387,7 @@ impl Watcher {
         let in_use = self.in_force.as_ref().map(InForce::named_routes);
         let mut left = before.clone();
         let in_force = |chain: &Arc<FilterChain>| {
+            self.check_material(chain)?;
             let routes = match &chain.routes {
                 RouteSource::Inline(routes) => Ok(routes.clone()),
                 RouteSource::Named(name) => {
@@ -364,6 +408,23 @@ impl Watcher {
         let chains: Vec<_> = listener.chains.all().map(in_force).collect::<Result<_, _>>()?;
         self.list_ignored(&chains, &before, resources);
         Ok(chains)
+    }
+
+    /// A certificate or roots that have not come hold a listener back while another serves. Without another it is put in
+    /// force all the same, and serves as soon as they come.
+    #[cfg(feature = "tls")]
+    fn check_material(&self, chain: &FilterChain) -> Result<(), Missing> {
+        let Some(in_force) = &self.in_force else { return Ok(()) };
+        let in_use = in_force.sources();
+        on_demand_by_servers(chain.security.as_deref())
+            .filter(|source| !in_use.contains(*source))
+            .try_for_each(|source| is_ready(source, self.material.of(source)))
+            .map_err(|missing| missing.behind(false))
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn check_material(&self, _: &FilterChain) -> Result<(), Missing> {
+        Ok(())
     }
 
     /// Lists what routes have for clients alone, once for all chains that take them up.

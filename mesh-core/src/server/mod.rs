@@ -148,7 +148,9 @@ impl Runner {
         let followed = cut.child_token();
         let source = match resources.zip(state.listener.clone()) {
             None => SetupSource::Code(Arc::new(Setup::without_listener())),
-            Some((resources, name)) => SetupSource::ControlPlane(resources, Watcher::new(name, state.address)),
+            Some((resources, name)) => {
+                SetupSource::ControlPlane(resources, Watcher::new(name, state.address, &securing))
+            }
         };
         let mut follower = Follower::new(source, securing.clone(), state.clone(), on_serving_mode.clone());
         follower.look();

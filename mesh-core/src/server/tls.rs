@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::identity::MaterialSource;
 use crate::resource::downstream_tls::{Callers, DownstreamTls};
 
 /// How a server secures its connections where no control plane says it: by default, both sides prove who they are (mTLS).
@@ -26,7 +27,7 @@ pub struct ServerTls(DownstreamTls);
 impl ServerTls {
     /// Shows the certificate of this provider of the mesh, and takes the callers whom its roots vouch for.
     pub fn new(provider: impl Into<Arc<str>>) -> Self {
-        let provider = provider.into();
+        let provider = MaterialSource::Provider(provider.into());
         let callers = Callers { roots: provider.clone(), revoked: None, names: Vec::new(), is_required: true };
         Self(DownstreamTls { identity: provider, callers: Some(callers) })
     }
@@ -34,7 +35,8 @@ impl ServerTls {
     /// Takes the callers whom the roots of another provider vouch for.
     pub fn roots(mut self, provider: impl Into<Arc<str>>) -> Self {
         let is_required = self.0.callers.as_ref().is_none_or(|callers| callers.is_required);
-        self.0.callers = Some(Callers { roots: provider.into(), revoked: None, names: Vec::new(), is_required });
+        let roots = provider.into().into();
+        self.0.callers = Some(Callers { roots, revoked: None, names: Vec::new(), is_required });
         self
     }
 

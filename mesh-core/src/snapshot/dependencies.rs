@@ -28,10 +28,11 @@ use indexmap::IndexSet;
 use self::clusters::ClusterState;
 use self::needs::Users;
 use self::routes::Routes;
-pub(crate) use self::view::{Missing, Resolved, View, Watched, value_of};
+pub(crate) use self::view::{Missing, Resolved, View, Watched, is_ready, value_of};
 use super::demand::Demand;
 use super::{ClusterEntry, Problem, Snapshot};
 use crate::resource::cluster::DnsName;
+use crate::resource::security::MaterialSource;
 use crate::resource::{CLUSTER, ENDPOINTS, LISTENER};
 use crate::xds::Change;
 
@@ -144,6 +145,13 @@ impl Dependencies {
     #[cfg_attr(not(feature = "dns"), expect(dead_code, reason = "nothing resolves names"))]
     pub(crate) fn handle_resolved(&mut self, names: &[DnsName], view: &impl View) -> Step {
         let touched = names.iter().flat_map(|name| self.users.of_name(name)).cloned().collect();
+        self.step(&touched, false, view)
+    }
+
+    /// Takes in certificates and roots that came, or cannot be had.
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "nothing is secured"))]
+    pub(crate) fn handle_material(&mut self, sources: &[MaterialSource], view: &impl View) -> Step {
+        let touched = sources.iter().flat_map(|source| self.users.of_source(source)).cloned().collect();
         self.step(&touched, false, view)
     }
 

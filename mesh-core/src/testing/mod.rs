@@ -1,6 +1,6 @@
 //! An xDS control plane for tests: of mesh itself, and of services that use it.
 //!
-//! [`ControlPlane`] serves ADS (state of the world) in process and over TCP. What it serves is [`Resources`], made by
+//! [`ControlPlane`] serves ADS (state of the world) in process and over TCP, and SDS. What it serves is [`Resources`], made by
 //! short builders that start from what most tests want, or of any message of [`mesh_xds_proto`]. What clients do can
 //! be read and waited for; what goes wrong is scripted with [`Fault`].
 //!
@@ -26,8 +26,9 @@ pub mod type_url;
 
 pub use build::{
     ClusterBuilder, EndpointBuilder, EndpointsBuilder, FilterChainBuilder, ListenerBuilder, LocalityBuilder,
-    RouteBuilder, RouteConfigBuilder, ServerListenerBuilder, VirtualHostBuilder, any, cluster, endpoint, endpoints,
-    filter_chain, listener, locality, route, route_config, server_listener, virtual_host,
+    RouteBuilder, RouteConfigBuilder, SecretBuilder, ServerListenerBuilder, VirtualHostBuilder, any, cluster, endpoint,
+    endpoints, filter_chain, inline, listener, locality, route, route_config, sds, sds_of_agent, secret,
+    server_listener, virtual_host,
 };
 pub use control_plane::{Connector, ControlPlane, ControlPlaneBuilder, RequestWatch};
 pub use fault::{Fault, FaultId};

@@ -8,14 +8,15 @@ use mesh_xds_proto::envoy::config::cluster::v3::Cluster;
 use mesh_xds_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use mesh_xds_proto::envoy::config::listener::v3::Listener;
 use mesh_xds_proto::envoy::config::route::v3::RouteConfiguration;
+use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::Secret;
 use mesh_xds_proto::envoy::service::discovery::v3::{ResourceError, ResourceName};
 use mesh_xds_proto::google::rpc::Status;
 use prost::{Message, Name};
 use prost_types::Any;
 
 use super::build::{
-    ClusterBuilder, EndpointBuilder, EndpointsBuilder, ListenerBuilder, RouteConfigBuilder, ServerListenerBuilder, any,
-    cluster, endpoints, listener, route, route_config,
+    ClusterBuilder, EndpointBuilder, EndpointsBuilder, ListenerBuilder, RouteConfigBuilder, SecretBuilder,
+    ServerListenerBuilder, any, cluster, endpoints, listener, route, route_config,
 };
 
 /// One resource, or an error in the place of one.
@@ -121,6 +122,18 @@ impl From<Cluster> for Resource {
 impl From<ClusterLoadAssignment> for Resource {
     fn from(message: ClusterLoadAssignment) -> Self {
         Self::new(message.cluster_name.clone(), &message)
+    }
+}
+
+impl From<Secret> for Resource {
+    fn from(message: Secret) -> Self {
+        Self::new(message.name.clone(), &message)
+    }
+}
+
+impl From<SecretBuilder> for Resource {
+    fn from(builder: SecretBuilder) -> Self {
+        builder.build().into()
     }
 }
 

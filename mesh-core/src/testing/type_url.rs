@@ -1,4 +1,4 @@
-//! Type URLs of the four resource types of the main path.
+//! Type URLs of the four resource types of the main path, and of secrets.
 
 /// `envoy.config.listener.v3.Listener` (LDS).
 pub const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
@@ -8,3 +8,5 @@ pub const ROUTE_CONFIGURATION: &str = "type.googleapis.com/envoy.config.route.v3
 pub const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 /// `envoy.config.endpoint.v3.ClusterLoadAssignment` (EDS).
 pub const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+/// `envoy.extensions.transport_sockets.tls.v3.Secret` (SDS).
+pub const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";

@@ -21,7 +21,7 @@ use super::material::Material;
 use super::verify::{Expected, Trusted, Verifier};
 use crate::aside::aside;
 use crate::error::{Error, ErrorKind};
-use crate::identity::{Identity, Provider, Providers, Roots, TrustBundle, crypto};
+use crate::identity::{Identity, MaterialSource, Provider, Providers, Roots, TrustBundle, crypto};
 use crate::resource::security::{Security, UpstreamTls};
 use crate::resource::upstream_tls::RootsFrom;
 
@@ -74,17 +74,17 @@ impl ClientTls {
             Some(crypto) => crypto.clone(),
             None => crypto()?,
         };
-        let own = context.identity.as_deref().map(|name| self.0.providers.named(name)).transpose()?;
-        let identity = match own {
+        let own = context.identity.as_ref().map(|source| self.provider(source)).transpose()?;
+        let identity = match &own {
             Some(provider) => Some(provider.identity(&*provider.material().await?)?),
             None => None,
         };
         let vouching = match &context.roots {
             RootsFrom::System => None,
-            RootsFrom::Provider(name) => {
-                let provider = self.0.providers.named(name)?;
+            RootsFrom::Source(source) => {
+                let provider = self.provider(source)?;
                 let bundle = provider.material().await?.trust.clone().ok_or_else(|| provider.without_roots())?;
-                Some((provider.clone(), bundle))
+                Some((provider, bundle))
             }
         };
         let trust = match &vouching {
@@ -102,7 +102,7 @@ impl ClientTls {
         let floor = self.0.floor.clone();
         let verifier = Arc::new(Verifier { trust, expected, crypto: crypto.clone(), floor });
         let config = config(crypto, verifier.clone(), identity.as_ref(), security.server_name.is_some())?;
-        Ok(Handshake { config, server_name: server_name(security)?, verifier, identity, own: own.cloned(), vouching })
+        Ok(Handshake { config, server_name: server_name(security)?, verifier, identity, own, vouching })
     }
 
     /// What is asked for, if it is enough.
@@ -123,8 +123,8 @@ impl ClientTls {
         self.0.system.get_or_try_init(system_roots).await
     }
 
-    pub(super) fn provider(&self, name: &str) -> Result<&Provider, Error> {
-        self.0.providers.named(name)
+    pub(super) fn provider(&self, source: &MaterialSource) -> Result<Provider, Error> {
+        self.0.providers.of(source)
     }
 }
 

@@ -8,9 +8,9 @@ use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 
 use super::facts::Peer;
-use crate::bootstrap::{Bootstrap, ChannelCredentials, ServerAddress};
+use crate::bootstrap::Bootstrap;
 use crate::error::{Error, ErrorKind};
-use crate::identity::{Leaf, SpiffeId, TrustDomain};
+use crate::identity::{Leaf, MaterialSource, SpiffeId, TrustDomain};
 #[cfg(feature = "server")]
 use crate::resource::security::DownstreamTls;
 use crate::resource::upstream_tls::{RootsFrom, UpstreamTls};
@@ -173,12 +173,11 @@ impl SecurityFloor {
                 "it asks for no certificate of this process, and mTLS is required (`require_mtls`)".to_owned(),
             );
         }
-        let is_local = match security.roots {
-            RootsFrom::Provider(_) => true,
-            RootsFrom::System => false,
+        let others = match &security.roots {
+            RootsFrom::Source(source) => foreign(source)?,
+            RootsFrom::System => "the system's roots",
         };
-        (*local_roots && !is_local)
-            .then(|| "it trusts the system's roots, and only those of this mesh's certificate providers vouch (`local_roots_only`)".to_owned())
+        local_roots.then(|| format!("it trusts {others}, {LOCAL_ROOTS}"))
     }
 
     /// Whether whoever answers at a cluster, or calls (`None`), may be this one, whose certificate was verified.
@@ -216,8 +215,7 @@ impl SecurityFloor {
     /// When it may not.
     pub(crate) fn check_control_plane(&self, bootstrap: &Bootstrap) -> Result<(), Error> {
         let server = bootstrap.server();
-        let is_local = matches!(server.address, ServerAddress::Unix(_) | ServerAddress::InProcess(_));
-        if !self.0.secure_control_plane || is_local || server.credentials != ChannelCredentials::Insecure {
+        if !self.0.secure_control_plane || server.is_private() {
             return Ok(());
         }
         let message = format!(
@@ -245,14 +243,15 @@ impl SecurityFloor {
     #[cfg(feature = "server")]
     pub(crate) fn check_chain(&self, name: &str, security: Option<&DownstreamTls>) -> Result<(), Error> {
         let callers = security.and_then(|context| context.callers.as_ref());
-        let demand = match self.demand_on_callers() {
-            Some(demand) if !callers.is_some_and(|callers| callers.is_required) => demand,
+        let shortfall = match (self.demand_on_callers(), callers.and_then(|callers| foreign(&callers.roots))) {
+            (Some(demand), _) if !callers.is_some_and(|callers| callers.is_required) => {
+                format!("it requires no certificate of callers, and {demand}")
+            }
+            (_, Some(others)) if self.0.local_roots => format!("it trusts {others}, {LOCAL_ROOTS}"),
             _ => return Ok(()),
         };
-        let message = format!(
-            "filter chain `{name}` is below the security floor of this mesh: it requires no certificate of callers, and {demand}"
-        );
-        let next = "have the control plane send a `DownstreamTlsContext` with `require_client_certificate`, or lower the `SecurityFloor` in code";
+        let message = format!("filter chain `{name}` is below the security floor of this mesh: {shortfall}");
+        let next = "have the control plane send a `DownstreamTlsContext` that asks for what the floor demands, or lower the `SecurityFloor` in code";
         Err(Error::new(ErrorKind::Configuration, message).with_next_step(next))
     }
 
@@ -297,6 +296,17 @@ fn below(cluster: &str, what: &str, shortfall: &str) -> Error {
     error
 }
 
+/// What vouches for peers, if it is no provider of bootstrap or code.
+fn foreign(roots: &MaterialSource) -> Option<&'static str> {
+    match roots {
+        MaterialSource::Provider(_) => None,
+        MaterialSource::Carried(_) => Some("roots that the control plane sends, or names"),
+        MaterialSource::Secret(_) => Some("roots that come as a secret (SDS)"),
+    }
+}
+
+const LOCAL_ROOTS: &str = "and only those of this mesh's certificate providers vouch (`local_roots_only`)";
+
 fn stands_for(allowed: &str, name: &str) -> bool {
     allowed.strip_suffix('*').map_or(allowed == name, |start| name.starts_with(start))
 }
@@ -335,7 +345,7 @@ mod tests {
     #[test]
     fn s7_a_cluster_that_asks_for_less_is_not_used_and_one_that_asks_for_enough_is() {
         let floor = SecurityFloor::new;
-        let provider = || RootsFrom::Provider("default".into());
+        let provider = || RootsFrom::Source("default".into());
         let id = || "spiffe://a/b".parse::<SpiffeId>().unwrap();
         let (plaintext, tls, mtls) = (None, Some(context(false, provider())), Some(context(true, provider())));
         let system = Some(context(true, RootsFrom::System));
@@ -372,7 +382,7 @@ mod tests {
     #[test]
     fn s7_a_cluster_lives_if_some_of_its_endpoints_may_be_connected() {
         let floor = SecurityFloor::new().require_mtls();
-        let [tls, mtls] = [false, true].map(|own| context(own, RootsFrom::Provider("default".into())));
+        let [tls, mtls] = [false, true].map(|own| context(own, RootsFrom::Source("default".into())));
         let is_used =
             |securities: &[Option<&UpstreamTls>]| floor.check_cluster("shop", securities.iter().copied()).is_ok();
         assert!(is_used(&[Some(&mtls), None]) && is_used(&[None, Some(&mtls)]));

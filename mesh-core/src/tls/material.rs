@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::client::ClientTls;
 use super::lifetime::news;
-use crate::identity::{NEWS_EVERY, Provider, Unready};
+use crate::identity::{MaterialSource, NEWS_EVERY, Provider, Unready};
 use crate::resource::security::Security;
 use crate::resource::upstream_tls::RootsFrom;
 
@@ -29,11 +29,11 @@ pub(crate) struct Material {
 
 impl Material {
     pub(super) fn new(tls: ClientTls, security: Security) -> Self {
-        let find = |name: &str| tls.provider(name).ok().cloned();
+        let find = |source: &MaterialSource| tls.provider(source).ok();
         let context = security.context.as_ref();
-        let own = context.and_then(|context| find(context.identity.as_deref()?));
+        let own = context.and_then(|context| find(context.identity.as_ref()?));
         let vouching = match context.map(|context| &context.roots) {
-            Some(RootsFrom::Provider(name)) => find(name),
+            Some(RootsFrom::Source(source)) => find(source),
             Some(RootsFrom::System) | None => None,
         };
         Self { tls, security, own, vouching, generations: [None, None], renewed: None }
@@ -72,14 +72,14 @@ impl Material {
 
     async fn check(&self) -> Result<(), Unready> {
         let context = self.tls.context(&self.security)?;
-        if let Some(name) = &context.identity {
-            let provider = self.tls.provider(name)?;
+        if let Some(source) = &context.identity {
+            let provider = self.tls.provider(source)?;
             provider.identity(&*provider.published()?)?;
         }
         match &context.roots {
             RootsFrom::System => _ = self.tls.system_roots().await?,
-            RootsFrom::Provider(name) => {
-                let provider = self.tls.provider(name)?;
+            RootsFrom::Source(source) => {
+                let provider = self.tls.provider(source)?;
                 if provider.published()?.trust.is_none() {
                     return Err(provider.without_roots().into());
                 }
@@ -152,7 +152,7 @@ mod tests {
         let providers = Providers::start([("storm".into(), storm)].into(), &tasks, &Handle::current(), &shutdown);
         let context = UpstreamTls {
             identity: None,
-            roots: RootsFrom::Provider("storm".into()),
+            roots: RootsFrom::Source("storm".into()),
             revoked: None,
             names: Vec::new(),
             sni: None,

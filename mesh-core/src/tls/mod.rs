@@ -9,6 +9,7 @@
 //!                           revocation.rs: the same of a chain in revocation lists
 //!                           floor.rs: what is demanded whatever the control plane asks for
 //!                           material.rs: whether it can be used now, and when there is newer
+//!                           secret.rs: secrets (SDS) as providers of key material
 //!                           lifetime.rs, plan.rs: what becomes of the connection as certificates change and end
 //! ```
 //!
@@ -22,6 +23,7 @@ mod lifetime;
 mod material;
 mod plan;
 mod revocation;
+mod secret;
 #[cfg(feature = "server")]
 mod server;
 #[cfg(all(test, feature = "server"))]
@@ -38,5 +40,6 @@ pub use floor::{SecurityFloor, TlsVersion};
 pub(crate) use lifetime::Lifetime;
 pub(crate) use material::Material;
 pub(crate) use plan::Turn;
+pub(crate) use secret::Secrets;
 #[cfg(feature = "server")]
 pub(crate) use server::{Acceptor, Outlook, Shortcomings};

@@ -1,6 +1,6 @@
 //! The server's side of a handshake: with the certificates of this moment, or not at all.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -55,6 +55,11 @@ impl Acceptor {
         Self { providers, floor }
     }
 
+    /// Those that certificates and roots come from.
+    pub(crate) fn providers(&self) -> &Providers {
+        &self.providers
+    }
+
     /// Whether a control plane may have connections secured so.
     ///
     /// # Errors
@@ -85,19 +90,20 @@ impl Acceptor {
             Some(verifier) => Arc::new(CallerVerifier { verifier: verifier.clone(), is_required }),
         };
         let config = config(crypto, callers, &identity, &self.floor)?;
-        Ok(Accepting { config, verifier, identity, own: own.clone(), vouching })
+        Ok(Accepting { config, verifier, identity, own, vouching })
     }
 
-    fn identity(&self, context: &DownstreamTls) -> Result<(&Provider, Identity), Error> {
-        let provider = self.providers.named(&context.identity)?;
-        Ok((provider, provider.identity(&*provider.material_now()?)?))
+    fn identity(&self, context: &DownstreamTls) -> Result<(Provider, Identity), Error> {
+        let provider = self.providers.of(&context.identity)?;
+        let identity = provider.identity(&*provider.material_now()?)?;
+        Ok((provider, identity))
     }
 
     fn vouching(&self, context: &DownstreamTls) -> Result<Option<(Provider, TrustBundle)>, Error> {
         let Some(callers) = &context.callers else { return Ok(None) };
-        let provider = self.providers.named(&callers.roots)?;
+        let provider = self.providers.of(&callers.roots)?;
         let bundle = provider.material_now()?.trust.clone().ok_or_else(|| provider.without_roots())?;
-        Ok(Some((provider.clone(), bundle)))
+        Ok(Some((provider, bundle)))
     }
 }
 
@@ -160,8 +166,8 @@ pub(crate) struct Shortcomings {
 
 impl Outlook {
     pub(crate) fn new(acceptor: Acceptor, contexts: Vec<Arc<DownstreamTls>>) -> Self {
-        let names: BTreeSet<&Arc<str>> = contexts.iter().flat_map(|context| context.providers()).collect();
-        let providers = names.into_iter().filter_map(|name| acceptor.providers.named(name).ok().cloned()).collect();
+        let sources: HashSet<_> = contexts.iter().flat_map(|context| context.sources()).collect();
+        let providers = sources.into_iter().filter_map(|source| acceptor.providers.of(source).ok()).collect();
         Self { acceptor, contexts, providers, until: None }
     }
 
@@ -194,14 +200,6 @@ impl Outlook {
             })
         }));
         let _ = timeout(left.min(LONGEST_LOOK), change).await;
-    }
-}
-
-impl DownstreamTls {
-    /// The names of the providers that it takes from.
-    pub(crate) fn providers(&self) -> impl Iterator<Item = &Arc<str>> {
-        let roots = self.callers.as_ref().map(|callers| &callers.roots);
-        std::iter::once(&self.identity).chain(roots)
     }
 }
 

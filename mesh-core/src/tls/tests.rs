@@ -49,7 +49,7 @@ fn verifier(pki: &Pki, mode: Mode) -> Verifier {
     } else {
         let context = UpstreamTls {
             identity: None,
-            roots: if is_web { RootsFrom::System } else { RootsFrom::Provider("roots".into()) },
+            roots: if is_web { RootsFrom::System } else { RootsFrom::Source("roots".into()) },
             revoked: None,
             names,
             sni: None,

@@ -188,8 +188,16 @@ impl Verifier {
             }
             Expected::Caller(context) => context.callers.as_ref().map_or(&[][..], |callers| &callers.names),
         };
-        let is_wanted = |(kind, name)| names.iter().any(|wanted: &NameMatch| wanted.matches(kind, name));
-        match (names.is_empty(), &self.expected) {
+        // Of a context and of the secret that it takes its roots from, one must be met, as Envoy joins them.
+        let of_roots = match &self.trust {
+            Trusted::Bundle { bundle, .. } => bundle.peers(),
+            Trusted::System(_) => None,
+        };
+        let is_wanted = |(kind, name)| {
+            names.iter().any(|wanted: &NameMatch| wanted.matches(kind, name))
+                || of_roots.is_some_and(|wanted| wanted.is_met(kind, name))
+        };
+        match (names.is_empty() && of_roots.is_none(), &self.expected) {
             // The roots vouch for one mesh, and any of its workloads will do (A29).
             (true, _) if matches!(self.trust, Trusted::Bundle { .. }) => Ok(()),
             (true, _) => Err(refused(&"no name of the peer was asked for, and the system's roots vouch for everyone")),

@@ -19,15 +19,17 @@ pub(crate) use self::subscriber::Subscriber;
 use super::ads::{Ads, AdsOptions, AdsStatus, StreamState};
 use super::resource_type::{Extensions, ResourceType};
 use super::store::{Counters, IgnoredSummary, ResourceReport, Store};
-use super::transport::Transport;
 use super::transport::encode::Encoder;
+use super::transport::{ADS, Transport};
 use crate::backoff::BackoffConfig;
 use crate::bootstrap::{Bootstrap, ServerFeatures};
 use crate::profile::Profile;
 
 /// What can be set about the client.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct XdsOptions {
+    /// What is called. Default ADS.
+    pub(crate) method: &'static str,
     /// How long a resource may be awaited on a live stream. Default 15 s, or 30 s where the server has the feature
     /// `resource_timer_is_transient_error` (A57, A88).
     pub(crate) does_not_exist_timeout: Option<Duration>,
@@ -39,6 +41,19 @@ pub(crate) struct XdsOptions {
     pub(crate) profile: Profile,
     /// What the decoders know beside what is built in.
     pub(crate) extensions: Extensions,
+}
+
+impl Default for XdsOptions {
+    fn default() -> Self {
+        Self {
+            method: ADS,
+            does_not_exist_timeout: None,
+            backoff: BackoffConfig::default(),
+            fail_on_data_errors: false,
+            profile: Profile::default(),
+            extensions: Extensions::default(),
+        }
+    }
 }
 
 /// Knows one control plane. Clones share its stream, which ends with the last clone and the last subscriber.
@@ -60,6 +75,8 @@ struct Shared {
     status: Mutex<AdsStatus>,
     /// Rung when names become wanted or unwanted.
     interests: Notify,
+    /// Rung when the status changed.
+    moved: Notify,
 }
 
 /// How it stands with the control plane; prints as a part of an error.
@@ -89,6 +106,7 @@ impl XdsClient {
         cancel: &CancellationToken,
     ) -> Self {
         let encoder = Encoder::new(bootstrap.node(), options.profile);
+        let method = options.method;
         let ads = Ads::new(ads_options(bootstrap.server().features, options), Instant::now());
         let shared = Arc::new(Shared {
             server: bootstrap.server().uri.clone(),
@@ -96,9 +114,10 @@ impl XdsClient {
             store: Mutex::default(),
             status: Mutex::new(ads.status()),
             interests: Notify::new(),
+            moved: Notify::new(),
         });
         let cancel = cancel.child_token();
-        let driver = Driver::new(shared.clone(), transport, ads, encoder);
+        let driver = Driver::new(shared.clone(), (transport, method), ads, encoder);
         tasks.spawn_on(driver.run(cancel.clone()), runtime);
         Self { inner: Arc::new(Inner { shared, _stop: cancel.drop_guard() }) }
     }
@@ -120,6 +139,12 @@ impl XdsClient {
     pub(crate) fn status(&self) -> ServerStatus {
         let AdsStatus { state, since, failures, failing_since, last_error } = self.inner.shared.status.lock().clone();
         ServerStatus { server: self.control_plane(), state, since, failures, failing_since, last_error }
+    }
+
+    /// Waits until the status is another than before; for one who waits.
+    #[cfg(feature = "tls")]
+    pub(crate) async fn status_changed(&self) {
+        self.inner.shared.moved.notified().await;
     }
 
     /// Fields that received resources set and nothing acts on.

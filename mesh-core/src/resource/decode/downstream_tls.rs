@@ -20,11 +20,14 @@ pub(super) fn downstream_tls(message: &proto::DownstreamTlsContext, at: &At<'_>)
     common.judge(at);
     let identity = identity(common, at);
     if identity == Some(None) {
-        at.error("a server shows a certificate: set `tls_certificate_provider_instance` (A29)");
+        at.error(
+            "a server shows a certificate: set `tls_certificate_provider_instance` (A29), `tls_certificates` or a \
+             secret (SDS)",
+        );
     }
     let validation = validation(common, Side::Server, at)?;
     let callers = match validation.roots {
-        Some(RootsFrom::Provider(roots)) => {
+        Some(RootsFrom::Source(roots)) => {
             Some(Callers { roots, revoked: validation.revoked, names: validation.names, is_required })
         }
         _ => None,

@@ -4,6 +4,8 @@
 //! and then reads what is acted on. It goes on after an error, so that the sender hears of all of them; what it returns
 //! is used only if there were none.
 
+#[cfg(feature = "tls")]
+mod certificate;
 mod circuit_breakers;
 mod cluster;
 mod composite;
@@ -38,6 +40,8 @@ mod rewrite;
 mod route_action;
 mod route_config;
 mod route_match;
+#[cfg(feature = "tls")]
+mod secret;
 mod seen;
 mod slow_start;
 mod stateful_session;
@@ -93,6 +97,15 @@ pub(crate) static ENDPOINTS: ResourceType = ResourceType {
         let Split { rest, plain } = Split::new(bytes);
         decode(&rest, extensions, |message, at| endpoints::assignment(message, &plain, at))
     },
+};
+
+/// Decodes to [`Secret`](super::secret::Secret).
+#[cfg(feature = "tls")]
+pub(crate) static SECRET: ResourceType = ResourceType {
+    type_url: "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+    name: "Secret",
+    absence_deletes: false,
+    decode: |bytes, extensions| decode(bytes, extensions, secret::secret),
 };
 
 fn decode<M, T>(bytes: &[u8], extensions: &Extensions, validate: impl FnOnce(M, &At<'_>) -> Option<T>) -> Decoded

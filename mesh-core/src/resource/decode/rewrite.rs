@@ -110,6 +110,9 @@ pub(super) fn direct_response(message: &proto::DirectResponseAction, at: &At<'_>
 /// What the control plane sends is used; what it asks to read from this machine is not.
 fn inline(source: &DataSource, at: &At<'_>) -> bytes::Bytes {
     source.judge(at);
+    if source.watched_directory.is_some() {
+        at.field("watched_directory").ignored("no file is read for a route");
+    }
     match &source.specifier {
         Some(Specifier::InlineBytes(body)) => body.clone(),
         Some(Specifier::InlineString(body)) => body.clone().into(),

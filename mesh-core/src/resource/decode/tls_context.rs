@@ -11,31 +11,58 @@ use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::subject_alt_n
 use mesh_xds_proto::envoy::r#type::matcher::v3::StringMatcher;
 use prost::Message;
 
+use super::certificate::{certificate, roots};
 use super::data_source::{Source, source};
 use super::http_filter::Side;
 use super::place::{At, quoted};
 use super::route_match::string_match;
+use super::secret::asked;
 use crate::error::with_causes;
-use crate::identity::{NameKind, RevocationLists};
+use crate::identity::{MaterialSource, NameKind, Part, RevocationLists, Vouching};
 use crate::resource::upstream_tls::{NameMatch, RootsFrom};
 use crate::resource::verdict::Fields;
 
-/// The provider of the own certificate, in either generation of fields; the newer goes first.
-pub(super) fn identity(common: &proto::CommonTlsContext, at: &At<'_>) -> Option<Option<Arc<str>>> {
+/// Where the own certificate comes from. Of several that are set, the first of these: a provider, in either generation of
+/// fields, a secret, what is sent along.
+pub(super) fn identity(common: &proto::CommonTlsContext, at: &At<'_>) -> Option<Option<MaterialSource>> {
+    let (secrets, carried) = (&common.tls_certificate_sds_secret_configs, &common.tls_certificates);
+    let is_set = |is_set: bool, field| is_set.then_some(field);
+    let set = [
+        is_set(common.tls_certificate_provider_instance.is_some(), "tls_certificate_provider_instance"),
+        is_set(
+            common.tls_certificate_certificate_provider_instance.is_some(),
+            "tls_certificate_certificate_provider_instance",
+        ),
+        is_set(!secrets.is_empty(), SECRETS),
+        is_set(!carried.is_empty(), CARRIED),
+    ];
+    for later in set.into_iter().flatten().skip(1).filter(|field| [SECRETS, CARRIED].contains(field)) {
+        at.field(later).ignored("the certificate comes from elsewhere");
+    }
     if let Some(instance) = &common.tls_certificate_provider_instance {
         return provider(instance, &at.field("tls_certificate_provider_instance")).map(Some);
     }
     if let Some(instance) = &common.tls_certificate_certificate_provider_instance {
         return older(instance, &at.field("tls_certificate_certificate_provider_instance")).map(Some);
     }
-    let others = [
-        ("tls_certificates", !common.tls_certificates.is_empty()),
-        ("tls_certificate_sds_secret_configs", !common.tls_certificate_sds_secret_configs.is_empty()),
-    ];
-    for (field, _) in others.iter().filter(|(_, is_set)| *is_set) {
-        at.field(field).error("is not supported yet: certificates come from `tls_certificate_provider_instance` (A29)");
+    if let Some(secret) = only(secrets, SECRETS, at) {
+        return asked(secret, Part::Identity, &at.item(SECRETS, 0)).map(Some);
     }
-    Some(None)
+    match only(carried, CARRIED, at) {
+        Some(pair) => certificate(pair, &at.item(CARRIED, 0)).map(|pair| Some(MaterialSource::Carried(pair))),
+        None => Some(None),
+    }
+}
+
+const SECRETS: &str = "tls_certificate_sds_secret_configs";
+const CARRIED: &str = "tls_certificates";
+
+/// The first; others are wrong.
+fn only<'a, T>(all: &'a [T], field: &'static str, at: &At<'_>) -> Option<&'a T> {
+    if all.len() > 1 {
+        at.field(field).error(format!("is one certificate at most, and there are {}", all.len()));
+    }
+    all.first()
 }
 
 /// Whom to believe, and which names.
@@ -58,7 +85,11 @@ pub(super) fn validation(common: &proto::CommonTlsContext, side: Side, at: &At<'
         }
         Some(ValidationContextType::ValidationContextCertificateProviderInstance(instance)) => {
             let roots = older(instance, &at.field("validation_context_certificate_provider_instance"))?;
-            Some(Validation { roots: Some(RootsFrom::Provider(roots)), ..none })
+            Some(Validation { roots: Some(RootsFrom::Source(roots)), ..none })
+        }
+        Some(ValidationContextType::ValidationContextSdsSecretConfig(secret)) => {
+            let roots = asked(secret, Part::Roots, &at.field("validation_context_sds_secret_config"))?;
+            Some(Validation { roots: Some(RootsFrom::Source(roots)), ..none })
         }
         // Refused by the table.
         Some(_) => None,
@@ -73,23 +104,37 @@ fn combined_validation(combined: &CombinedCertificateValidationContext, side: Si
         Some(context) => context_of(context, side, &at.field("default_validation_context")),
         None => Validation { roots: None, revoked: None, names: Vec::new() },
     };
-    let instance = &combined.validation_context_certificate_provider_instance;
-    if let (None | Some(RootsFrom::System), Some(instance)) = (&validation.roots, instance) {
+    // A provider that the default names goes before all else; what is left comes to it from beside it.
+    let is_provided = matches!(&validation.roots, Some(RootsFrom::Source(MaterialSource::Provider(_))));
+    let secret = &combined.validation_context_sds_secret_config;
+    if let (false, Some(instance)) = (is_provided, &combined.validation_context_certificate_provider_instance) {
         let field = "validation_context_certificate_provider_instance";
-        validation.roots = Some(RootsFrom::Provider(older(instance, &at.field(field))?));
+        validation.roots = Some(RootsFrom::Source(older(instance, &at.field(field))?));
+    } else if let (false, Some(secret)) = (is_provided, secret) {
+        let roots = asked(secret, Part::Roots, &at.field(COMBINED_SECRET))?;
+        validation.roots = Some(RootsFrom::Source(roots));
+        return Some(validation);
+    }
+    if secret.is_some() {
+        at.field(COMBINED_SECRET).ignored("the roots come from elsewhere");
     }
     Some(complete(validation, side, at))
 }
+
+const COMBINED_SECRET: &str = "validation_context_sds_secret_config";
 
 /// Without roots a client would trust anyone, and a server could not hold its callers to names.
 fn complete(validation: Validation, side: Side, at: &At<'_>) -> Validation {
     match (&validation.roots, side) {
         (None, Side::Client) => {
-            at.error("no roots to trust: set `ca_certificate_provider_instance` (A29) or `system_root_certs` (A82)");
+            at.error(
+                "no roots to trust: set `ca_certificate_provider_instance` (A29), `system_root_certs` (A82), \
+                 `trusted_ca` or a secret (SDS)",
+            );
         }
         (None, Side::Server) if !validation.names.is_empty() || validation.revoked.is_some() => {
             let problem = "callers are to be held to names or revocation lists, and no roots vouch for them: set \
-                           `ca_certificate_provider_instance` (A29)";
+                           `ca_certificate_provider_instance` (A29), `trusted_ca` or a secret (SDS)";
             at.error(problem);
         }
         _ => {}
@@ -99,28 +144,26 @@ fn complete(validation: Validation, side: Side, at: &At<'_>) -> Validation {
 
 fn context_of(context: &proto::CertificateValidationContext, side: Side, at: &At<'_>) -> Validation {
     context.judge(at);
-    let roots = match (&context.ca_certificate_provider_instance, &context.system_root_certs, side) {
-        (Some(instance), _, _) => {
-            provider(instance, &at.field("ca_certificate_provider_instance")).map(RootsFrom::Provider)
+    let roots = match (&context.ca_certificate_provider_instance, &context.trusted_ca, &context.system_root_certs) {
+        (Some(instance), ..) => {
+            provider(instance, &at.field("ca_certificate_provider_instance")).map(RootsFrom::Source)
         }
-        (None, Some(_), Side::Client) => Some(RootsFrom::System),
-        (None, Some(_), Side::Server) => {
+        (None, Some(_), _) => {
+            roots(context, Vouching::default(), at).map(|roots| RootsFrom::Source(MaterialSource::Carried(roots)))
+        }
+        (None, None, Some(_)) if side == Side::Client => Some(RootsFrom::System),
+        (None, None, Some(_)) => {
             at.field("system_root_certs").error("is for clients (A82)");
             None
         }
-        (None, None, _) => {
-            if let Some(roots) = &context.trusted_ca {
-                trusted_ca(roots, &at.field("trusted_ca"));
-            }
-            None
-        }
+        (None, None, None) => None,
     };
     let revoked = context.crl.as_ref().and_then(|lists| revoked(lists, &at.field("crl")));
     let revoked = revoked.map(|lists| if context.only_verify_leaf_cert_crl { lists.leaf_only() } else { lists });
     Validation { roots, revoked, names: names(context, at) }
 }
 
-fn revoked(message: &DataSource, at: &At<'_>) -> Option<RevocationLists> {
+pub(super) fn revoked(message: &DataSource, at: &At<'_>) -> Option<RevocationLists> {
     match source(message, at)? {
         Source::Inline(pem) => {
             let lists = RevocationLists::from_pem(&pem);
@@ -134,14 +177,8 @@ fn revoked(message: &DataSource, at: &At<'_>) -> Option<RevocationLists> {
     }
 }
 
-fn trusted_ca(message: &DataSource, at: &At<'_>) {
-    if source(message, at).is_some() {
-        at.error("is not supported yet: roots come from `ca_certificate_provider_instance` (A29) or `system_root_certs` (A82)");
-    }
-}
-
 /// The matchers are a set: another order asks for the same.
-fn names(context: &proto::CertificateValidationContext, at: &At<'_>) -> Vec<NameMatch> {
+pub(super) fn names(context: &proto::CertificateValidationContext, at: &At<'_>) -> Vec<NameMatch> {
     let mut names = listed_names(context, at);
     names.sort_by(NameMatch::compare);
     names.dedup();
@@ -180,15 +217,15 @@ fn name(kind: Option<NameKind>, matcher: &StringMatcher, at: &At<'_>) -> Option<
     Some(NameMatch::new(kind, string_match(matcher, at)?, matcher.encode_to_vec()))
 }
 
-fn provider(instance: &proto::CertificateProviderPluginInstance, at: &At<'_>) -> Option<Arc<str>> {
+fn provider(instance: &proto::CertificateProviderPluginInstance, at: &At<'_>) -> Option<MaterialSource> {
     instance.judge(at);
-    known(&instance.instance_name, at)
+    known(&instance.instance_name, at).map(MaterialSource::Provider)
 }
 
 /// The form that came before `CertificateProviderPluginInstance`, and is still sent beside it.
-fn older(instance: &CertificateProviderInstance, at: &At<'_>) -> Option<Arc<str>> {
+fn older(instance: &CertificateProviderInstance, at: &At<'_>) -> Option<MaterialSource> {
     instance.judge(at);
-    known(&instance.instance_name, at)
+    known(&instance.instance_name, at).map(MaterialSource::Provider)
 }
 
 fn known(name: &str, at: &At<'_>) -> Option<Arc<str>> {

@@ -13,6 +13,7 @@ use prost_types::Any;
 use super::place::At;
 use crate::resource::filter::fault::Share;
 use crate::resource::verdict::Fields;
+use crate::resource::verdict::table::OTHER_SOURCE;
 
 /// 10,000 years, the greatest `google.protobuf.Duration`.
 const MAX_SECONDS: i64 = 315_576_000_000;
@@ -74,8 +75,10 @@ pub(crate) fn from_control_plane(source: Option<&ConfigSource>, at: &At<'_>) {
         return at.error("must be set");
     };
     source.judge(at);
-    if source.config_source_specifier.is_none() {
-        at.error("must be `ads` or `self`");
+    match source.config_source_specifier {
+        None => at.error(OTHER_SOURCE),
+        Some(ConfigSourceSpecifier::ApiConfigSource(_)) => at.field("api_config_source").error(OTHER_SOURCE),
+        Some(_) => {}
     }
 }
 

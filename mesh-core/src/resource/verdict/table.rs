@@ -99,7 +99,7 @@ const fn unescaped(name: &'static str) -> &'static str {
     }
 }
 
-const OTHER_SOURCE: &str = "must be `ads` or `self`";
+pub(crate) const OTHER_SOURCE: &str = "must be `ads` or `self`";
 const LATER: &str = "is not supported yet";
 /// The bounds of a ring.
 const RING_SIZE: &str = "at most 8,388,608, more is refused; rings have at most 4,096 entries (A42)";
@@ -915,7 +915,7 @@ messages! {
     one config_source_specifier: core::config_source::ConfigSourceSpecifier {
         Path "path": Nack(OTHER_SOURCE),
         PathConfigSource "path_config_source": Nack(OTHER_SOURCE),
-        ApiConfigSource "api_config_source": Nack(OTHER_SOURCE),
+        ApiConfigSource "api_config_source": Act("of secrets (SDS) alone; elsewhere it is refused"),
         Ads "ads": Act,
         Self_ "self": Act,
     }
@@ -1254,7 +1254,7 @@ messages! {
     }
 
     "DataSource" core::DataSource {
-        watched_directory: Ignore(NOT_LOCAL),
+        watched_directory: Act("of TLS contexts: the file is read every 10 s, not every 10 minutes"),
     }
     one specifier: core::data_source::Specifier {
         Filename "filename": Act("of TLS contexts, below the folders that code allows (`MeshBuilder::allow_files_below`); others are not read"),
@@ -1553,8 +1553,8 @@ messages! {
 
     "CommonTlsContext" tls::CommonTlsContext {
         tls_params: Nack(LATER),
-        tls_certificates: Act("refused, unless a provider of certificates is named"),
-        tls_certificate_sds_secret_configs: Act("refused, unless a provider of certificates is named"),
+        tls_certificates: Act("one, if none of the others is set; more are refused"),
+        tls_certificate_sds_secret_configs: Act("one, if no provider instance is set; more are refused"),
         tls_certificate_provider_instance: Act("A29"),
         custom_tls_certificate_selector: Nack(LATER),
         tls_certificate_certificate_provider: Nack(LATER),
@@ -1565,7 +1565,7 @@ messages! {
     }
     one validation_context_type: tls::common_tls_context::ValidationContextType {
         ValidationContext "validation_context": Act("A29"),
-        ValidationContextSdsSecretConfig "validation_context_sds_secret_config": Nack(LATER),
+        ValidationContextSdsSecretConfig "validation_context_sds_secret_config": Act("as in Envoy"),
         CombinedValidationContext "combined_validation_context": Act("A29"),
         ValidationContextCertificateProvider "validation_context_certificate_provider": Nack(LATER),
         ValidationContextCertificateProviderInstance "validation_context_certificate_provider_instance": Act("A29"),
@@ -1573,16 +1573,16 @@ messages! {
 
     "CombinedCertificateValidationContext" tls::common_tls_context::CombinedCertificateValidationContext {
         default_validation_context: Act,
-        validation_context_sds_secret_config: Nack(LATER),
+        validation_context_sds_secret_config: Act("as in Envoy, if no provider instance is set: its roots hold, and its names beside the default's"),
         validation_context_certificate_provider: Nack(LATER),
         validation_context_certificate_provider_instance: Act("if `ca_certificate_provider_instance` is not set"),
     }
 
     "CertificateValidationContext" tls::CertificateValidationContext {
-        trusted_ca: Act("refused, unless `ca_certificate_provider_instance` or `system_root_certs` is set: roots come from there"),
-        ca_certificate_provider_instance: Act("A29"),
-        system_root_certs: Act("A82; with conditions on names alone; on servers it is refused"),
-        watched_directory: Ignore("no file is read for a control plane"),
+        trusted_ca: Act("as in Envoy, if `ca_certificate_provider_instance` is not set"),
+        ca_certificate_provider_instance: Act("A29; refused in a secret"),
+        system_root_certs: Act("A82, if neither of the two is set; with conditions on names alone; on servers it is refused"),
+        watched_directory: Act("the file is read every 10 s, not every 10 minutes"),
         verify_certificate_spki: Nack(LATER),
         verify_certificate_hash: Nack(LATER),
         match_typed_subject_alt_names: Act("EMAIL, DNS, URI, IP_ADDRESS; others are refused"),
@@ -1595,6 +1595,45 @@ messages! {
         only_verify_leaf_cert_crl: Act("of `crl`; what comes with the roots of a provider is looked up for the whole chain"),
         max_verify_depth: Nack(LATER),
         suppress_client_ca_list: Ignore("no list is sent"),
+    }
+
+    "TlsCertificate" tls::TlsCertificate {
+        certificate_chain: Act("required"),
+        private_key: Act("required; sent along, it is refused over a control plane's connection in plaintext"),
+        pkcs12: Nack(LATER),
+        watched_directory: Act("the files are read every 10 s, not every 10 minutes"),
+        private_key_provider: Nack(LATER),
+        password: Nack("keys are not decrypted"),
+        ocsp_staple: Ignore("nothing is stapled"),
+        signed_certificate_timestamp: Ignore("none is sent"),
+        tls_params: Nack(LATER),
+    }
+
+    "SdsSecretConfig" tls::SdsSecretConfig {
+        name: Act("required"),
+        sds_config: Act("required; `ads`, `self`, or `api_config_source` with an agent's Unix socket"),
+    }
+
+    "ApiConfigSource" core::ApiConfigSource {
+        api_type: Act("GRPC; others are refused"),
+        transport_api_version: Act("version 3 is the only one"),
+        cluster_names: Ignore("`grpc_services` is read"),
+        grpc_services: Act("one; more are refused"),
+        refresh_delay: Ignore("for REST"),
+        request_timeout: Ignore("for REST"),
+        rate_limit_settings: Ignore,
+        set_node_on_first_message_only: Act("always so"),
+        config_validators: Nack(LATER),
+    }
+
+    "Secret" tls::Secret {
+        name: Act,
+    }
+    one r#type: tls::secret::Type {
+        TlsCertificate "tls_certificate": Act,
+        SessionTicketKeys "session_ticket_keys": Nack("sessions are never resumed, and nothing asks for such a secret"),
+        ValidationContext "validation_context": Act,
+        GenericSecret "generic_secret": Nack("nothing asks for such a secret"),
     }
 
     "SubjectAltNameMatcher" tls::SubjectAltNameMatcher {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::aggregate::Walk;
 use super::needs::Needs;
-use super::view::{Missing, View, read};
+use super::view::{Missing, View, is_ready, read};
 use super::{Dependencies, names};
 use crate::resource::cluster::{Cluster, Discovery, DnsEndpoints};
 use crate::resource::endpoints::Endpoints;
+use crate::resource::security::on_demand;
 use crate::resource::{CLUSTER, ENDPOINTS};
 use crate::snapshot::{ClusterConfig, ClusterEntry, ClusterKey, Snapshot};
 
@@ -123,8 +124,30 @@ impl Dependencies {
             }
             Discovery::Aggregate(_) => return self.join_aggregate(name, cluster, needs, view),
         };
+        self.join_security(name, cluster, needs, view)?;
         let config = ClusterConfig { cluster: cluster.clone(), endpoints };
         Ok(Some(ClusterEntry::new(self.key(name), Ok(config))))
+    }
+
+    /// Whether all is there that secures the connections. What is in use once stays ready.
+    fn join_security(
+        &self,
+        name: &Arc<str>,
+        cluster: &Arc<Cluster>,
+        needs: &mut Needs,
+        view: &impl View,
+    ) -> Result<(), Missing> {
+        let is_in_use = self.config(name).is_some_and(|config| Arc::ptr_eq(&config.cluster, cluster));
+        let mut missing = Ok(());
+        for source in on_demand(cluster) {
+            if !needs.sources.contains(source) {
+                needs.sources.push(source.clone());
+            }
+            if !is_in_use && missing.is_ok() {
+                missing = is_ready(source, view.readiness(source)).map_err(|missing| missing.behind(false));
+            }
+        }
+        missing
     }
 
     fn resolve(

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::Dependencies;
 use crate::resource::cluster::DnsName;
+use crate::resource::security::MaterialSource;
 
 /// What one cluster needs: of its newest configuration, and of the one in use while the newest is not complete. There is one
 /// for each of many clusters, most of which need endpoints alone.
@@ -17,6 +18,8 @@ pub(super) struct Needs {
     /// Names under which EDS knows endpoints.
     pub(super) endpoints: SmallVec<[Arc<str>; 1]>,
     pub(super) names: BTreeSet<DnsName>,
+    /// Certificates and roots that are started on demand.
+    pub(super) sources: SmallVec<[MaterialSource; 0]>,
     /// Of an aggregate that a route names, every cluster it leads to, itself included.
     pub(super) members: BTreeSet<Arc<str>>,
 }
@@ -26,6 +29,7 @@ pub(super) struct Needs {
 pub(super) struct Users {
     endpoints: UsersOf<Arc<str>>,
     names: UsersOf<DnsName>,
+    sources: UsersOf<MaterialSource>,
     members: UsersOf<Arc<str>>,
 }
 
@@ -42,6 +46,11 @@ impl Users {
         self.names.get(name).into_iter().flatten()
     }
 
+    /// The clusters whose connections take certificates or roots from this.
+    pub(super) fn of_source(&self, source: &MaterialSource) -> impl Iterator<Item = &Arc<str>> {
+        self.sources.get(source).into_iter().flatten()
+    }
+
     /// The aggregates that lead to this cluster.
     pub(super) fn of_cluster(&self, name: &str) -> impl Iterator<Item = &Arc<str>> {
         self.members.get(name).into_iter().flatten()
@@ -53,13 +62,16 @@ impl Dependencies {
     pub(super) fn need(&mut self, cluster: &Arc<str>, now: Needs) {
         let Some(state) = self.clusters.get_mut(cluster) else { return };
         let before = std::mem::take(&mut state.needs);
-        let Users { endpoints, names, members } = &mut self.users;
+        let Users { endpoints, names, sources, members } = &mut self.users;
         let watched = &mut self.watched;
         let gone = before.endpoints.iter().filter(|name| !now.endpoints.contains(name));
         let new = now.endpoints.iter().filter(|name| !before.endpoints.contains(name));
         self.watch_changed |= rewire(endpoints, cluster, gone, new, Some(&mut watched.endpoints));
         let (gone, new) = (before.names.difference(&now.names), now.names.difference(&before.names));
         self.watch_changed |= rewire(names, cluster, gone, new, Some(&mut watched.names));
+        let gone = before.sources.iter().filter(|source| !now.sources.contains(source));
+        let new = now.sources.iter().filter(|source| !before.sources.contains(source));
+        self.watch_changed |= rewire(sources, cluster, gone, new, Some(&mut watched.sources));
         let (gone, new) = (before.members.difference(&now.members), now.members.difference(&before.members));
         rewire(members, cluster, gone, new, None);
         self.users_changed |= !before.members.is_subset(&now.members);

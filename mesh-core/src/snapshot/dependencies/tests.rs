@@ -18,12 +18,17 @@ use crate::resource::listener::{ApiListener, Listener, RouteSource};
 use crate::resource::matcher::RouteMatch;
 use crate::resource::route::{ClusterWeight, Forward, Route, RouteAction};
 use crate::resource::route_config::{RouteConfiguration, VirtualHost};
+use crate::resource::security::{MaterialSource, Readiness};
 use crate::xds::resource_type::ResourceType;
 use crate::xds::{ResourceState, Verdict};
 
 /// The store as a target sees it.
 #[derive(Default)]
-struct Store(HashMap<(&'static str, String), ResourceState>, HashMap<String, Resolved>);
+struct Store(
+    HashMap<(&'static str, String), ResourceState>,
+    HashMap<String, Resolved>,
+    #[cfg(feature = "tls")] HashMap<MaterialSource, Readiness>,
+);
 
 impl View for Store {
     fn get(&self, resource_type: &'static ResourceType, name: &str) -> ResourceState {
@@ -33,6 +38,16 @@ impl View for Store {
 
     fn resolve(&self, name: &DnsName) -> Resolved {
         self.1.get(&*name.host).cloned().unwrap_or_default()
+    }
+
+    #[cfg(feature = "tls")]
+    fn readiness(&self, source: &MaterialSource) -> Readiness {
+        self.2.get(source).cloned().unwrap_or_else(|| Readiness::Awaited(source.to_string()))
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn readiness(&self, source: &MaterialSource) -> Readiness {
+        *source
     }
 }
 

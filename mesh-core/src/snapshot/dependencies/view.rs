@@ -7,6 +7,7 @@ use std::sync::Arc;
 use indexmap::IndexSet;
 
 use crate::resource::cluster::DnsName;
+use crate::resource::security::{MaterialSource, Readiness};
 use crate::resource::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION};
 use crate::snapshot::Problem;
 use crate::xds::resource_type::ResourceType;
@@ -18,6 +19,9 @@ pub(crate) trait View {
 
     /// The addresses of a DNS name.
     fn resolve(&self, name: &DnsName) -> Resolved;
+
+    /// How it stands with certificates or roots that are started on demand.
+    fn readiness(&self, source: &MaterialSource) -> Readiness;
 }
 
 /// What is known of the addresses of a DNS name.
@@ -40,6 +44,8 @@ pub(crate) struct Watched {
     pub(crate) clusters: IndexSet<Arc<str>>,
     pub(crate) endpoints: IndexSet<Arc<str>>,
     pub(crate) names: IndexSet<DnsName>,
+    /// Certificates and roots.
+    pub(crate) sources: IndexSet<MaterialSource>,
 }
 
 impl Watched {
@@ -73,6 +79,25 @@ impl Missing {
             other => other,
         }
     }
+}
+
+/// What it means how it stands with certificates or roots that a resource names.
+#[cfg(feature = "tls")]
+pub(crate) fn is_ready(source: &MaterialSource, readiness: Readiness) -> Result<(), Missing> {
+    match readiness {
+        Readiness::Ready => Ok(()),
+        Readiness::Awaited(what) => Err(Missing::Pending(what)),
+        Readiness::Failed(message) => Err(Missing::Absent(Problem {
+            resource: source.to_string().into(),
+            message: message.into(),
+            next_step: source.advice(),
+        })),
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+pub(crate) fn is_ready(source: &MaterialSource, _: Readiness) -> Result<(), Missing> {
+    match *source {}
 }
 
 /// A resource for people: "Listener `greeter`".

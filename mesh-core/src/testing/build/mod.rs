@@ -6,6 +6,7 @@ mod cluster;
 mod endpoints;
 mod listener;
 mod route;
+mod secret;
 
 pub use cluster::{ClusterBuilder, cluster};
 pub use endpoints::{EndpointBuilder, EndpointsBuilder, LocalityBuilder, endpoint, endpoints, locality};
@@ -13,6 +14,7 @@ pub use listener::{
     FilterChainBuilder, ListenerBuilder, ServerListenerBuilder, filter_chain, listener, server_listener,
 };
 pub use route::{RouteBuilder, RouteConfigBuilder, VirtualHostBuilder, route, route_config, virtual_host};
+pub use secret::{SecretBuilder, inline, sds, sds_of_agent, secret};
 
 use std::time::Duration;
 

@@ -16,6 +16,7 @@ use crate::testing::fault::{FaultId, StreamEnd};
 use crate::testing::frame::Deframer;
 use crate::testing::shared::Shared;
 
+const SDS: &str = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets";
 const SOTW: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
 
 /// gRPC status codes.
@@ -30,7 +31,7 @@ const MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
 pub(super) async fn serve(shared: Arc<Shared>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
     let path = request.uri().path().to_owned();
     let mut reply = Reply::Waiting(respond);
-    if path != SOTW {
+    if ![SOTW, SDS].contains(&path.as_str()) {
         reply.end(StreamEnd::Status(UNIMPLEMENTED, format!("no method `{path}` here")));
         return;
     }

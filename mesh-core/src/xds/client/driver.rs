@@ -17,7 +17,7 @@ use crate::xds::ads::{Ads, LONGEST_PAUSE, Summary, Updates};
 use crate::xds::message::Response;
 use crate::xds::resource_type::IgnoredField;
 use crate::xds::transport::encode::Encoder;
-use crate::xds::transport::{ADS, Stream, StreamError, Transport};
+use crate::xds::transport::{Stream, StreamError, Transport};
 
 /// Resources of one response that are handled before other tasks get their turn: about a millisecond's worth.
 const SLICE: usize = 256;
@@ -30,6 +30,7 @@ const MAX_STRANGERS: usize = 16;
 pub(super) struct Driver {
     shared: Arc<Shared>,
     transport: Arc<dyn Transport>,
+    method: &'static str,
     ads: Ads,
     encoder: Encoder,
     /// What the last NACK of each type said, so that a repetition is not logged again.
@@ -46,8 +47,14 @@ enum Event {
 }
 
 impl Driver {
-    pub(super) fn new(shared: Arc<Shared>, transport: Arc<dyn Transport>, ads: Ads, encoder: Encoder) -> Self {
-        Self { shared, transport, ads, encoder, nacks: HashMap::new(), strangers: HashSet::new() }
+    /// Opens its streams by a method of a transport.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        (transport, method): (Arc<dyn Transport>, &'static str),
+        ads: Ads,
+        encoder: Encoder,
+    ) -> Self {
+        Self { shared, transport, method, ads, encoder, nacks: HashMap::new(), strangers: HashSet::new() }
     }
 
     /// Opens one stream after the other, while anything is wanted, and ends in order when `stop` says so.
@@ -78,7 +85,7 @@ impl Driver {
             }
             self.ads.handle_connecting(Instant::now());
             self.publish();
-            match self.transport.open(ADS).await {
+            match self.transport.open(self.method).await {
                 Ok(stream) => return stream,
                 Err(error) => self.lost(&error),
             }
@@ -233,6 +240,7 @@ impl Driver {
         let mut shown = self.shared.status.lock();
         if *shown != status {
             *shown = status;
+            self.shared.moved.notify_one();
         }
     }
 

@@ -19,6 +19,10 @@ use bytes::Bytes;
 /// The method of ADS.
 pub(crate) const ADS: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
 
+/// The method of a service of secrets alone (SDS).
+#[cfg(feature = "tls")]
+pub(crate) const SDS: &str = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets";
+
 /// Opens streams to one control plane.
 pub(crate) trait Transport: Send + Sync + 'static {
     /// Opens a bidirectional stream of a method. Ready when the connection is there and the stream goes out on it: not

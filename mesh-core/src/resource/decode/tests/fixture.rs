@@ -29,6 +29,8 @@ pub(super) struct Fixture {
     pub(super) routes: route::RouteConfiguration,
     pub(super) cluster: cluster::Cluster,
     pub(super) endpoints: endpoint::ClusterLoadAssignment,
+    /// A `Secret`, encoded.
+    pub(super) secret: Vec<u8>,
 }
 
 impl Default for Fixture {
@@ -58,6 +60,7 @@ impl Default for Fixture {
                 eds_cluster_config: Some(eds),
                 ..Default::default()
             },
+            secret: Vec::new(),
             endpoints: endpoint::ClusterLoadAssignment {
                 cluster_name: "e1".into(),
                 endpoints: vec![locality("z1", 0, 1, vec![member("127.0.0.1", 8080)])],

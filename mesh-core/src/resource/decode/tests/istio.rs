@@ -148,8 +148,8 @@ fn mutual_tls_is_understood_if_there_is_a_provider_and_refused_if_not() {
     for (_, bytes) in recorded!("mtls") {
         let decoded = (CLUSTER.decode)(&bytes, &Extensions::new(local.clone()));
         let security = value::<Cluster>(&decoded).security.clone().expect("TLS");
-        assert_eq!(security.identity.as_deref(), Some("default"));
-        assert_eq!(security.roots, RootsFrom::Provider("default".into()));
+        assert_eq!(security.identity, Some("default".into()));
+        assert_eq!(security.roots, RootsFrom::Source("default".into()));
         let echo = |name| security.names.iter().any(|wanted| wanted.matches(crate::identity::NameKind::Uri, name));
         assert!(
             echo("spiffe://cluster.local/ns/default/sa/echo-v1") && !echo("spiffe://cluster.local/ns/default/sa/x")

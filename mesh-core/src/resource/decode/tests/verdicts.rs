@@ -89,7 +89,7 @@ fn check(full_name: &str, row: &FieldVerdict, sample: &[u8]) {
     }
 }
 
-/// Errors and ignored paths of all four resources, and those that only clients act on.
+/// Errors and ignored paths of all resources, and those that only clients act on.
 fn found(fixture: &Fixture) -> (Vec<(String, String)>, Vec<String>) {
     let decoded = [
         (LISTENER.decode)(&fixture.packed().encode_to_vec(), &Extensions::default()),
@@ -97,6 +97,8 @@ fn found(fixture: &Fixture) -> (Vec<(String, String)>, Vec<String>) {
         (ROUTE_CONFIGURATION.decode)(&fixture.routes.encode_to_vec(), &Extensions::default()),
         (CLUSTER.decode)(&fixture.cluster.encode_to_vec(), &Extensions::default()),
         (ENDPOINTS.decode)(&fixture.endpoints.encode_to_vec(), &Extensions::default()),
+        #[cfg(feature = "tls")]
+        (crate::resource::SECRET.decode)(&fixture.secret, &Extensions::default()),
     ];
     let mut errors = Vec::new();
     let mut ignored = Vec::new();
@@ -351,8 +353,15 @@ fn place(full_name: &str, sample: &[u8], f: &mut Fixture) {
             merge(&mut f.cluster, &nested(56, &nested(1, &nested(2, &value))));
         }
         "extensions.transport_sockets.tls.v3.DownstreamTlsContext" => f.chain.transport_socket = Some(socket(packed)),
-        context if context.starts_with("extensions.transport_sockets.tls.v3.") => {
+        "extensions.transport_sockets.tls.v3.Secret" => f.secret = sample.to_vec(),
+        context
+            if context.starts_with("extensions.transport_sockets.tls.v3.")
+                || context == "config.core.v3.ApiConfigSource" =>
+        {
             let path: &[u32] = match context.rsplit('.').next().expect("a name") {
+                "TlsCertificate" => &[1, 2],
+                "SdsSecretConfig" => &[1, 6],
+                "ApiConfigSource" => &[1, 6, 2, 2],
                 "UpstreamTlsContext" => &[],
                 "CommonTlsContext" => &[1],
                 "CombinedCertificateValidationContext" => &[1, 8],

@@ -1,0 +1,181 @@
+//! Key material that a resource carries (Envoy's data sources): inline, or as the names of files, which are read anew as
+//! those of a `file_watcher` are.
+
+use std::fmt;
+use std::future::pending;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::file_watcher::{Contents, FileWatcher, Read, Trusting, watch};
+use super::own::Identity;
+use super::provider::{CertificateProvider, KeyMaterial, ProviderFuture, Publisher};
+use super::revocation::RevocationLists;
+use super::trust::{PeerNames, TrustBundle};
+use crate::error::BoxError;
+use crate::files::NamedFile;
+
+/// Files are read so often, as A29 has it for a `file_watcher`.
+const REFRESH: Duration = Duration::from_secs(600);
+/// And so often if their folder is to be watched. Envoy does that by the kernel's notices.
+const REFRESH_WATCHED: Duration = Duration::from_secs(10);
+
+/// Key material of a resource. The key is never printed.
+#[derive(Clone, PartialEq)]
+pub(crate) enum Carried {
+    /// All of it, read already.
+    Inline(KeyMaterial),
+    Files(CarriedFiles),
+}
+
+/// Key material in files.
+#[derive(Clone, PartialEq)]
+pub(crate) struct CarriedFiles {
+    pub(crate) what: FilesOf,
+    pub(crate) vouching: Vouching,
+    /// Their folder is to be watched.
+    pub(crate) is_watched: bool,
+}
+
+/// Which of those whom roots vouch for are believed.
+#[derive(Clone, Default, PartialEq)]
+pub(crate) struct Vouching {
+    pub(crate) peers: Option<PeerNames>,
+    pub(crate) revoked: Option<RevocationLists>,
+}
+
+impl Vouching {
+    /// Roots that vouch for those alone.
+    pub(crate) fn limit(&self, trust: TrustBundle) -> TrustBundle {
+        let trust = trust.of_peers(self.peers.clone());
+        match &self.revoked {
+            Some(lists) => trust.revoked_by(lists.clone()),
+            None => trust,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum FilesOf {
+    Identity { chain: Content, key: NamedFile },
+    Roots(NamedFile),
+}
+
+/// Certificates in PEM.
+#[derive(Clone, PartialEq)]
+pub(crate) enum Content {
+    Inline(Arc<[u8]>),
+    File(NamedFile),
+}
+
+impl Carried {
+    pub(super) fn label(&self) -> String {
+        match self {
+            Self::Inline(material) => match &material.identity {
+                Some(identity) => format!("the certificate {} that the resource carries", identity.serial()),
+                None => "the root certificates that the resource carries".to_owned(),
+            },
+            Self::Files(files) => format!("the files {} that the resource names", files.list()),
+        }
+    }
+
+    pub(super) fn name(&self) -> Arc<str> {
+        match self {
+            Self::Inline(_) => "inline".into(),
+            Self::Files(files) => files.list().into(),
+        }
+    }
+
+    /// What is there already, without a look at any file.
+    pub(super) fn at_once(&self) -> Option<&KeyMaterial> {
+        match self {
+            Self::Inline(material) => Some(material),
+            Self::Files(_) => None,
+        }
+    }
+}
+
+impl CertificateProvider for Carried {
+    fn kind(&self) -> &str {
+        match self {
+            Self::Inline(_) => "inline",
+            Self::Files(_) => "files",
+        }
+    }
+
+    fn run(self: Box<Self>, publisher: Publisher) -> ProviderFuture {
+        match *self {
+            Self::Inline(material) => {
+                publisher.publish(material);
+                Box::pin(pending())
+            }
+            Self::Files(files) => {
+                let interval = if files.is_watched { REFRESH_WATCHED } else { REFRESH };
+                let read = move |_: Option<&KeyMaterial>| files.material();
+                Box::pin(watch(interval, read, publisher))
+            }
+        }
+    }
+}
+
+impl CarriedFiles {
+    fn read(&self) -> Result<Contents, BoxError> {
+        let (identity, trust) = match &self.what {
+            FilesOf::Identity { chain, key } => (Some([chain.read()?, key.read()?]), None),
+            FilesOf::Roots(file) => (None, Some(Trusting::Roots(file.read()?))),
+        };
+        Ok(Contents { identity, trust, revocation_lists: None })
+    }
+
+    fn material(&self) -> Read {
+        let (mut material, _) = Contents::stable(|| self.read())?.material(&FileWatcher::new(), None)?;
+        material.trust = material.trust.map(|trust| self.vouching.limit(trust));
+        Ok((material, None))
+    }
+
+    fn list(&self) -> String {
+        match &self.what {
+            FilesOf::Identity { chain: Content::File(chain), key } => format!("{chain} and {key}"),
+            FilesOf::Identity { chain: Content::Inline(_), key } => key.to_string(),
+            FilesOf::Roots(file) => file.to_string(),
+        }
+    }
+}
+
+impl Content {
+    fn read(&self) -> Result<Vec<u8>, BoxError> {
+        match self {
+            Self::Inline(bytes) => Ok(bytes.to_vec()),
+            Self::File(file) => file.read(),
+        }
+    }
+}
+
+impl Eq for Carried {}
+
+impl Hash for Carried {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Self::Inline(material) => material.identity.as_ref().map(Identity::serial).hash(state),
+            Self::Files(files) => files.list().hash(state),
+        }
+    }
+}
+
+impl fmt::Debug for Carried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inline(material) => f.debug_tuple("Inline").field(material).finish(),
+            Self::Files(files) => f.debug_tuple("Files").field(&files.list()).finish(),
+        }
+    }
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inline(bytes) => write!(f, "{} bytes", bytes.len()),
+            Self::File(file) => file.fmt(f),
+        }
+    }
+}

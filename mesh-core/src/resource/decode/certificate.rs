@@ -1,0 +1,97 @@
+//! Certificates, keys and roots in data sources (Envoy): sent along, or in files that are named.
+
+use std::sync::Arc;
+
+use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as proto;
+
+use super::data_source::{Source, source};
+use super::place::At;
+use crate::identity::{Carried, CarriedFiles, Content, FilesOf, Identity, KeyMaterial, TrustBundle, Vouching};
+use crate::resource::verdict::Fields;
+
+/// What is sent along is no larger; the largest bundles of roots have some 300 KiB.
+const MAX_INLINE: usize = 1 << 20;
+
+/// A certificate with its key.
+pub(super) fn certificate(message: &proto::TlsCertificate, at: &At<'_>) -> Option<Arc<Carried>> {
+    message.judge(at);
+    let chain = at.required("certificate_chain", message.certificate_chain.as_ref());
+    let key = at.required("private_key", message.private_key.as_ref());
+    let chain = chain.and_then(|chain| bounded(source(chain, &at.field("certificate_chain")), at, "certificate_chain"));
+    let key = key.and_then(|key| bounded(source(key, &at.field("private_key")), at, "private_key"));
+    let is_watched = [&message.certificate_chain, &message.private_key].into_iter().flatten();
+    let is_watched =
+        message.watched_directory.is_some() || is_watched.into_iter().any(|source| source.watched_directory.is_some());
+    let carried = match (chain?, key?) {
+        (Source::Inline(chain), Source::Inline(key)) => inline(&chain, &key, at)?,
+        (chain, Source::File(key)) => {
+            let chain = content(chain);
+            Carried::Files(CarriedFiles {
+                what: FilesOf::Identity { chain, key },
+                vouching: Vouching::default(),
+                is_watched,
+            })
+        }
+        (Source::File(_), Source::Inline(_)) => {
+            let problem = "is sent along, and its certificate is in a file: send both, or name the files of both";
+            at.field("private_key").error(problem);
+            return None;
+        }
+    };
+    Some(Arc::new(carried))
+}
+
+fn content(source: Source) -> Content {
+    match source {
+        Source::Inline(bytes) => Content::Inline(bytes.into()),
+        Source::File(file) => Content::File(file),
+    }
+}
+
+/// S9: whoever reads along on the way to the control plane has the key.
+fn inline(chain: &[u8], key: &[u8], at: &At<'_>) -> Option<Carried> {
+    if !at.report().local.keys_may_come {
+        let problem = "came over a connection in plaintext, and is not used: reach the control plane by TLS \
+                       (`channel_creds`) or a Unix socket, or let a certificate provider have the key";
+        at.field("private_key").error(problem);
+        return None;
+    }
+    match Identity::from_pem(chain, key) {
+        Ok(identity) => Some(Carried::Inline(KeyMaterial::new().identity(identity))),
+        Err(error) => {
+            at.error(error.report());
+            None
+        }
+    }
+}
+
+/// The roots that a context carries or names in `trusted_ca`, if it does.
+pub(super) fn roots(
+    context: &proto::CertificateValidationContext,
+    vouching: Vouching,
+    at: &At<'_>,
+) -> Option<Arc<Carried>> {
+    let message = context.trusted_ca.as_ref()?;
+    let is_watched = context.watched_directory.is_some() || message.watched_directory.is_some();
+    let carried = match bounded(source(message, &at.field("trusted_ca")), at, "trusted_ca")? {
+        Source::Inline(pem) => match TrustBundle::from_pem(&pem) {
+            Ok(trust) => Carried::Inline(KeyMaterial::new().trust(vouching.limit(trust))),
+            Err(error) => {
+                at.field("trusted_ca").error(error.report());
+                return None;
+            }
+        },
+        Source::File(file) => Carried::Files(CarriedFiles { what: FilesOf::Roots(file), vouching, is_watched }),
+    };
+    Some(Arc::new(carried))
+}
+
+fn bounded(source: Option<Source>, at: &At<'_>, field: &'static str) -> Option<Source> {
+    match source {
+        Some(Source::Inline(bytes)) if bytes.len() > MAX_INLINE => {
+            at.field(field).error(format!("has {} bytes, more than {MAX_INLINE}", bytes.len()));
+            None
+        }
+        source => source,
+    }
+}
