@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use mesh_core::connect::ConnectivityState;
 use mesh_core::testing::{ControlPlane, Resources, cluster, endpoints, listener, route, route_config};
-use mesh_core::{CallOptions, ErrorKind};
+use mesh_core::{CallOptions, ErrorKind, Mesh, SecurityFloor};
 use mesh_examples::helloworld::HelloRequest;
+use tokio::time::Instant;
 use tonic::Request;
 
 use crate::support::PATIENCE;
 use crate::support::backend::Backend;
-use crate::support::client::{Client, impatient_mesh, quick, quick_mesh};
+use crate::support::client::{Client, assert_says, impatient_mesh, quick, quick_mesh};
 use crate::support::dns::{Answer, Dns, HERE, THERE, twins};
 
 /// A control plane whose one route goes to each of the clusters with its weight.
@@ -127,4 +128,44 @@ async fn a_call_that_waits_for_ready_waits_for_a_target_that_has_no_routes_yet()
     assert!(futures_util::poll!(&mut waiting).is_pending());
     control_plane.set(Resources::service("greeter", [backend.address()]));
     assert_eq!(within_patience(waiting).await.unwrap().into_inner().message, "late");
+}
+
+/// Routes that go to a good cluster and to one of which it is known that it cannot be used.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_what_cannot_get_ready_hears_at_once_why_as_its_calls_do() {
+    let alive = Backend::start("alive").await;
+    let secured = || Mesh::builder().security_floor(SecurityFloor::new().require_mtls());
+    let invalid = cluster("other").modify(|cluster| cluster.lb_policy = 99);
+    for (builder, other, why) in [
+        (Mesh::builder(), None, "Cluster `other` does not exist"),
+        (Mesh::builder(), Some(invalid), "lb_policy"),
+        (Mesh::builder(), Some(cluster("other")), "ClusterLoadAssignment `other` does not exist"),
+        (secured(), Some(cluster("other").eds_service_name("alive")), "require_mtls"),
+    ] {
+        let control_plane = weighted([("alive", 1, &alive)]);
+        control_plane.put(route_config("greeter").routes([route().weighted([("alive", 0), ("other", 1)])]));
+        if let Some(other) = other {
+            control_plane.put(other);
+        }
+        let mesh = builder.control_plane(&control_plane).build().await.unwrap();
+        let client = Client::new(&mesh, "xds:///greeter");
+        let before = Instant::now();
+        let error = mesh.ready().await.unwrap_err();
+        // The control plane may take 15 s to say that there is no such resource.
+        assert!(before.elapsed() < Duration::from_secs(16), "{why}: after {:?}", before.elapsed());
+        assert!(error.report().contains(why) && error.cluster() == Some("other"), "{why}: {error:?}");
+        let before = Instant::now();
+        let target = mesh.target("xds:///greeter").unwrap();
+        assert_eq!(target.ready().await.unwrap_err().report(), error.report());
+        assert_says(&client.hello().await.unwrap_err(), &[why]);
+        assert_eq!(before.elapsed(), Duration::ZERO, "{why}: there was nothing left to wait for");
+        // It is no more than the verdict of the moment.
+        control_plane.put(route_config("greeter").routes([route().cluster("alive")]));
+        if why != "require_mtls" {
+            tokio::time::resume();
+            client.recovers().await;
+            target.ready().await.unwrap();
+            tokio::time::pause();
+        }
+    }
 }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::balancer::Balancer;
 use super::clusters::Registry;
 use super::priority::{Choice, Priorities};
+use super::watchers::Watchers;
 use crate::connect::{Connect, ConnectivityState};
 use crate::snapshot::{ClusterEntry, CurrentLeaf};
 
@@ -30,6 +31,8 @@ pub(crate) struct Aggregate<C: Connect> {
     balancer: ArcSwap<Balancer<C>>,
     /// Another leaf takes the calls.
     pub(crate) changed: Notify,
+    /// Who hears of each change of its connectivity, which is that of the leaf in use.
+    watchers: Arc<Watchers>,
     /// Whether a call came since the housekeeping last looked.
     used: AtomicBool,
     me: Weak<Self>,
@@ -53,7 +56,7 @@ struct State<C: Connect> {
 
 impl<C: Connect> Aggregate<C> {
     /// An aggregate that connects nothing yet; `first` is its first leaf.
-    pub(crate) fn new(first: &Leaf<C>, registry: &Registry<C>) -> Arc<Self> {
+    pub(crate) fn new(first: &Leaf<C>, watchers: Arc<Watchers>, registry: &Registry<C>) -> Arc<Self> {
         let (entry, balancer) = first;
         let priorities = Priorities::new(NEVER, registry.options.retention);
         let leaves = vec![first.clone()];
@@ -62,6 +65,7 @@ impl<C: Connect> Aggregate<C> {
             current: Arc::new(ArcSwap::new(entry.clone())),
             balancer: ArcSwap::new(balancer.clone()),
             changed: Notify::new(),
+            watchers,
             used: AtomicBool::new(false),
             me: me.clone(),
             state: Mutex::new(State { leaves, place: 0, priorities, active: false, quiet_since: None }),
@@ -117,6 +121,7 @@ impl<C: Connect> Aggregate<C> {
     /// The connectivity of a leaf changed, or is about to.
     pub(crate) fn leaf_changed(&self) {
         self.choose(&mut self.state.lock());
+        self.watchers.notify();
     }
 
     /// Chooses the leaf that takes the calls, connecting those that it takes to find one.
@@ -164,9 +169,7 @@ impl<C: Connect> Aggregate<C> {
             self.balancer.store(balancer.clone());
             self.changed.notify_waiters();
             // Its connectivity is now that of another leaf.
-            if let Some(registry) = self.registry.upgrade() {
-                registry.connectivity_changed();
-            }
+            self.watchers.notify();
         }
     }
 

@@ -26,6 +26,7 @@ use super::sessions::{SessionEndpoints, Sessions};
 use super::status::{EndpointReport, statuses};
 use super::summary::Summary;
 use super::ticker::Ticker;
+use super::watchers::Watchers;
 use crate::connect::{Connect, ConnectivityState, Criteria, Environment, Limits, Observer, SlotQueue, Streak};
 use crate::error::Error;
 use crate::resource::endpoints::Address;
@@ -52,6 +53,8 @@ pub(crate) struct Balancer<C: Connect> {
     pub(crate) max_pending: AtomicU32,
     /// The picker was replaced.
     pub(crate) changed: Notify,
+    /// Who hears of each change of its connectivity.
+    watchers: Arc<Watchers>,
     me: Weak<Self>,
     /// That of [`State`], for those who must not wait for its lock.
     connectivity_now: Mutex<ConnectivityState>,
@@ -117,6 +120,7 @@ impl<C: Connect> Balancer<C> {
             pending: AtomicU32::new(0),
             max_pending: AtomicU32::new(max_pending),
             changed: Notify::new(),
+            watchers: registry.watchers(&entry.key),
             me: me.clone(),
             connectivity_now: Mutex::new(ConnectivityState::Idle),
             ejections: OnceLock::new(),
@@ -280,8 +284,8 @@ impl<C: Connect> Balancer<C> {
             tell();
         }
         self.changed.notify_waiters();
-        if let Some(registry) = self.registry.upgrade().filter(|_| news) {
-            registry.connectivity_changed();
+        if news {
+            self.watchers.notify();
         }
     }
 

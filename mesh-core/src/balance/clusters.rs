@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,7 @@ use super::options::BalanceOptions;
 use super::outlier::{Method, Unenforced};
 use super::picker::Picker;
 use super::status::EndpointReport;
+use super::watchers::Watchers;
 use crate::connect::{Connect, ConnectivityState, Leaving, Limits};
 use crate::error::{Error, ErrorKind};
 use crate::origin::Sourced;
@@ -39,9 +40,9 @@ pub(crate) struct Registry<C: Connect> {
     aggregates: Mutex<HashMap<ClusterKey, Weak<Aggregate<C>>>>,
     /// Clusters whose entry belongs to others, while they are in use.
     held: Mutex<Vec<Arc<Balancer<C>>>>,
+    /// Who hears of which cluster, before it has running state, too.
+    watchers: Mutex<HashMap<ClusterKey, Arc<Watchers>>>,
     pub(crate) leaving: Arc<Leaving<C::Connection>>,
-    /// Counts the changes of all clusters' connectivity.
-    connectivity: watch::Sender<u64>,
     /// Where tasks run; found at the first use, and with it the housekeeping starts.
     runtime: Mutex<Option<Handle>>,
     me: Weak<Self>,
@@ -66,8 +67,8 @@ impl<C: Connect> Clusters<C> {
             clusters: Mutex::default(),
             aggregates: Mutex::default(),
             held: Mutex::default(),
+            watchers: Mutex::default(),
             leaving: Arc::default(),
-            connectivity: watch::Sender::new(0),
             runtime: Mutex::new(None),
             me: me.clone(),
         });
@@ -134,7 +135,10 @@ impl<C: Connect> Clusters<C> {
             Ok(balancer) => {
                 error::waited(ErrorKind::NoEndpoint, &balancer.key.name, waited, false, &balancer.summary())
             }
-            Err(error) => error,
+            Err(mut error) => {
+                error.context_mut().cluster.get_or_insert_with(|| entry.key.name.clone());
+                error
+            }
         }
     }
 
@@ -161,9 +165,11 @@ impl<C: Connect> Clusters<C> {
         Some(known.map_or(ConnectivityState::Idle, |balancer| balancer.connectivity_now()))
     }
 
-    /// Told of every change of any cluster's connectivity; it counts them.
-    pub(crate) fn connectivity_changes(&self) -> watch::Receiver<u64> {
-        self.0.connectivity.subscribe()
+    /// Notifies the watcher, until it is dropped, of every change of the connectivity of this cluster, and of no other's. The
+    /// cluster need have no running state yet.
+    pub(crate) fn watch(&self, key: &ClusterKey, watcher: &Arc<Notify>) {
+        // Under the lock: watchers that none is added to yet are not forgotten meanwhile.
+        self.0.watchers.lock().entry(key.clone()).or_default().add(watcher);
     }
 
     pub(crate) fn options(&self) -> &BalanceOptions {
@@ -243,19 +249,19 @@ impl<C: Connect> Registry<C> {
         if let Some(aggregate) = aggregates.get(key).and_then(Weak::upgrade) {
             return aggregate;
         }
-        let aggregate = Aggregate::new(first, self);
+        let aggregate = Aggregate::new(first, self.watchers(key), self);
         aggregates.retain(|_, known| known.strong_count() > 0);
         aggregates.insert(key.clone(), Arc::downgrade(&aggregate));
         aggregate
     }
 
-    /// The connectivity of a cluster changed.
-    pub(crate) fn connectivity_changed(&self) {
-        self.connectivity.send_modify(|changes| *changes += 1);
-    }
-
     pub(crate) fn weak(&self) -> Weak<Self> {
         self.me.clone()
+    }
+
+    /// Who hears of this cluster, now and later.
+    pub(crate) fn watchers(&self, key: &ClusterKey) -> Arc<Watchers> {
+        self.watchers.lock().entry(key.clone()).or_default().clone()
     }
 
     fn known(&self, key: &ClusterKey) -> Option<Arc<Balancer<C>>> {
@@ -306,6 +312,7 @@ impl<C: Connect> Registry<C> {
     }
 
     fn let_go(&self) {
+        self.watchers.lock().retain(|_, watchers| Arc::strong_count(watchers) > 1 || watchers.are_there());
         let (used, unused): (Vec<_>, Vec<_>) = self.held.lock().drain(..).partition(|balancer| balancer.is_active());
         self.held.lock().extend(used);
         // Outside the lock, which a dropped cluster may need.
@@ -370,7 +377,13 @@ impl<C: Connect> Registry<C> {
         }
     }
 
-    fn all(&self) -> Vec<Arc<Balancer<C>>> {
+    /// The clusters of which anyone hears, or may.
+    #[cfg(test)]
+    pub(super) fn watched(&self) -> usize {
+        self.watchers.lock().len()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Balancer<C>>> {
         self.clusters.lock().values().filter_map(Weak::upgrade).collect()
     }
 }

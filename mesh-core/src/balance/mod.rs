@@ -40,6 +40,7 @@ mod subset;
 mod summary;
 mod ticker;
 mod wait;
+mod watchers;
 
 #[cfg(test)]
 mod tests;

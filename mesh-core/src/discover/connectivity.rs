@@ -1,16 +1,15 @@
 //! The connectivity of a target: that of the clusters it sends calls to, taken together.
 
-use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::Source;
 use crate::connect::ConnectivityState;
-use crate::snapshot::{ClusterEntry, PrepareClusters, Snapshot};
+use crate::snapshot::{ClusterEntry, ClusterKey, PrepareClusters, Problem, Snapshot};
 
 /// A table that names more clusters than this does not connect them before their first call: ten thousand known
 /// clusters are not a hundred thousand sockets.
@@ -21,25 +20,36 @@ const PAUSE_PER_CLUSTER: Duration = Duration::from_micros(10);
 /// The states of a target's clusters, as one.
 pub(super) struct Aggregate {
     clusters: Arc<dyn PrepareClusters>,
-    /// Told of every change of any cluster.
-    changes: watch::Receiver<u64>,
+    /// Told of every change of one of the clusters, and of no other target's: another one whenever the clusters are others.
+    changed: Arc<Notify>,
     snapshot: Option<Arc<Snapshot>>,
     looked: Instant,
 }
 
 /// What calls of a target would find.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Readiness {
     /// Ready if any cluster is, as gRPC's cluster manager takes them together.
     pub(super) state: ConnectivityState,
-    /// No call would have to wait for a connection: each cluster is ready, or connects at its first call.
-    pub(super) complete: bool,
+    pub(super) prospect: Prospect,
+}
+
+/// What there is to wait for before the calls of a target wait for nothing.
+#[derive(Clone, Debug)]
+pub(super) enum Prospect {
+    /// Nothing: each cluster is ready, or connects at its first call.
+    Ready,
+    /// The configuration, or that an endpoint is connected.
+    Open,
+    /// Nothing that helps: there are no usable routes.
+    Unroutable(Problem),
+    /// Nothing that helps: this cluster cannot be used, and its calls fail.
+    Unusable(Arc<ClusterEntry>),
 }
 
 impl Aggregate {
     pub(super) fn new(clusters: Arc<dyn PrepareClusters>) -> Self {
-        let changes = clusters.changes();
-        Self { clusters, changes, snapshot: None, looked: Instant::now() }
+        Self { clusters, changed: Arc::default(), snapshot: None, looked: Instant::now() }
     }
 
     /// Puts a snapshot in force at `source`, with the clusters that take its calls, or copies of them, on their way to be
@@ -55,9 +65,21 @@ impl Aggregate {
                     .for_each(|entry| self.clusters.prepare(entry));
             }
         }
+        self.watch(&snapshot);
         self.snapshot = Some(snapshot.clone());
         source.readiness(self.look());
         source.publish(snapshot);
+    }
+
+    /// Hears of the clusters of this snapshot, and no longer of those that only an older one has.
+    fn watch(&mut self, snapshot: &Snapshot) {
+        let Ok(entries) = taking_calls(snapshot) else { return };
+        let known = self.snapshot.as_deref().and_then(|known| taking_calls(known).ok());
+        if known.is_some_and(|known| known.map(key).eq(entries.clone().map(key))) {
+            return;
+        }
+        self.changed = Arc::default();
+        entries.for_each(|entry| self.clusters.watch(&entry.key, &self.changed));
     }
 
     /// Shows the connectivity at `source` until something happens: what it is, or `None` when nobody uses the target any
@@ -74,35 +96,47 @@ impl Aggregate {
         }
     }
 
-    /// Resolves when the state of a cluster changed, of this target or another.
+    /// Resolves when the state of a cluster of the target changed. Cancel safe.
     pub(super) async fn changed(&mut self) -> Readiness {
         let clusters = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.clusters.len());
         if clusters > MOST_CONNECTED_EARLY {
             let pause = PAUSE_PER_CLUSTER.saturating_mul(u32::try_from(clusters).unwrap_or(u32::MAX));
             sleep_until(self.looked + pause).await;
         }
-        if self.changes.changed().await.is_err() {
-            pending::<()>().await;
-        }
+        self.changed.notified().await;
         self.look()
     }
 
     /// How the clusters are at this moment.
     pub(super) fn look(&mut self) -> Readiness {
         self.looked = Instant::now();
-        self.changes.mark_unchanged();
-        self.snapshot.as_ref().map_or(Readiness::of([]), |snapshot| match taking_calls(snapshot) {
-            Some(entries) => Readiness::of(entries.map(|entry| self.clusters.state(entry))),
-            // A target without usable routes never gets ready.
-            None => Readiness::of([ConnectivityState::TransientFailure]),
-        })
+        let Some(snapshot) = &self.snapshot else { return Readiness::of([]) };
+        let entries = match taking_calls(snapshot) {
+            Ok(entries) => entries,
+            Err(problem) => {
+                let prospect = Prospect::Unroutable(problem.clone());
+                return Readiness { state: ConnectivityState::TransientFailure, prospect };
+            }
+        };
+        let mut readiness = Readiness::of(entries.clone().map(|entry| self.clusters.state(entry)));
+        let mut unusable = entries.filter(|entry| !self.clusters.is_usable(entry));
+        if matches!(readiness.prospect, Prospect::Open)
+            && let Some(cluster) = unusable.next()
+        {
+            readiness.prospect = Prospect::Unusable(cluster.clone());
+        }
+        readiness
     }
 }
 
-/// The clusters that take calls, of a snapshot that has routes.
-pub(super) fn taking_calls(snapshot: &Snapshot) -> Option<impl Iterator<Item = &Arc<ClusterEntry>>> {
-    let table = snapshot.routing.as_ref().ok()?;
-    Some(table.weighted().iter().filter_map(|place| snapshot.clusters.get(*place)))
+/// The clusters that take calls; of a snapshot without routes, why it has none.
+pub(super) fn taking_calls(snapshot: &Snapshot) -> Result<impl Iterator<Item = &Arc<ClusterEntry>> + Clone, &Problem> {
+    let table = snapshot.routing.as_ref()?;
+    Ok(table.weighted().iter().filter_map(|place| snapshot.clusters.get(*place)))
+}
+
+fn key(entry: &Arc<ClusterEntry>) -> &ClusterKey {
+    &entry.key
 }
 
 /// Whether calls of a cluster in this state wait for no connection, or are themselves what makes it connect.
@@ -117,7 +151,8 @@ impl Readiness {
             complete &= is_ready(state);
             best = best.into_iter().chain([state]).min_by_key(|state| rank(*state));
         }
-        Self { state: best.unwrap_or(ConnectivityState::Idle), complete }
+        let prospect = if complete { Prospect::Ready } else { Prospect::Open };
+        Self { state: best.unwrap_or(ConnectivityState::Idle), prospect }
     }
 }
 
@@ -134,7 +169,74 @@ fn rank(state: ConnectivityState) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+    use std::time::Duration;
+
+    use futures_util::FutureExt;
+    use parking_lot::Mutex;
+
     use super::*;
+    use crate::error::Error;
+    use crate::resource::endpoints::Address;
+    use crate::snapshot::fixed;
+
+    /// Clusters that are what a test says, and remember who watches them.
+    #[derive(Default)]
+    struct Scripted(Mutex<HashMap<ClusterKey, Arc<Notify>>>);
+
+    impl PrepareClusters for Scripted {
+        fn attach(&self, _: &[Arc<ClusterEntry>]) {}
+
+        fn prepare(&self, _: &Arc<ClusterEntry>) {}
+
+        fn state(&self, _: &ClusterEntry) -> ConnectivityState {
+            ConnectivityState::Connecting
+        }
+
+        fn watch(&self, key: &ClusterKey, watcher: &Arc<Notify>) {
+            self.0.lock().insert(key.clone(), watcher.clone());
+        }
+
+        fn is_usable(&self, entry: &ClusterEntry) -> bool {
+            &*entry.key.name != "unusable"
+        }
+
+        fn not_ready(&self, _: &ClusterEntry, _: Duration) -> Error {
+            Error::shut_down()
+        }
+    }
+
+    impl Scripted {
+        fn change(&self, cluster: &Arc<ClusterEntry>) {
+            self.0.lock()[&cluster.key].notify_one();
+        }
+    }
+
+    fn snapshot(cluster: &str) -> Snapshot {
+        fixed::of_addresses(&cluster.into(), ["127.0.0.1:1".parse::<Address>().unwrap()])
+    }
+
+    #[tokio::test]
+    async fn a_target_wakes_for_its_own_clusters_and_for_those_of_its_latest_snapshot_alone() {
+        let clusters = Arc::new(Scripted::default());
+        let mut targets: Vec<_> = (0..3).map(|_| Aggregate::new(clusters.clone())).collect();
+        let snapshots = ["a", "b", "c"].map(|name| Arc::new(snapshot(name)));
+        let take = |target: &mut Aggregate, snapshot: &Arc<Snapshot>| {
+            target.watch(snapshot);
+            target.snapshot = Some(snapshot.clone());
+        };
+        targets.iter_mut().zip(&snapshots).for_each(|(target, snapshot)| take(target, snapshot));
+        let mut woken = |cluster: usize| -> Vec<usize> {
+            clusters.change(&snapshots[cluster].clusters[0]);
+            (0..3).filter(|place| targets[*place].changed().now_or_never().is_some()).collect()
+        };
+        assert_eq!([woken(0), woken(1), woken(2)], [[0], [1], [2]]);
+        take(&mut targets[0], &snapshots[2]);
+        clusters.change(&snapshots[0].clusters[0]);
+        assert!(targets[0].changed().now_or_never().is_none(), "it uses another now");
+        clusters.change(&snapshots[2].clusters[0]);
+        assert!(targets[0].changed().now_or_never().is_some());
+    }
 
     #[test]
     fn states_come_to_one_as_in_grpc_and_all_of_them_make_a_target_ready() {
@@ -150,7 +252,9 @@ mod tests {
             (&[TransientFailure], (TransientFailure, false)),
         ];
         for (states, (state, complete)) in cases {
-            assert_eq!(Readiness::of(states.iter().copied()), Readiness { state, complete }, "{states:?}");
+            let readiness = Readiness::of(states.iter().copied());
+            let is_ready = matches!(readiness.prospect, Prospect::Ready);
+            assert_eq!((readiness.state, is_ready), (state, complete), "{states:?}");
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::connectivity::{Readiness, is_ready, taking_calls};
+use super::connectivity::{Prospect, Readiness, is_ready, taking_calls};
 use super::current::Current;
 use crate::call::{self, Call};
 use crate::connect::ConnectivityState;
@@ -82,8 +82,8 @@ struct Shared {
     facts: Facts,
     snapshot: Current<Snapshot>,
     connectivity: watch::Sender<ConnectivityState>,
-    /// Whether no call would have to wait.
-    ready: watch::Sender<bool>,
+    /// Whether calls would have to wait, and whether that would help.
+    prospect: watch::Sender<Prospect>,
     waiting_for: Mutex<Option<String>>,
     pending: AtomicU32,
     /// No call is taken any more.
@@ -99,7 +99,7 @@ impl Target {
             facts,
             snapshot: Current::empty(),
             connectivity: watch::Sender::new(ConnectivityState::Idle),
-            ready: watch::Sender::new(false),
+            prospect: watch::Sender::new(Prospect::Open),
             waiting_for: Mutex::new(None),
             pending: AtomicU32::new(0),
             closed: mesh.child_token(),
@@ -134,8 +134,10 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// After the mesh's `max_wait` (20 s), with what a cluster lacks; when the configuration cannot be used; when the
-    /// mesh is shut down.
+    /// At once, with the error of the calls that it would concern, when it is known that waiting does not help: a resource does
+    /// not exist or was rejected with no good one before it, or a cluster is not to be used (see
+    /// [`SecurityFloor`](crate::SecurityFloor)). After the mesh's `max_wait` (20 s) when it is not: the control plane has not
+    /// answered, or a cluster has no endpoint yet, or none that can be reached. When the mesh is shut down.
     pub async fn ready(&self) -> Result<(), Error> {
         let mut ready = pin!(self.wait_until_ready());
         poll_fn(|cx| {
@@ -152,19 +154,27 @@ impl Target {
         if let Err(problem) = &snapshot.routing {
             return Err(self.explain(problem.to_error()));
         }
-        let mut ready = self.shared.ready.subscribe();
-        tokio::select! {
+        let mut prospect = self.shared.prospect.subscribe();
+        let verdict = prospect.wait_for(|prospect| !matches!(prospect, Prospect::Open));
+        let verdict = tokio::select! {
             biased;
-            _ = ready.wait_for(|ready| *ready) => Ok(()),
-            () = self.shared.closed.cancelled() => Err(self.explain(Error::shut_down())),
-            () = tokio::time::sleep_until(limit) => Err(self.explain(self.not_ready(since))),
-        }
+            // The sender is in `self`, so there is a verdict.
+            verdict = verdict => verdict.map(|verdict| verdict.clone()).unwrap_or(Prospect::Open),
+            () = self.shared.closed.cancelled() => return Err(self.explain(Error::shut_down())),
+            () = tokio::time::sleep_until(limit) => Prospect::Open,
+        };
+        Err(self.explain(match verdict {
+            Prospect::Ready => return Ok(()),
+            Prospect::Open => self.not_ready(since),
+            Prospect::Unroutable(problem) => problem.to_error(),
+            Prospect::Unusable(cluster) => self.shared.facts.clusters.not_ready(&cluster, since.elapsed()),
+        }))
     }
 
     /// What the first cluster lacks that is not ready.
     fn not_ready(&self, since: Instant) -> Error {
         let (snapshot, clusters) = (self.snapshot(), &self.shared.facts.clusters);
-        let mut taking_calls = snapshot.as_ref().and_then(|snapshot| taking_calls(snapshot)).into_iter().flatten();
+        let mut taking_calls = snapshot.as_ref().and_then(|snapshot| taking_calls(snapshot).ok()).into_iter().flatten();
         match taking_calls.find(|entry| !is_ready(clusters.state(entry))) {
             Some(cluster) => clusters.not_ready(cluster, since.elapsed()),
             None => self.no_snapshot(false),
@@ -315,7 +325,7 @@ impl Source {
     pub(super) fn readiness(&self, now: Readiness) {
         if let Some(shared) = self.shared.upgrade() {
             shared.connectivity.send_if_modified(|known| std::mem::replace(known, now.state) != now.state);
-            shared.ready.send_if_modified(|known| std::mem::replace(known, now.complete) != now.complete);
+            shared.prospect.send_replace(now.prospect);
         }
     }
 
@@ -331,7 +341,7 @@ impl Drop for Source {
             shared.closed.cancel();
             shared.snapshot.clear();
             shared.connectivity.send_replace(ConnectivityState::Shutdown);
-            shared.ready.send_replace(false);
+            shared.prospect.send_replace(Prospect::Open);
         }
     }
 }

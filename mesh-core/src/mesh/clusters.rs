@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::balance::Clusters;
 use crate::connect::{Connect, ConnectivityState};
 use crate::error::Error;
-use crate::snapshot::{ClusterEntry, PrepareClusters};
+use crate::snapshot::{ClusterEntry, ClusterKey, PrepareClusters};
 
 impl<C: Connect> PrepareClusters for Clusters<C> {
     fn attach(&self, entries: &[Arc<ClusterEntry>]) {
@@ -23,8 +23,12 @@ impl<C: Connect> PrepareClusters for Clusters<C> {
         self.connectivity(entry).unwrap_or(ConnectivityState::TransientFailure)
     }
 
-    fn changes(&self) -> watch::Receiver<u64> {
-        self.connectivity_changes()
+    fn watch(&self, key: &ClusterKey, watcher: &Arc<Notify>) {
+        Clusters::watch(self, key, watcher);
+    }
+
+    fn is_usable(&self, entry: &ClusterEntry) -> bool {
+        self.connectivity(entry).is_some()
     }
 
     fn not_ready(&self, entry: &ClusterEntry, waited: Duration) -> Error {

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::Problem;
 use crate::connect::ConnectivityState;
@@ -141,10 +141,13 @@ pub(crate) trait PrepareClusters: Send + Sync {
     /// How a cluster is connected at this moment.
     fn state(&self, entry: &ClusterEntry) -> ConnectivityState;
 
-    /// Told of every change of any cluster's state; it counts them.
-    fn changes(&self) -> watch::Receiver<u64>;
+    /// Notifies the watcher, until it is dropped, of every change of this cluster's state, and of no other's.
+    fn watch(&self, key: &ClusterKey, watcher: &Arc<Notify>);
 
-    /// Why a cluster has no ready endpoint after a wait.
+    /// Whether calls of a cluster may find an endpoint; otherwise they fail, whatever they wait for.
+    fn is_usable(&self, entry: &ClusterEntry) -> bool;
+
+    /// Why a cluster has no ready endpoint after a wait, or cannot be used.
     fn not_ready(&self, entry: &ClusterEntry, waited: Duration) -> Error;
 }
 

@@ -6,7 +6,7 @@ use crate::connect::{ConnectivityState, SendErrorKind};
 use crate::error::ErrorKind;
 
 /// A cluster of one priority for each list of endpoints.
-fn leaf(name: &str, priorities: &[&[u16]]) -> Arc<ClusterEntry> {
+pub(super) fn leaf(name: &str, priorities: &[&[u16]]) -> Arc<ClusterEntry> {
     let priorities = priorities.iter().map(|endpoints| vec![(1, *endpoints)]).collect();
     let entry = entry(EndpointPolicy::RoundRobin, priorities);
     Arc::new(ClusterEntry::new(key(name), entry.config.clone()))
@@ -16,7 +16,7 @@ fn key(name: &str) -> ClusterKey {
     ClusterKey { source: "test".into(), name: name.into() }
 }
 
-fn aggregate(leaves: &[&Arc<ClusterEntry>]) -> Arc<ClusterEntry> {
+pub(super) fn aggregate(leaves: &[&Arc<ClusterEntry>]) -> Arc<ClusterEntry> {
     let discovery = Discovery::Aggregate(leaves.iter().map(|leaf| leaf.key.name.clone()).collect());
     let cluster = Cluster { discovery, ..Cluster::plain("all".into(), Balancing::default()) };
     let leaves = leaves.iter().map(|leaf| (*leaf).clone()).collect();

@@ -2,6 +2,9 @@
 
 use std::collections::HashSet;
 
+use futures_util::FutureExt;
+use tokio::sync::Notify;
+
 use super::*;
 use crate::connect::ConnectivityState;
 use crate::connect::SendErrorKind;
@@ -332,10 +335,10 @@ async fn shutdown_closes_connections_and_fails_calls() {
 async fn every_change_of_a_clusters_connectivity_is_told() {
     let mesh = Mesh::new();
     let entry = cluster(&[1]);
-    let mut changes = mesh.clusters.connectivity_changes();
-    let mut told = || {
-        let news = changes.has_changed().unwrap();
-        changes.mark_unchanged();
+    let watcher = Arc::new(Notify::new());
+    mesh.clusters.watch(&entry.key, &watcher);
+    let told = || {
+        let news = watcher.notified().now_or_never().is_some();
         (news, mesh.clusters.connectivity(&entry).unwrap())
     };
     assert_eq!(told(), (false, ConnectivityState::Idle));

@@ -12,6 +12,7 @@ mod spill;
 mod spread;
 mod summary;
 mod updates;
+mod watchers;
 
 use std::sync::Arc;
 use std::time::Duration;

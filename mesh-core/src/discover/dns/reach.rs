@@ -2,10 +2,9 @@
 //! now.
 
 use std::fmt;
-use std::future::pending;
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::connect::ConnectivityState;
 use crate::resource::cluster::{Discovery, DnsEndpoints};
@@ -13,16 +12,15 @@ use crate::snapshot::{ClusterEntry, PrepareClusters, Snapshot};
 
 pub(super) struct Reach {
     clusters: Arc<dyn PrepareClusters>,
-    /// Told of every change of any cluster.
-    changes: watch::Receiver<u64>,
+    /// Told of every change of one of these clusters.
+    changed: Arc<Notify>,
     /// The clusters that are names, those among the leaves of aggregates too.
     named: Vec<(Arc<ClusterEntry>, Arc<DnsEndpoints>)>,
 }
 
 impl Reach {
     pub(super) fn new(clusters: Arc<dyn PrepareClusters>) -> Self {
-        let changes = clusters.changes();
-        Self { clusters, changes, named: Vec::new() }
+        Self { clusters, changed: Arc::default(), named: Vec::new() }
     }
 
     /// These clusters are in force from now on.
@@ -30,14 +28,15 @@ impl Reach {
         let leaves = snapshot.clusters.iter().flat_map(|entry| &entry.leaves).flat_map(|leaves| leaves.entries.iter());
         let all = snapshot.clusters.iter().chain(leaves);
         self.named = all.filter_map(|entry| Some((entry.clone(), names(entry)?.clone()))).collect();
-        self.changes.mark_changed();
+        self.changed = Arc::default();
+        self.named.iter().for_each(|(entry, _)| self.clusters.watch(&entry.key, &self.changed));
+        // How they are now is news, too.
+        self.changed.notify_one();
     }
 
-    /// Resolves when the state of a cluster changed, of this target or another, if any of this one's is a name.
-    pub(super) async fn changed(&mut self) {
-        if self.named.is_empty() || self.changes.changed().await.is_err() {
-            pending().await
-        }
+    /// Resolves when the state of a cluster changed that is a name. Cancel safe.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// The names, and whether calls that go there find nobody.
