@@ -576,6 +576,19 @@ fn begun_call() -> Vec<u8> {
 async fn closed(mut stream: TlsStream<TcpStream>) -> bool {
     let mut bytes = Vec::new();
     let _ = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("the connection is closed");
+    has_goaway(&bytes)
+}
+
+/// Reads until the server says GOAWAY.
+async fn told(stream: &mut TlsStream<TcpStream>) {
+    let mut bytes = Vec::new();
+    while !has_goaway(&bytes) {
+        let read = timeout(PATIENCE, stream.read_buf(&mut bytes)).await.expect("the server says GOAWAY");
+        assert_ne!(read.unwrap(), 0, "it is open until then");
+    }
+}
+
+fn has_goaway(bytes: &[u8]) -> bool {
     bytes.windows(9).any(|frame| frame[..2] == [0, 0] && frame[3..] == [7, 0, 0, 0, 0, 0])
 }
 
@@ -613,6 +626,30 @@ async fn s3_when_roots_change_callers_that_they_do_not_vouch_for_are_closed_a_se
     assert!(after >= Duration::from_secs(1) && after < Duration::from_millis(1900), "{after:?}");
     assert_eq!(client.hello().await.unwrap(), "client of shop");
     site.server.wait_for("one connection", |status| status.connections == 1).await;
+}
+
+/// Its certificates alone would leave its call a second.
+#[tokio::test]
+async fn s3_once_its_listener_is_replaced_a_connection_that_certificates_drain_has_no_more_than_the_grace() {
+    let options = ServerOptions::new().drain_grace(Duration::from_millis(50));
+    let site = Site::start(Some(secured(&context())), options, |server| server).await.certified().await;
+    let (other, own) = (Authority::new(), site.certificate());
+    let trusting = |pem: &str| {
+        let trust = TrustBundle::from_pem(pem.as_bytes()).expect("roots");
+        site.publisher.publish(KeyMaterial::new().identity(own.identity()).trust(trust));
+    };
+    trusting(&(site.authority.pem() + &other.pem()));
+    let mut stream = site.handshake(Some(&other.svid(CLIENT)), &["h2"]).await.unwrap();
+    stream.write_all(&begun_call()).await.unwrap();
+    site.server.wait_for("a call", |status| status.in_flight == 1).await;
+
+    let published = tokio::time::Instant::now();
+    trusting(&site.authority.pem());
+    told(&mut stream).await;
+    site.listen(secured(&optional()));
+    closed(stream).await;
+    let after = published.elapsed();
+    assert!(after >= Duration::from_millis(50) && after < Duration::from_secs(1), "{after:?}");
 }
 
 #[tokio::test]

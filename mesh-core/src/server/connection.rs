@@ -159,8 +159,9 @@ where
     let mut stage = Stage::Handshake;
     let mut timer = pin!(sleep_until(old.min(start + options.handshake_timeout)));
     let mut shuts_down = false;
-    let mut outlived = false;
     let mut distrusted = false;
+    // Whether its calls have no more than the grace.
+    let mut limited = false;
     let mut grace = start + NEVER;
     let mut heard = 0;
     loop {
@@ -168,9 +169,10 @@ where
             result = http2.as_mut() => return if result.is_ok() { "it was done" } else { "it was lost" },
             () = ends.cut.cancelled() => return "it was cut",
             () = ends.shutdown.cancelled(), if !shuts_down => shuts_down = true,
-            () = ends.drain.cancelled(), if stage.takes_calls() => {}
+            // Also of one that drains for its certificates: what it serves by may be gone.
+            () = ends.drain.cancelled(), if !limited && !shuts_down => limited = true,
             turn = certificates.next(state.peer_address) => match turn {
-                Turn::Drain if stage.takes_calls() => outlived = true,
+                Turn::Drain if stage.takes_calls() => {}
                 Turn::Drain => continue,
                 Turn::Refuse => distrusted = true,
                 Turn::End => return "its certificates do not hold any more",
@@ -181,7 +183,7 @@ where
                     timer.as_mut().reset(old);
                     continue;
                 }
-                Stage::Handshake | Stage::Serving => {}
+                Stage::Handshake | Stage::Serving => limited = true,
                 Stage::Draining => {
                     stage = Stage::Refusing;
                     state.refuse_calls();
@@ -208,8 +210,11 @@ where
         drain(http2.as_mut());
         let now = Instant::now();
         // What a shutdown leaves its calls is the server's to time, whyever the connection drained before; what certificates
-        // do, theirs.
-        grace = now + if shuts_down || outlived || distrusted { NEVER } else { options.drain_grace };
+        // alone do, theirs.
+        grace = match limited && !shuts_down {
+            true => grace.min(now + options.drain_grace),
+            false => now + NEVER,
+        };
         timer.as_mut().reset(grace.min(now + if distrusted { Duration::ZERO } else { FAREWELL }));
     }
 }
