@@ -1,9 +1,18 @@
 //! Tokens of callers (`jwt_authn`): a server verifies what its listener asks for, and its policies see what they say.
 
-use mesh_core::server::{Claims, ServerOptions, ServingMode};
+use std::convert::Infallible;
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full};
+use mesh_core::Mesh;
+use mesh_core::authorize::{JwkSet, JwtLayer, JwtProvider};
+use mesh_core::server::{Claims, RequestBody, ServerOptions, ServingMode};
 use mesh_core::testing::{ControlPlane, FilterChainBuilder, filter_chain, route, route_config, server_listener};
 use mesh_examples::helloworld::greeter_server::{Greeter, GreeterServer};
 use mesh_examples::helloworld::{HelloReply, HelloRequest};
+use mesh_tonic::Grpc;
 use mesh_xds_proto::envoy::config::core::v3::DataSource;
 use mesh_xds_proto::envoy::config::core::v3::data_source::Specifier;
 use mesh_xds_proto::envoy::config::rbac::v3 as rbac;
@@ -22,12 +31,18 @@ use pb::jwt_requirement::RequiresType;
 use pb::per_route_config::RequirementSpecifier;
 use pb::requirement_rule::RequirementType;
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status};
+use tower::{ServiceBuilder, service_fn};
 
+use crate::support::PATIENCE;
 use crate::support::client::{Client, metadata, quick, quick_mesh};
 use crate::support::configured::Setting;
 use crate::support::jwt::{Issuer, now};
+use crate::support::log::Log;
 use crate::support::served::Served;
 
 fn provider(issuer: &str, keys: &Issuer) -> pb::JwtProvider {
@@ -370,4 +385,165 @@ async fn whatever_comes_as_a_token_is_answered_and_nothing_of_it_is_told() {
     }
     call(&it, &good).await.expect("a good token");
     assert_eq!(it.greeter.calls(), 1);
+}
+
+/// A client of a server, and the client's mesh.
+struct Guarded(Client, Mesh);
+
+/// A server of tonic's own, with the layer around its services. It runs until the test ends.
+async fn tonic_with(layer: JwtLayer) -> Guarded {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("a bound listener");
+    let server = Server::builder().layer(layer.protocol(&Grpc)).add_service(GreeterServer::new(WhoCalls));
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let mesh = quick().build().await.expect("a mesh");
+    Guarded(Client::new(&mesh, &format!("static:///{address}")), mesh)
+}
+
+fn joe(keys: &Issuer) -> JwtProvider {
+    JwtProvider::new("joe", JwkSet::parse(keys.set()).expect("a good set"))
+}
+
+#[tokio::test]
+async fn the_layer_alone_answers_as_the_filter_does() {
+    let (keys, eve) = (Issuer::new("joe"), Issuer::new("joe"));
+    let layered = tonic_with(JwtLayer::new(joe(&keys).audience("a"))).await;
+    let wanted = pb::JwtProvider { audiences: vec!["a".into()], ..provider("joe", &keys) };
+    let filtered = start(&filter(wanted, by("joe"))).await;
+    let good = keys.token(&json!({"aud": "a", "sub": "alice"}));
+    let with = |token: &str| metadata(&[("authorization", &format!("Bearer {token}"))]);
+    assert_eq!(layered.0.hello_with(with(&good)).await.expect("a good token"), "alice");
+    for bad in [
+        None,
+        Some("junk".to_owned()),
+        Some(eve.token(&json!({"aud": "a"}))),
+        Some(keys.token(&json!({"aud": "b"}))),
+        Some(keys.token(&json!({"aud": "a", "exp": now() - 61}))),
+        Some(keys.token(&json!({"aud": "a", "iss": "jim"}))),
+    ] {
+        let metadata = || bad.as_deref().map(with).unwrap_or_default();
+        let by_layer = layered.0.hello_with(metadata()).await.expect_err("it is refused");
+        let by_filter = filtered.client.hello_with(metadata()).await.expect_err("it is refused");
+        let seen = |status: &Status| {
+            let challenge = status.metadata().get("www-authenticate").map(|value| value.as_bytes().to_vec());
+            (status.code(), status.message().to_owned(), challenge)
+        };
+        assert_eq!(seen(&by_layer), seen(&by_filter), "{bad:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_layer_alone_lets_pass_what_it_is_told_to() {
+    let (keys, eve, jim) = (Issuer::new("joe"), Issuer::new("joe"), Issuer::new("jim"));
+    let bearer = |token: String| ("authorization", format!("Bearer {token}"));
+    let ask = |Guarded(client, _): &Guarded, headers: &[(&'static str, String)]| {
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let (client, metadata) = (client.clone(), metadata(&headers));
+        async move { client.hello_with(metadata).await.map_err(|status| status.code()) }
+    };
+    let (of_joe, forged) = (keys.token(&json!({"sub": "alice"})), eve.token(&json!({"sub": "root"})));
+    let optional = tonic_with(JwtLayer::new(joe(&keys)).allow_missing()).await;
+    assert_eq!(ask(&optional, &[]).await.as_deref(), Ok("nobody"));
+    assert_eq!(ask(&optional, &[bearer(of_joe.clone())]).await.as_deref(), Ok("alice"));
+    assert_eq!(ask(&optional, &[bearer(forged.clone())]).await, Err(Code::Unauthenticated));
+    let elsewhere = JwtProvider::new("jim", JwkSet::parse(jim.set()).expect("a good set"));
+    let elsewhere = elsewhere.from_header("x-token".parse().expect("a name"), "");
+    let either = tonic_with(JwtLayer::new(joe(&keys)).or(elsewhere)).await;
+    assert_eq!(ask(&either, &[bearer(of_joe)]).await.as_deref(), Ok("alice"));
+    let of_jim = jim.token(&json!({"sub": "bob"}));
+    assert_eq!(ask(&either, &[("x-token", of_jim.clone())]).await.as_deref(), Ok("bob"));
+    assert_eq!(ask(&either, &[bearer(of_jim)]).await, Err(Code::Unauthenticated), "it is not where jim's are");
+    assert_eq!(ask(&either, &[]).await, Err(Code::Unauthenticated));
+    let open = tonic_with(JwtLayer::new(joe(&keys)).without_token("/helloworld.Greeter/")).await;
+    assert_eq!(ask(&open, &[bearer(forged)]).await.as_deref(), Ok("nobody"), "what it says is not believed");
+    let other = tonic_with(JwtLayer::new(joe(&keys)).without_token("/grpc.health.v1.Health/")).await;
+    assert_eq!(ask(&other, &[]).await, Err(Code::Unauthenticated));
+}
+
+/// The status, the challenge and the body that a plain HTTP server answers a GET with.
+async fn get(address: SocketAddr, token: Option<&str>, forged: Option<&str>) -> (u16, Option<String>, String) {
+    let stream = TcpStream::connect(address).await.expect("a server");
+    let (mut client, connection) = h2::client::handshake(stream).await.expect("a handshake");
+    tokio::spawn(connection);
+    let mut request = http::Request::get(format!("http://{address}/whoami"));
+    let headers = request.headers_mut().expect("a request");
+    if let Some(token) = token {
+        headers.insert("authorization", format!("bearer {token}").parse().expect("a value"));
+    }
+    if let Some(forged) = forged {
+        headers.insert("x-sub", forged.parse().expect("a value"));
+    }
+    let (response, _) = client.send_request(request.body(()).expect("a request"), true).expect("an open connection");
+    let (head, mut body) = response.await.expect("an answer").into_parts();
+    let challenge = head.headers.get("www-authenticate").map(|value| value.to_str().expect("text").to_owned());
+    let mut text = Vec::new();
+    while let Some(data) = body.data().await {
+        text.extend(data.expect("a body"));
+    }
+    (head.status.as_u16(), challenge, String::from_utf8(text).expect("text"))
+}
+
+#[tokio::test]
+async fn the_layer_alone_guards_a_server_of_plain_http() {
+    let (keys, eve) = (Issuer::new("joe"), Issuer::new("joe"));
+    let whoami = service_fn(|request: http::Request<RequestBody>| async move {
+        assert!(!request.headers().contains_key("authorization"), "the handler does not get the token");
+        let subject = request.headers().get("x-sub").cloned().unwrap_or_else(|| "nobody".parse().expect("a value"));
+        let claims = request.extensions().get::<Claims>().expect("the layer puts them there");
+        assert_eq!(claims.text("joes", &["sub"]), subject.to_str().ok());
+        Ok::<_, Infallible>(http::Response::new(
+            Full::from(subject.as_bytes().to_vec()).map_err(|never| match never {}),
+        ))
+    });
+    let provider = joe(&keys).claim_to_header("sub", "x-sub".parse().expect("a name")).claims_entry("joes");
+    let service = ServiceBuilder::new()
+        .map_response(|response: http::Response<_>| response.map(BodyExt::boxed))
+        .layer(JwtLayer::new(provider))
+        .service(whoami);
+    let mesh = Mesh::builder().build().await.expect("a mesh");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("a bound listener");
+    tokio::spawn(async move { mesh.server().serve(listener, service, std::future::pending::<()>()).await });
+    let bad = "Bearer error=\"invalid_token\"".to_owned();
+    let alice = keys.token(&json!({"sub": "alice"}));
+    assert_eq!(get(address, Some(&alice), Some("root")).await, (200, None, "alice".to_owned()));
+    let missing = (401, Some("Bearer".to_owned()), "the call has no token".to_owned());
+    assert_eq!(get(address, None, Some("root")).await, missing);
+    let forged = eve.token(&json!({"sub": "alice"}));
+    let wrong = (401, Some(bad), "the token's signature is wrong".to_owned());
+    assert_eq!(get(address, Some(&forged), None).await, wrong);
+}
+
+#[tokio::test]
+async fn a_file_of_keys_is_read_again_and_a_bad_one_leaves_the_last_good_keys() {
+    let (old, new) = (Issuer::new("joe"), Issuer::new("joe"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("jwks.json");
+    let says = JwkSet::file(&path).expect_err("there is no file").to_string();
+    assert!(says.contains("jwks.json"), "{says}");
+    fs::write(&path, r#"{"keys": []}"#).expect("a file");
+    assert!(JwkSet::file(&path).is_err(), "without a key nobody could call");
+    fs::write(&path, old.set()).expect("a file");
+    let keys = JwkSet::file(&path).expect("a good file").refresh_interval(Duration::from_millis(5));
+    let Guarded(client, _mesh) = tonic_with(JwtLayer::new(JwtProvider::new("joe", keys))).await;
+    let (old_token, new_token) = (old.token(&json!({})), new.token(&json!({})));
+    let is_good = |token: &str| {
+        let (client, metadata) = (client.clone(), metadata(&[("authorization", &format!("Bearer {token}"))]));
+        async move { client.hello_with(metadata).await.is_ok() }
+    };
+    assert!(is_good(&old_token).await && !is_good(&new_token).await);
+    fs::write(folder.path().join("next"), new.set()).expect("a file");
+    fs::rename(folder.path().join("next"), &path).expect("a file in its place");
+    timeout(PATIENCE, async { while !is_good(&new_token).await {} }).await.expect("the new key is believed");
+    assert!(!is_good(&old_token).await, "a key that is gone is not");
+    let log = Log::of_warnings();
+    fs::write(&path, "junk").expect("a file");
+    timeout(PATIENCE, async {
+        while log.lines_with("a file of keys cannot be used") == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .expect("the log tells of it");
+    assert!(is_good(&new_token).await, "the last good keys stay");
 }

@@ -106,7 +106,7 @@ pub fn jwt(input: &[u8]) {
         needs_expiration: false,
         max_lifetime: None,
         clock_skew: CLOCK_SKEW,
-        keys,
+        keys: keys.into(),
         places: TokenPlace::defaults(),
         effects: Effects { forwards: false, payload_entry: Some("payload".into()), ..Effects::default() },
     };

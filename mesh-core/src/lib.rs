@@ -25,12 +25,12 @@
 //! # Features
 //!
 //! `discover`, `route`, `timeout`, `filter`, `mirror`, `retry`, `cluster`, `balance` and, for servers, `deadline`, a layer
-//! each (a `Mesh` takes `discover`, `route` and `balance`); `server` for [`Mesh::server`], `rbac` for its layer of access control; `dns` for `dns:` targets and clusters found by DNS; `tls`, with
+//! each (a `Mesh` takes `discover`, `route` and `balance`); `server` for [`Mesh::server`], `rbac` and `jwt` for layers of access control; `dns` for `dns:` targets and clusters found by DNS; `tls`, with
 //! `aws-lc` or `ring`, for certificates and what they secure; `spiffe` and `istio` for certificates from a SPIFFE Workload API and from Istio's CA;
 //! `testing`. All but `ring`, `istio` and `testing` are on by default.
 
 mod aside;
-#[cfg(feature = "rbac")]
+#[cfg(any(feature = "rbac", feature = "jwt"))]
 pub mod authorize;
 mod backoff;
 #[cfg(feature = "balance")]

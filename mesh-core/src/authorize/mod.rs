@@ -1,15 +1,23 @@
-//! Access control by fixed policies (A41), around any `http` service.
+//! Who may call, by what is said in code: layers around any `http` service.
 //!
-//! A server of the mesh does what its control plane says by itself, before its layers; this layer is for policies that are
-//! made in code, in a server of the mesh or in another.
+//! | layer | lets pass |
+//! |---|---|
+//! | [`RbacLayer`] | what policies allow (A41) |
+//! | [`JwtLayer`] | calls with a good token, whose claims it hands on (Envoy's `jwt_authn`) |
+//!
+//! A server of the mesh does what its control plane says by itself, before its layers; these are for what is decided in
+//! code, in a server of the mesh or in another. Each stands alone. A policy of [`RbacLayer`] sees the request as the layers
+//! around it leave it.
 //!
 //! ```
 //! use std::convert::Infallible;
 //!
 //! use http::{Request, Response, StatusCode};
+//! # #[cfg(feature = "rbac")]
 //! use mesh_core::authorize::{Policy, Rbac, RbacLayer, Rule};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
+//! # #[cfg(feature = "rbac")]
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() {
 //! let reading = Policy::new([Rule::path_prefix("/library.Books/")], [Rule::any()]);
@@ -18,115 +26,30 @@
 //! let refused = server.oneshot(Request::get("/library.Admin/Drop").body(()).unwrap()).await.unwrap();
 //! assert_eq!(refused.status(), StatusCode::FORBIDDEN);
 //! # }
+//! # #[cfg(not(feature = "rbac"))]
+//! # fn main() {}
 //! ```
 
-mod layer;
-#[cfg(all(test, feature = "tls"))]
+mod answer;
+#[cfg(feature = "jwt")]
+mod jwt;
+#[cfg(feature = "jwt")]
+mod keys;
+#[cfg(feature = "rbac")]
+mod rbac;
+#[cfg(all(test, feature = "rbac", feature = "tls"))]
 mod tests;
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+pub use answer::ResponseFuture;
+#[cfg(feature = "jwt")]
+pub use jwt::{JwtLayer, JwtProvider, JwtService};
+#[cfg(feature = "jwt")]
+pub use keys::JwkSet;
+#[cfg(feature = "rbac")]
+pub use rbac::{RbacLayer, RbacService};
 
-use http::{Request, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
-pub use layer::RbacLayer;
-use pin_project::pin_project;
-use tower_service::Service;
-
-use crate::deadline::InboundProtocol;
-use crate::error::{Error, ErrorKind};
+pub use crate::filter::ResponseBody;
+#[cfg(feature = "rbac")]
 pub use crate::resource::rbac::{Policy, Rbac, Rule};
-use crate::resource::rbac::{RbacFilter, access};
-use crate::server::inbound_call;
-
-/// Serves the calls that policies let pass, and answers the others.
-#[derive(Clone, Debug)]
-pub struct RbacService<S> {
-    inner: S,
-    filter: std::sync::Arc<RbacFilter>,
-    protocol: Option<&'static dyn InboundProtocol>,
-}
-
-impl<S, B, R> Service<Request<B>> for RbacService<S>
-where
-    S: Service<Request<B>, Response = Response<R>>,
-{
-    type Response = Response<ResponseBody<R>>;
-    type Error = S::Error;
-    type Future = ResponseFuture<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let call = inbound_call(&request);
-        let refusal = access::decide(&call, [("code", &*self.filter)].into_iter(), false, None).err();
-        match refusal {
-            Some(refusal) => {
-                tracing::debug!("a call was refused: {}", refusal.describe(&call, ""));
-                ResponseFuture { inner: None, refused: Some(refused(self.protocol)) }
-            }
-            None => ResponseFuture { inner: Some(self.inner.call(request)), refused: None },
-        }
-    }
-}
-
-fn refused(protocol: Option<&'static dyn InboundProtocol>) -> Response<()> {
-    let error = Error::new(ErrorKind::PermissionDenied, crate::server::NOT_ALLOWED);
-    protocol.map_or_else(
-        || {
-            let mut response = Response::new(());
-            *response.status_mut() = StatusCode::FORBIDDEN;
-            response
-        },
-        |protocol| protocol.refused(&error),
-    )
-}
-
-/// The future of [`RbacService`].
-#[pin_project]
-#[derive(Debug)]
-#[must_use = "futures do nothing unless polled"]
-pub struct ResponseFuture<F> {
-    #[pin]
-    inner: Option<F>,
-    refused: Option<Response<()>>,
-}
-
-impl<F, R, E> Future for ResponseFuture<F>
-where
-    F: Future<Output = Result<Response<R>, E>>,
-{
-    type Output = Result<Response<ResponseBody<R>>, E>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        Poll::Ready(match this.inner.as_pin_mut() {
-            Some(inner) => ready!(inner.poll(cx)).map(|response| response.map(|body| ResponseBody(Some(body)))),
-            None => Ok(this.refused.take().expect("polled after it was ready").map(|()| ResponseBody(None))),
-        })
-    }
-}
-
-/// The body of a response; a call that was refused has none.
-#[pin_project]
-#[derive(Debug)]
-pub struct ResponseBody<R>(#[pin] Option<R>);
-
-impl<R: Body> Body for ResponseBody<R> {
-    type Data = R::Data;
-    type Error = R::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<R::Data>, R::Error>>> {
-        self.project().0.as_pin_mut().map_or(Poll::Ready(None), |inner| inner.poll_frame(cx))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
-    }
-}
+#[cfg(feature = "jwt")]
+pub use crate::server::Claims;

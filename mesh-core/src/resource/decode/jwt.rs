@@ -201,7 +201,7 @@ fn provider(message: &proto::JwtProvider, at: &At<'_>) -> Option<Provider> {
         clock_skew: skew.map_or(CLOCK_SKEW, |seconds| Duration::from_secs(seconds.into())),
         places: places(message, at),
         effects: effects(message, at),
-        keys: keys?,
+        keys: keys?.into(),
     })
 }
 

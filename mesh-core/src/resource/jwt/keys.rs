@@ -4,7 +4,9 @@
 //! without a key nor one with a secret.
 
 use std::fmt;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls_pki_types::{AlgorithmIdentifier, SignatureVerificationAlgorithm, alg_id};
@@ -23,6 +25,28 @@ const MAX_KEYS: usize = 100;
 /// The keys that may have signed.
 #[derive(Debug)]
 pub(crate) struct Keys(Vec<Key>);
+
+/// The keys that hold now. Others may take their place while calls are verified.
+#[derive(Clone, Debug)]
+pub(crate) struct KeysInForce(Arc<ArcSwap<Keys>>);
+
+impl From<Keys> for KeysInForce {
+    fn from(keys: Keys) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(keys)))
+    }
+}
+
+impl KeysInForce {
+    /// These hold from the next call on.
+    pub(crate) fn replace(&self, keys: Keys) {
+        self.0.store(Arc::new(keys));
+    }
+
+    /// Whether one of the keys signed the token.
+    pub(super) fn signed(&self, token: &Token) -> Result<(), Unsigned> {
+        self.0.load().signed(token)
+    }
+}
 
 struct Key {
     id: Option<String>,
@@ -101,8 +125,7 @@ impl Keys {
         }
     }
 
-    /// Whether one of the keys signed the token.
-    pub(super) fn signed(&self, token: &Token) -> Result<(), Unsigned> {
+    fn signed(&self, token: &Token) -> Result<(), Unsigned> {
         let mut result = Err(Unsigned::NoKey);
         for key in self.0.iter().filter(|key| key.may_be(token.key_id.as_deref())) {
             match key.signed(token) {

@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 
 use super::failure::Failure;
-use super::keys::{Keys, Unsigned};
+use super::keys::{KeysInForce, Unsigned};
 use super::place::TokenPlace;
 use super::token::Token;
 use crate::resource::matcher::text::TextMatch;
@@ -30,13 +30,13 @@ pub(crate) struct Provider {
     /// The most that a token may have left.
     pub(crate) max_lifetime: Option<Duration>,
     pub(crate) clock_skew: Duration,
-    pub(crate) keys: Keys,
+    pub(crate) keys: KeysInForce,
     pub(crate) places: Vec<TokenPlace>,
     pub(crate) effects: Effects,
 }
 
 /// What is done with a token that is good.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Effects {
     /// The handler gets the token, too.
     pub(crate) forwards: bool,

@@ -24,7 +24,7 @@ fn provider(issuer: &str, signer: &Signer) -> Provider {
         needs_expiration: false,
         max_lifetime: None,
         clock_skew: CLOCK_SKEW,
-        keys: Keys::read(signer.set().as_bytes()).expect("a good set").0,
+        keys: Keys::read(signer.set().as_bytes()).expect("a good set").0.into(),
         places: TokenPlace::defaults(),
         effects: Effects::default(),
     }

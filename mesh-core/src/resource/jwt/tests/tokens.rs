@@ -25,7 +25,7 @@ fn openssl() -> (Provider, Value) {
     let all: Value = serde_json::from_str(OPENSSL).expect("JSON");
     let (keys, others) = Keys::read(OPENSSL.as_bytes()).expect("a good set");
     assert_eq!(others, 0);
-    (Provider { keys, ..provider("joe", &Signer::new("x")) }, all)
+    (Provider { keys: keys.into(), ..provider("joe", &Signer::new("x")) }, all)
 }
 
 #[test]
@@ -74,7 +74,8 @@ fn a_token_does_not_choose_what_its_key_is_used_with() {
     }
     let mut only = all.clone();
     only["keys"][0]["alg"] = json!("RS256");
-    let provider = Provider { keys: Keys::read(only.to_string().as_bytes()).expect("a good set").0, ..provider };
+    let keys = Keys::read(only.to_string().as_bytes()).expect("a good set").0.into();
+    let provider = Provider { keys, ..provider };
     assert_eq!(verdict(&provider, &token("RS256")), Ok(()));
     assert_eq!(verdict(&provider, &token("PS256")), Err(Failure::UnknownKey), "the key says what it is for");
 }
