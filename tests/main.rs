@@ -59,3 +59,4 @@ mod streaming;
 mod support;
 mod targets;
 mod workload_api;
+mod zones;

@@ -22,6 +22,7 @@ use super::options::BalanceOptions;
 use super::picker::{Picker, Spread};
 use super::policy::OwnPolicy;
 use super::priority::{Choice, Priorities};
+use super::zones::LocalCluster;
 use crate::connect::{Connect, ConnectivityState, Environment, Subchannel, SubchannelStatus};
 use crate::profile::Profile;
 use crate::resource::cluster::EndpointPolicy;
@@ -44,6 +45,9 @@ pub(crate) struct Active<C: Connect> {
     pub(super) priorities: Priorities,
     /// In Envoy's profile, the priorities whose health is disregarded.
     pub(super) panics: Vec<bool>,
+    local_cluster: Option<Arc<LocalCluster>>,
+    /// How the localities of the first priority share its calls, if those go by zones.
+    pub(super) zones: Option<Vec<u32>>,
     stamp: u64,
     /// Subchannels of a later stamp belong to a part: of one that is being gathered, to one before it or to itself.
     released: u64,
@@ -82,6 +86,8 @@ impl<C: Connect> Active<C> {
             members: Vec::new(),
             priorities: Priorities::new(options.failover_timeout.value, options.retention),
             panics: Vec::new(),
+            local_cluster: options.local_cluster.clone(),
+            zones: None,
             stamp: 0,
             released: 0,
             salt: fastrand::u64(..),

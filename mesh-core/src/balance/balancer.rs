@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::active::{Active, Outlook};
 use super::aggregate::Aggregate;
 use super::clusters::Registry;
+use super::error;
 use super::outlier::EjectionCounts;
 use super::picker::{Blocked, Picked, Picker};
 use super::policy::PickRequest;
@@ -231,6 +232,14 @@ impl<C: Connect> Balancer<C> {
         Ok(())
     }
 
+    /// The callers are spread otherwise over the zones.
+    pub(crate) fn local_cluster_changed(&self) {
+        let mut state = self.state.lock();
+        if state.active.as_ref().is_some_and(|active| active.zone_aware().is_some()) {
+            self.rebuild(&mut state);
+        }
+    }
+
     fn environment(&self, registry: &Registry<C>, limits: Limits, handle: Handle) -> Arc<Environment<C>> {
         let observer: Weak<dyn Observer> = self.me.clone();
         Arc::new(Environment {
@@ -411,6 +420,12 @@ impl<C: Connect> Balancer<C> {
     /// The endpoints of the cluster and how they are.
     pub(crate) fn statuses(&self) -> Vec<EndpointReport> {
         self.state.lock().statuses()
+    }
+
+    /// What a call says that gets none.
+    #[cold]
+    pub(crate) fn no_endpoint(&self) -> Error {
+        error::no_endpoint(&self.key.name, &self.summary(), Instant::now())
     }
 
     /// How the endpoints are, for the calls that get none: looked at once for many of them.

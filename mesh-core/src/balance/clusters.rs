@@ -22,6 +22,7 @@ use super::watchers::Watchers;
 use crate::connect::{Connect, ConnectivityState, Leaving, Limits};
 use crate::error::{Error, ErrorKind};
 use crate::origin::Sourced;
+use crate::resource::endpoints::Endpoints;
 use crate::snapshot::{ClusterConfig, ClusterEntry, ClusterKey};
 
 /// The running state of all clusters that use one connector; clones share it.
@@ -178,6 +179,13 @@ impl<C: Connect> Clusters<C> {
 
     pub(crate) fn registry(&self) -> &Registry<C> {
         &self.0
+    }
+
+    /// The endpoints of the local cluster are these now.
+    pub(crate) fn local_cluster_changed(&self, endpoints: &Endpoints) {
+        let Some(local) = &self.0.options.local_cluster else { return };
+        local.publish(endpoints);
+        self.0.all().iter().for_each(|cluster| cluster.local_cluster_changed());
     }
 
     /// Resolves when no call is in flight any more, at most after `limit`.

@@ -14,7 +14,7 @@ use super::balancer::Balancer;
 use super::body::ResponseBody;
 use super::clusters::Clusters;
 use super::error;
-use super::picker::{Picked, Slot};
+use super::picker::{Blocked, Picked, Slot};
 use super::policy::PickRequest;
 use super::recorder::Recorder;
 use super::source::Source;
@@ -121,9 +121,12 @@ impl<C: Connect> Attempt<C> {
         }
         if let Some(balancer) = clusters.attached(entry)
             && !balancer.queue.is_occupied()
-            && let Ok(picked) = balancer.pick(&wanted(call))
         {
-            return send(call, picked, request, self.classify);
+            match balancer.pick(&wanted(call)) {
+                Ok(picked) => return send(call, picked, request, self.classify),
+                Err(blocked) if self.fails(&blocked) => return State::failed(balancer.no_endpoint()),
+                Err(_) => {}
+            }
         }
         match clusters.balancer(entry) {
             Ok(balancer) => self.wait(Source::Cluster(balancer), request),
@@ -149,13 +152,19 @@ impl<C: Connect> Attempt<C> {
             return State::failed(Error::shut_down());
         };
         let balancer = source.balancer();
-        if self.unsent <= EAGER_TRIES
-            && !balancer.queue.is_occupied()
-            && let Ok(picked) = balancer.pick(&wanted(call::of(&mut self.extensions)))
-        {
-            return self.picked(picked, request);
+        if self.unsent <= EAGER_TRIES && !balancer.queue.is_occupied() {
+            match balancer.pick(&wanted(call::of(&mut self.extensions))) {
+                Ok(picked) => return self.picked(picked, request),
+                Err(blocked) if self.fails(&blocked) => return State::failed(balancer.no_endpoint()),
+                Err(_) => {}
+            }
         }
         self.wait(source, request)
+    }
+
+    /// Whether the call fails by that pick. Another pick could do otherwise: a share of the calls may be meant to fail.
+    fn fails(&self, blocked: &Blocked) -> bool {
+        matches!(blocked, Blocked::Failing) && !call::waits_for_ready(&self.extensions)
     }
 
     /// Only right if the first pick was made there.

@@ -5,6 +5,9 @@
 //! cannot take everything, each takes in proportion, and a priority whose share of available endpoints is below the panic
 //! threshold uses all of its endpoints: the few that are left would not survive the load.
 
+use super::spill::Takes;
+use crate::resource::endpoints::Priority;
+
 /// The endpoints of one priority.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Census {
@@ -12,6 +15,22 @@ pub(crate) struct Census {
     pub(crate) degraded: usize,
     /// Those that are neither, too.
     pub(crate) total: usize,
+}
+
+impl Census {
+    /// As the control plane sees them.
+    pub(crate) fn of(priority: &Priority) -> Self {
+        let endpoints = || priority.localities.iter().flat_map(|locality| &locality.endpoints);
+        let count = |takes: Takes| endpoints().filter(|endpoint| takes.takes(endpoint.health)).count();
+        Self { healthy: count(Takes::Healthy), degraded: count(Takes::Degraded), total: endpoints().count() }
+    }
+
+    /// Whether less than so many percent are available.
+    pub(crate) fn is_below(&self, threshold: u32) -> bool {
+        // Without endpoints 0 % are available.
+        let available = (self.healthy + self.degraded) * 100;
+        available < self.total * as_usize(threshold) || (self.total == 0 && threshold > 0)
+    }
 }
 
 /// What one priority gets, in percent of the calls.
@@ -32,12 +51,7 @@ pub(crate) const FACTOR: u32 = 140;
 /// all calls.
 pub(crate) fn panics(priorities: &[Census], factor: u32, threshold: u32) -> Vec<bool> {
     let is_enough = availability(priorities, factor).total == 100;
-    let panics = |census: &Census| {
-        // Without endpoints 0 % are available.
-        let available = (census.healthy + census.degraded) * 100;
-        available < census.total * as_usize(threshold) || (census.total == 0 && threshold > 0)
-    };
-    priorities.iter().map(|census| !is_enough && panics(census)).collect()
+    priorities.iter().map(|census| !is_enough && census.is_below(threshold)).collect()
 }
 
 /// The shares, which add up to 100 unless there are no priorities.

@@ -20,6 +20,13 @@ impl Weights {
         (sum > 0).then_some(Self { sums })
     }
 
+    /// One more weight, after the others.
+    pub(crate) fn and(self, weight: u32) -> Self {
+        let last = self.sums.last().copied().unwrap_or(0);
+        let sums = self.sums.iter().copied().chain([last + u64::from(weight)]);
+        Self { sums: sums.collect() }
+    }
+
     pub(crate) fn pick(&self) -> usize {
         match &*self.sums {
             [_] => 0,

@@ -41,6 +41,7 @@ mod summary;
 mod ticker;
 mod wait;
 mod watchers;
+mod zones;
 
 #[cfg(test)]
 mod tests;
@@ -57,3 +58,4 @@ pub(crate) use clusters::Clusters;
 pub(crate) use outlier::{Method, Unenforced};
 pub(crate) use policy::make_policy;
 pub(crate) use status::EndpointReport;
+pub(crate) use zones::LocalCluster;

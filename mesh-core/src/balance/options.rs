@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::policy::{OwnPolicy, PolicyFactory};
+use super::zones::LocalCluster;
 use crate::backoff::{BackoffConfig, bounded};
 use crate::origin::Sourced;
 use crate::profile::Profile;
@@ -30,6 +31,8 @@ pub struct BalanceOptions {
     policies: HashMap<Arc<str>, OwnPolicy>,
     pub(crate) profile: Profile,
     pub(crate) outlier_detection: Sourced<bool>,
+    /// A mesh finds it by its builder's `local_cluster`.
+    pub(crate) local_cluster: Option<Arc<LocalCluster>>,
     /// A mesh takes its builder's.
     #[cfg(feature = "tls")]
     pub(crate) floor: crate::tls::SecurityFloor,
@@ -50,6 +53,7 @@ impl Default for BalanceOptions {
             policies: HashMap::new(),
             profile: Profile::default(),
             outlier_detection: Sourced::by_default(true),
+            local_cluster: None,
             #[cfg(feature = "tls")]
             floor: Default::default(),
         }
@@ -134,6 +138,12 @@ impl BalanceOptions {
     #[cfg(feature = "tls")]
     pub(crate) fn floor(mut self, floor: crate::tls::SecurityFloor) -> Self {
         self.floor = floor;
+        self
+    }
+
+    /// Where this process is, and where its like are.
+    pub(crate) fn local_cluster(mut self, local: Option<Arc<LocalCluster>>) -> Self {
+        self.local_cluster = local;
         self
     }
 

@@ -28,6 +28,7 @@ pub(crate) enum Picker<C: Connect> {
 
 /// The endpoints of the priority in use.
 pub(crate) struct Spread<C: Connect> {
+    /// Of each locality; one more is that of the calls which fail.
     weights: Weights,
     localities: Box<[Group<C>]>,
 }
@@ -113,6 +114,14 @@ impl<C: Connect> Spread<C> {
         Some(Self { weights, localities: localities.into() })
     }
 
+    /// Calls of this weight, beside those of the groups, fail.
+    pub(crate) fn failing(self, weight: u32) -> Self {
+        match weight {
+            0 => self,
+            _ => Self { weights: self.weights.and(weight), ..self },
+        }
+    }
+
     /// Tells the policies the time.
     pub(crate) fn handle_tick(&self, now: Instant) {
         self.localities.iter().for_each(|group| group.policy.handle_tick(&group.members, now));
@@ -124,7 +133,7 @@ impl<C: Connect> Spread<C> {
     }
 
     fn pick(&self, request: &PickRequest<'_>) -> Result<Picked<C>, Blocked> {
-        let group = self.group();
+        let group = self.group()?;
         let request = &PickRequest { now: group.times_calls.then(Instant::now), ..*request };
         let first = group.choose(request)?;
         if request.avoid.is_empty() || group.policy.is_sticky() {
@@ -138,8 +147,8 @@ impl<C: Connect> Spread<C> {
         self.pick_other((group, first), request)
     }
 
-    fn group(&self) -> &Group<C> {
-        &self.localities[self.weights.pick()]
+    fn group(&self) -> Result<&Group<C>, Blocked> {
+        self.localities.get(self.weights.pick()).ok_or(Blocked::Failing)
     }
 
     /// The first choice is full, gone or to be avoided: any other is better than none.
@@ -148,7 +157,7 @@ impl<C: Connect> Spread<C> {
         let allowed = |(group, index): &(&Group<C>, usize)| !request.avoid.contains(group.address(*index));
         let all = || self.localities.iter().flat_map(|group| (0..group.members.len()).map(move |index| (group, index)));
         let again = || {
-            let group = self.group();
+            let group = self.group().ok()?;
             Some((group, group.choose(request).ok()?))
         };
         let chosen = std::iter::once(first).chain((0..TRIES).filter_map(|_| again()));

@@ -9,8 +9,9 @@ use tokio::time::Instant;
 use super::active::{Active, Outlook, aggregate};
 use super::load::{Census, FACTOR, Share, distribute, panics};
 use super::picker::{Group, Picker, Spread};
+use super::zones::Zone;
 use crate::connect::{Connect, ConnectivityState};
-use crate::resource::endpoints::{Endpoint, Health, LocalityEndpoints, Priority};
+use crate::resource::endpoints::{Endpoint, Health, LocalityEndpoints};
 
 /// A group's share is split among its localities in so many parts of a percent.
 const PARTS: u64 = 10_000_000;
@@ -48,24 +49,54 @@ impl<C: Connect> Active<C> {
     pub(super) fn spill(&mut self, now: Instant) -> Outlook<C> {
         let endpoints = self.config.endpoints.clone();
         let factor = endpoints.overprovisioning.unwrap_or(FACTOR);
-        let by_health: Vec<Census> = endpoints.priorities.iter().map(census).collect();
+        let by_health: Vec<Census> = endpoints.priorities.iter().map(Census::of).collect();
         let panics = panics(&by_health, factor, self.config.cluster.panic_threshold.value);
         if panics != self.panics {
             self.panics = panics;
             self.regather();
         }
-        let shares = loop {
+        let (shares, failing) = loop {
             let reachable: Vec<Census> =
                 (0..by_health.len()).map(|index| self.reachable(index, by_health[index])).collect();
-            let shares = self.by_part(&distribute(&reachable, factor, &self.panics));
+            let (shares, failing) = self.by_part(&distribute(&reachable, factor, &self.panics));
             let is_missing = |part: &usize| shares[*part] > 0 && self.members[*part].is_none();
             match (0..shares.len()).find(is_missing) {
                 Some(part) => self.create(part, now),
-                None => break shares,
+                None => break (shares, failing),
             }
         };
         self.priorities.keep(&needed(&shares), now);
-        self.outlook_of(&shares)
+        self.go_by_zones();
+        self.outlook_of(&shares, failing)
+    }
+
+    /// Finds how the localities of the first priority share its calls, if those go by zones.
+    fn go_by_zones(&mut self) {
+        let before = self.zones.is_some();
+        self.zones = self.zones();
+        if self.zones.is_some() != before {
+            // One policy for each locality, or one for all.
+            self.regather();
+        }
+    }
+
+    /// `None`: they do not.
+    fn zones(&self) -> Option<Vec<u32>> {
+        let (config, local) = self.zone_aware()?;
+        if self.panics.first().is_none_or(|panics| *panics) {
+            return None;
+        }
+        let zones: Vec<Zone> = self.members[healthy(0)].as_ref()?.zones(&self.config.endpoints.priorities[0]);
+        local.weights(config, &zones, self.config.cluster.panic_threshold.value)
+    }
+
+    /// Whether a panic has a priority use all of its endpoints.
+    pub(super) fn disregards_health(&self, priority: usize) -> bool {
+        self.panics.get(priority).is_some_and(|panics| *panics) && !self.fails_in_panics()
+    }
+
+    fn fails_in_panics(&self) -> bool {
+        self.config.cluster.balancing.zones.is_some_and(|zones| zones.fail_traffic_on_panic)
     }
 
     /// What of a priority can be connected, or may be soon; what was not tried may be.
@@ -79,8 +110,7 @@ impl<C: Connect> Active<C> {
             let placed = members.placed().filter(|placed| takes.takes(placed.health));
             Some(placed.filter(|placed| placed.subchannel.state() != ConnectivityState::TransientFailure).count())
         };
-        let panics = self.panics.get(priority).is_some_and(|panics| *panics);
-        let degraded = if panics { part } else { part + 1 };
+        let degraded = if self.disregards_health(priority) { part } else { part + 1 };
         Census {
             healthy: count(part, Takes::Healthy).unwrap_or(by_health.healthy),
             degraded: count(degraded, Takes::Degraded).unwrap_or(by_health.degraded),
@@ -88,29 +118,40 @@ impl<C: Connect> Active<C> {
         }
     }
 
-    /// In a panic all endpoints of the priority are in the part of the healthy ones.
-    fn by_part(&self, shares: &[Share]) -> Vec<u32> {
+    /// What each part gets, and how many calls fail instead. In a panic all endpoints of the priority are in the part of the
+    /// healthy ones, unless its calls are to fail then.
+    fn by_part(&self, shares: &[Share]) -> (Vec<u32>, u32) {
+        let fails = self.fails_in_panics();
         let parts = |share: &Share| match share.panic {
+            true if fails => [0, 0],
             true => [share.healthy + share.degraded, 0],
             false => [share.healthy, share.degraded],
         };
-        shares.iter().flat_map(parts).collect()
+        let parts: Vec<u32> = shares.iter().flat_map(parts).collect();
+        let all: u32 = shares.iter().map(|share| share.healthy + share.degraded).sum();
+        let failing = all - parts.iter().sum::<u32>();
+        (parts, failing)
     }
 
-    fn outlook_of(&self, shares: &[u32]) -> Outlook<C> {
+    fn outlook_of(&self, shares: &[u32], failing: u32) -> Outlook<C> {
         let mut groups = Vec::new();
         let mut states = Vec::new();
-        for (share, members) in shares.iter().zip(&self.members) {
+        for (part, (share, members)) in shares.iter().zip(&self.members).enumerate() {
             if let (true, Some(members)) = (*share > 0, members) {
                 states.push(members.state());
-                groups.extend(scaled(*share, members.look()));
+                let mut looked = members.look();
+                if let (true, Some(zones)) = (part == healthy(0), &self.zones) {
+                    looked.iter_mut().zip(zones).for_each(|((weight, _), zone)| *weight = *zone);
+                }
+                groups.extend(scaled(*share, looked));
             }
         }
         if !states.is_empty() && states.iter().all(|state| *state == ConnectivityState::Idle) {
             return Outlook { picker: Picker::Idle, state: ConnectivityState::Idle };
         }
         let hope = aggregate(states.into_iter()) != ConnectivityState::TransientFailure;
-        let spread = Spread::new(groups);
+        let failing = u64::from(failing) * PARTS;
+        let spread = Spread::new(groups).map(|spread| spread.failing(u32::try_from(failing).unwrap_or(u32::MAX)));
         let state = match hope {
             _ if spread.as_ref().is_some_and(Spread::is_ready) => ConnectivityState::Ready,
             true => ConnectivityState::Connecting,
@@ -126,14 +167,9 @@ fn scaled<C: Connect>(share: u32, groups: Vec<(u32, Group<C>)>) -> impl Iterator
     let sum = ready.sum::<u64>().max(1);
     groups.into_iter().map(move |(weight, group)| {
         let scaled = u64::from(share) * PARTS * u64::from(weight) / sum;
-        (u32::try_from(scaled).unwrap_or(u32::MAX).max(1), group)
+        // A locality without weight is one that zones pass over: better than none at all, when all others are full.
+        (u32::try_from(scaled).unwrap_or(u32::MAX).max(weight.min(1)), group)
     })
-}
-
-fn census(priority: &Priority) -> Census {
-    let endpoints = || priority.localities.iter().flat_map(|locality| &locality.endpoints);
-    let count = |takes: Takes| endpoints().filter(|endpoint| takes.takes(endpoint.health)).count();
-    Census { healthy: count(Takes::Healthy), degraded: count(Takes::Degraded), total: endpoints().count() }
 }
 
 /// Which parts are looked after: those that take calls and, so that it is known when they return, those that go before

@@ -13,6 +13,8 @@ use super::status::EndpointReport;
 use crate::connect::ConnectivityState;
 use crate::resource::endpoints::Health;
 
+/// The condition of an endpoint that takes calls.
+const READY: &str = "ready";
 /// Endpoints that a text names; of the others it has the number.
 const NAMED: usize = 3;
 /// To look at an endpoint costs some 200 ns: calls that fail spend a twentieth of a core on it at most.
@@ -28,6 +30,8 @@ pub(crate) struct Summary {
     /// "1 connecting, 2 in backoff"
     counted: String,
     troubles: Vec<Trouble>,
+    /// Whether one could take calls, if it was asked to.
+    ready: bool,
     /// Whether there are more than are named.
     more: bool,
     /// What to do about the first of them of which that is known.
@@ -49,7 +53,8 @@ impl Summary {
         troubles.truncate(NAMED);
         let advice = |endpoint: &EndpointReport| endpoint.subchannel.as_ref()?.advice.clone();
         let next_step = endpoints.iter().find_map(advice);
-        Self { made: now, endpoints: endpoints.len(), counted: counted(endpoints), troubles, more, next_step }
+        let ready = endpoints.iter().any(|endpoint| condition(endpoint) == READY);
+        Self { made: now, endpoints: endpoints.len(), counted: counted(endpoints), troubles, ready, more, next_step }
     }
 
     /// What to do, if more is known than that there is no endpoint.
@@ -73,7 +78,8 @@ impl Summary {
         if self.is_empty() {
             return format!("cluster `{cluster}` has no endpoints");
         }
-        let mut text = format!("cluster `{cluster}` has no ready endpoint: {}", self.counted);
+        let refusal = if self.ready { "has no endpoint for this call" } else { "has no ready endpoint" };
+        let mut text = format!("cluster `{cluster}` {refusal}: {}", self.counted);
         if !self.troubles.is_empty() {
             let troubles: Vec<String> = self.troubles.iter().map(|trouble| trouble.describe(now)).collect();
             let _ = write!(text, " ({}{})", troubles.join("; "), if self.more { "; …" } else { "" });
@@ -115,7 +121,7 @@ fn condition(endpoint: &EndpointReport) -> &'static str {
         None => "not in use",
         Some(status) if status.next_attempt.is_some() => "in backoff",
         Some(status) => match status.state {
-            ConnectivityState::Ready => "ready",
+            ConnectivityState::Ready => READY,
             _ => "connecting",
         },
     }

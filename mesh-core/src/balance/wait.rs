@@ -127,8 +127,7 @@ impl<C: Connect> Waiter<'_, C> {
             Ok(picked) => return Ok(Some(picked)),
             Err(Blocked::Idle) => self.balancer.exit_idle()?,
             Err(Blocked::Failing) if !self.terms.wait_for_ready => {
-                let balancer = self.balancer;
-                return Err(error::no_endpoint(&balancer.key.name, &balancer.summary(), Instant::now()));
+                return Err(self.balancer.no_endpoint());
             }
             Err(Blocked::NoSession) => {
                 return Err(error::no_session(&self.balancer.key.name, self.terms.session.as_deref()));

@@ -61,6 +61,7 @@ pub struct MeshBuilder {
     xds: XdsOptions,
     balance: BalanceOptions,
     policies: HashMap<Arc<str>, Arc<MakePolicy>>,
+    local_cluster: Option<Arc<str>>,
     #[cfg(feature = "mirror")]
     mirror: MirrorLayer<()>,
     #[cfg(feature = "retry")]
@@ -91,6 +92,7 @@ impl Default for MeshBuilder {
             xds: XdsOptions::default(),
             balance: BalanceOptions::default(),
             policies: HashMap::new(),
+            local_cluster: None,
             #[cfg(feature = "mirror")]
             mirror: MirrorLayer::new(()),
             #[cfg(feature = "retry")]
@@ -189,6 +191,15 @@ impl MeshBuilder {
         make: impl Fn(&PolicyConfig) -> Result<F, BoxError> + Send + Sync + 'static,
     ) -> Self {
         self.policies.insert(name.into(), make_policy(make));
+        self
+    }
+
+    /// The xDS name of the cluster to which this process belongs, which is Envoy's `cluster_manager.local_cluster_name`: where
+    /// its endpoints are (by EDS or STATIC), and where this process is (`node.locality` of the bootstrap, which must equal one
+    /// of their localities), says how many of the calls to a cluster with a `zone_aware_lb_config` can stay in its zone. Only in
+    /// [`Profile::Envoy`]. Default: none, and no call goes by zones.
+    pub fn local_cluster(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.local_cluster = Some(name.into());
         self
     }
 
@@ -317,6 +328,11 @@ impl MeshBuilder {
         if let Some(bootstrap) = &bootstrap {
             self.floor.check_control_plane(bootstrap)?;
         }
+        let local_cluster = self.local_cluster.filter(|_| self.profile.value == Profile::Envoy);
+        let local_spread = match &local_cluster {
+            Some(name) => Some(super::local_cluster::of(name, bootstrap.as_ref())?),
+            None => None,
+        };
         let transport = GrpcOptions { tasks: tasks.clone(), ..self.transport };
         #[cfg(feature = "tls")]
         let certificate_providers = {
@@ -345,6 +361,7 @@ impl MeshBuilder {
                     #[cfg(not(all(feature = "tls", feature = "server")))]
                     fails_closed: None,
                     policies: Policies::new(self.policies),
+                    knows_zones: local_spread.is_some(),
                     #[cfg(feature = "tls")]
                     certificate_providers: Arc::new(certificate_providers.names()),
                     #[cfg(not(feature = "tls"))]
@@ -363,7 +380,7 @@ impl MeshBuilder {
             }
         };
         let profile = self.profile;
-        let balance = self.balance.profile(profile.value);
+        let balance = self.balance.profile(profile.value).local_cluster(local_spread);
         let (max_wait, max_pending) = (balance.max_wait.value, balance.max_pending.value);
         let connector = Http2Connector::new(self.connections.counted_by(&tasks));
         #[cfg(feature = "tls")]
@@ -371,6 +388,10 @@ impl MeshBuilder {
         #[cfg(feature = "tls")]
         let balance = balance.floor(self.floor.clone());
         let clusters = Clusters::new(connector, balance, Some(runtime.clone()), cancel.clone());
+        if let Some((name, xds)) = local_cluster.zip(xds.as_ref()) {
+            let following = super::local_cluster::follow(name, xds.subscriber(), clusters.clone());
+            tasks.spawn_on(cancel.clone().run_until_cancelled_owned(following), &runtime);
+        }
         Ok(Mesh::new(Inner {
             #[cfg(feature = "dns")]
             names: Names::new(runtime.clone(), tasks.clone(), cancel.clone(), self.dns_interval),

@@ -43,6 +43,7 @@ mod clusters;
 mod in_force;
 #[cfg(feature = "istio")]
 mod istio;
+mod local_cluster;
 #[cfg(feature = "server")]
 mod server;
 mod status;

@@ -13,6 +13,7 @@ use super::security::UpstreamTls;
 use super::slow_start::SlowStart;
 use super::socket_match::SocketMatch;
 use super::weighted_round_robin::WeightedRoundRobin;
+use super::zone_aware::ZoneAware;
 use crate::origin::{Origin, Sourced};
 
 /// A validated cluster.
@@ -186,11 +187,13 @@ pub(crate) struct Balancing {
     pub(crate) policy: EndpointPolicy,
     /// How many endpoints are used, and connected at all (A68); `None`: all of them.
     pub(crate) subset: Option<Subset>,
+    /// Whether calls prefer endpoints near the caller.
+    pub(crate) zones: Option<ZoneAware>,
 }
 
 impl Balancing {
     pub(crate) fn new(by_locality: bool, policy: EndpointPolicy) -> Self {
-        Self { by_locality, policy, subset: None }
+        Self { by_locality, policy, subset: None, zones: None }
     }
 }
 

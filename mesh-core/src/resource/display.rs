@@ -8,18 +8,38 @@ use super::named_policy::NamedPolicy;
 use super::outlier_detection::{Consecutive, FailurePercentage, OutlierDetection, SuccessRate};
 use super::retry_policy::{Hedge, RetryPolicy};
 use super::weighted_round_robin::WeightedRoundRobin;
+use super::zone_aware::{LocalityBasis, ZoneAware};
 
 impl Display for Balancing {
     /// "wrr_locality, round_robin"
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self { by_locality, policy, subset } = self;
+        let Self { by_locality, policy, subset, zones } = self;
         if *by_locality {
             f.write_str("wrr_locality, ")?;
         }
         if let Some(Subset::OfPriority(size) | Subset::OfLocality(size)) = subset {
             write!(f, "random_subsetting (subset_size {size}), ")?;
         }
-        policy.fmt(f)
+        policy.fmt(f)?;
+        zones.iter().try_for_each(|zones| write!(f, ", {zones}"))
+    }
+}
+
+impl Display for ZoneAware {
+    /// "zone_aware (routing_enabled 100 %, min_cluster_size 6)"
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { routing_enabled, min_cluster_size, fail_traffic_on_panic, force_local_zone, basis } = self;
+        write!(f, "zone_aware (routing_enabled {routing_enabled} %, min_cluster_size {min_cluster_size}")?;
+        if *fail_traffic_on_panic {
+            f.write_str(", fail_traffic_on_panic")?;
+        }
+        if let Some(least) = force_local_zone {
+            write!(f, ", force_local_zone (min_size {least})")?;
+        }
+        if *basis == LocalityBasis::HealthyWeight {
+            f.write_str(", locality_basis HEALTHY_HOSTS_WEIGHT")?;
+        }
+        f.write_str(")")
     }
 }
 

@@ -18,6 +18,8 @@ pub(crate) struct LocalNames {
     /// Where the files are that a control plane may name.
     #[cfg(feature = "tls")]
     pub(crate) folders: AllowedFolders,
+    /// It is known in which locality this process is, and where its like are (Envoy's local cluster).
+    pub(crate) knows_zones: bool,
     /// Services beside the mesh's own, by their target URIs (A102).
     pub(crate) grpc_services: Arc<BTreeMap<Arc<str>, Arc<SideChannel>>>,
     /// Why no filter may let calls pass whose authorization fails; `None`: it may.

@@ -45,6 +45,7 @@ pub(crate) mod socket_match;
 pub(crate) mod upstream_tls;
 pub(crate) mod verdict;
 pub(crate) mod weighted_round_robin;
+pub(crate) mod zone_aware;
 
 #[cfg(feature = "tls")]
 pub(crate) use decode::SECRET;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use crate::balance::picker::{Group, Spread};
 use crate::balance::policy::{Candidate, Member, PickFirst, Plan};
+use crate::balance::zones::Zone;
 use crate::connect::{Connect, Connections, ConnectivityState, Subchannel};
 use crate::resource::cluster::EndpointPolicy;
-use crate::resource::endpoints::{Health, Locality as LocalityId};
+use crate::resource::endpoints::{Health, Locality as LocalityId, LocalityEndpoints, Priority};
 
 /// The usable endpoints of one part.
 pub(in crate::balance) struct Members<C: Connect> {
@@ -37,6 +38,22 @@ pub(in crate::balance) struct Placed<C: Connect> {
 impl<C: Connect> Members<C> {
     pub(in crate::balance) fn placed(&self) -> impl Iterator<Item = &Placed<C>> {
         self.localities.iter().flat_map(|locality| &locality.endpoints)
+    }
+
+    /// How the localities of the priority can take calls at the moment.
+    pub(in crate::balance) fn zones(&self, priority: &Priority) -> Vec<Zone> {
+        let is_reachable = |placed: &&Placed<C>| placed.subchannel.state() != ConnectivityState::TransientFailure;
+        let zone = |(locality, described): (&Locality<C>, &LocalityEndpoints)| {
+            let healthy = || locality.endpoints.iter().filter(is_reachable);
+            Zone {
+                locality: locality.id.clone(),
+                total: described.endpoints.len() as u64,
+                healthy: healthy().count() as u64,
+                weight: healthy().map(|placed| u64::from(placed.weight)).sum(),
+                ready: healthy().any(|placed| placed.subchannel.state() == ConnectivityState::Ready),
+            }
+        };
+        self.localities.iter().zip(&priority.localities).map(zone).collect()
     }
 
     pub(super) fn subchannels(&self) -> impl Iterator<Item = &Arc<Subchannel<C>>> {

@@ -10,21 +10,38 @@ use super::members::{Locality, Members, Placed, candidates, is_same};
 use crate::balance::policy::{OwnPolicy, PickFirst, Plan};
 use crate::balance::spill::Takes;
 use crate::balance::subset;
+use crate::balance::zones::LocalCluster;
 use crate::connect::{Connect, Security, Subchannel};
 use crate::profile::Profile;
-use crate::resource::cluster::{Balancing, Subset};
+use crate::resource::cluster::Subset;
 use crate::resource::endpoints::{Address, Endpoint, Health, LocalityEndpoints, Priority};
+use crate::resource::zone_aware::ZoneAware;
 
 impl<C: Connect> Active<C> {
     /// The priority of a part, and which of its endpoints belong to it.
     fn part(&self, part: usize) -> (usize, Takes) {
-        let panics = |priority: usize| self.panics.get(priority).is_some_and(|panics| *panics);
         match (self.profile, part % 2) {
             (Profile::Grpc, _) => (part, Takes::Healthy),
-            (Profile::Envoy, 0) if panics(part / 2) => (part / 2, Takes::All),
+            (Profile::Envoy, 0) if self.disregards_health(part / 2) => (part / 2, Takes::All),
             (Profile::Envoy, 0) => (part / 2, Takes::Healthy),
             (Profile::Envoy, _) => (part / 2, Takes::Degraded),
         }
+    }
+
+    /// Whether each locality of a part has a policy of its own.
+    fn by_locality(&self, part: usize) -> bool {
+        match self.zone_aware() {
+            // Only the first priority goes by zones, and of that the healthy endpoints.
+            Some(_) => part == 0 && self.zones.is_some(),
+            None => self.config.cluster.balancing.by_locality,
+        }
+    }
+
+    /// How calls go by zones, if they are to.
+    pub(in crate::balance) fn zone_aware(&self) -> Option<(&ZoneAware, &LocalCluster)> {
+        let config = self.config.cluster.balancing.zones.as_ref()?;
+        let local = self.local_cluster.as_deref().filter(|_| self.profile == Profile::Envoy)?;
+        Some((config, local))
     }
 
     /// The endpoints of a part, and what their policies make of them.
@@ -41,8 +58,8 @@ impl<C: Connect> Active<C> {
             let wanted = firsts.iter().flat_map(PickFirst::wanted).collect();
             self.place(priority, takes, Some(&wanted), old)
         };
-        let Balancing { by_locality, policy, .. } = &self.config.cluster.balancing;
-        let size = if *by_locality { 1 } else { localities.len().max(1) };
+        let policy = &self.config.cluster.balancing.policy;
+        let size = if self.by_locality(part) { 1 } else { localities.len().max(1) };
         let old = old.filter(|old| policy.is_hashing() && old.policy == *policy);
         let own = self.own.clone().or_else(|| self.named.as_ref().map(OwnPolicy::of));
         let plan = |group: &[Locality<C>]| {

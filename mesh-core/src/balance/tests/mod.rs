@@ -13,6 +13,7 @@ mod spread;
 mod summary;
 mod updates;
 mod watchers;
+mod zones;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -23,6 +23,7 @@ use super::place::{At, cut, quoted};
 use super::slow_start::started_slowly;
 use super::value::Extension;
 use super::weighted_round_robin::weighted_round_robin;
+use super::zone_aware;
 use crate::error::with_causes;
 use crate::resource::cluster::{Balancing, EndpointPolicy, Maglev, RingHash, Subset};
 use crate::resource::verdict::Fields;
@@ -48,6 +49,7 @@ pub(super) fn unused_balancing(cluster: &proto::Cluster, at: &At<'_>) -> Balanci
     if ![LbPolicy::RoundRobin, LbPolicy::ClusterProvided].contains(&cluster.lb_policy()) {
         at.field("lb_policy").ignored(LEAVES);
     }
+    zone_aware::unused(cluster, LEAVES, at);
     Balancing::default()
 }
 
@@ -55,6 +57,9 @@ pub(super) fn unused_balancing(cluster: &proto::Cluster, at: &At<'_>) -> Balanci
 fn judge_config(cluster: &proto::Cluster, at: &At<'_>) {
     let is = |policy: LbPolicy| cluster.load_balancing_policy.is_none() && cluster.lb_policy() == policy;
     const OTHER: &str = "the cluster is balanced by another policy";
+    if ![LbPolicy::RoundRobin, LbPolicy::LeastRequest, LbPolicy::Random].into_iter().any(is) {
+        zone_aware::unused(cluster, OTHER, at);
+    }
     match &cluster.lb_config {
         Some(LbConfig::LeastRequestLbConfig(config)) => match &at.field("least_request_lb_config") {
             at if is(LbPolicy::LeastRequest) => config.judge(at),
@@ -129,7 +134,8 @@ fn by_name(cluster: &proto::Cluster, at: &At<'_>) -> Option<Balancing> {
             return None;
         }
     };
-    Some(Balancing::new(true, policy))
+    let specifier = cluster.common_lb_config.as_ref().and_then(|config| config.locality_config_specifier.as_ref());
+    zone_aware::in_cluster(Balancing::new(true, policy), specifier, &at.field("common_lb_config"))
 }
 
 /// 2 if it is not set; more than 10 is 10 (A48). `at`: the number itself.
@@ -245,20 +251,18 @@ fn supported(extension: &Extension<'_>, at: &At<'_>, depth: usize) -> Found {
     } else if extension.is::<RoundRobin>() {
         let config = extension.unpack::<RoundRobin>(at);
         let config = config.inspect(|config| config.judge(at));
-        let policy =
-            |config: RoundRobin| started_slowly(EndpointPolicy::RoundRobin, config.slow_start_config.as_ref(), at);
-        config.map(policy).map(whole_priority)
+        config.and_then(|config| {
+            let policy = started_slowly(EndpointPolicy::RoundRobin, config.slow_start_config.as_ref(), at);
+            zone_aware::in_policy(whole_priority(policy), config.locality_lb_config.as_ref(), at)
+        })
     } else if extension.is::<LeastRequest>() {
         let config = extension.unpack::<LeastRequest>(at);
         let config = config.inspect(|config| config.judge(at));
-        let policy = |config: LeastRequest| {
-            Some(started_slowly(
-                least_request(config.choice_count, &at.field("choice_count"))?,
-                config.slow_start_config.as_ref(),
-                at,
-            ))
-        };
-        config.and_then(policy).map(whole_priority)
+        config.and_then(|config| {
+            let policy = least_request(config.choice_count, &at.field("choice_count"))?;
+            let policy = started_slowly(policy, config.slow_start_config.as_ref(), at);
+            zone_aware::in_policy(whole_priority(policy), config.locality_lb_config.as_ref(), at)
+        })
     } else if extension.is::<ClientSideWeightedRoundRobin>() {
         let config = extension.unpack::<ClientSideWeightedRoundRobin>(at);
         let config = config.and_then(|config| weighted_round_robin(&config, at));
@@ -269,7 +273,10 @@ fn supported(extension: &Extension<'_>, at: &At<'_>, depth: usize) -> Found {
         config.map(|config| whole_priority(EndpointPolicy::PickFirst { shuffle: config.shuffle_address_list }))
     } else if extension.is::<Random>() {
         let config = extension.unpack::<Random>(at);
-        config.inspect(|config| config.judge(at)).map(|_| whole_priority(EndpointPolicy::Random))
+        let config = config.inspect(|config| config.judge(at));
+        config.and_then(|config| {
+            zone_aware::in_policy(whole_priority(EndpointPolicy::Random), config.locality_lb_config.as_ref(), at)
+        })
     } else if extension.is::<MaglevMessage>() {
         let config = extension.unpack::<MaglevMessage>(at);
         let config = config.inspect(|config| config.judge(at));
@@ -315,5 +322,8 @@ fn wrr_locality(extension: &Extension<'_>, at: &At<'_>, depth: usize) -> Option<
     let inner = at.required("endpoint_picking_policy", config.endpoint_picking_policy)?;
     let inner = first_supported(&inner, &at.field("endpoint_picking_policy"), depth + 1)?;
     let subset = inner.subset.map(|(Subset::OfPriority(size) | Subset::OfLocality(size))| Subset::OfLocality(size));
-    Some(Balancing { by_locality: true, subset, ..inner })
+    if inner.zones.is_some() {
+        at.field("endpoint_picking_policy").ignored("`zone_aware_lb_config` in it: its localities share by weight");
+    }
+    Some(Balancing { by_locality: true, subset, zones: None, ..inner })
 }

@@ -54,6 +54,7 @@ mod transport_socket;
 mod upstream_tls;
 pub(super) mod value;
 mod weighted_round_robin;
+mod zone_aware;
 
 use std::any::Any;
 use std::sync::Arc;

@@ -101,9 +101,14 @@ const fn unescaped(name: &'static str) -> &'static str {
 
 pub(crate) const OTHER_SOURCE: &str = "must be `ads` or `self`";
 const LATER: &str = "is not supported yet";
+const NO_MEANING: &str = "has no meaning in gRPC";
 /// The bounds of a ring.
 const RING_SIZE: &str = "at most 8,388,608, more is refused; rings have at most 4,096 entries (A42)";
-const NO_MEANING: &str = "has no meaning in gRPC";
+/// On zone-aware choice.
+const ZONES: &str = "in `Profile::Envoy`, with `MeshBuilder::local_cluster`; of ROUND_ROBIN, LEAST_REQUEST and RANDOM; otherwise listed";
+const ROUTING_ENABLED: &str = "0 to 100 %, rounded to a whole one; 100 % if unset";
+const MIN_CLUSTER_SIZE: &str = "healthy endpoints; 6 if unset";
+const FAIL_ON_PANIC: &str = "in `Profile::Envoy`, with or without a local cluster";
 /// Such a field is not listed where that profile is set.
 pub(crate) const IN_ENVOYS_PROFILE: &str = "acted on in `Profile::Envoy` alone: it has no meaning in gRPC";
 const NOT_LOCAL: &str = "files and the environment are not read for a control plane";
@@ -1438,8 +1443,14 @@ messages! {
         override_host_status: Act("UNKNOWN and HEALTHY if unset (A55)"),
     }
     one locality_config_specifier: cluster::cluster::common_lb_config::LocalityConfigSpecifier {
-        ZoneAwareLbConfig "zone_aware_lb_config": Ignore("a client does not know how those who call share out over zones"),
+        ZoneAwareLbConfig "zone_aware_lb_config": Act(ZONES),
         LocalityWeightedLbConfig "locality_weighted_lb_config": Act("EDS clusters weigh localities anyway (A27)"),
+    }
+
+    "CommonLbConfig.ZoneAwareLbConfig" cluster::cluster::common_lb_config::ZoneAwareLbConfig {
+        routing_enabled: Act(ROUTING_ENABLED),
+        min_cluster_size: Act(MIN_CLUSTER_SIZE),
+        fail_traffic_on_panic: Act(FAIL_ON_PANIC),
     }
 
     "HealthStatusSet" core::HealthStatusSet {
@@ -1671,16 +1682,35 @@ messages! {
 
     "RoundRobin" policies::round_robin::v3::RoundRobin {
         slow_start_config: Act,
-        locality_lb_config: Ignore(NO_MEANING),
+        locality_lb_config: Act,
     }
 
     "LeastRequest" policies::least_request::v3::LeastRequest {
         choice_count: Act("2 to 10; more is 10, less is refused (A48)"),
         active_request_bias: Ignore(NO_MEANING),
         slow_start_config: Act,
-        locality_lb_config: Ignore(NO_MEANING),
+        locality_lb_config: Act,
         enable_full_scan: Ignore if is_true,
         selection_method: Ignore,
+    }
+
+    "LocalityLbConfig" policies::common::v3::LocalityLbConfig {}
+    one locality_config_specifier: policies::common::v3::locality_lb_config::LocalityConfigSpecifier {
+        ZoneAwareLbConfig "zone_aware_lb_config": Act(ZONES),
+        LocalityWeightedLbConfig "locality_weighted_lb_config": Act("localities share by weight, as under `WrrLocality`"),
+    }
+
+    "LocalityLbConfig.ZoneAwareLbConfig" policies::common::v3::locality_lb_config::ZoneAwareLbConfig {
+        routing_enabled: Act(ROUTING_ENABLED),
+        min_cluster_size: Act(MIN_CLUSTER_SIZE),
+        fail_traffic_on_panic: Act(FAIL_ON_PANIC),
+        force_locality_direct_routing: Act("as `force_local_zone` with a `min_size` of 1, which goes before it"),
+        force_local_zone: Act,
+        locality_basis: Act("an unknown one is refused"),
+    }
+
+    "ForceLocalZone" policies::common::v3::locality_lb_config::zone_aware_lb_config::ForceLocalZone {
+        min_size: Act("1 if unset"),
     }
 
     "Maglev" policies::maglev::v3::Maglev {
@@ -1727,7 +1757,7 @@ messages! {
     }
 
     "Random" policies::random::v3::Random {
-        locality_lb_config: Ignore(NO_MEANING),
+        locality_lb_config: Act,
     }
 
     "ClusterLoadAssignment" endpoint::ClusterLoadAssignment {

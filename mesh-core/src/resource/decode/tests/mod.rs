@@ -15,3 +15,4 @@ mod routing;
 mod sessions;
 mod subsetting;
 mod verdicts;
+mod zones;
