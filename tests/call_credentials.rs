@@ -12,9 +12,9 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
-use crate::support::PATIENCE;
 use crate::support::pki::{Authority, dns};
 use crate::support::tls::server;
+use crate::support::{PATIENCE, in_time};
 
 fn token(name: &str) -> String {
     format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(format!(r#"{{"sub": "{name}"}}"#)))
@@ -74,7 +74,10 @@ async fn each_stream_carries_the_token_that_is_in_the_file_at_its_time() {
     assert_eq!(next(&mut tokens).await, format!("Bearer {}", token("first")));
     std::fs::write(folder.path().join("new"), token("second")).unwrap();
     std::fs::rename(folder.path().join("new"), folder.path().join("token")).unwrap();
-    while next(&mut tokens).await != format!("Bearer {}", token("second")) {}
+    in_time("the stream after has the second token", async {
+        while next(&mut tokens).await != format!("Bearer {}", token("second")) {}
+    })
+    .await;
 }
 
 #[test]

@@ -170,7 +170,7 @@ async fn what_calls_name_is_followed_as_what_routes_name() {
     assert_eq!(call(&client, "a").await.unwrap().0, "a");
     assert_eq!(call(&client, "all").await.unwrap().0, "leaf");
     control_plane.put(endpoints("a").all([endpoint(b.address())]));
-    while call(&client, "a").await.unwrap().0 != "b" {}
+    in_time("the endpoints change", async { while call(&client, "a").await.unwrap().0 != "b" {} }).await;
     // Other routes name some of them; no call fails meanwhile.
     control_plane.put(route_config("greeter").routes([by_header(), route().cluster("a")]));
     for _ in 0..20 {

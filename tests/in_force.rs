@@ -10,6 +10,7 @@ use mesh_xds_proto::envoy::config::cluster::v3::cluster::LbPolicy;
 
 use crate::support::backend::Backend;
 use crate::support::client::{Client, quick};
+use crate::support::in_time;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -151,7 +152,7 @@ async fn what_is_in_force_is_what_calls_go_by_and_a_rejected_update_changes_noth
     };
     assert_eq!(breaker(&in_force(&mesh, "xds:///greeter").await), "1024 (default)");
     control_plane.put(cluster("greeter").max_requests(0));
-    while client.hello().await.is_ok() {}
+    in_time("the breaker opens", async { while client.hello().await.is_ok() {} }).await;
     assert_eq!(breaker(&in_force(&mesh, "xds:///greeter").await), "0 (xds)");
     control_plane.put(cluster("greeter").max_requests(5).lb(LbPolicy::RingHash).ring_size(9, 8));
     control_plane.next_nack().await;

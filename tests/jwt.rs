@@ -41,6 +41,7 @@ use tower::{ServiceBuilder, service_fn};
 use crate::support::PATIENCE;
 use crate::support::client::{Client, metadata, quick, quick_mesh};
 use crate::support::configured::Setting;
+use crate::support::in_time;
 use crate::support::jwt::{Issuer, now};
 use crate::support::log::Log;
 use crate::support::served::Served;
@@ -135,7 +136,7 @@ async fn s15_a_missing_token_is_not_a_failed_one() {
     let bad = eve.token(&json!({}));
     assert_eq!(told(call(&it, &bad).await).0, Code::Unauthenticated);
     it.changes_to(chain(&filter(provider("joe", &joe), requires(RequiresType::AllowMissingOrFailed(()))))).await;
-    while call(&it, &bad).await.is_err() {}
+    in_time("the other requirement", async { while call(&it, &bad).await.is_err() {} }).await;
 }
 
 /// What a transport adds is not seen by the routes of clients (A28): were it not seen here, no call would be asked for a token.
@@ -314,7 +315,7 @@ async fn s11_keys_change_from_the_next_call_on_for_connections_that_are_open() {
     let token = old.token(&json!({}));
     call(&it, &token).await.expect("a good token");
     it.changes_to(chain(&filter(provider("joe", &new), by("joe")))).await;
-    while call(&it, &token).await.is_ok() {}
+    in_time("the new keys", async { while call(&it, &token).await.is_ok() {} }).await;
     call(&it, &new.token(&json!({}))).await.expect("the new key's");
     assert_eq!(it.server.status().accepted, 1);
 }

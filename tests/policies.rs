@@ -19,6 +19,7 @@ use prost_types::{Any, Struct, Value};
 
 use crate::support::backend::Backend;
 use crate::support::client::{Client, quick, quick_mesh};
+use crate::support::in_time;
 
 fn subsetting(subset_size: Option<u32>) -> RandomSubsetting {
     let config = TypedExtensionConfig {
@@ -55,7 +56,7 @@ async fn a_subset_is_connected_and_no_more() {
     let mesh = quick_mesh(&control_plane).await;
     let client = Client::new(&mesh, "xds:///greeter");
     // Until all three are connected, not all of them answer.
-    while answering(&client).await.len() < 3 {}
+    in_time("all three answer", async { while answering(&client).await.len() < 3 {} }).await;
     assert_eq!(answering(&client).await.len(), 3);
     assert_eq!(backends.iter().map(Backend::connections).sum::<u64>(), 3);
 }
@@ -108,7 +109,7 @@ async fn a_subset_without_a_size_is_refused_by_name_and_the_last_good_policy_ser
     control_plane.put(cluster("greeter").policy("subset", &subsetting(None)));
     let (_, text) = control_plane.next_nack().await.error.expect("a NACK says why");
     assert!(text.contains("typed_config.subset_size: must be set"), "{text}");
-    while answering(&client).await.len() < 2 {}
+    in_time("the last good policy serves", async { while answering(&client).await.len() < 2 {} }).await;
 }
 
 /// Every call to the endpoint of this rank by weight, and counts in common how often it is started.
@@ -193,7 +194,10 @@ async fn a_policy_by_name_may_be_that_of_each_locality() {
     control_plane.set(weighted(&backends[..1]).with(assignment).with(asking_for([outer])));
     let mesh = ranking(&control_plane, &Arc::default()).await;
     let client = Client::new(&mesh, "xds:///greeter");
-    while answering(&client).await != BTreeSet::from(["0".to_owned(), "2".to_owned()]) {}
+    in_time("one of each locality answers", async {
+        while answering(&client).await != BTreeSet::from(["0".to_owned(), "2".to_owned()]) {}
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -36,6 +36,7 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::support::client::{Client, metadata, quick, quick_mesh};
 use crate::support::configured::Setting;
+use crate::support::in_time;
 use crate::support::served::Served;
 
 fn append(key: &str, value: &str) -> HeaderValueOption {
@@ -136,9 +137,9 @@ async fn filters_change_from_the_next_call_on_for_connections_that_are_open() {
     let it = start(filter_chain().filter("headers", &by("first"))).await;
     assert_eq!(values(&call(&it, &[]).await.1, "x-by"), ["first"]);
     it.changes_to(filter_chain().filter("headers", &by("second"))).await;
-    while values(&call(&it, &[]).await.1, "x-by") != ["second"] {}
+    in_time("the second filter", async { while values(&call(&it, &[]).await.1, "x-by") != ["second"] {} }).await;
     it.changes_to(filter_chain()).await;
-    while !values(&call(&it, &[]).await.1, "x-by").is_empty() {}
+    in_time("no filter", async { while !values(&call(&it, &[]).await.1, "x-by").is_empty() {} }).await;
     assert_eq!(it.server.status().accepted, 1);
 }
 

@@ -21,6 +21,7 @@ use tonic::{Code, Request, Status};
 
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, quick_mesh};
+use crate::support::in_time;
 
 fn kept_in(cookie: Cookie) -> StatefulSession {
     let state = mesh_core::testing::any(&CookieBasedSessionState { cookie: Some(cookie) });
@@ -74,7 +75,7 @@ impl Greeters {
         let all = (0..self.backends.len()).map(|at| endpoint(self.backends[at].address()).health(health(at)));
         self.control_plane.put(endpoints("greeter").all(all));
         let drained = number.to_string();
-        while answering(&self.client).await.contains(&drained) {}
+        in_time("it drains", async { while answering(&self.client).await.contains(&drained) {} }).await;
     }
 }
 
@@ -192,7 +193,7 @@ async fn a_session_whose_endpoint_is_gone_moves_and_is_told_so() {
     let mut greeters = Greeters::start(2).await;
     let cookie = session_at(&greeters.client, "0").await;
     greeters.backends[0].stop().await;
-    while answering(&greeters.client).await.contains("0") {}
+    in_time("it is gone", async { while answering(&greeters.client).await.contains("0") {} }).await;
     let (name, set) = call(&greeters.client, Some(&cookie)).await.unwrap();
     let moved = set.expect("the session is elsewhere now");
     assert_eq!(name, "1");
@@ -206,7 +207,7 @@ async fn a_strict_session_fails_rather_than_move() {
     let cookie = session_at(&greeters.client, "0").await;
     assert_eq!(call(&greeters.client, Some(&cookie)).await.unwrap().0, "0");
     greeters.control_plane.put(endpoints("greeter").endpoint(greeters.backends[1].address()));
-    while answering(&greeters.client).await.contains("0") {}
+    in_time("it is gone", async { while answering(&greeters.client).await.contains("0") {} }).await;
     let status = call(&greeters.client, Some(&cookie)).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert_says(&status, &["session is at", &greeters.backends[0].address().to_string(), "cluster `greeter`"]);
@@ -225,7 +226,8 @@ async fn an_endpoint_that_is_draining_keeps_its_sessions_if_the_cluster_says_so_
     }
     // It is gone: so is the session.
     greeters.control_plane.put(endpoints("greeter").endpoint(greeters.backends[1].address()));
-    while call(&greeters.client, Some(&cookie)).await.unwrap().0 == "0" {}
+    in_time("the session moves", async { while call(&greeters.client, Some(&cookie)).await.unwrap().0 == "0" {} })
+        .await;
     greeters.backends[0].wait_for_connections(0).await;
 }
 
@@ -263,7 +265,7 @@ async fn a_session_goes_before_pick_first() {
     greeters.control_plane.put(cluster("greeter").policy("pick_first", &PickFirst::default()));
     let late = quick_mesh(&greeters.control_plane).await;
     let client = Client::new(&late, "xds:///greeter");
-    while begin(&client).await.0 != "0" {}
+    in_time("the first answers who has no session", async { while begin(&client).await.0 != "0" {} }).await;
     for _ in 0..5 {
         assert_eq!(call(&client, Some(&cookie)).await.unwrap(), ("2".to_owned(), None));
         assert_eq!(begin(&client).await.0, "0");
@@ -297,7 +299,10 @@ async fn a_session_keeps_its_cluster_among_those_of_its_route() {
     let route = route().cluster("greeter");
     let host = virtual_host(["*"]).route(route);
     greeters.control_plane.put(route_config("greeter").with(host));
-    while begin(&greeters.client).await.0 != "0" || answering(&greeters.client).await.len() > 1 {}
+    in_time("the first alone answers who has no session", async {
+        while begin(&greeters.client).await.0 != "0" || answering(&greeters.client).await.len() > 1 {}
+    })
+    .await;
     let (name, set) = call(&greeters.client, Some(&cookie)).await.unwrap();
     assert_eq!((name.as_str(), set.is_some()), ("0", true));
 }
