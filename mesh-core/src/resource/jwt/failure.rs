@@ -19,6 +19,8 @@ pub(crate) enum Failure {
     Subject,
     UnknownKey,
     BadSignature,
+    /// It does not say which of many keys signed it, and none of those that were tried did.
+    ManyKeys,
     /// The route asks for a requirement that the filter does not know.
     UnknownRequirement,
 }
@@ -39,6 +41,7 @@ impl Failure {
             Self::Subject => "the token's subject is not allowed",
             Self::UnknownKey => "no key is known for the token",
             Self::BadSignature => "the token's signature is wrong",
+            Self::ManyKeys => "the token does not say which of many keys it was signed with",
             Self::UnknownRequirement => "the server is not configured to serve the call",
         }
     }

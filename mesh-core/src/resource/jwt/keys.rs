@@ -19,8 +19,17 @@ use crate::identity::crypto;
 
 /// The longest set that is read, in bytes.
 pub(crate) const MAX_LENGTH: usize = 1024 * 1024;
-/// Of a token without `kid` all keys may have to be tried.
+/// As many as any issuer has by far.
 const MAX_KEYS: usize = 100;
+/// Keys that are tried for one token: that may be several where the token or the key has no `kid`. Each costs what a signature costs, on
+/// behalf of someone who is not known yet.
+pub(super) const MAX_TRIES: usize = 8;
+
+#[cfg(test)]
+thread_local! {
+    /// Signatures that this thread verified.
+    pub(super) static TRIES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
 
 /// The keys that may have signed.
 #[derive(Debug)]
@@ -51,10 +60,13 @@ impl KeysInForce {
 struct Key {
     id: Option<String>,
     /// What it may be used with.
-    algorithms: Vec<(&'static Algorithm, &'static dyn SignatureVerificationAlgorithm)>,
+    algorithms: Vec<Way>,
     /// The content of a SubjectPublicKeyInfo's bit string.
     public: Vec<u8>,
 }
+
+/// How to verify a signature, and what does it.
+type Way = (&'static Algorithm, &'static dyn SignatureVerificationAlgorithm);
 
 /// A way to sign (RFC 7518, 3.1; RFC 8037, 3.1).
 #[derive(Debug, PartialEq, Eq)]
@@ -100,6 +112,8 @@ pub(super) enum Unsigned {
     /// No key has its `kid` and may be used with its `alg`.
     NoKey,
     BadSignature,
+    /// Not by one of those that were tried, and there are more.
+    ManyKeys,
 }
 
 impl Keys {
@@ -125,16 +139,21 @@ impl Keys {
         }
     }
 
+    /// Whether one of the keys signed the token. At most [`MAX_TRIES`] are tried, those first that have its `kid`.
     fn signed(&self, token: &Token) -> Result<(), Unsigned> {
+        let id = token.key_id.as_deref();
+        let usable = || self.0.iter().filter(|key| key.may_be(id)).filter_map(|key| Some((key, key.way(token)?)));
+        let is_meant = |key: &Key| id.is_some() && key.id.as_deref() == id;
+        let meant = usable().filter(|(key, _)| is_meant(key));
+        let mut tries = meant.chain(usable().filter(|(key, _)| !is_meant(key)));
         let mut result = Err(Unsigned::NoKey);
-        for key in self.0.iter().filter(|key| key.may_be(token.key_id.as_deref())) {
-            match key.signed(token) {
-                Ok(()) => return Ok(()),
-                Err(Unsigned::NoKey) => {}
-                Err(Unsigned::BadSignature) => result = Err(Unsigned::BadSignature),
+        for (key, way) in tries.by_ref().take(MAX_TRIES) {
+            if key.signed(token, way) {
+                return Ok(());
             }
+            result = Err(Unsigned::BadSignature);
         }
-        result
+        if tries.next().is_some() { Err(Unsigned::ManyKeys) } else { result }
     }
 }
 
@@ -170,20 +189,26 @@ impl Key {
         self.id.as_deref().zip(id).is_none_or(|(own, wanted)| own == wanted)
     }
 
-    fn signed(&self, token: &Token) -> Result<(), Unsigned> {
-        let mut algorithms = self.algorithms.iter();
-        let found = algorithms.find(|(algorithm, _)| algorithm.name == token.algorithm);
-        let (algorithm, verifier) = found.ok_or(Unsigned::NoKey)?;
+    /// How it verifies the token, if it may be used for that.
+    fn way(&self, token: &Token) -> Option<Way> {
+        self.algorithms.iter().copied().find(|(algorithm, _)| algorithm.name == token.algorithm)
+    }
+
+    fn signed(&self, token: &Token, (algorithm, verifier): Way) -> bool {
+        #[cfg(test)]
+        TRIES.with(|tries| tries.set(tries.get() + 1));
         let converted;
         let signature = match algorithm.ecdsa {
             None => &token.signature,
-            Some(length) => {
-                converted = der_of_ecdsa(&token.signature, length).ok_or(Unsigned::BadSignature)?;
-                &converted
-            }
+            Some(length) => match der_of_ecdsa(&token.signature, length) {
+                None => return false,
+                Some(der) => {
+                    converted = der;
+                    &converted
+                }
+            },
         };
-        let verified = verifier.verify_signature(&self.public, token.signed.as_bytes(), signature);
-        verified.map_err(|_| Unsigned::BadSignature)
+        verifier.verify_signature(&self.public, token.signed.as_bytes(), signature).is_ok()
     }
 }
 
@@ -195,7 +220,7 @@ impl fmt::Debug for Key {
 }
 
 /// Those for keys of this kind that the cryptography that was compiled in has.
-fn implemented(key: AlgorithmIdentifier) -> Vec<(&'static Algorithm, &'static dyn SignatureVerificationAlgorithm)> {
+fn implemented(key: AlgorithmIdentifier) -> Vec<Way> {
     let Ok(crypto) = crypto() else { return Vec::new() };
     let all = crypto.signature_verification_algorithms.all;
     let of = |algorithm: &'static Algorithm| {

@@ -53,9 +53,9 @@ pub(crate) struct Effects {
 }
 
 impl Provider {
-    /// Decides whether the token is a good one of this provider, at `now` in seconds since 1970. `audiences`: in place of the
-    /// provider's own.
-    pub(super) fn check(&self, token: &Token, audiences: Option<&[String]>, now: f64) -> Result<(), Failure> {
+    /// Decides whether the token is one that this provider issued and that holds, at `now` in seconds since 1970: whomever it is
+    /// for. Costs a signature or several.
+    pub(super) fn verify(&self, token: &Token, now: f64) -> Result<(), Failure> {
         if !self.issuer.is_empty() && token.issuer() != self.issuer {
             return Err(Failure::UnknownIssuer);
         }
@@ -63,8 +63,13 @@ impl Provider {
         self.keys.signed(token).map_err(|unsigned| match unsigned {
             Unsigned::NoKey => Failure::UnknownKey,
             Unsigned::BadSignature => Failure::BadSignature,
-        })?;
-        // Who has no good token learns nothing of what else would be wanted.
+            Unsigned::ManyKeys => Failure::ManyKeys,
+        })
+    }
+
+    /// Decides whether a token that was [verified](Self::verify) is for one of the audiences, `None`: for one of the provider's
+    /// own, and of a subject that may be. Who has no good token learns nothing of what else would be wanted.
+    pub(super) fn admit(&self, token: &Token, audiences: Option<&[String]>) -> Result<(), Failure> {
         let wanted = audiences.unwrap_or(&self.audiences);
         if !wanted.is_empty() && !token.audiences.iter().any(|own| wanted.contains(own)) {
             return Err(Failure::Audience);

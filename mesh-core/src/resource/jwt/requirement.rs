@@ -53,14 +53,14 @@ pub(super) struct Judge<'p, 'a> {
     now: f64,
     /// Each text is read once.
     read: Vec<(&'a str, Option<Rc<Token>>)>,
-    /// And checked by each provider once, for its own audiences.
-    checked: Vec<(usize, &'a str, Result<(), Failure>)>,
+    /// And verified by each provider once, in however many places it is and for whichever audiences.
+    verified: Vec<(usize, &'a str, Result<(), Failure>)>,
     pub(super) accepted: Vec<Accepted<'p>>,
 }
 
 impl<'p, 'a> Judge<'p, 'a> {
     pub(super) fn new(providers: &'p [Provider], head: RequestHead<'a>, now: f64) -> Self {
-        Self { providers, head, now, read: Vec::new(), checked: Vec::new(), accepted: Vec::new() }
+        Self { providers, head, now, read: Vec::new(), verified: Vec::new(), accepted: Vec::new() }
     }
 
     pub(super) fn decide(&mut self, requirement: &Requirement) -> Result<(), Failure> {
@@ -154,15 +154,8 @@ impl<'p, 'a> Judge<'p, 'a> {
         audiences: Option<&[String]>,
     ) -> Result<(), Failure> {
         let token = self.token(text)?;
-        let known = self.checked.iter().find(|(by, known, _)| *by == provider && std::ptr::eq(*known, text));
-        let result = match known.filter(|_| audiences.is_none()) {
-            Some((_, _, result)) => *result,
-            None => self.providers[provider].check(&token, audiences, self.now),
-        };
-        if audiences.is_none() {
-            self.checked.push((provider, text, result));
-        }
-        result?;
+        self.verify(provider, &token, text)?;
+        self.providers[provider].admit(&token, audiences)?;
         let provider = &self.providers[provider];
         let mut of_provider = self.accepted.iter().filter(|accepted| std::ptr::eq(accepted.provider, provider));
         // Policies might go by the one, and the handler by the other.
@@ -176,8 +169,18 @@ impl<'p, 'a> Judge<'p, 'a> {
         Ok(())
     }
 
+    fn verify(&mut self, provider: usize, token: &Token, text: &'a str) -> Result<(), Failure> {
+        let known = self.verified.iter().find(|(by, known, _)| *by == provider && *known == text);
+        if let Some((_, _, result)) = known {
+            return *result;
+        }
+        let result = self.providers[provider].verify(token, self.now);
+        self.verified.push((provider, text, result));
+        result
+    }
+
     fn token(&mut self, text: &'a str) -> Result<Rc<Token>, Failure> {
-        let known = self.read.iter().find(|(known, _)| std::ptr::eq(*known, text));
+        let known = self.read.iter().find(|(known, _)| *known == text);
         let token = match known {
             Some((_, token)) => token.clone(),
             None => {

@@ -12,6 +12,7 @@ use super::signer::{Signer, encoded};
 use super::{NOW, bearer, provider, request};
 use crate::resource::claims::Claims;
 use crate::resource::jwt::failure::Failure;
+use crate::resource::jwt::keys::TRIES;
 use crate::resource::jwt::place::TokenPlace;
 use crate::resource::jwt::provider::{Effects, Provider};
 use crate::resource::jwt::requirement::{Requirement, TokenOf};
@@ -82,6 +83,26 @@ fn requirements_hold_as_they_are_put_together() {
             let found = filter.authenticate(&mut request("http://svc.test/a.B/C", &headers), now());
             assert_eq!(found, expected, "`{name}` for {headers:?}");
         }
+    }
+}
+
+#[test]
+fn a_signature_is_verified_once_wherever_the_token_is_and_whomever_it_may_be_for() {
+    let joe = Signer::new("joe");
+    let token = joe.token(&json!({"iss": "joe", "aud": "e"}));
+    let for_one = |audience: &str| TokenOf { provider: 0, audiences: Some([audience.to_owned()].into()) };
+    let all = || ["a", "b", "c", "d", "e"].map(for_one).map(Requirement::Provider);
+    let uri = format!("http://svc.test/a.B/C?access_token={token}");
+    let bearer = format!("Bearer {token}");
+    for (requirement, expected) in [
+        (Requirement::Any(all().into()), Ok(())),
+        (Requirement::Any(all().into_iter().take(4).collect()), Err(Failure::Audience)),
+        (Requirement::AllowMissingOrFailed(["a", "b", "e"].map(for_one).into()), Ok(())),
+    ] {
+        let filter = filter(vec![provider("joe", &joe)], requirement);
+        TRIES.set(0);
+        let found = filter.authenticate(&mut request(&uri, &[("authorization", &bearer)]), now());
+        assert_eq!((found, TRIES.get()), (expected, 1));
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::signer::{Signer, encoded};
 use super::{NOW, provider};
 use crate::resource::jwt::failure::Failure;
-use crate::resource::jwt::keys::{self, Keys};
+use crate::resource::jwt::keys::{self, Keys, MAX_TRIES, TRIES};
 use crate::resource::jwt::provider::Provider;
 use crate::resource::jwt::token::{MAX_LENGTH, Token};
 use crate::resource::matcher::text::TextMatch;
@@ -18,7 +18,8 @@ const OPENSSL: &str = include_str!("openssl.json");
 
 fn verdict(provider: &Provider, token: &str) -> Result<(), Failure> {
     let token = Token::read(token).ok_or(Failure::Malformed)?;
-    provider.check(&token, None, NOW as f64)
+    provider.verify(&token, NOW as f64)?;
+    provider.admit(&token, None)
 }
 
 fn openssl() -> (Provider, Value) {
@@ -86,6 +87,44 @@ fn a_key_that_the_token_brings_is_not_used() {
     let header = json!({"alg": "ES256", "kid": "k", "jwk": bad.jwk(), "jku": "https://evil.test/", "x5c": ["AAAA"]});
     let token = bad.signed(&header.to_string(), r#"{"iss":"joe"}"#);
     assert_eq!(verdict(&provider("joe", &good), &token), Err(Failure::BadSignature));
+}
+
+/// A set of a hundred, with or without their names.
+fn hundred(signers: &[Signer], named: bool) -> Keys {
+    let keys: Vec<Value> = signers.iter().map(|signer| signer.jwk()).collect();
+    let mut set = json!({ "keys": keys });
+    if !named {
+        set["keys"]
+            .as_array_mut()
+            .expect("keys")
+            .iter_mut()
+            .for_each(|key| drop(key.as_object_mut().map(|key| key.remove("kid"))));
+    }
+    Keys::read(set.to_string().as_bytes()).expect("a good set").0
+}
+
+#[test]
+fn a_token_is_tried_with_eight_keys_at_most_those_first_that_it_names() {
+    let names = (0..100).map(|number| &*format!("k{number}").leak());
+    let signers: Vec<_> = names.map(Signer::new).collect();
+    let of = |keys: Keys| Provider { keys: keys.into(), ..provider("joe", &signers[0]) };
+    let (named, nameless) = (of(hundred(&signers, true)), of(hundred(&signers, false)));
+    let by_name = |place: usize| signers[place].token(&json!({"iss": "joe"}));
+    let without = |place: usize| signers[place].signed(r#"{"alg":"ES256"}"#, r#"{"iss":"joe"}"#);
+    let forged = |header: &str| Signer::new("k7").signed(header, r#"{"iss":"joe"}"#);
+    for (provider, token, expected, tries) in [
+        (&named, by_name(99), Ok(()), 1),
+        (&named, forged(r#"{"alg":"ES256","kid":"k7"}"#), Err(Failure::BadSignature), 1),
+        (&named, without(MAX_TRIES - 1), Ok(()), MAX_TRIES),
+        (&named, without(MAX_TRIES), Err(Failure::ManyKeys), MAX_TRIES),
+        (&named, forged(r#"{"alg":"ES256"}"#), Err(Failure::ManyKeys), MAX_TRIES),
+        (&nameless, by_name(MAX_TRIES - 1), Ok(()), MAX_TRIES),
+        (&nameless, by_name(99), Err(Failure::ManyKeys), MAX_TRIES),
+        (&named, forged(r#"{"alg":"RS256"}"#), Err(Failure::UnknownKey), 0),
+    ] {
+        TRIES.set(0);
+        assert_eq!((verdict(provider, &token), TRIES.get()), (expected, tries), "{token}");
+    }
 }
 
 #[test]
