@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use super::certificate::Utc;
 use super::own::Identity;
@@ -99,6 +100,7 @@ impl CertificateProvider for KeyMaterial {
 pub struct Publisher {
     name: Arc<str>,
     state: Arc<watch::Sender<State>>,
+    tasks: TaskTracker,
 }
 
 /// What a provider published last.
@@ -125,9 +127,10 @@ pub(crate) struct Failure {
 }
 
 impl Publisher {
-    pub(super) fn new(name: Arc<str>) -> (Self, watch::Receiver<State>) {
+    /// For a provider whose connections count among `tasks`.
+    pub(super) fn new(name: Arc<str>, tasks: &TaskTracker) -> (Self, watch::Receiver<State>) {
         let (sender, receiver) = watch::channel(State::default());
-        (Self { name, state: Arc::new(sender) }, receiver)
+        (Self { name, state: Arc::new(sender), tasks: tasks.clone() }, receiver)
     }
 
     /// Takes the place of what was published before. The same once more changes nothing but that the last failure is over.
@@ -142,6 +145,12 @@ impl Publisher {
     pub fn fail(&self, why: impl Into<BoxError>) {
         let why: Arc<str> = with_causes(&*why.into()).into();
         self.state.send_modify(|state| state.fail(&self.name, why));
+    }
+
+    /// What counts the connections that the provider makes, each until its socket is closed: the end of the mesh waits for them.
+    #[cfg_attr(not(any(feature = "istio", feature = "spiffe")), expect(dead_code, reason = "no provider makes any"))]
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.tasks
     }
 
     pub(super) fn name(&self) -> &Arc<str> {

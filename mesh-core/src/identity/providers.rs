@@ -99,7 +99,7 @@ impl Providers {
         let starter = Starter { tasks: tasks.clone(), runtime: runtime.clone(), shutdown: shutdown.clone() };
         let start = |(name, provider): (Arc<str>, Box<dyn CertificateProvider>)| {
             let (kind, source) = (provider.kind().into(), MaterialSource::Provider(name.clone()));
-            let (publisher, state) = Publisher::new(name.clone());
+            let (publisher, state) = Publisher::new(name.clone(), tasks);
             starter.run(provider, publisher, starter.shutdown.clone());
             (name.clone(), Provider { name, kind, source, state, told: None, _running: None })
         };
@@ -159,7 +159,7 @@ impl Providers {
         }
         let provider = open()?;
         let kind = provider.kind().into();
-        let (publisher, state) = Publisher::new(source.name());
+        let (publisher, state) = Publisher::new(source.name(), &starter.tasks);
         if let Some(material) = at_once {
             publisher.publish(material.clone());
         }
@@ -211,7 +211,7 @@ impl Provider {
     /// One that has what a test publishes.
     #[cfg(test)]
     pub(crate) fn told(name: &str) -> (Publisher, Self) {
-        let (publisher, state) = Publisher::new(name.into());
+        let (publisher, state) = Publisher::new(name.into(), &TaskTracker::new());
         let (kind, source) = ("told".into(), name.into());
         (publisher, Self { name: name.into(), kind, source, state, told: None, _running: None })
     }
@@ -466,7 +466,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn s1_a_provider_that_panicked_says_so_and_fixed_material_is_announced_to_its_end() {
-        let (publisher, mut state) = Publisher::new("default".into());
+        let (publisher, mut state) = Publisher::new("default".into(), &TaskTracker::new());
         work(Box::new(Panics), publisher).await;
         let why = state.borrow_and_update().failure.as_ref().map(|failure| failure.why.to_string());
         assert_eq!(why.as_deref(), Some("the provider panicked: the vault is gone"));
@@ -481,7 +481,7 @@ mod tests {
 
     #[tokio::test]
     async fn s2_what_is_too_early_does_not_replace_what_is_valid_and_is_taken_up_in_its_time() {
-        let (publisher, state) = Publisher::new("default".into());
+        let (publisher, state) = Publisher::new("default".into(), &TaskTracker::new());
         let valid = material(1000);
         publisher.publish(valid.clone());
         let late = SystemTime::now() + Duration::from_secs(1);
@@ -511,7 +511,7 @@ mod tests {
     /// R-09 of the plan for reliability: an outage of the issuer is announced in time, however long it is.
     #[tokio::test(start_paused = true)]
     async fn s1_a_certificate_that_is_not_renewed_is_announced_at_a_half_three_quarters_nine_tenths_and_its_end() {
-        let (publisher, state) = Publisher::new("default".into());
+        let (publisher, state) = Publisher::new("default".into(), &TaskTracker::new());
         let (start, said) = (Instant::now(), Arc::new(Mutex::new(Vec::new())));
         let noted = said.clone();
         let note = move |share, state: &State| {

@@ -1,10 +1,12 @@
 //! The stream from the agent, opened again whenever it ends.
 
+use std::convert::Infallible;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
+use tokio_util::task::TaskTracker;
 
 use super::material::{of_bundles, of_svids};
 use super::messages::{Request, X509BundlesResponse, X509SvidResponse};
@@ -48,7 +50,7 @@ pub(super) async fn follow(api: WorkloadApi, publisher: Publisher) {
     let (mut unreachable, mut refused) = (Backoff::new(UNREACHABLE), Backoff::new(REFUSED));
     loop {
         let mut has_published = false;
-        let end = one_stream(&api, |material| {
+        let end = one_stream(&api, publisher.tasks(), |material| {
             has_published = true;
             publisher.publish(material);
         });
@@ -64,9 +66,13 @@ pub(super) async fn follow(api: WorkloadApi, publisher: Publisher) {
 }
 
 /// One stream to its end, on a connection of its own.
-async fn one_stream(api: &WorkloadApi, mut publish: impl FnMut(KeyMaterial)) -> Result<std::convert::Infallible, End> {
+async fn one_stream(
+    api: &WorkloadApi,
+    tasks: &TaskTracker,
+    mut publish: impl FnMut(KeyMaterial),
+) -> Result<Infallible, End> {
     let method = if api.wanted == Wanted::Bundles { FETCH_BUNDLES } else { FETCH_SVIDS };
-    let mut call = Call::start(&transport(api)?, method, &Request {}).await.map_err(End::Unreachable)?;
+    let mut call = Call::start(&transport(api, tasks)?, method, &Request {}).await.map_err(End::Unreachable)?;
     let mut patience = FIRST_RESPONSE;
     loop {
         let received = timeout(patience, receive(&mut call, &api.wanted)).await;
@@ -91,7 +97,7 @@ fn silence(material: &KeyMaterial) -> Duration {
     (left / 4 * 3).max(MIN_SILENCE)
 }
 
-fn transport(api: &WorkloadApi) -> Result<GrpcTransport, End> {
+fn transport(api: &WorkloadApi, tasks: &TaskTracker) -> Result<GrpcTransport, End> {
     let server = ServerConfig {
         uri: api.endpoint.as_str().into(),
         address: api.address.clone(),
@@ -104,6 +110,7 @@ fn transport(api: &WorkloadApi) -> Result<GrpcTransport, End> {
         connect_timeout: CONNECT_TIMEOUT,
         max_response: MAX_RESPONSE,
         headers: HeaderMap::from_iter([SECURITY_HEADER]),
+        tasks: tasks.clone(),
         ..Default::default()
     };
     GrpcTransport::to(&server, options, &Handle::current()).map_err(End::Unusable)
