@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::support::pki::{Authority, dns};
 use crate::support::tls::server;
-use crate::support::{PATIENCE, in_time};
+use crate::support::{PATIENCE, in_time, until};
 
 fn token(name: &str) -> String {
     format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(format!(r#"{{"sub": "{name}"}}"#)))
@@ -68,6 +68,13 @@ async fn each_stream_carries_the_token_that_is_in_the_file_at_its_time() {
     };
     let said = tokio::time::timeout(PATIENCE, missing).await;
     assert!(said.is_ok(), "{:?}", mesh.status().control_plane);
+    assert!(tokens.try_recv().is_err());
+
+    // Nor with what would never be read to its end.
+    assert!(std::process::Command::new("mkfifo").arg(folder.path().join("token")).status().unwrap().success());
+    let told = || format!("{:?}", mesh.status().control_plane).contains("token: it is no regular file");
+    until("a pipe is told of", told).await;
+    std::fs::remove_file(folder.path().join("token")).unwrap();
     assert!(tokens.try_recv().is_err());
 
     std::fs::write(folder.path().join("token"), token("first")).unwrap();

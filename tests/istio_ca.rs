@@ -135,10 +135,19 @@ async fn s1_a_ca_that_refuses_or_answers_garbage_is_named_with_what_to_do() {
     }
 }
 
+/// In the place of a file what never ends to be opened.
+fn pipe(path: &std::path::Path) {
+    std::fs::remove_file(path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
 #[tokio::test]
 async fn what_a_pod_lacks_is_named_and_nothing_is_asked() {
     let ca = Istio::start(Answer::Issue(CLIENT, HOUR)).await;
-    let lacks: [(Change, &str); 5] = [
+    let lacks: [(Change, &str); 8] = [
+        (|pod| pipe(&pod.file("istio-token")), "istio-token: it is no regular file"),
+        (|pod| pipe(&pod.file("root-cert.pem")), "it is no regular file"),
+        (|pod| pod.write("istio-token", &"x".repeat(65_537)), "istio-token: it has more than 65536 bytes"),
         (|pod| std::fs::remove_file(pod.file("istio-token")).unwrap(), "istio-token: No such file"),
         (|pod| pod.write("istio-token", &token(-1)), "istio-token: it expired 3600 s ago; check the token in"),
         (|pod| pod.write("istio-token", "secret"), "istio-token: it is no JSON Web Token; check the token in"),

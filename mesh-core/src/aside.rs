@@ -1,15 +1,22 @@
 //! Work that may block, such as reading files and writing to a pipe, in a thread of its own.
 
 use std::io::Write;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
+use std::time::Duration;
 use std::{fmt, io, thread};
 
 use parking_lot::Mutex;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
 
 /// The most bytes of lines that wait to be written.
 const MOST_WAITING: usize = 1024 * 1024;
+
+/// Work that takes so long is told of: a file system that does not answer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Does work in a thread whose end nobody waits for. A runtime that is dropped waits for the blocking tasks it has begun,
 /// and a file on a server that is gone may never be read: the process could not end.
@@ -18,9 +25,66 @@ const MOST_WAITING: usize = 1024 * 1024;
 ///
 /// There can be no other thread, or the work panicked.
 pub(crate) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    ended(&mut begin(work)?).await
+}
+
+/// What work comes to; `tell` is called whenever another [`PATIENCE`] of it is over.
+pub(crate) async fn patiently<T>(work: impl Future<Output = T>, mut tell: impl FnMut()) -> T {
+    let mut work = pin!(work);
+    loop {
+        match timeout(PATIENCE, &mut work).await {
+            Ok(outcome) => return outcome,
+            Err(_) => tell(),
+        }
+    }
+}
+
+/// Work that is done [`aside`] again and again, for those who do not wait for ever: what they gave up waiting for stays under way,
+/// the one thing of its kind, and whoever comes next waits for that. A thread that hangs is not joined by another at each try.
+pub(crate) struct Ongoing<T>(tokio::sync::Mutex<Option<oneshot::Receiver<T>>>);
+
+impl<T: Send + 'static> Ongoing<T> {
+    /// What the work that is under way comes to; `work` is begun if none is. May be dropped while it waits.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`aside`].
+    pub(crate) async fn run(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        let mut under_way = self.0.lock().await;
+        // What ended while nobody waited is of that time, and not of now.
+        if under_way.as_mut().is_some_and(|told| !matches!(told.try_recv(), Err(TryRecvError::Empty))) {
+            *under_way = None;
+        }
+        let told = match &mut *under_way {
+            Some(told) => told,
+            none => none.insert(begin(work)?),
+        };
+        let outcome = ended(told).await;
+        *under_way = None;
+        outcome
+    }
+}
+
+fn begin<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<oneshot::Receiver<T>> {
     let (tell, told) = oneshot::channel();
     thread::Builder::new().name("mesh-aside".to_owned()).spawn(move || _ = tell.send(work()))?;
+    Ok(told)
+}
+
+async fn ended<T>(told: &mut oneshot::Receiver<T>) -> io::Result<T> {
     told.await.map_err(|_| io::Error::other("the thread that should have done it panicked"))
+}
+
+impl<T> Default for Ongoing<T> {
+    fn default() -> Self {
+        Self(tokio::sync::Mutex::default())
+    }
+}
+
+impl<T> fmt::Debug for Ongoing<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ongoing").finish_non_exhaustive()
+    }
 }
 
 /// Lines for an output that may block, as a pipe that nobody reads does: a thread that nobody waits for writes them in their
@@ -119,13 +183,9 @@ impl<W> fmt::Debug for Lines<W> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::runtime::Builder;
 
     use super::*;
-
-    const PATIENCE: Duration = Duration::from_secs(10);
 
     #[test]
     fn a_runtime_ends_while_the_work_still_blocks() {
@@ -150,6 +210,58 @@ mod tests {
     #[tokio::test]
     async fn what_the_work_comes_to_is_returned() {
         assert_eq!(aside(|| 7).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn work_that_is_given_up_is_not_begun_again_while_it_is_under_way() {
+        let (begin, begun) = mpsc::channel();
+        let (release, released) = mpsc::channel::<u64>();
+        let released = Arc::new(Mutex::new(released));
+        let work = |number: u64| {
+            let (begin, released) = (begin.clone(), released.clone());
+            move || {
+                begin.send(number).unwrap();
+                released.lock().recv().unwrap()
+            }
+        };
+        let ongoing = Ongoing::default();
+        for number in 0..10 {
+            let given_up = timeout(Duration::from_millis(1), ongoing.run(work(number))).await;
+            assert!(given_up.is_err(), "it hangs");
+        }
+        release.send(7).unwrap();
+        assert_eq!(ongoing.run(work(10)).await.unwrap(), 7);
+        assert_eq!(begun.try_iter().collect::<Vec<_>>(), [0], "one thread for eleven who asked");
+
+        // Of what ended in the meantime nothing is taken for news.
+        assert!(timeout(Duration::from_millis(1), ongoing.run(work(11))).await.is_err());
+        release.send(8).unwrap();
+        let has_ended = async {
+            while ongoing.0.lock().await.as_mut().is_none_or(|told| told.is_empty()) {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, has_ended).await.expect("it ends");
+        release.send(9).unwrap();
+        assert_eq!(ongoing.run(work(12)).await.unwrap(), 9);
+        assert_eq!(begun.try_iter().collect::<Vec<_>>(), [11, 12]);
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_work_that_panics_hears_of_it_and_the_next_begins_anew() {
+        let ongoing = Ongoing::default();
+        assert!(ongoing.run(|| panic!("on purpose")).await.is_err());
+        assert_eq!(ongoing.run(|| 7).await.unwrap(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_takes_long_is_told_of_again_and_again() {
+        let mut told = 0;
+        let work = tokio::time::sleep(3 * PATIENCE + Duration::from_secs(1));
+        patiently(work, || told += 1).await;
+        assert_eq!(told, 3);
+        patiently(tokio::time::sleep(PATIENCE / 2), || told += 1).await;
+        assert_eq!(told, 3);
     }
 
     /// An output that takes a line for each turn it is given, and hands on what it took.

@@ -117,14 +117,19 @@ fn list(folders: &[PathBuf]) -> String {
 ///
 /// When it is anything else, or cannot be read.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, BoxError> {
+    read_up_to(path, MAX_SIZE)
+}
+
+/// As [`read`], of at most so many bytes.
+pub(crate) fn read_up_to(path: &Path, most: u64) -> Result<Vec<u8>, BoxError> {
     // Others, such as a pipe, may block for ever when they are opened.
     if !std::fs::metadata(path)?.is_file() {
         return Err("it is no regular file".into());
     }
     let mut content = Vec::new();
-    File::open(path)?.take(MAX_SIZE + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > MAX_SIZE {
-        return Err(format!("it has more than {MAX_SIZE} bytes").into());
+    File::open(path)?.take(most + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > most {
+        return Err(format!("it has more than {most} bytes").into());
     }
     Ok(content)
 }

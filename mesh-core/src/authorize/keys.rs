@@ -9,13 +9,14 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::aside::aside;
+use crate::aside::{PATIENCE, aside, patiently};
 use crate::error::{BoxError, Error};
 use crate::files;
 use crate::resource::jwt::keys::{Keys, KeysInForce};
 
 const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 const LEAST_INTERVAL: Duration = Duration::from_millis(1);
+const UNUSABLE: &str = "a file of keys cannot be used: those that were in it are used on";
 
 /// The public keys of an issuer of tokens, as a JSON Web Key Set (RFC 7517). Clones share them.
 ///
@@ -99,7 +100,13 @@ struct State {
 async fn follow(file: Weak<KeyFile>) {
     while let Some((due, path)) = file.upgrade().map(|file| (file.due(), file.path.clone())) {
         sleep_until(due).await;
-        let content = aside(move || files::read(&path).and_then(|content| read(&content))).await;
+        let shown = path.display().to_string();
+        let slow = || {
+            let why = format!("it could not be read within {PATIENCE:?}, and is waited for");
+            tracing::warn!(path = shown, why, "{UNUSABLE}");
+        };
+        let reading = aside(move || files::read(&path).and_then(|content| read(&content)));
+        let content = patiently(reading, slow).await;
         let Some(file) = file.upgrade() else { return };
         file.take(content.unwrap_or_else(|error| Err(error.into())));
     }
@@ -120,7 +127,7 @@ impl KeyFile {
         let problem = keys.map(|keys| self.keys.replace(keys)).err().map(|problem| problem.to_string());
         if let Some(why) = problem.as_ref().filter(|_| state.problem != problem) {
             let path = self.path.display();
-            tracing::warn!(%path, why, "a file of keys cannot be used: those that were in it are used on");
+            tracing::warn!(%path, why, "{UNUSABLE}");
         }
         state.problem = problem;
     }

@@ -1,21 +1,18 @@
 //! `file_watcher`: key material in files that something else keeps fresh (gRFC A29, A87).
 
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
 use super::own::Identity;
 use super::provider::{CertificateProvider, KeyMaterial, ProviderFuture, Publisher};
 use super::revocation::{ListFile, RevocationLists};
 use super::trust::TrustBundle;
-use crate::aside::aside;
+use crate::aside::{PATIENCE, aside, patiently};
 use crate::backoff::{Backoff, BackoffConfig};
 use crate::bootstrap::CertificateFiles;
 use crate::error::{BoxError, Error};
 use crate::files;
 
-/// A file system that does not answer for so long is told of.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// How often files are read that change while they are read.
 const TRIES: usize = 3;
 /// After a failure the files are looked at sooner.
@@ -138,15 +135,8 @@ where
     let mut last = None;
     loop {
         let (reading, known) = (read.clone(), last.clone());
-        let mut reading = pin!(aside(move || reading(known.as_ref())));
-        let found = loop {
-            match tokio::time::timeout(PATIENCE, &mut reading).await {
-                Ok(read) => break read,
-                Err(_) => {
-                    publisher.fail(format!("the files could not be read within {PATIENCE:?}, and are waited for"))
-                }
-            }
-        };
+        let slow = || publisher.fail(format!("the files could not be read within {PATIENCE:?}, and are waited for"));
+        let found = patiently(aside(move || reading(known.as_ref())), slow).await;
         let pause = match found.map_err(BoxError::from).and_then(|read| read) {
             Ok((material, problem)) => {
                 let pause = pause(interval, material.identity.as_ref());

@@ -7,6 +7,7 @@ use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::sign::SingleCertAndKey;
+use rustls_native_certs::CertificateResult;
 use rustls_pki_types::{IpAddr, Ipv4Addr, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OnceCell;
@@ -19,7 +20,7 @@ use super::floor::SecurityFloor;
 use super::lifetime::Lifetime;
 use super::material::Material;
 use super::verify::{Expected, Trusted, Verifier};
-use crate::aside::aside;
+use crate::aside::Ongoing;
 use crate::error::{Error, ErrorKind};
 use crate::identity::{Identity, MaterialSource, Provider, Providers, Roots, TrustBundle, crypto};
 use crate::resource::security::{Security, UpstreamTls};
@@ -37,6 +38,8 @@ struct Inner {
     crypto: Option<Arc<CryptoProvider>>,
     /// The system's roots, read when they are first asked for.
     system: OnceCell<Roots>,
+    /// Of handshakes that did not wait for it, too.
+    reading: Ongoing<CertificateResult>,
     floor: SecurityFloor,
 }
 
@@ -55,7 +58,13 @@ pub(crate) struct Handshake {
 impl ClientTls {
     /// With the certificates of these providers, and no less security than the floor's.
     pub(crate) fn new(providers: Providers, floor: SecurityFloor) -> Self {
-        Self(Arc::new(Inner { providers, crypto: crypto().ok(), system: OnceCell::new(), floor }))
+        Self(Arc::new(Inner {
+            providers,
+            crypto: crypto().ok(),
+            system: OnceCell::new(),
+            reading: Ongoing::default(),
+            floor,
+        }))
     }
 
     /// What connections of this security need, for those who wait until it is there.
@@ -120,7 +129,7 @@ impl ClientTls {
     }
 
     pub(super) async fn system_roots(&self) -> Result<&Roots, Error> {
-        self.0.system.get_or_try_init(system_roots).await
+        self.0.system.get_or_try_init(|| system_roots(&self.0.reading)).await
     }
 
     pub(super) fn provider(&self, source: &MaterialSource) -> Result<Provider, Error> {
@@ -195,8 +204,8 @@ fn server_name(security: &Security) -> Result<ServerName<'static>, Error> {
         .map_err(|error| Error::setup(format!("`{name}` cannot be asked for by TLS")).with_source(error))
 }
 
-async fn system_roots() -> Result<Roots, Error> {
-    let reading = aside(rustls_native_certs::load_native_certs).await;
+async fn system_roots(reading: &Ongoing<CertificateResult>) -> Result<Roots, Error> {
+    let reading = reading.run(rustls_native_certs::load_native_certs).await;
     let native = reading.map_err(|error| Error::setup("read the system's root certificates").with_source(error))?;
     Roots::system(native.certs).ok_or_else(|| {
         let errors: Vec<String> = native.errors.iter().map(ToString::to_string).collect();

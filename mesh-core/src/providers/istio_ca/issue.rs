@@ -3,18 +3,22 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 use super::IstioCa;
-use crate::aside::aside;
+use crate::aside::{PATIENCE, aside, patiently};
 use crate::bootstrap::{ChannelCredentials, ServerConfig, ServerFeatures, TlsFiles};
 use crate::error::{BoxError, Error, ErrorKind};
-use crate::identity::{Identity, KeyMaterial, TrustBundle, Utc};
+use crate::files;
+use crate::identity::{Identity, KeyMaterial, Publisher, TrustBundle, Utc};
 use crate::providers::call::Call;
 use crate::xds::transport::StreamError;
+use crate::xds::transport::authorization;
 use crate::xds::transport::grpc::{GrpcOptions, GrpcTransport};
 
 const CREATE_CERTIFICATE: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
@@ -52,15 +56,22 @@ pub(super) enum Failure {
     Answer(Error),
 }
 
-/// A new certificate of a new key, and the roots as they are now.
-pub(super) async fn issue(ca: &Arc<IstioCa>) -> Result<KeyMaterial, Failure> {
-    let (of, runtime) = (ca.clone(), Handle::current());
-    let preparing = aside(move || Prepared::new(&of, &runtime)).await;
-    let prepared = preparing.unwrap_or_else(|error| Err(Error::setup("prepare a request").with_source(error)));
-    let Prepared { transport, request, key, trust } = prepared.map_err(Failure::Here)?;
+/// A new certificate of a new key, and the roots as they are now. Files that cannot be read are waited for, and `publisher` is
+/// told.
+pub(super) async fn issue(ca: &Arc<IstioCa>, publisher: &Publisher) -> Result<KeyMaterial, Failure> {
+    let (of, runtime, tasks) = (ca.clone(), Handle::current(), publisher.tasks().clone());
+    let slow = || publisher.fail(unread(ca));
+    let preparing = patiently(aside(move || Prepared::new(&of, &runtime, tasks)), slow).await;
+    let failed = |error| Err(Failure::Here(Error::setup("prepare a request").with_source(error)));
+    let Prepared { transport, request, key, trust } = preparing.unwrap_or_else(failed)?;
     let response = timeout(TIME, call(&transport, &request)).await.unwrap_or(Err(Failure::Late))?;
     let identity = identity(&response, &key).map_err(Failure::Answer)?;
     Ok(KeyMaterial::new().identity(identity).trust(trust))
+}
+
+fn unread(ca: &IstioCa) -> String {
+    let (token, roots) = (ca.token.display(), ca.roots.display());
+    format!("Istio CA at {}: {token} and {roots} could not be read within {PATIENCE:?}, and are waited for", ca.uri)
 }
 
 /// What a request takes; reading and signing may block.
@@ -72,16 +83,17 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn new(ca: &IstioCa, runtime: &Handle) -> Result<Self, Error> {
-        let trust = roots(ca)?;
-        let unusable = |error: rcgen::Error| Error::setup("make a signing request").with_source(error);
+    fn new(ca: &IstioCa, runtime: &Handle, tasks: TaskTracker) -> Result<Self, Failure> {
+        let trust = roots(ca).map_err(Failure::Here)?;
+        let token = authorization(&ca.token).map_err(Failure::Call)?;
+        let unusable = |error: rcgen::Error| Failure::Here(Error::setup("make a signing request").with_source(error));
         let key = KeyPair::generate().map_err(unusable)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names = vec![SanType::URI(ca.id.as_str().try_into().map_err(unusable)?)];
         let csr = params.serialize_request(&key).and_then(|request| request.pem()).map_err(unusable)?;
         let validity_duration = ca.validity.as_secs().try_into().unwrap_or(i64::MAX);
-        let transport = transport(ca, runtime)?;
+        let transport = transport(ca, token, tasks, runtime).map_err(Failure::Here)?;
         Ok(Self { transport, request: Request { csr, validity_duration }, key, trust })
     }
 }
@@ -89,18 +101,19 @@ impl Prepared {
 /// Whom to trust, by the file as it is now.
 pub(super) fn roots(ca: &IstioCa) -> Result<TrustBundle, Error> {
     let unusable = |error: BoxError| Error::setup(format!("the roots in {}", ca.roots.display())).with_source(error);
-    let pem = std::fs::read(&ca.roots).map_err(|error| unusable(error.into()))?;
+    let pem = files::read(&ca.roots).map_err(unusable)?;
     TrustBundle::from_pem(&pem).map_err(|error| unusable(error.into()))
 }
 
 /// Over TLS: there is no other way to a CA, so that the token is never sent in plaintext.
-fn transport(ca: &IstioCa, runtime: &Handle) -> Result<GrpcTransport, Error> {
+fn transport(ca: &IstioCa, token: HeaderValue, tasks: TaskTracker, runtime: &Handle) -> Result<GrpcTransport, Error> {
     let files = TlsFiles { ca_certificate: Some(ca.roots.clone()), identity: None, refresh_interval: Duration::MAX };
     let server = ServerConfig {
         uri: ca.uri.as_str().into(),
         address: ca.address.clone(),
         credentials: ChannelCredentials::Tls(files),
-        tokens: vec![ca.token.clone()],
+        // It has been read.
+        tokens: Vec::new(),
         server_name: ca.server_name.clone(),
         features: ServerFeatures::default(),
     };
@@ -108,7 +121,8 @@ fn transport(ca: &IstioCa, runtime: &Handle) -> Result<GrpcTransport, Error> {
         .map_err(|error| Error::setup(format!("the cluster id {:?}", ca.cluster_id)).with_source(error))?;
     let options = GrpcOptions {
         max_response: MAX_RESPONSE,
-        headers: HeaderMap::from_iter([(CLUSTER_ID, cluster_id)]),
+        headers: HeaderMap::from_iter([(CLUSTER_ID, cluster_id), (AUTHORIZATION, token)]),
+        tasks,
         ..Default::default()
     };
     GrpcTransport::to(&server, options, runtime)

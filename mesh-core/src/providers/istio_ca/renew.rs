@@ -7,9 +7,10 @@ use tokio::time::{Instant, sleep};
 
 use super::IstioCa;
 use super::issue::{issue, roots};
-use crate::aside::aside;
+use crate::aside::Ongoing;
 use crate::backoff::{Backoff, BackoffConfig};
-use crate::identity::{KeyMaterial, Publisher};
+use crate::error::Error;
+use crate::identity::{KeyMaterial, Publisher, TrustBundle};
 
 /// The shortest time between an answer and the next request.
 const BETWEEN_REQUESTS: Duration = Duration::from_secs(1);
@@ -24,9 +25,10 @@ pub(super) async fn renew(ca: IstioCa, publisher: Publisher) {
     let ca = Arc::new(ca);
     let mut backoff = Backoff::new(BackoffConfig { max: RETRY_MAX, ..Default::default() });
     let mut held: Option<KeyMaterial> = None;
+    let reading = Ongoing::default();
     loop {
         let mut failure = None;
-        let pause = match issue(&ca).await {
+        let pause = match issue(&ca, &publisher).await {
             Ok(material) => {
                 backoff.reset();
                 let pause = until_renewal(&material, fastrand::f64());
@@ -40,7 +42,7 @@ pub(super) async fn renew(ca: IstioCa, publisher: Publisher) {
         };
         tokio::select! {
             () = pass(pause.max(BETWEEN_REQUESTS), SystemTime::now) => {}
-            () = follow_roots(&ca, held.as_mut(), failure.as_deref(), &publisher) => {}
+            () = follow_roots(&ca, &reading, held.as_mut(), failure.as_deref(), &publisher) => {}
         }
     }
 }
@@ -64,13 +66,19 @@ fn until_renewal(material: &KeyMaterial, random: f64) -> Duration {
 
 /// Publishes the certificate that is held with other roots whenever the file has others, which makes the CA answer no
 /// sooner: `failure` goes on. Never ends.
-async fn follow_roots(ca: &Arc<IstioCa>, held: Option<&mut KeyMaterial>, failure: Option<&str>, publisher: &Publisher) {
+async fn follow_roots(
+    ca: &Arc<IstioCa>,
+    reading: &Ongoing<Result<TrustBundle, Error>>,
+    held: Option<&mut KeyMaterial>,
+    failure: Option<&str>,
+    publisher: &Publisher,
+) {
     let Some(held) = held else { return std::future::pending().await };
     loop {
         sleep(ROOTS_INTERVAL).await;
         let of = ca.clone();
         // A file that cannot be read now is complained of by the next request.
-        if let Ok(Ok(trust)) = aside(move || roots(&of)).await
+        if let Ok(Ok(trust)) = reading.run(move || roots(&of)).await
             && held.trust.as_ref() != Some(&trust)
         {
             held.trust = Some(trust);

@@ -72,6 +72,7 @@ mod tls {
     use std::io;
     use std::path::Path;
     use std::sync::Arc;
+    use std::time::Duration;
 
     use parking_lot::Mutex;
     use rustls::client::Resumption;
@@ -80,14 +81,18 @@ mod tls {
     use rustls::{ClientConfig, InvalidMessage, RootCertStore};
     use rustls_pki_types::pem::PemObject;
     use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-    use tokio::time::Instant;
+    use tokio::time::{Instant, timeout};
     use tokio_rustls::TlsConnector;
 
     use super::*;
-    use crate::aside::aside;
+    use crate::aside::Ongoing;
     use crate::bootstrap::TlsFiles;
     use crate::error::{BoxError, ErrorKind};
+    use crate::files;
     use crate::identity::crypto;
+
+    /// A connection goes on with the last good files when they take longer to be read anew: it has some time left to be made.
+    const READING: Duration = Duration::from_secs(5);
 
     /// TLS with the files of the bootstrap, which are read anew for a connection when they may have changed: after their
     /// refresh interval, and after a connection that failed by them.
@@ -95,6 +100,8 @@ mod tls {
         source: Arc<Source>,
         server_name: ServerName<'static>,
         loaded: Mutex<Loaded>,
+        /// Of connections that did not wait for it, too.
+        loading: Ongoing<Result<Arc<ClientConfig>, BoxError>>,
     }
 
     struct Source {
@@ -130,7 +137,8 @@ mod tls {
             let config = source.load().map_err(|error| {
                 setup("the `tls` credentials of the control plane cannot be used".to_owned()).with_source(error)
             })?;
-            Ok(Self { source: Arc::new(source), server_name, loaded: Mutex::new(Loaded::now(config)) })
+            let (loaded, loading) = (Mutex::new(Loaded::now(config)), Ongoing::default());
+            Ok(Self { source: Arc::new(source), server_name, loaded, loading })
         }
 
         pub(super) fn has_identity(&self) -> bool {
@@ -161,8 +169,14 @@ mod tls {
                 return loaded.config;
             }
             let source = self.source.clone();
-            let reading = aside(move || source.load()).await;
-            let config = match reading.map_err(BoxError::from).and_then(|loaded| loaded) {
+            let Ok(loading) = timeout(READING, self.loading.run(move || source.load())).await else {
+                tracing::warn!(
+                    "credentials of the control plane could not be read anew within {READING:?}, and are waited for; the last \
+                     stay in use"
+                );
+                return loaded.config;
+            };
+            let config = match loading.map_err(BoxError::from).and_then(|loaded| loaded) {
                 Ok(config) => config,
                 Err(error) => {
                     tracing::warn!(error, "credentials of the control plane cannot be read anew; the last stay in use");
@@ -196,8 +210,9 @@ mod tls {
                 None => builder.with_no_client_auth(),
                 Some((certificate, key)) => {
                     let chain = certificates(certificate)?;
-                    let pem = PrivateKeyDer::from_pem_file(key).map_err(|error| in_file(key, error))?;
-                    builder.with_client_auth_cert(chain, pem).map_err(|error| in_file(certificate, error))?
+                    let pem = files::read(key).map_err(|error| in_file(key, error))?;
+                    let own = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| in_file(key, error))?;
+                    builder.with_client_auth_cert(chain, own).map_err(|error| in_file(certificate, error))?
                 }
             };
             config.alpn_protocols = vec![b"h2".to_vec()];
@@ -229,8 +244,8 @@ mod tls {
     }
 
     fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, BoxError> {
-        let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
-        match read() {
+        let pem = files::read(path).map_err(|error| in_file(path, error))?;
+        match CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>() {
             Ok(certificates) if certificates.is_empty() => {
                 Err(in_file(path, io::Error::new(io::ErrorKind::InvalidData, "no certificate in PEM")))
             }

@@ -5,7 +5,6 @@
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -25,7 +24,7 @@ use tokio_util::task::TaskTracker;
 use super::connector::{BoxIo, Connector, InProcess};
 use super::credentials::Credentials;
 use super::frames::{Deframer, frame};
-use super::token::authorization;
+use super::token::TokenFile;
 use super::{CloseFuture, OpenFuture, Stream, StreamError, Transport};
 use crate::bootstrap::{Bootstrap, ServerConfig};
 use crate::error::{Error, ErrorKind, with_causes};
@@ -88,7 +87,7 @@ struct Inner {
     connector: Connector,
     credentials: Credentials,
     /// Over TLS alone.
-    tokens: Vec<PathBuf>,
+    tokens: Vec<TokenFile>,
     authority: String,
     options: GrpcOptions,
     runtime: Handle,
@@ -136,7 +135,7 @@ impl GrpcTransport {
     ) -> Result<Self, Error> {
         let server_name = server.server_name.clone().unwrap_or_else(|| server.address.server_name());
         let credentials = Credentials::new(&server.credentials, &server_name)?;
-        let tokens = server.tokens.clone();
+        let tokens: Vec<_> = server.tokens.iter().cloned().map(TokenFile::new).collect();
         if !tokens.is_empty() && !credentials.is_tls() {
             return Err(Error::new(ErrorKind::Setup, "a token is never sent in plaintext"));
         }
@@ -209,8 +208,8 @@ impl Inner {
     /// What a request has beside gRPC's own headers.
     async fn headers(&self) -> Result<HeaderMap, StreamError> {
         let mut headers = self.options.headers.clone();
-        for path in &self.tokens {
-            headers.append(AUTHORIZATION, authorization(path).await?);
+        for token in &self.tokens {
+            headers.append(AUTHORIZATION, token.authorization().await?);
         }
         Ok(headers)
     }

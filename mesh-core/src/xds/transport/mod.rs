@@ -9,6 +9,9 @@ pub(crate) mod grpc;
 pub(crate) mod side_channel;
 mod token;
 
+#[cfg(feature = "istio")]
+pub(crate) use token::authorization;
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;

@@ -1,51 +1,71 @@
 //! A bearer token in a file (A97): read anew for each stream, since whoever puts it there replaces it before it expires.
 
-use std::io::Read;
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderValue;
+use tokio::time::timeout;
 
 use super::StreamError;
-use crate::aside::aside;
+use crate::aside::{Ongoing, PATIENCE};
+use crate::files;
 
 /// A larger file is no token; servers take headers of some 8 KiB.
 const MAX_SIZE: u64 = 64 << 10;
 
-/// The value of `authorization`, which is never printed.
-pub(super) async fn authorization(path: &Path) -> Result<HeaderValue, StreamError> {
-    let owned = path.to_owned();
-    let reading = aside(move || read(&owned)).await;
-    let token = reading.unwrap_or_else(|_| Err(unavailable(path, "it cannot be read")))?;
-    bearer(&token, SystemTime::now())
-        .map_err(|problem| StreamError::new(format!("UNAUTHENTICATED: the token in {}: {problem}", path.display())))
+const NO_TOKEN: &str = "it is no JSON Web Token";
+
+/// The file of a token.
+#[derive(Debug)]
+pub(super) struct TokenFile {
+    path: PathBuf,
+    reading: Ongoing<Result<HeaderValue, StreamError>>,
 }
 
-fn read(path: &Path) -> Result<String, StreamError> {
-    let mut token = String::new();
-    let reading = std::fs::File::open(path).and_then(|file| file.take(MAX_SIZE + 1).read_to_string(&mut token));
-    match reading {
-        Ok(_) if token.len() as u64 > MAX_SIZE => Err(unavailable(path, "it is larger than 64 KiB")),
-        Ok(_) => Ok(token),
-        Err(error) => Err(unavailable(path, &error.to_string())),
+impl TokenFile {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, reading: Ongoing::default() }
+    }
+
+    /// The value of `authorization` of now. A file that cannot be read within [`PATIENCE`] is an error, and is read on.
+    pub(super) async fn authorization(&self) -> Result<HeaderValue, StreamError> {
+        let path = self.path.clone();
+        match timeout(PATIENCE, self.reading.run(move || authorization(&path))).await {
+            Ok(Ok(value)) => value,
+            Ok(Err(error)) => Err(unavailable(&self.path, error)),
+            Err(_) => {
+                let problem = format!("it could not be read within {PATIENCE:?}, and is waited for");
+                Err(unavailable(&self.path, problem))
+            }
+        }
     }
 }
 
-fn unavailable(path: &Path, problem: &str) -> StreamError {
+/// The value of `authorization`, which is never printed. Blocks.
+pub(crate) fn authorization(path: &Path) -> Result<HeaderValue, StreamError> {
+    let bytes = files::read_up_to(path, MAX_SIZE).map_err(|error| unavailable(path, error))?;
+    let token = std::str::from_utf8(&bytes).map_err(|_| NO_TOKEN.to_owned());
+    token
+        .and_then(|token| bearer(token, SystemTime::now()))
+        .map_err(|problem| StreamError::new(format!("UNAUTHENTICATED: the token in {}: {problem}", path.display())))
+}
+
+fn unavailable(path: &Path, problem: impl fmt::Display) -> StreamError {
     StreamError::new(format!("UNAVAILABLE: the token in {}: {problem}", path.display()))
 }
 
 /// What is wrong with a token is said without a word of it.
 fn bearer(token: &str, now: SystemTime) -> Result<HeaderValue, String> {
     let token = token.trim();
-    if let Some(expiry) = expiry(token).ok_or("it is no JSON Web Token")?
+    if let Some(expiry) = expiry(token).ok_or(NO_TOKEN)?
         && let Ok(ago) = now.duration_since(UNIX_EPOCH + Duration::from_secs(expiry))
     {
         return Err(format!("it expired {} s ago", ago.as_secs()));
     }
-    let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| "it is no JSON Web Token")?;
+    let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| NO_TOKEN)?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -68,6 +88,27 @@ mod tests {
 
     fn token(claims: &str) -> String {
         format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims))
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn what_is_no_file_of_a_token_is_neither_waited_for_nor_read_whole() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        assert!(std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
+        std::fs::write(at("large"), vec![b'x'; 64 * 1024 + 1]).unwrap();
+        std::fs::write(at("bytes"), [0xff]).unwrap();
+        for (name, problem) in [
+            ("pipe", "it is no regular file"),
+            ("large", "it has more than 65536 bytes"),
+            ("bytes", "it is no JSON Web Token"),
+            ("nowhere", "No such file"),
+        ] {
+            let file = TokenFile::new(at(name));
+            let reading = timeout(PATIENCE / 2, file.authorization()).await.expect("it does not block");
+            let error = reading.unwrap_err().to_string();
+            assert!(error.contains(&format!("/{name}: {problem}")), "{error}");
+        }
     }
 
     #[test]

@@ -569,6 +569,12 @@ mod tls {
         let report = transport(&bootstrap).unwrap_err().report();
         assert!(report.starts_with("the `tls` credentials of the control plane cannot be used: "), "{report}");
 
+        // A pipe that nobody writes to is not waited for.
+        fs::remove_file(&key).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&key).status().unwrap().success());
+        assert_eq!(failure(&connections).await, "OK: https mutual=true");
+        fs::remove_file(&key).unwrap();
+
         // One that the server does not trust is used, as it fits.
         let connections = transport(&{
             authority.issue("client", "client");
