@@ -8,6 +8,7 @@ use mesh_core::testing::{RouteBuilder, endpoints, listener, route, route_config}
 use mesh_examples::helloworld::HelloRequest;
 use mesh_xds_proto::envoy::config::route::v3 as pb;
 use mesh_xds_proto::envoy::config::route::v3::RetryPolicy;
+use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::support::backend::Backend;
@@ -47,7 +48,13 @@ async fn held(greeter: &Greeter) -> Status {
 
 /// A first request, and then nothing.
 fn silent() -> impl Stream<Item = HelloRequest> + Send + 'static {
-    stream::iter([HelloRequest::default()]).chain(stream::pending())
+    silent_after(stream::empty())
+}
+
+fn silent_after(
+    more: impl Stream<Item = HelloRequest> + Send + 'static,
+) -> impl Stream<Item = HelloRequest> + Send + 'static {
+    stream::iter([HelloRequest::default()]).chain(more).chain(stream::pending())
 }
 
 #[tokio::test]
@@ -100,6 +107,26 @@ async fn a_stream_that_falls_silent_ends_though_nobody_reads_it() {
         greeter.backend.wait_for_in_flight(0).await;
         drop(replies);
     }
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_reads_ends_after_what_moved_last_and_at_its_deadline() {
+    const LATE: Duration = Duration::from_millis(100);
+    // What it sends meanwhile puts off its end, which still comes.
+    let greeter = greeter(Profile::Envoy, Some(SOON), None).await;
+    let late = || stream::once(tokio::time::sleep(LATE)).map(|()| HelloRequest::default());
+    let begun = Instant::now();
+    let replies = greeter.client.greeter().chat(silent_after(late())).await.unwrap();
+    greeter.backend.wait_for_in_flight(0).await;
+    assert!(begun.elapsed() >= LATE + SOON, "{:?}", begun.elapsed());
+    drop(replies);
+    // So does its deadline, however much it sends.
+    let ticks = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(Duration::from_millis(20)));
+    let mut request = tonic::Request::new(ticks.map(|_| HelloRequest::default()));
+    request.set_timeout(2 * SOON);
+    let replies = greeter.client.greeter().chat(request).await.unwrap();
+    greeter.backend.wait_for_in_flight(0).await;
+    drop(replies);
 }
 
 #[tokio::test]

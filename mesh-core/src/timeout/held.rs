@@ -1,22 +1,27 @@
 //! A body that goes on, where its deadline can get at it.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Timer;
 use super::idle::Idle;
 use super::timer::Terms;
 use crate::error::Error;
 
-/// The reader's hold on a body. The timer wakes what is behind it, and no task: to end a body takes none.
+/// The reader's hold on a body. The timer wakes what is behind it, and no task: to end a body at its deadline takes none.
 #[derive(Debug)]
-pub(super) struct Held<R>(Arc<Ending<R>>);
+pub(super) struct Held<R> {
+    ending: Arc<Ending<R>>,
+    /// Of a call that may not be idle: its end moves with all that moves, and nobody may be there to read.
+    _watching: Option<AbortOnDropHandle<()>>,
+}
 
 #[derive(Debug)]
 struct Ending<R> {
@@ -37,8 +42,26 @@ impl<R: Send + 'static> Held<R> {
         let place = Mutex::new(Place { body: Some(body), reader: None });
         let Terms { deadline, idle, .. } = timer.terms();
         let ending = Arc::new(Ending { deadline: *deadline, idle: idle.clone(), place });
-        timer.set_waker(&Waker::from(Arc::clone(&ending)));
-        Self(ending)
+        let _watching = match &ending.idle {
+            Some(_) => Some(AbortOnDropHandle::new(tokio::spawn(watch(ending.end(), Arc::downgrade(&ending))))),
+            None => {
+                timer.set_waker(&Waker::from(Arc::clone(&ending)));
+                None
+            }
+        };
+        Self { ending, _watching }
+    }
+}
+
+/// Waits for the end of a body that may come later than it is known.
+async fn watch<R>(mut end: Instant, ending: Weak<Ending<R>>) {
+    loop {
+        sleep_until(end).await;
+        let Some(ending) = ending.upgrade() else { return };
+        if ending.end_if_over() {
+            return;
+        }
+        end = ending.end();
     }
 }
 
@@ -59,7 +82,7 @@ where
         if let Some(frame) = timer.ahead().next() {
             return Poll::Ready(Some(frame));
         }
-        let mut place = self.0.place.lock();
+        let mut place = self.ending.place.lock();
         let Some(body) = &mut place.body else { return Poll::Ready(Some(Err(timer.terms().error()))) };
         let frame = Pin::new(body).poll_frame(cx);
         if frame.is_pending() {
@@ -69,12 +92,8 @@ where
             }
         }
         drop(place);
-        if let Some(idle) = &self.0.idle {
-            match frame.is_pending() {
-                // The end may be later than it was.
-                true => timer.set_waker(&Waker::from(Arc::clone(&self.0))),
-                false => idle.activity().note(),
-            }
+        if let Some(idle) = self.ending.idle.as_ref().filter(|_| frame.is_ready()) {
+            idle.activity().note();
         }
         Poll::Ready(ready!(frame).map(|frame| timer.terms().check(frame.map_err(Into::into))))
     }
@@ -84,6 +103,18 @@ impl<R> Ending<R> {
     fn end(&self) -> Instant {
         self.idle.as_ref().map_or(self.deadline, |idle| idle.end().min(self.deadline))
     }
+
+    /// Lets go of the body if its time is over, and has its reader look.
+    fn end_if_over(&self) -> bool {
+        let mut place = self.place.lock();
+        let body = place.body.take_if(|_| self.end() <= Instant::now());
+        let is_over = place.body.is_none();
+        let reader = place.reader.take();
+        drop(place);
+        drop(body);
+        reader.into_iter().for_each(Waker::wake);
+        is_over
+    }
 }
 
 impl<R: Send + 'static> Wake for Ending<R> {
@@ -92,12 +123,7 @@ impl<R: Send + 'static> Wake for Ending<R> {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let mut place = self.place.lock();
         // Timers also wake when their runtime ends, of which the body itself tells.
-        let body = place.body.take_if(|_| self.end() <= Instant::now());
-        let reader = place.reader.take();
-        drop(place);
-        drop(body);
-        reader.into_iter().for_each(Waker::wake);
+        self.end_if_over();
     }
 }

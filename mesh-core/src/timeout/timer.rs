@@ -92,12 +92,8 @@ impl Timer {
         }
     }
 
-    /// From now on it is `waker` that is woken at the call's end, and only then.
+    /// From now on it is `waker` that is woken at the call's deadline, and only then.
     pub(super) fn set_waker(&mut self, waker: &Waker) {
-        if self.terms().idle.is_some() {
-            let end = self.terms().end();
-            self.0.as_mut().project().sleep.reset(end);
-        }
         // A task's budget would have it woken now, and not then.
         let sleep = unconstrained(self.0.as_mut().project().sleep);
         if std::pin::pin!(sleep).poll(&mut Context::from_waker(waker)).is_ready() {
