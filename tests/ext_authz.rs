@@ -4,15 +4,18 @@ use std::time::Duration;
 
 use mesh_core::server::ServerOptions;
 use mesh_core::testing::{
-    ControlPlane, FilterChainBuilder, Resources, cluster, endpoints, filter_chain, listener, route, route_config,
+    ControlPlane, FilterChainBuilder, Resources, RouteConfigBuilder, cluster, endpoints, filter_chain, listener, route, route_config,
     server_listener, virtual_host,
 };
 use mesh_core::{Bootstrap, GrpcService, Mesh, MeshBuilder, SecurityFloor};
+use mesh_xds_proto::envoy::config::common::mutation_rules::v3::HeaderMutation as Change;
+use mesh_xds_proto::envoy::config::common::mutation_rules::v3::header_mutation::Action;
 use mesh_xds_proto::envoy::config::core::v3 as core;
 use mesh_xds_proto::envoy::config::core::v3::address::Address;
 use mesh_xds_proto::envoy::config::core::v3::grpc_service::{EnvoyGrpc, GoogleGrpc, TargetSpecifier};
 use mesh_xds_proto::envoy::config::route::v3::FilterConfig;
 use mesh_xds_proto::envoy::extensions::filters::http::ext_authz::v3 as pb;
+use mesh_xds_proto::envoy::extensions::filters::http::header_mutation::v3::{HeaderMutation, Mutations};
 use mesh_xds_proto::envoy::service::auth::v3::check_response::HttpResponse;
 use mesh_xds_proto::envoy::service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse};
 use mesh_xds_proto::envoy::r#type::v3::{FractionalPercent, HttpStatus};
@@ -28,6 +31,7 @@ use crate::support::authorization::{Answer, Authorization};
 use crate::support::backend::Backend;
 use crate::support::client::{Client, metadata, quick};
 use crate::support::configured::Setting;
+use crate::support::frames::{HEADERS, Peer};
 use crate::support::pki::uri;
 use crate::support::secured_server::{CLIENT, SERVER, Site, context, secured};
 
@@ -136,6 +140,30 @@ async fn a_call_that_the_service_allows_is_served_with_the_headers_that_it_chang
     let own = core::socket_address::PortSpecifier::PortValue(it.server.address().port().into());
     assert_eq!(port(&attributes.destination), Some(own.clone()));
     assert_ne!(port(&attributes.source), Some(own));
+}
+
+/// A caller that has its authority in `host` alone has the same one for the service, for filters and for routes.
+#[tokio::test]
+async fn the_service_and_other_filters_see_the_host_of_a_call_without_an_authority() {
+    let authorization = Authorization::start(ok()).await;
+    let notes = Change { action: Some(Action::Append(option("x-authority", "%REQ(:AUTHORITY)%", true))) };
+    let mutations = Some(Mutations { request_mutations: vec![notes], ..Default::default() });
+    let routes = [virtual_host(["greeter"]).route(route().non_forwarding()), virtual_host(["*"])];
+    let routes = routes.into_iter().fold(route_config("r"), RouteConfigBuilder::with);
+    let chain = chain(&asking(&authorization.target()))
+        .filter("notes", &HeaderMutation { mutations, ..Default::default() })
+        .inline(routes);
+    let it = Setting::start_in(allowing(&authorization), chain, ServerOptions::new()).await;
+    let mut peer = Peer::connect(it.server.address()).await.unwrap();
+    for (stream, authority) in [(1, ":authority"), (3, "host")] {
+        let end = peer.hello_at(stream, (authority, "greeter")).await.unwrap();
+        assert_eq!(end.kind, HEADERS, "{authority}: it ends with its trailers");
+        let asked = authorization.asked().pop().expect("a check");
+        assert_eq!(asked.attributes.request.unwrap().http.unwrap().host, "greeter", "{authority}");
+        let seen = it.greeter.seen().pop().expect("a call").metadata;
+        assert_eq!(seen.get("x-authority").expect("a header"), "greeter", "{authority}");
+    }
+    assert_eq!(it.greeter.calls(), 2);
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use mesh_xds_proto::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use prost::Message;
 
 use super::ExtAuthz;
+use crate::resource::matcher::RequestHead;
 
 /// Both ends of the connection that a call came on.
 #[derive(Clone, Debug)]
@@ -69,6 +70,8 @@ impl ExtAuthz {
     }
 
     fn http(&self, head: &Parts) -> HttpRequest {
+        // As routes and policies see it: what the service decides on is what they do.
+        let RequestHead { path, authority, .. } = RequestHead::of_parts(head);
         let told = head.headers.iter().filter(|(name, _)| self.tells(name));
         let headers = told.map(|(name, value)| HeaderValue {
             key: name.as_str().to_owned(),
@@ -78,8 +81,8 @@ impl ExtAuthz {
         HttpRequest {
             method: head.method.as_str().to_owned(),
             header_map: Some(HeaderMap { headers: headers.collect() }),
-            path: head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
-            host: head.uri.authority().map_or("", |authority| authority.as_str()).to_owned(),
+            path: path.to_owned(),
+            host: authority.to_owned(),
             size: -1,
             protocol: "HTTP/2".to_owned(),
             ..Default::default()

@@ -265,6 +265,17 @@ fn a_service_is_told_what_a92_says() {
     assert!(ask(&shows, None).source.is_none(), "a client says nothing of connections");
 }
 
+/// Or its caller could have the service decide on another call than the one that is routed.
+#[test]
+fn a_service_is_told_the_host_of_a_call_without_an_authority() {
+    let (head, ()) = Request::post("/pkg.Svc/Get").header("host", "svc.test").body(()).expect("a request").into_parts();
+    let context_extensions = &BTreeMap::new();
+    let asked = Asked { head: &head, parties: None, context_extensions, time: SystemTime::UNIX_EPOCH };
+    let told = CheckRequest::decode(&*filter().request(asked)).expect("a request").attributes.expect("attributes");
+    let http = told.request.and_then(|request| request.http).expect("the call");
+    assert_eq!((&*http.path, &*http.host), ("/pkg.Svc/Get", "svc.test"));
+}
+
 proptest! {
     /// Whatever comes, there is a verdict, and what is not OK never passes.
     #[test]
