@@ -413,6 +413,13 @@ async fn a_client_asks_before_it_calls() {
     assert!(attributes.source.is_none() && attributes.destination.is_none());
     authorization.say(denies(401, vec![], "no"));
     assert_eq!(told(client.hello().await), refused(Code::Unauthenticated, "no"));
+    // Whoever runs the process is told why where the service has nothing to say, unlike a server's callers.
+    authorization.say(denies(403, vec![], ""));
+    let why = "filter `authz`: the authorization service denies it, with status code 7 and 403";
+    assert_eq!(told(client.hello().await), refused(Code::PermissionDenied, why));
+    authorization.say(Answer::Status(14, "overloaded"));
+    let why = format!("filter `authz`: the check at {} failed: UNAVAILABLE: overloaded", authorization.target());
+    assert_eq!(told(client.hello().await), refused(Code::PermissionDenied, &why));
     authorization.say(Answer::Silence);
     let status = client.hello_within(Duration::from_millis(50)).await.expect_err("too late");
     assert_eq!(status.code(), Code::DeadlineExceeded);

@@ -50,6 +50,8 @@ pub(crate) struct Exchange {
     told: Vec<(usize, Vec<Change>)>,
     /// What the callers are told of the limits that they passed.
     quotas: Vec<(usize, Quota)>,
+    /// The caller is in this process, and may know why a filter denies its call.
+    tells_why: bool,
 }
 
 /// What becomes of a call after some of its filters.
@@ -108,6 +110,7 @@ impl Exchange {
             visits: Vec::new(),
             told: Vec::new(),
             quotas: Vec::new(),
+            tells_why: false,
         }
     }
 
@@ -132,7 +135,17 @@ impl Exchange {
         let call = extensions.get::<Call>();
         let cluster = call.and_then(|call| call.cluster.clone());
         let route = call.and_then(|call| call.snapshot.as_ref()?.route_name(call.route?));
-        Self { chain, running, protocol, cluster, route, visits: Vec::new(), told: Vec::new(), quotas: Vec::new() }
+        Self {
+            chain,
+            running,
+            protocol,
+            cluster,
+            route,
+            visits: Vec::new(),
+            told: Vec::new(),
+            quotas: Vec::new(),
+            tells_why: true,
+        }
     }
 
     /// Passes the request through the filters from the `from`th on, and at last through what its route does.
@@ -144,10 +157,7 @@ impl Exchange {
                 Step::Become(filters) => chain = self.replace(index, &filters),
                 Step::Answer(answer) => return Next::Answer(self.respond(answer)),
                 Step::Respond(response) => return Next::Answer(response),
-                Step::Refuse(response, why) => {
-                    tracing::debug!(why = %why.report(), "a call is not authorized");
-                    return Next::Answer(response);
-                }
+                Step::Refuse(response, why) => return refused(response, &why),
                 Step::Check(check) => return Next::Check(check),
                 Step::Pause { delay, then, active } => {
                     return Next::Pause(Pause { delay, then, next: index + 1, _active: active });
@@ -168,7 +178,7 @@ impl Exchange {
     /// Goes on behind a check.
     pub(super) fn resume_checked(&mut self, check: &Check, verdict: Verdict, head: &mut Parts) -> Next {
         match self.take(check.filter(), verdict, head) {
-            Step::Refuse(response, _) => Next::Answer(response),
+            Step::Refuse(response, why) => refused(response, &why),
             _ => self.request(head, check.filter() + 1),
         }
     }
@@ -204,7 +214,12 @@ impl Exchange {
                 Step::Continue
             }
             Verdict::Deny(Denial { status, body, headers, why }) => {
-                let mut response = self.respond(Answer::new(AnswerStatus::Http(status), body));
+                // What the service has to say goes first. A92 leaves open what a caller is told if that is nothing.
+                let told = match self.chain.filters.get(index).filter(|_| self.tells_why && body.is_empty()) {
+                    Some(filter) => format!("filter `{}`: {why}", filter.name),
+                    None => body,
+                };
+                let mut response = self.respond(Answer::new(AnswerStatus::Http(status), told));
                 self.change_response(&headers, &mut response);
                 Step::Refuse(response, Error::new(ErrorKind::PermissionDenied, why))
             }
@@ -345,6 +360,12 @@ fn choose(composite: &Composite, name: &str, head: &Parts) -> Step {
         Chosen::Skip => Step::Continue,
         Chosen::Nothing => unavailable(format!("filter `{name}` has no action for the call")),
     }
+}
+
+/// A call that a filter does not allow.
+fn refused(response: Response<Bytes>, why: &Error) -> Next {
+    tracing::debug!(why = %why.report(), "a call is not authorized");
+    Next::Answer(response)
 }
 
 fn unavailable(message: String) -> Step {
