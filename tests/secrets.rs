@@ -4,7 +4,9 @@ use std::fs;
 use std::time::Duration;
 
 use mesh_core::server::ServerOptions;
-use mesh_core::testing::{ControlPlane, Resources, cluster, inline, sds, sds_of_agent, secret, type_url};
+use mesh_core::testing::{
+    ControlPlane, Resource, Resources, cluster, endpoints, inline, sds, sds_of_agent, secret, type_url,
+};
 use mesh_core::{Bootstrap, Mesh, SecurityFloor};
 use mesh_xds_proto::envoy::config::core::v3::DataSource;
 use mesh_xds_proto::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
@@ -19,6 +21,7 @@ use tonic::Code;
 
 use crate::rotation::{Load, serials, until};
 use crate::support::client::{Client, assert_says, impatient, quick};
+use crate::support::log::Log;
 use crate::support::pki::{Authority, Issued, dns, uri};
 use crate::support::sds::SecretAgent;
 use crate::support::secured::{
@@ -209,6 +212,7 @@ async fn a_bad_secret_is_refused_by_its_field_and_the_last_good_one_serves() {
     let mesh = site.mesh(quick()).await;
     let client = Client::new(&mesh, "xds:///greeter");
     assert_eq!(client.hello().await.unwrap(), "a");
+    let log = Log::of_warnings();
     let other = site.authority.svid(CLIENT);
     site.control_plane.put(secret("default").certificate(&own.chain, &other.key));
     let nack = site.control_plane.next_nack().await;
@@ -230,12 +234,57 @@ async fn a_bad_secret_is_refused_by_its_field_and_the_last_good_one_serves() {
     assert!(said.contains("generic_secret: nothing asks for such a secret"), "{said}");
     assert_eq!(client.hello().await.unwrap(), "a");
 
-    // Taken away: what was good stays.
-    site.control_plane.remove(type_url::SECRET, "default");
+    // What goes on to be wrong is logged once, however often it comes.
+    for other in [site.authority.svid(CLIENT), site.authority.svid(CLIENT), site.authority.svid(CLIENT)] {
+        site.control_plane.put(secret("default").certificate(&own.chain, &other.key));
+        site.control_plane.next_nack().await;
+    }
+    assert_eq!(log.lines_with("no new certificate, the last stays in use"), 1);
     put(&site.control_plane, &own, &site.authority.pem());
-    site.control_plane.remove(type_url::SECRET, "ROOTCA");
-    site.control_plane.resend(type_url::SECRET);
+    reported(&mesh, |status| &*status.name == "default" && status.last_error.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_secret_that_is_taken_away_stays_in_use_and_so_do_roots_but_says_so() {
+    let site = Site::mutual().await;
+    let (own, next) = (site.authority.svid(CLIENT), site.authority.svid(CLIENT));
+    site.ask(&istios(&[SERVER]));
+    put(&site.control_plane, &own, &site.authority.pem());
+    let mesh = site.mesh(quick()).await;
+    let client = Client::new(&mesh, "xds:///greeter");
     assert_eq!(client.hello().await.unwrap(), "a");
+    for name in ["default", "ROOTCA"] {
+        site.control_plane.put(Resource::error(type_url::SECRET, name, 5, "taken away"));
+        let status = reported(&mesh, |status| &*status.name == name && status.last_error.is_some()).await;
+        assert_eq!(status.last_error.as_deref(), Some("NOT_FOUND: taken away"));
+    }
+    // For connections that are made then, too.
+    let other = TlsFront::start(site.backend.address(), server(&site.authority.svid(SERVER), Some(&site.authority))).await;
+    site.control_plane.put(endpoints("greeter").all([other.address()]));
+    until("a connection without the secrets", || serials(&other).contains(&own.serial)).await;
+    assert_eq!(client.hello().await.unwrap(), "a");
+    put(&site.control_plane, &next, &site.authority.pem());
+    reported(&mesh, |status| status.serial.as_ref() == Some(&next.serial) && status.last_error.is_none()).await;
+    reported(&mesh, |status| &*status.name == "ROOTCA" && status.last_error.is_none()).await;
+}
+
+#[tokio::test]
+async fn s1_a_secret_that_is_not_renewed_is_no_reason_to_go_without_when_it_expires() {
+    const SHORT: Duration = Duration::from_secs(2);
+    let site = Site::mutual().await;
+    site.ask(&istios(&[SERVER]));
+    put(&site.control_plane, &site.authority.svid_for(CLIENT, SHORT), &site.authority.pem());
+    let mesh = site.mesh(impatient()).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+    site.control_plane.put(Resource::error(type_url::SECRET, "default", 5, "taken away"));
+    let status = fails_in_time(&client).await;
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_says(&status, &["secret `default` (SDS of the control plane)", "expired", "taken away"]);
+    let next = site.authority.svid(CLIENT);
+    put(&site.control_plane, &next, &site.authority.pem());
+    assert_eq!(client.recovers().await, "a");
+    assert_eq!(serials(&site.front).last(), Some(&next.serial));
 }
 
 #[tokio::test]

@@ -87,7 +87,7 @@ impl CertificateProvider for Provider {
     fn run(self: Box<Self>, publisher: Publisher) -> ProviderFuture {
         Box::pin(async move {
             let Self { secrets, source } = *self;
-            let mut secret = Followed { source, publisher, files: None };
+            let mut secret = Followed { source, publisher, published: None, files: None };
             match &secret.source.at {
                 SecretServer::ControlPlane => secret.follow(secrets.control_plane.subscriber(), None).await,
                 SecretServer::Socket(socket) => {
@@ -136,6 +136,8 @@ struct Agent {
 struct Followed {
     source: Arc<SecretSource>,
     publisher: Publisher,
+    /// What was published last of those that came whole.
+    published: Option<Arc<Carried>>,
     files: Option<Files>,
 }
 
@@ -166,14 +168,12 @@ impl Followed {
     async fn follow(&mut self, mut resources: Subscriber, agent: Option<Agent>) {
         resources.watch(&[(&SECRET, &[self.source.name.clone()].into_iter().collect())]);
         loop {
-            self.take(&resources.get(&SECRET, &self.source.name));
-            if let Some(agent) = &agent
-                && let Some(problem) = agent.problem()
+            let unreachable = agent.as_ref().and_then(|agent| Some((agent, agent.problem()?)));
+            self.take(&resources.get(&SECRET, &self.source.name), unreachable.as_ref().map(|(_, problem)| &**problem));
+            if let Some((agent, _)) = unreachable
+                && agent.has_moved().await
             {
-                self.publisher.fail(problem);
-                if agent.has_moved().await {
-                    return;
-                }
+                return;
             }
             tokio::select! {
                 _ = resources.changed() => {}
@@ -183,25 +183,32 @@ impl Followed {
         }
     }
 
-    fn take(&mut self, state: &ResourceState) {
-        match state.value::<Secret>() {
-            Some(secret) if secret.part == self.source.part => self.publish(&secret.material),
-            Some(_) => self.publisher.fail(of_another_kind(self.source.part)),
-            None => {}
+    /// What stays while something is wrong is not published again: that would end the failure, which goes on.
+    fn take(&mut self, state: &ResourceState, unreachable: Option<&str>) {
+        let secret = state.value::<Secret>();
+        let wanted = secret.as_ref().filter(|secret| secret.part == self.source.part);
+        let other = secret.as_ref().filter(|_| wanted.is_none()).map(|_| of_another_kind(self.source.part).to_owned());
+        let problem = unreachable.map(str::to_owned).or_else(|| problem(state)).or(other);
+        if let Some(secret) = wanted {
+            self.publish(&secret.material, problem.is_none());
         }
-        if let Some(problem) = problem(state) {
+        if let Some(problem) = problem {
             self.publisher.fail(problem);
         }
     }
 
-    fn publish(&mut self, material: &Arc<Carried>) {
+    fn publish(&mut self, material: &Arc<Carried>, is_well: bool) {
         match &**material {
-            Carried::Inline(material) => {
+            Carried::Inline(inline) => {
                 self.files = None;
-                self.publisher.publish(material.clone());
+                if is_well || self.published.as_ref().is_none_or(|known| known != material) {
+                    self.publisher.publish(inline.clone());
+                    self.published = Some(material.clone());
+                }
             }
             Carried::Files(_) if self.files.as_ref().is_some_and(|known| known.of == *material) => {}
             Carried::Files(_) => {
+                self.published = None;
                 let reading = Box::new(Carried::clone(material)).run(self.publisher.clone());
                 self.files = Some(Files { of: material.clone(), reading });
             }

@@ -29,7 +29,7 @@ pub(super) fn secret(message: proto::Secret, at: &At<'_>) -> Option<Secret> {
         // Refused by the table.
         Some(Type::SessionTicketKeys(_) | Type::GenericSecret(_)) => None,
         None => {
-            at.error("must be a `tls_certificate` or a `validation_context`");
+            at.field("type").error("must be a `tls_certificate` or a `validation_context`");
             None
         }
     }
