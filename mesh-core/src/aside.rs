@@ -142,7 +142,10 @@ impl<W: Write + Send + 'static> Lines<W> {
             let (queue, lines) = mpsc::channel();
             if let Some(mut output) = self.output.lock().take() {
                 let counts = self.counts.clone();
-                let writer = move || write(&mut output, &lines, &counts);
+                let say = |lost| {
+                    tracing::warn!(lost, "lines were lost: their output is closed, or was not read fast enough");
+                };
+                let writer = move || write(&mut output, &lines, &counts, say);
                 // Without a thread nothing receives, and what is sent counts as lost.
                 let _ = thread::Builder::new().name("mesh-lines".to_owned()).spawn(writer);
             }
@@ -151,18 +154,19 @@ impl<W: Write + Send + 'static> Lines<W> {
     }
 }
 
-fn write(output: &mut impl Write, lines: &mpsc::Receiver<String>, counts: &Counts) {
-    let mut told = 0;
+fn write(output: &mut impl Write, lines: &mpsc::Receiver<String>, counts: &Counts, say: impl Fn(u64)) {
+    let mut next_told = 1;
     for line in lines {
         if output.write_all(line.as_bytes()).and_then(|()| output.flush()).is_err() {
             counts.lost.fetch_add(1, Ordering::Relaxed);
         }
         counts.done(line.len());
-        // Here, as whoever has a line must not wait for what writes logs either.
+        // Here, as whoever has a line must not wait for what writes logs either; and not for each line, of which there may be
+        // one a call.
         let lost = counts.lost.load(Ordering::Relaxed);
-        if lost > told {
-            tracing::warn!(lost, "lines were lost: their output is closed, or was not read fast enough");
-            told = lost;
+        if lost >= next_told {
+            say(lost);
+            next_told = lost.saturating_mul(2);
         }
     }
 }
@@ -319,5 +323,17 @@ mod tests {
         (0..3).for_each(|_| lines.push("line\n".to_owned()));
         tokio::time::timeout(PATIENCE, lines.written()).await.expect("nothing waits for what is closed");
         assert_eq!(lines.lost(), 3);
+    }
+
+    #[test]
+    fn lost_lines_are_told_of_again_when_they_are_twice_as_many() {
+        let (mut gate, turn, _took) = gate();
+        drop(turn);
+        let (queue, lines) = mpsc::channel();
+        (0..100).for_each(|_| queue.send("line\n".to_owned()).unwrap());
+        drop(queue);
+        let told = std::cell::RefCell::new(Vec::new());
+        write(&mut gate, &lines, &Counts::default(), |lost| told.borrow_mut().push(lost));
+        assert_eq!(*told.borrow(), [1, 2, 4, 8, 16, 32, 64]);
     }
 }
