@@ -49,4 +49,6 @@ pub(crate) mod zone_aware;
 
 #[cfg(feature = "tls")]
 pub(crate) use decode::SECRET;
+#[cfg(any(test, fuzzing))]
+pub(crate) use decode::trial;
 pub(crate) use decode::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION};

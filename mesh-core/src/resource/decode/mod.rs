@@ -50,6 +50,8 @@ mod tests;
 #[cfg(feature = "tls")]
 mod tls_context;
 mod transport_socket;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod trial;
 #[cfg(feature = "tls")]
 mod upstream_tls;
 pub(super) mod value;

@@ -2,43 +2,25 @@
 
 use std::sync::LazyLock;
 
-use http::{HeaderMap, Method};
 use proptest::prelude::*;
 use prost::Message;
 
 use super::fixture::Fixture;
 use super::istio::everything;
-use crate::resource::matcher::RequestHead;
-use crate::resource::route::RouteAction;
-use crate::resource::route_config::RouteConfiguration;
-use crate::resource::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION};
+use crate::resource::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION, trial};
 use crate::xds::resource_type::Extensions;
 
-/// Decodes as each of the four types, and uses what comes out.
+/// Decodes as each of the types, and uses what comes out.
 fn total(bytes: &[u8], path: &str) {
-    for kind in [&LISTENER, &ROUTE_CONFIGURATION, &CLUSTER, &ENDPOINTS] {
-        let decoded = (kind.decode)(bytes, &Extensions::default());
-        match decoded.value {
-            Err(errors) => assert!(!errors.is_empty() && errors.iter().all(|error| !error.path.is_empty())),
-            Ok(value) => {
-                if let Some(routes) = value.downcast_ref::<RouteConfiguration>() {
-                    use_routes(routes, path);
-                }
-            }
-        }
-    }
-}
-
-fn use_routes(routes: &RouteConfiguration, path: &str) {
-    let headers = HeaderMap::new();
-    let head = RequestHead { path, method: &Method::POST, authority: "echo:7070", headers: &headers };
-    let host = routes.virtual_host(path).or_else(|| routes.virtual_host("echo:7070"));
-    let Some((host, route)) = host.and_then(|host| Some((host, host.route(&head, || 0)?))) else {
-        return;
-    };
-    if let RouteAction::Forward(forward) = &host.routes[route].action {
-        assert!(forward.clusters()[forward.pick_cluster(|| u64::MAX)].weight > 0);
-    }
+    let kinds = [
+        &LISTENER,
+        &ROUTE_CONFIGURATION,
+        &CLUSTER,
+        &ENDPOINTS,
+        #[cfg(feature = "tls")]
+        &crate::resource::SECRET,
+    ];
+    kinds.into_iter().for_each(|kind| trial::decode(kind, bytes, &Extensions::default(), path));
 }
 
 /// Valid resources to start from.
