@@ -1,15 +1,16 @@
 //! Calls that another service must allow (A92; Envoy's `ext_authz`), on servers and on clients.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use mesh_core::server::ServerOptions;
 use mesh_core::testing::{
-    ControlPlane, FilterChainBuilder, Resources, RouteConfigBuilder, cluster, endpoints, filter_chain, listener, route, route_config,
-    server_listener, virtual_host,
+    ControlPlane, FilterChainBuilder, Resources, RouteConfigBuilder, cluster, endpoints, filter_chain, listener, route,
+    route_config, server_listener, virtual_host,
 };
 use mesh_core::{Bootstrap, GrpcService, Mesh, MeshBuilder, SecurityFloor};
-use mesh_xds_proto::envoy::config::common::mutation_rules::v3::HeaderMutation as Change;
 use mesh_xds_proto::envoy::config::common::mutation_rules::v3::header_mutation::Action;
+use mesh_xds_proto::envoy::config::common::mutation_rules::v3::{HeaderMutation as Change, HeaderMutationRules};
 use mesh_xds_proto::envoy::config::core::v3 as core;
 use mesh_xds_proto::envoy::config::core::v3::address::Address;
 use mesh_xds_proto::envoy::config::core::v3::grpc_service::{EnvoyGrpc, GoogleGrpc, TargetSpecifier};
@@ -18,20 +19,24 @@ use mesh_xds_proto::envoy::extensions::filters::http::ext_authz::v3 as pb;
 use mesh_xds_proto::envoy::extensions::filters::http::header_mutation::v3::{HeaderMutation, Mutations};
 use mesh_xds_proto::envoy::service::auth::v3::check_response::HttpResponse;
 use mesh_xds_proto::envoy::service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse};
+use mesh_xds_proto::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use mesh_xds_proto::envoy::r#type::matcher::v3::{ListStringMatcher, RegexMatcher, StringMatcher};
 use mesh_xds_proto::envoy::r#type::v3::{FractionalPercent, HttpStatus};
 use mesh_xds_proto::google::rpc::Status as RpcStatus;
 use pb::check_settings::ServiceOverride;
 use pb::ext_authz::Services;
 use pb::ext_authz_per_route::Override;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::Code;
 
+use crate::support::PATIENCE;
 use crate::support::authorization::{Answer, Authorization};
 use crate::support::backend::Backend;
 use crate::support::client::{Client, metadata, quick};
 use crate::support::configured::Setting;
-use crate::support::frames::{HEADERS, Peer};
+use crate::support::frames::{FrameServer, HEADERS, Peer, REFUSED_STREAM};
 use crate::support::pki::uri;
 use crate::support::secured_server::{CLIENT, SERVER, Site, context, secured};
 
@@ -44,11 +49,15 @@ fn allowing(service: &Authorization) -> MeshBuilder {
 
 /// Of a server whose control plane may name these services.
 fn bootstrap<const N: usize>(services: [&Authorization; N]) -> Bootstrap {
+    bootstrap_of(services.map(Authorization::target))
+}
+
+fn bootstrap_of<const N: usize>(targets: [String; N]) -> Bootstrap {
     let bootstrap = Bootstrap::builder("in-process").insecure().server_listener_resource_name_template(LISTENERS);
-    let allow = |bootstrap: mesh_core::BootstrapBuilder, service: &Authorization| {
-        bootstrap.allow_grpc_service(GrpcService::new(service.target()).insecure())
+    let allow = |bootstrap: mesh_core::BootstrapBuilder, target: String| {
+        bootstrap.allow_grpc_service(GrpcService::new(target).insecure())
     };
-    services.into_iter().fold(bootstrap, allow).build().expect("a bootstrap")
+    targets.into_iter().fold(bootstrap, allow).build().expect("a bootstrap")
 }
 
 fn service(target: &str) -> core::GrpcService {
@@ -72,6 +81,12 @@ fn chain(filter: &pb::ExtAuthz) -> FilterChainBuilder {
 
 async fn start(service: &Authorization, filter: &pb::ExtAuthz) -> Setting {
     Setting::start_in(allowing(service), chain(filter), ServerOptions::new()).await
+}
+
+/// Of a server that asks whatever listens there.
+async fn start_at(service: SocketAddr) -> Setting {
+    let mesh = quick().bootstrap(bootstrap_of([service.to_string()]));
+    Setting::start_in(mesh, chain(&asking(&service.to_string())), ServerOptions::new()).await
 }
 
 fn option(key: &str, value: &str, overwrites: bool) -> core::HeaderValueOption {
@@ -156,7 +171,7 @@ async fn the_service_and_other_filters_see_the_host_of_a_call_without_an_authori
     let it = Setting::start_in(allowing(&authorization), chain, ServerOptions::new()).await;
     let mut peer = Peer::connect(it.server.address()).await.unwrap();
     for (stream, authority) in [(1, ":authority"), (3, "host")] {
-        let end = peer.hello_at(stream, (authority, "greeter")).await.unwrap();
+        let end = peer.hello_with(stream, &[(authority, "greeter")]).await.unwrap();
         assert_eq!(end.kind, HEADERS, "{authority}: it ends with its trailers");
         let asked = authorization.asked().pop().expect("a check");
         assert_eq!(asked.attributes.request.unwrap().http.unwrap().host, "greeter", "{authority}");
@@ -228,10 +243,7 @@ async fn a_service_that_is_not_there_denies_all_calls_until_it_comes() {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     drop(socket);
-    let allowed = GrpcService::new(address.to_string()).insecure();
-    let bootstrap = Bootstrap::builder("in-process").insecure().server_listener_resource_name_template(LISTENERS);
-    let mesh = quick().bootstrap(bootstrap.allow_grpc_service(allowed).build().unwrap());
-    let it = Setting::start_in(mesh, chain(&asking(&address.to_string())), ServerOptions::new()).await;
+    let it = start_at(address).await;
     assert_eq!(told(it.client.hello().await), refused(Code::PermissionDenied, ""));
     let why = it.server.status().last_refused_call.expect("a reason");
     assert!(why.contains("Connection refused"), "{why}");
@@ -253,7 +265,105 @@ async fn a_check_ends_at_its_timeout_and_at_the_deadline_of_its_call() {
     assert_eq!(status.code(), Code::DeadlineExceeded);
     long.server.wait_for("the call to be over", |status| status.in_flight == 0).await;
     assert!(begun.elapsed() < Duration::from_secs(10));
+    // The server itself goes by the deadline that it is told: this caller does not give up.
+    let mut peer = Peer::connect(long.server.address()).await.unwrap();
+    let call = peer.hello_with(1, &[(":authority", "greeter"), ("grpc-timeout", "50m")]);
+    let end = tokio::time::timeout(PATIENCE, call).await.expect("it ends").unwrap();
+    assert_eq!(end.kind, HEADERS, "{end:?}");
     assert_eq!((short.greeter.calls(), long.greeter.calls()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_check_of_which_the_service_did_nothing_is_made_once_more_and_no_oftener() {
+    for (refusals, expected) in [(1, Ok("a".to_owned())), (2, refused(Code::PermissionDenied, ""))] {
+        let service = FrameServer::start(move |mut peer| async move {
+            peer.greet(&[]).await?;
+            for _ in 0..refusals {
+                let check = peer.next_call().await?;
+                peer.reset(check, REFUSED_STREAM).await?;
+            }
+            // An empty message allows.
+            peer.serve("").await
+        })
+        .await;
+        let it = start_at(service.address()).await;
+        assert_eq!(told(it.client.hello().await), expected, "refused {refusals} times");
+        assert_eq!(told(it.client.hello().await), Ok("a".to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_closes_its_connections_is_connected_no_faster_than_its_backoff_says() {
+    let service = FrameServer::start(|mut peer| async move {
+        peer.greet(&[]).await?;
+        peer.next_call().await.map(drop)
+    })
+    .await;
+    let it = start_at(service.address()).await;
+    for _ in 0..5 {
+        assert_eq!(told(it.client.hello().await), refused(Code::PermissionDenied, ""));
+    }
+    assert_eq!(service.accepted(), 1);
+}
+
+#[tokio::test]
+async fn the_connection_to_the_service_ends_with_the_mesh() {
+    let (tell, mut told_end) = mpsc::unbounded_channel();
+    let service = FrameServer::start(move |mut peer| {
+        let tell = tell.clone();
+        async move {
+            peer.greet(&[]).await?;
+            let end = peer.serve("").await;
+            tell.send(()).expect("the test looks at it");
+            end
+        }
+    })
+    .await;
+    let it = start_at(service.address()).await;
+    assert_eq!(told(it.client.hello().await), Ok("a".to_owned()));
+    assert!(told_end.try_recv().is_err(), "it is kept for the next check");
+    it.mesh.shutdown().await;
+    tokio::time::timeout(PATIENCE, told_end.recv()).await.expect("it is closed");
+}
+
+#[tokio::test]
+async fn the_filter_says_which_headers_the_service_is_told_and_may_change() {
+    let exact =
+        |text: &str| StringMatcher { match_pattern: Some(MatchPattern::Exact(text.into())), ..Default::default() };
+    let prefix =
+        |text: &str| StringMatcher { match_pattern: Some(MatchPattern::Prefix(text.into())), ..Default::default() };
+    let regex = |regex: &str| Some(RegexMatcher { regex: regex.into(), ..Default::default() });
+    let ok_response = OkHttpResponse {
+        headers: ["x-user", "x-own", "x-envoy-a"].map(|name| option(name, "service", true)).into(),
+        ..Default::default()
+    };
+    let allowed = CheckResponse { http_response: Some(HttpResponse::OkResponse(ok_response)), ..ok() };
+    let authorization = Authorization::start(allowed).await;
+    let rules =
+        HeaderMutationRules { disallow_expression: regex("x-own.*"), allow_envoy: Some(true), ..Default::default() };
+    let filter = pb::ExtAuthz {
+        allowed_headers: Some(ListStringMatcher { patterns: vec![prefix("x-")] }),
+        disallowed_headers: Some(ListStringMatcher { patterns: vec![exact("x-secret")] }),
+        decoder_header_mutation_rules: Some(rules.clone()),
+        ..asking(&authorization.target())
+    };
+    let it = start(&authorization, &filter).await;
+    let mut request = tonic::Request::new(mesh_examples::helloworld::HelloRequest::default());
+    *request.metadata_mut() = metadata(&[("x-own", "1"), ("x-secret", "2")]);
+    it.client.greeter().say_hello(request).await.expect("it is allowed");
+    let http = authorization.asked()[0].attributes.request.clone().and_then(|request| request.http).expect("the call");
+    let headers: Vec<_> = http.header_map.expect("headers").headers.into_iter().map(|header| header.key).collect();
+    assert_eq!(headers, ["x-own"]);
+    let seen = it.greeter.seen().pop().expect("a call").metadata;
+    let seen = ["x-user", "x-own", "x-envoy-a"].map(|name| seen.get(name).map(|value| value.to_str().unwrap()));
+    assert_eq!(seen, [Some("service"), Some("1"), Some("service")]);
+
+    // What is not allowed may be an error.
+    let rules = HeaderMutationRules { disallow_is_error: Some(true), ..rules };
+    it.changes_to(chain(&pb::ExtAuthz { decoder_header_mutation_rules: Some(rules), ..filter })).await;
+    it.answers(Err(Code::Unknown)).await.expect_err("it is denied");
+    let why = it.server.status().last_refused_call.expect("a reason");
+    assert!(why.contains("`x-own`, which `decoder_header_mutation_rules` does not let it change"), "{why}");
 }
 
 #[tokio::test]
@@ -283,7 +393,13 @@ async fn routes_disable_the_check_tell_more_and_ask_another_service() {
     let another = pb::CheckSettings { service_override: another, ..Default::default() };
     let base = pb::CheckSettings { context_extensions: context("base"), ..Default::default() };
     let off = pb::ExtAuthzPerRoute { r#override: Some(Override::Disabled(true)) };
+    let on = pb::ExtAuthzPerRoute { r#override: Some(Override::Disabled(false)) };
     for (route, expected, asked) in [
+        (
+            at("/helloworld.Greeter/SayHello").filter_config("authz", &on),
+            refused(Code::PermissionDenied, "first"),
+            [1, 0],
+        ),
         (at("/helloworld.Greeter/SayHello").filter_config("authz", &off), Ok("a".to_owned()), [0, 0]),
         (
             at("/helloworld.Greeter/SayHello")
@@ -306,7 +422,8 @@ async fn routes_disable_the_check_tell_more_and_ask_another_service() {
         assert_eq!(told(it.client.hello().await), expected);
         assert_eq!([first.checks().get() - before[0], second.checks().get() - before[1]], asked);
     }
-    let tier = |service: &Authorization| service.asked()[0].attributes.context_extensions["tier"].clone();
+    let tier =
+        |service: &Authorization| service.asked().pop().expect("a check").attributes.context_extensions["tier"].clone();
     assert_eq!((tier(&first), tier(&second)), ("gold".to_owned(), "base".to_owned()));
 }
 
@@ -356,6 +473,10 @@ async fn s12_a_control_plane_names_only_services_that_the_bootstrap_allows() {
             "http_service: a service is asked by gRPC alone (A92)",
         ),
         (within(asking(&authorization.target()), Duration::ZERO), "grpc_service.timeout: must be above 0"),
+        (
+            pb::ExtAuthz { status_on_error: Some(HttpStatus { code: 200 }), ..asking(&authorization.target()) },
+            "status_on_error.code: 200 is not a status of HTTP that says an error",
+        ),
     ] {
         it.control_plane.put(server_listener(it.server.address()).chains([chain(&filter)]));
         let (_, nack) = it.control_plane.next_nack().await.error.expect("a reason");

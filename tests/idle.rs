@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
-use mesh_core::Profile;
 use mesh_core::testing::{RouteBuilder, endpoints, listener, route, route_config};
+use mesh_core::{CallOptions, Profile};
 use mesh_examples::helloworld::HelloRequest;
 use mesh_xds_proto::envoy::config::route::v3 as pb;
 use mesh_xds_proto::envoy::config::route::v3::RetryPolicy;
@@ -173,4 +173,12 @@ async fn an_attempt_of_which_nothing_moves_is_made_again_elsewhere() {
     assert_says(&status, &["nothing moved for the 200ms", "while reading the response"]);
     b.wait_for_in_flight(0).await;
     assert!(greeter.mesh.ignored_fields().is_empty());
+    // A call that is made once is none of the policy's.
+    greeter.backend.release();
+    let mut request = tonic::Request::new(silent());
+    request.extensions_mut().insert(CallOptions::new().no_retry(true));
+    request.set_timeout(2 * SOON);
+    let mut replies = greeter.client.greeter().chat(request).await.unwrap().into_inner();
+    replies.message().await.unwrap().expect("it is answered");
+    assert_says(&replies.message().await.unwrap_err(), &["deadline of 400ms exceeded"]);
 }

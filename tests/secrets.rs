@@ -259,7 +259,8 @@ async fn a_secret_that_is_taken_away_stays_in_use_and_so_do_roots_but_says_so() 
         assert_eq!(status.last_error.as_deref(), Some("NOT_FOUND: taken away"));
     }
     // For connections that are made then, too.
-    let other = TlsFront::start(site.backend.address(), server(&site.authority.svid(SERVER), Some(&site.authority))).await;
+    let other =
+        TlsFront::start(site.backend.address(), server(&site.authority.svid(SERVER), Some(&site.authority))).await;
     site.control_plane.put(endpoints("greeter").all([other.address()]));
     until("a connection without the secrets", || serials(&other).contains(&own.serial)).await;
     assert_eq!(client.hello().await.unwrap(), "a");

@@ -132,25 +132,25 @@ impl Peer {
 
     /// The head of a call of the greeter.
     pub(crate) async fn call(&mut self, stream: u32, method: &str) -> io::Result<()> {
-        self.call_at(stream, method, (":authority", "greeter")).await
+        self.call_with(stream, method, &[(":authority", "greeter")]).await
     }
 
-    /// That of one whose authority is said so.
-    async fn call_at(&mut self, stream: u32, method: &str, authority: (&str, &str)) -> io::Result<()> {
+    /// Of which these headers, too, say what it is.
+    async fn call_with(&mut self, stream: u32, method: &str, more: &[(&str, &str)]) -> io::Result<()> {
         let path = format!("/helloworld.Greeter/{method}");
-        let head = [(":method", "POST"), (":scheme", "http"), (":path", &path), authority];
-        let block = header_block(&[&head[..], &[("content-type", "application/grpc"), ("te", "trailers")]].concat());
-        self.frame(HEADERS, END_HEADERS, stream, &block).await
+        let head = [(":method", "POST"), (":scheme", "http"), (":path", &path)];
+        let block = [&head[..], more, &[("content-type", "application/grpc"), ("te", "trailers")]].concat();
+        self.frame(HEADERS, END_HEADERS, stream, &header_block(&block)).await
     }
 
     /// A whole unary call of the greeter, and the frame that ends it: the trailers, or a reset. Nothing is acknowledged.
     pub(crate) async fn hello(&mut self, stream: u32) -> io::Result<Frame> {
-        self.hello_at(stream, (":authority", "greeter")).await
+        self.hello_with(stream, &[(":authority", "greeter")]).await
     }
 
-    /// As [`hello`](Self::hello), with the authority said so.
-    pub(crate) async fn hello_at(&mut self, stream: u32, authority: (&str, &str)) -> io::Result<Frame> {
-        self.call_at(stream, "SayHello", authority).await?;
+    /// As [`hello`](Self::hello), with these headers for the authority and more.
+    pub(crate) async fn hello_with(&mut self, stream: u32, more: &[(&str, &str)]) -> io::Result<Frame> {
+        self.call_with(stream, "SayHello", more).await?;
         self.frame(DATA, END_STREAM, stream, &[0; 5]).await?;
         loop {
             let frame = self.next_frame().await?;

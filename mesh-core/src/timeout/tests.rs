@@ -1,16 +1,20 @@
-//! Who ended a call: the deadline, or the peer that knows it too.
+//! Who ended a call: the deadline, the peer that knows it too, or that nothing moved.
 
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{FutureExt as _, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
-use http_body::Frame;
+use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty, StreamBody};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt, service_fn};
 
-use super::timer::CANCEL;
+use super::idle::{Idle, never};
+use super::timer::{CANCEL, Terms, Timer};
 use super::{RequestBody, ResponseBody, Timeout, TimeoutLayer};
 use crate::call::{self, Call, Classify};
 use crate::connect::Outcome;
@@ -147,4 +151,63 @@ async fn peer_that_says_cancelled_at_the_deadline_did_so_for_the_deadline() {
             assert!(end.contains_key("cancelled"), "{after:?} of {limit:?}");
         }
     }
+}
+
+/// That of a call of which nothing may move for [`LIMIT`].
+fn idle() -> Timer {
+    let idle = Idle::new(Some(LIMIT), None);
+    let (deadline, limit) = (never(Instant::now()), Duration::ZERO);
+    let (progress, cluster, route, protocol) = (Arc::default(), None, None, None);
+    Timer::new(Terms { deadline, limit, inherited: false, idle, progress, cluster, route, protocol })
+}
+
+async fn body<R>(inner: R, timer: Timer) -> ResponseBody<R>
+where
+    R: Body<Data = Bytes, Error: Into<Error>> + Send + Unpin + 'static,
+{
+    let (mut inner, mut timer) = (Some(inner), Some(timer));
+    poll_fn(|cx| {
+        Poll::Ready(ResponseBody::limited(inner.take().expect("one poll"), timer.take().expect("one poll"), cx))
+    })
+    .await
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_keeps_a_call_alive_as_its_head_does() {
+    let mut timer = idle();
+    sleep(ALMOST).await;
+    timer.begin_response();
+    let slowly = stream::unfold(0, |count| async move {
+        if count == 3 {
+            std::future::pending::<()>().await;
+        }
+        sleep(ALMOST).await;
+        Some((Ok::<_, Error>(Frame::data(Bytes::from_static(b"a"))), count + 1))
+    });
+    let mut body = body(StreamBody::new(Box::pin(slowly)), timer).await;
+    for count in 0..3 {
+        body.frame().await.expect("a frame").unwrap_or_else(|error| panic!("frame {count}: {error}"));
+    }
+    let begun = Instant::now();
+    let error = body.frame().await.expect("an end").expect_err("nothing comes any more");
+    assert_eq!((error.kind(), begun.elapsed()), (ErrorKind::Deadline, LIMIT));
+}
+
+/// Its reader leaves the runtime no time to look at timers.
+#[tokio::test]
+async fn a_response_that_always_has_more_ends_at_its_deadline() {
+    let inner = service_fn(|_: Request<RequestBody<()>>| async {
+        let endless = stream::repeat_with(|| Ok::<_, Error>(Frame::data(Bytes::from_static(b"a"))));
+        Ok::<_, Error>(Response::new(StreamBody::new(endless)))
+    });
+    let mut body = Timeout::new(inner).oneshot(limited()).await.expect("a response head").into_body();
+    let begun = Instant::now();
+    let error = loop {
+        let frame = body.frame().now_or_never().expect("there is always one").expect("no end");
+        assert!(begun.elapsed() < 50 * LIMIT, "it goes on");
+        if let Err(error) = frame {
+            break error;
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Deadline);
 }

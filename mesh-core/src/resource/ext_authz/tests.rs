@@ -48,6 +48,10 @@ fn overwriting(key: &str, value: &str) -> HeaderValueOption {
     HeaderValueOption { append_action: 2, ..option(key, value) }
 }
 
+fn existing(key: &str, value: &str) -> HeaderValueOption {
+    HeaderValueOption { append_action: 3, ..option(key, value) }
+}
+
 fn response(code: i32, http_response: Option<HttpResponse>) -> CheckResponse {
     CheckResponse { status: Some(Status { code, ..Default::default() }), http_response, ..Default::default() }
 }
@@ -152,6 +156,21 @@ fn headers_are_changed_as_the_service_says_within_the_rules() {
             HeaderValueOption { keep_empty_value: true, ..overwriting("x-user", "") },
             &["x-user: "],
         ),
+        (
+            "only where it is not",
+            rules(fresh()),
+            HeaderValueOption { append_action: 1, ..option("x-user", "a") },
+            &["x-user: caller"],
+        ),
+        ("only where it is", rules(fresh()), existing("x-user", "a"), &["x-user: a"]),
+        ("there it is not", rules(fresh()), existing("x-team", "a"), &["x-user: caller"]),
+        ("there, and empty", rules(fresh()), existing("x-user", ""), &[]),
+        (
+            "Envoy's, if it may",
+            rules(MutationRules { allow_envoy: true, ..fresh() }),
+            option("x-envoy-a", "1"),
+            &["x-envoy-a: 1", "x-user: caller"],
+        ),
         ("binary", rules(fresh()), raw("x-bin", &[0, 255]), &["x-bin: AP8", "x-user: caller"]),
         ("pseudo", rules(fresh()), option(":path", "/admin"), &["x-user: caller"]),
         ("host", rules(fresh()), option("host", "evil"), &["x-user: caller"]),
@@ -178,6 +197,20 @@ fn headers_are_changed_as_the_service_says_within_the_rules() {
     let verdict = filter().decided(Ok(response(0, Some(HttpResponse::OkResponse(removes)))));
     let Verdict::Allow { request, .. } = verdict else { panic!("denied") };
     assert_eq!(changed(&request, &[("x-user", "caller"), ("te", "trailers")]), ["te: trailers", "x-new: 1"]);
+}
+
+#[test]
+fn a_service_that_fails_by_its_own_account_has_headers_for_the_caller_and_no_value_enters_a_header_table() {
+    let fails = denied(500, vec![option("retry-after", "1")], "broken");
+    let verdict = filter().decided(Ok(response(13, Some(HttpResponse::ErrorResponse(fails)))));
+    let Verdict::Deny(Denial { headers, .. }) = verdict else { panic!("allowed") };
+    assert_eq!(changed(&headers, &[]), ["retry-after: 1"]);
+    let Verdict::Allow { request, .. } = filter().decided(Ok(ok(vec![option("x-user", "alice")]))) else {
+        panic!("denied")
+    };
+    let head = RequestHead { path: "/", method: &Method::POST, authority: "", headers: &HeaderMap::new() };
+    let facts = Facts { cluster: None, route: None, message: template::Message::Request(head) };
+    assert!(request[0].value(&facts).expect("a value").is_sensitive());
 }
 
 /// Even where failures pass.
