@@ -642,3 +642,40 @@ async fn a_clusters_breakers_bound_the_retries_under_way() {
         assert_eq!(backend.calls() - before - CALLS, retries, "{max_retries:?}");
     }
 }
+
+#[tokio::test]
+async fn each_attempt_is_told_its_number_and_the_caller_how_many_there_were_if_the_virtual_host_says_so() {
+    const COUNT: &str = "x-envoy-attempt-count";
+    for told_to in ["nobody", "endpoint", "caller"] {
+        let backend = Backend::start("a").await;
+        let control_plane = serving(retrying("unavailable", 2), &[&backend]);
+        let host = virtual_host(["greeter"]).route(retrying("unavailable", 2).cluster("greeter")).modify(|host| {
+            host.include_request_attempt_count = told_to == "endpoint";
+            host.include_attempt_count_in_response = told_to == "caller";
+        });
+        control_plane.put(route_config("greeter").with(host));
+        let mesh = quick_mesh(&control_plane).await;
+        let client = Client::new(&mesh, "xds:///greeter");
+        backend.fail_times(2, down());
+        let mut request = Request::new(HelloRequest::default());
+        request.metadata_mut().insert(COUNT, "7".parse().expect("a value"));
+        let reply = client.greeter().say_hello(request).await.expect("the third answers");
+        let count = |counts: [&str; 3]| counts.map(|count| Some(count.to_owned())).to_vec();
+        let at_endpoint = if told_to == "endpoint" { count(["1", "2", "3"]) } else { count(["7"; 3]) };
+        assert_eq!(told(&backend, COUNT), at_endpoint, "told to {told_to}");
+        let answered = reply.metadata().get(COUNT).map(|count| count.to_str().unwrap().to_owned());
+        assert_eq!(answered, (told_to == "caller").then(|| "3".to_owned()), "told to {told_to}");
+        assert_eq!(mesh.ignored_fields(), []);
+    }
+}
+
+#[tokio::test]
+async fn a_call_without_a_retry_policy_is_its_first_attempt() {
+    let greeter = Greeter::start(|plain| {
+        let host = virtual_host(["greeter"]).route(route().cluster("greeter"));
+        plain.with(route_config("greeter").with(host.modify(|host| host.include_request_attempt_count = true)))
+    })
+    .await;
+    greeter.client.hello().await.unwrap();
+    assert_eq!(told(&greeter.backend, "x-envoy-attempt-count"), [Some("1".to_owned())]);
+}

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::{Extensions, Response, header};
+use http::{Extensions, HeaderValue, Response, header};
 use http_body::Body;
 use pin_project::pin_project;
 
@@ -14,6 +14,7 @@ use super::balancer::Balancer;
 use super::body::ResponseBody;
 use super::clusters::Clusters;
 use super::error;
+use super::layer::ATTEMPT_COUNT;
 use super::picker::{Blocked, Picked, Slot};
 use super::policy::PickRequest;
 use super::recorder::Recorder;
@@ -213,11 +214,12 @@ impl<C: Connect> Attempt<C> {
         recorder.handle_head(&response);
         let endpoint = recorder.endpoint();
         endpoint.answered();
-        let (mut attempts, mut route, mut set_cookie) = (1, None, None);
+        let (mut attempts, mut route, mut set_cookie, mut tells) = (1, None, None, false);
         if let Some(call) = self.extensions.get_mut::<Call>() {
             set_cookie = call.set_cookie.take();
             attempts = call.attempt.max(1) + u32::from(self.refused);
             route = call.route_name();
+            tells = call.attempt_count().in_response;
             if let Some(progress) = &call.progress {
                 progress.set(Stage::Responding(endpoint.address.clone()));
             }
@@ -229,6 +231,9 @@ impl<C: Connect> Attempt<C> {
         let inner = std::mem::replace(response.extensions_mut(), std::mem::take(&mut self.extensions));
         if !inner.is_empty() {
             response.extensions_mut().extend(inner);
+        }
+        if tells {
+            response.headers_mut().insert(ATTEMPT_COUNT, HeaderValue::from(attempts));
         }
         if let Some(cookie) = set_cookie {
             response.headers_mut().append(header::SET_COOKIE, *cookie);

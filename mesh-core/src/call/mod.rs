@@ -22,6 +22,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::resource::endpoints::Address;
 use crate::resource::hash_policy::xxh64;
+use crate::resource::route_config::AttemptCount;
 use crate::snapshot::{ClusterEntry, Snapshot};
 #[cfg(feature = "tls")]
 use crate::tls::{ExpectedPeers, Peer};
@@ -228,6 +229,12 @@ impl Call {
     #[cfg(not(feature = "tls"))]
     pub(crate) fn check_peer(&self, _: &VerifiedPeer) -> Result<(), Error> {
         Ok(())
+    }
+
+    /// Who is told how often the call was tried.
+    pub(crate) fn attempt_count(&self) -> AttemptCount {
+        let table = self.snapshot.as_ref().and_then(|snapshot| snapshot.routing.as_ref().ok());
+        table.map(|table| table.virtual_host.attempt_count).unwrap_or_default()
     }
 
     /// The name of the call's route, for what outlives the call's head.

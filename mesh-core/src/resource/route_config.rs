@@ -32,10 +32,18 @@ pub(crate) struct VirtualHost {
     pub(crate) routes: Vec<Route>,
     /// What holds for all of its routes.
     pub(crate) level: Level,
+    pub(crate) attempt_count: AttemptCount,
     matches: Vec<RouteMatch>,
     index: RouteIndex,
     /// The first route takes every path: most tables are this one route.
     starts_with_default: bool,
+}
+
+/// Who is told the number of a call's attempt, in `x-envoy-attempt-count`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AttemptCount {
+    pub(crate) in_request: bool,
+    pub(crate) in_response: bool,
 }
 
 impl RouteConfiguration {
@@ -98,11 +106,17 @@ impl VirtualHost {
         let index = RouteIndex::new(matches.iter());
         let starts_with_default = matches.first().is_some_and(RouteMatch::is_default);
         let level = Level::default();
-        Self { name: name.into(), routes, level, matches, index, starts_with_default }
+        let attempt_count = AttemptCount::default();
+        Self { name: name.into(), routes, level, attempt_count, matches, index, starts_with_default }
     }
 
     pub(crate) fn with_level(mut self, level: Level) -> Self {
         self.level = level;
+        self
+    }
+
+    pub(crate) fn with_attempt_count(mut self, attempt_count: AttemptCount) -> Self {
+        self.attempt_count = attempt_count;
         self
     }
 

@@ -20,7 +20,7 @@ use crate::resource::mirror::MirrorPolicy;
 use crate::resource::rewrite::Matched;
 use crate::resource::route::{Route, RouteAction};
 use crate::resource::route_answer::RouteAnswer;
-use crate::resource::route_config::{RouteConfiguration, VirtualHost};
+use crate::resource::route_config::{AttemptCount, RouteConfiguration, VirtualHost};
 use crate::resource::verdict::Fields;
 
 pub(super) fn route_configuration(message: proto::RouteConfiguration, at: &At<'_>) -> Option<RouteConfiguration> {
@@ -74,7 +74,11 @@ fn virtual_host(message: proto::VirtualHost, mirrors: &Option<Arc<[MirrorPolicy]
     };
     let routes = message.routes.into_iter().enumerate();
     let table = routes.filter_map(|(index, message)| route(message, &own, &at.item("routes", index))).collect();
-    VirtualHost::new(message.name, table).with_level(level)
+    let attempt_count = AttemptCount {
+        in_request: message.include_request_attempt_count,
+        in_response: message.include_attempt_count_in_response,
+    };
+    VirtualHost::new(message.name, table).with_level(level).with_attempt_count(attempt_count)
 }
 
 fn route(message: proto::Route, host: &OfHost, at: &At<'_>) -> Option<(RouteMatch, Route)> {

@@ -84,12 +84,7 @@ fn a_service_is_accepted_and_says_what_nothing_acts_on() {
     }
     assert_eq!(
         ignored[1],
-        [
-            "virtual_hosts.include_request_attempt_count",
-            "virtual_hosts.routes.metadata",
-            "virtual_hosts.routes.decorator",
-            "virtual_hosts.routes.route.timeout",
-        ]
+        ["virtual_hosts.routes.metadata", "virtual_hosts.routes.decorator", "virtual_hosts.routes.route.timeout",]
     );
     let cluster = value::<Cluster>(&decoded[2]);
     assert!(cluster.balancing.by_locality);
