@@ -2,10 +2,16 @@
 
 use std::time::Duration;
 
-use mesh_core::testing::{ControlPlane, Resources, RouteBuilder, listener, route, route_config};
+use mesh_core::testing::{ControlPlane, Resources, RouteBuilder, listener, route, route_config, virtual_host};
 use mesh_examples::helloworld::HelloRequest;
 use mesh_xds_proto::envoy::config::core::v3::{HeaderValue, HeaderValueOption, RuntimeFractionalPercent};
-use mesh_xds_proto::envoy::extensions::common::ratelimit::v3::XRateLimitHeadersRfcVersion;
+use mesh_xds_proto::envoy::config::route::v3::rate_limit::{self, action};
+use mesh_xds_proto::envoy::config::route::v3::route::Action;
+use mesh_xds_proto::envoy::config::route::v3::{RateLimit, RouteConfiguration};
+use mesh_xds_proto::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::Entry;
+use mesh_xds_proto::envoy::extensions::common::ratelimit::v3::{
+    LocalRateLimitDescriptor, VhRateLimitsOptions, XRateLimitHeadersRfcVersion,
+};
 use mesh_xds_proto::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use mesh_xds_proto::envoy::r#type::v3::{FractionalPercent, HttpStatus, TokenBucket};
 use tonic::Code;
@@ -243,4 +249,74 @@ async fn a_bad_limit_is_rejected_by_field_and_the_last_good_one_serves() {
     greeter.control_plane.put(routes);
     let nack = greeter.control_plane.next_nack().await.error.expect("a NACK says why").1;
     assert!(nack.contains("[limit].token_bucket: must be set where the filter is overridden"), "{nack}");
+}
+
+/// Makes calls those of `of`.
+fn rule(of: &str) -> RateLimit {
+    let key = action::GenericKey { descriptor_value: of.to_owned(), ..Default::default() };
+    let action = rate_limit::Action { action_specifier: Some(action::ActionSpecifier::GenericKey(key)) };
+    RateLimit { actions: vec![action], ..Default::default() }
+}
+
+/// Three calls of a route, two of a virtual host; all others pass.
+fn by_descriptor(vh_rate_limits: VhRateLimitsOptions) -> LocalRateLimit {
+    let descriptor = |of: &str, tokens| LocalRateLimitDescriptor {
+        entries: vec![Entry { key: "generic_key".into(), value: of.into() }],
+        token_bucket: bucket(tokens, Duration::from_secs(3_600)),
+        ..Default::default()
+    };
+    let descriptors = vec![descriptor("route", 3), descriptor("host", 2)];
+    LocalRateLimit { token_bucket: None, descriptors, vh_rate_limits: vh_rate_limits as i32, ..limit(1) }
+}
+
+/// Routes with these rules.
+fn routes_with(of_route: Option<RateLimit>, of_host: Option<RateLimit>, includes: bool) -> RouteConfiguration {
+    let of_route = route().cluster("greeter").modify(|route| {
+        let Some(Action::Route(action)) = &mut route.action else { panic!("{route:?}") };
+        action.rate_limits.extend(of_route);
+        action.include_vh_rate_limits = Some(includes);
+    });
+    let host = virtual_host(["greeter"]).route(of_route).modify(|host| host.rate_limits.extend(of_host));
+    route_config("greeter").with(host).build()
+}
+
+#[tokio::test]
+async fn routes_and_their_virtual_hosts_say_which_calls_a_limit_is_for() {
+    use VhRateLimitsOptions::{Ignore, Include, Override};
+    for (of_route, option, includes, expected) in [
+        (false, Override, false, 2),
+        (true, Override, false, 3),
+        (true, Include, false, 2),
+        (true, Ignore, false, 3),
+        (true, Ignore, true, 2),
+        (false, Ignore, false, 5),
+    ] {
+        let listener = listener("greeter").filter("limit", &by_descriptor(option));
+        let routes = routes_with(of_route.then(|| rule("route")), Some(rule("host")), includes);
+        let greeter = Greeter::start(|plain| plain.with(listener).with(routes)).await;
+        let answered = answered(&greeter, 5).await;
+        assert_eq!(answered, expected, "the route has rules: {of_route}, {option:?}, includes: {includes}");
+        assert_eq!(greeter.mesh.ignored_fields(), []);
+    }
+}
+
+#[tokio::test]
+async fn a_limit_takes_the_rules_of_its_stage_and_bad_ones_are_rejected_by_field() {
+    let of_stage = |stage| RateLimit { stage: Some(stage), ..rule("route") };
+    for (stage, expected) in [(0, 5), (1, 3)] {
+        let listener =
+            listener("greeter").filter("limit", &LocalRateLimit { stage, ..by_descriptor(Default::default()) });
+        let routes = routes_with(Some(of_stage(1)), None, false);
+        let greeter = Greeter::start(|plain| plain.with(listener).with(routes)).await;
+        assert_eq!(answered(&greeter, 5).await, expected, "of stage {stage}");
+        let empty = RateLimit { actions: Vec::new(), ..rule("") };
+        for (of_route, of_host, says) in [
+            (Some(empty), None, "virtual_hosts[0].routes[0].route.rate_limits[0].actions: must not be empty"),
+            (None, Some(of_stage(11)), "virtual_hosts[0].rate_limits[0].stage: 11 is more than 10"),
+        ] {
+            greeter.control_plane.put(routes_with(of_route, of_host, false));
+            let nack = greeter.control_plane.next_nack().await.error.expect("a NACK says why").1;
+            assert!(nack.contains(says), "{nack}");
+        }
+    }
 }

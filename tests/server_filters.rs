@@ -272,6 +272,44 @@ async fn calls_of_a_descriptor_have_a_limit_of_their_own_and_the_common_one_unle
 }
 
 #[tokio::test]
+async fn calls_from_an_address_have_a_limit_of_their_own() {
+    for (address, answered) in [("127.0.0.1", 2), ("192.0.2.1", 5)] {
+        let action = action::ActionSpecifier::RemoteAddress(action::RemoteAddress {});
+        let action = rate_limit::Action { action_specifier: Some(action) };
+        let descriptor = LocalRateLimitDescriptor {
+            entries: vec![Entry { key: "remote_address".into(), value: address.into() }],
+            token_bucket: limit(2).token_bucket,
+            ..Default::default()
+        };
+        let filter = LocalRateLimit {
+            descriptors: vec![descriptor],
+            rate_limits: vec![RateLimit { actions: vec![action], ..Default::default() }],
+            ..limit(100)
+        };
+        let it = start(filter_chain().filter("limit", &filter)).await;
+        let mut passed = 0;
+        for _ in 0..5 {
+            passed += u32::from(it.client.hello().await.is_ok());
+        }
+        assert_eq!(passed, answered, "of {address}");
+    }
+}
+
+#[tokio::test]
+async fn a_virtual_host_of_a_server_says_which_calls_a_limit_is_for() {
+    let filter = LocalRateLimit { rate_limits: Vec::new(), ..by_tier(limit(100), "free", 2) };
+    let rules = by_tier(limit(1), "free", 1).rate_limits;
+    let host = virtual_host(["*"]).route(route().non_forwarding()).modify(|host| host.rate_limits = rules);
+    let it = start(filter_chain().inline(route_config("r").with(host)).filter("limit", &filter)).await;
+    let mut answered = 0;
+    for _ in 0..5 {
+        answered += u32::from(it.client.hello_with(metadata(&[("x-tier", "free")])).await.is_ok());
+    }
+    assert_eq!(answered, 2);
+    it.client.hello().await.expect("another descriptor");
+}
+
+#[tokio::test]
 async fn each_value_of_a_descriptor_has_a_limit_of_its_own_and_the_last_are_remembered() {
     let filter = LocalRateLimit { max_dynamic_descriptors: Some(2), ..by_tier(limit(100), "", 2) };
     let it = start(filter_chain().filter("limit", &filter)).await;

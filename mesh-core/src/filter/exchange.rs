@@ -1,5 +1,6 @@
 //! One call on its way through a chain of filters, and its response on the way back.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
@@ -44,6 +45,8 @@ pub(crate) struct Exchange {
     protocol: Option<&'static dyn AnswerProtocol>,
     cluster: Option<Arc<ClusterEntry>>,
     route: Option<Arc<str>>,
+    /// Where the call comes from, if a server serves it.
+    caller: Option<IpAddr>,
     /// What the filters for sessions found.
     visits: Vec<Visit>,
     /// What authorization services change in the response, each with the filter that asked.
@@ -100,6 +103,7 @@ impl Exchange {
         running: Arc<Running>,
         protocol: Option<&'static dyn AnswerProtocol>,
         route: Arc<str>,
+        caller: IpAddr,
     ) -> Self {
         Self {
             chain,
@@ -107,6 +111,7 @@ impl Exchange {
             protocol,
             cluster: None,
             route: Some(route),
+            caller: Some(caller),
             visits: Vec::new(),
             told: Vec::new(),
             quotas: Vec::new(),
@@ -141,6 +146,7 @@ impl Exchange {
             protocol,
             cluster,
             route,
+            caller: None,
             visits: Vec::new(),
             told: Vec::new(),
             quotas: Vec::new(),
@@ -258,7 +264,7 @@ impl Exchange {
 
     fn limit(&mut self, limit: &LocalRateLimit, index: usize, head: &mut Parts) -> Step {
         let (limited, quota) =
-            limit.decide(&RequestHead::of_parts(head), Instant::now(), || fastrand::u32(..1_000_000));
+            limit.decide(&RequestHead::of_parts(head), self.caller, Instant::now(), || fastrand::u32(..1_000_000));
         if limited != Limited::Refused {
             self.quotas.extend(quota.map(|quota| (index, quota)));
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::filter::Overrides;
+use super::filter::descriptor::RateLimits;
 use super::filter::header_mutation::HeaderMutation;
 
 /// What one level says of all calls below it.
@@ -11,6 +12,8 @@ pub(crate) struct Level {
     /// Of the listener's filters.
     pub(crate) overrides: Overrides,
     pub(crate) headers: Option<Arc<HeaderMutation>>,
+    /// Of a virtual host or a route, for local rate limits.
+    pub(crate) rate_limits: Option<Arc<RateLimits>>,
 }
 
 /// The least specific level, and how levels go together.
@@ -24,6 +27,6 @@ pub(crate) struct WholeConfiguration {
 
 impl Level {
     pub(crate) fn is_empty(&self) -> bool {
-        self.overrides.is_empty() && self.headers.is_none()
+        self.overrides.is_empty() && self.headers.is_none() && self.rate_limits.is_none()
     }
 }

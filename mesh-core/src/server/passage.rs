@@ -82,7 +82,8 @@ fn misconfigured(message: String) -> Error {
 impl Passage {
     pub(super) fn new(chain: Arc<Chain>, route: Arc<str>, terms: &Terms, connection: &Arc<ConnectionState>) -> Self {
         let protocol = terms.protocol.map(|protocol| protocol as &'static dyn AnswerProtocol);
-        let exchange = Exchange::inbound(chain, terms.running.clone(), protocol, route);
+        let caller = connection.peer_address.ip();
+        let exchange = Exchange::inbound(chain, terms.running.clone(), protocol, route, caller);
         let (access, audit) = (Access::new(terms.deny_by_default), terms.audit.clone());
         Self { exchange, access, connection: connection.clone(), audit }
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::uri::Authority;
 use smallvec::SmallVec;
 
+use crate::resource::filter::descriptor::RateLimits;
 use crate::resource::filter::header_mutation::HeaderMutation;
 use crate::resource::filter::{FilterConfig, HttpFilter, HttpFilters, Overrides};
 use crate::resource::level::{Level, WholeConfiguration};
@@ -120,7 +121,10 @@ impl Resolver<'_> {
         let levels: SmallVec<[&Level; 4]> = specific.chain([&self.host.level, &self.whole.level]).collect();
         let overrides: SmallVec<[&Overrides; 4]> = levels.iter().map(|level| &level.overrides).collect();
         let filters = self.filters.0.iter();
-        let filters = filters.filter_map(|filter| ChainFilter::in_force(filter, &overrides)).collect();
+        let filters = filters.filter_map(|filter| ChainFilter::in_force(filter, &overrides));
+        let of_route = route.and_then(|route| route.level.rate_limits.as_deref());
+        let of_host = self.host.level.rate_limits.as_deref();
+        let filters = filters.map(|filter| filter.with_rules(of_route, of_host)).collect();
         let mut headers: Vec<_> = levels.iter().filter_map(|level| level.headers.clone()).collect();
         if self.whole.most_specific_headers_win {
             // In Envoy the cluster of a weighted route comes first in either order.
@@ -169,6 +173,17 @@ impl ChainFilter {
 
     fn in_force(filter: &HttpFilter, overrides: &[&Overrides]) -> Option<Self> {
         Some(Self { name: filter.name.clone(), config: filter.in_force(overrides)? })
+    }
+
+    /// With the rules for rate limits of its route and its virtual host.
+    fn with_rules(self, route: Option<&RateLimits>, host: Option<&RateLimits>) -> Self {
+        match &self.config {
+            FilterConfig::LocalRateLimit(limit) => match limit.with_rules(route, host) {
+                Some(limit) => Self { config: FilterConfig::LocalRateLimit(Arc::new(limit)), ..self },
+                None => self,
+            },
+            _ => self,
+        }
     }
 
     /// Goes on with what the filter of the same name counted.

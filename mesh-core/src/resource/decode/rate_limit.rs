@@ -1,11 +1,15 @@
 //! `LocalRateLimit` and its bucket, as in Envoy.
 
+use std::sync::Arc;
+
 use http::{HeaderName, StatusCode};
 use mesh_xds_proto::envoy::config::core::v3::RuntimeFractionalPercent;
 use mesh_xds_proto::envoy::config::route::v3::rate_limit::action::ActionSpecifier;
 use mesh_xds_proto::envoy::config::route::v3::{RateLimit, rate_limit};
 use mesh_xds_proto::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::Entry;
-use mesh_xds_proto::envoy::extensions::common::ratelimit::v3::{LocalRateLimitDescriptor, XRateLimitHeadersRfcVersion};
+use mesh_xds_proto::envoy::extensions::common::ratelimit::v3::{
+    LocalRateLimitDescriptor, VhRateLimitsOptions, XRateLimitHeadersRfcVersion,
+};
 use mesh_xds_proto::envoy::extensions::filters::http::local_ratelimit::v3 as proto;
 use mesh_xds_proto::envoy::r#type::v3::{HttpStatus, TokenBucket as Bucket};
 
@@ -13,7 +17,9 @@ use super::header_mutation::additions;
 use super::place::{At, quoted};
 use super::route_match::header_match;
 use super::value::{duration, runtime_fraction};
-use crate::resource::filter::descriptor::{Action, Buckets, DescriptorLimit, Descriptors};
+use crate::resource::filter::descriptor::{
+    Action, Buckets, DescriptorLimit, Descriptors, HostRateLimits, RateLimits, Rule,
+};
 use crate::resource::filter::rate_limit::{LEAST_INTERVAL, LocalRateLimit, TokenBucket};
 use crate::resource::verdict::Fields;
 
@@ -37,6 +43,8 @@ pub(super) fn local_rate_limit(message: &proto::LocalRateLimit, is_override: boo
     let limit = limit.tell_callers(tells);
     let takes_both = message.always_consume_default_token_bucket.unwrap_or(true);
     let limit = limit.with_descriptors(descriptors(message, at), takes_both);
+    let limit =
+        limit.with_stage(stage(message.stage, at), of_host(message.vh_rate_limits, &at.field("vh_rate_limits")));
     let mut limit = if message.rate_limited_as_resource_exhausted { limit.as_resource_exhausted() } else { limit };
     let unenforced = &message.request_headers_to_add_when_not_enforced;
     limit.unenforced = additions(unenforced, "request_headers_to_add_when_not_enforced", true, at).collect();
@@ -62,16 +70,50 @@ fn bucket(message: &Bucket, at: &At<'_>) -> Option<TokenBucket> {
 }
 
 fn descriptors(message: &proto::LocalRateLimit, at: &At<'_>) -> Descriptors {
-    let rules = message.rate_limits.iter().enumerate();
-    let rules = rules.filter_map(|(index, rule)| actions(rule, &at.item("rate_limits", index)));
+    let rules = rules(&message.rate_limits, at);
+    for (index, rule) in message.rate_limits.iter().enumerate() {
+        if rule.stage.is_some_and(|stage| stage > 0) {
+            at.item("rate_limits", index).field("stage").ignored("a filter takes all of its own");
+        }
+    }
     let most = most_values(message, at);
     let limits = message.descriptors.iter().enumerate();
     let limits = limits.filter_map(|(index, limit)| descriptor_limit(limit, most, &at.item("descriptors", index)));
     let limits: Vec<_> = limits.collect();
-    if !limits.is_empty() && message.rate_limits.is_empty() {
-        at.field("descriptors").ignored("only `rate_limits` of the filter itself make descriptors");
+    Descriptors::new(rules, limits)
+}
+
+/// What a virtual host or a route says of local rate limits; `None`: nothing.
+pub(super) fn rate_limits(messages: &[RateLimit], includes_host: bool, at: &At<'_>) -> Option<Arc<RateLimits>> {
+    let says_something = includes_host || !messages.is_empty();
+    let limits = RateLimits { rules: rules(messages, at), includes_host };
+    says_something.then(|| Arc::new(limits))
+}
+
+/// Those that stand in the field `rate_limits` of the message at `at`.
+fn rules(messages: &[RateLimit], at: &At<'_>) -> Vec<Arc<Rule>> {
+    let rules = messages.iter().enumerate();
+    rules.filter_map(|(index, message)| rule(message, &at.item("rate_limits", index))).map(Arc::new).collect()
+}
+
+/// At most 10, as in Envoy.
+fn stage(stage: u32, at: &At<'_>) -> u32 {
+    if stage > 10 {
+        at.field("stage").error(format!("{stage} is more than 10"));
     }
-    Descriptors::new(rules.collect(), limits)
+    stage
+}
+
+fn of_host(option: i32, at: &At<'_>) -> HostRateLimits {
+    match VhRateLimitsOptions::try_from(option) {
+        Ok(VhRateLimitsOptions::Override) => HostRateLimits::Override,
+        Ok(VhRateLimitsOptions::Include) => HostRateLimits::Include,
+        Ok(VhRateLimitsOptions::Ignore) => HostRateLimits::Ignore,
+        Err(_) => {
+            at.error(format!("{option} is no known option"));
+            HostRateLimits::default()
+        }
+    }
 }
 
 /// How many values are remembered of entries that name none.
@@ -123,12 +165,15 @@ fn descriptor_limit(message: &LocalRateLimitDescriptor, most: usize, at: &At<'_>
 }
 
 /// `None`: it makes no descriptor, and that is listed or refused.
-fn actions(message: &RateLimit, at: &At<'_>) -> Option<Vec<Action>> {
+fn rule(message: &RateLimit, at: &At<'_>) -> Option<Rule> {
     message.judge(at);
+    let stage = stage(message.stage.unwrap_or_default(), at);
     if message.actions.is_empty() {
         at.field("actions").error("must not be empty");
     }
-    message.actions.iter().enumerate().map(|(index, one)| action(one, &at.item("actions", index))).collect()
+    let actions = message.actions.iter().enumerate();
+    let actions = actions.map(|(index, one)| action(one, &at.item("actions", index))).collect::<Option<_>>()?;
+    Some(Rule { stage, actions })
 }
 
 fn action(message: &rate_limit::Action, at: &At<'_>) -> Option<Action> {
@@ -160,6 +205,7 @@ fn action(message: &rate_limit::Action, at: &At<'_>) -> Option<Action> {
             let key = message.descriptor_key.as_str().into();
             Some(Action::Header { name, key, is_skipped: message.skip_if_absent })
         }
+        Some(ActionSpecifier::RemoteAddress(_)) => Some(Action::RemoteAddress),
         Some(ActionSpecifier::HeaderValueMatch(message)) => {
             let at = &at.field("header_value_match");
             message.judge(at);

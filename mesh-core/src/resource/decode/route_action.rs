@@ -100,7 +100,11 @@ fn cluster_weight(message: proto::weighted_cluster::ClusterWeight, at: &At<'_>) 
         response_add: &message.response_headers_to_add,
         response_remove: &message.response_headers_to_remove,
     };
-    let level = Level { overrides: overrides(&message.typed_per_filter_config, at), headers: lists.read(at) };
+    let level = Level {
+        overrides: overrides(&message.typed_per_filter_config, at),
+        headers: lists.read(at),
+        ..Level::default()
+    };
     let host = message
         .host_rewrite_specifier
         .and_then(|HostRewriteSpecifier::HostRewriteLiteral(host)| authority(&host, &at.field("host_rewrite_literal")));

@@ -9,6 +9,7 @@ use super::header_mutation::Lists;
 use super::http_filter::overrides;
 use super::mirror::mirror_policies;
 use super::place::{At, cut, quoted};
+use super::rate_limit::rate_limits;
 use super::retry_policy::{hedges, retry_policy};
 use super::rewrite::{direct_response, host_rewrite, path_rewrite, redirect};
 use super::route_action::{OfHost, forward};
@@ -39,7 +40,11 @@ pub(super) fn route_configuration(message: proto::RouteConfiguration, at: &At<'_
         response_add: &message.response_headers_to_add,
         response_remove: &message.response_headers_to_remove,
     };
-    let level = Level { overrides: overrides(&message.typed_per_filter_config, at), headers: lists.read(at) };
+    let level = Level {
+        overrides: overrides(&message.typed_per_filter_config, at),
+        headers: lists.read(at),
+        ..Level::default()
+    };
     let most_specific_headers_win = message.most_specific_header_mutations_wins;
     let whole = WholeConfiguration { level, most_specific_headers_win };
     let routes = RouteConfiguration::with_domains(message.name, virtual_hosts, domains).with_whole(whole);
@@ -66,7 +71,11 @@ fn virtual_host(message: proto::VirtualHost, mirrors: &Option<Arc<[MirrorPolicy]
         response_add: &message.response_headers_to_add,
         response_remove: &message.response_headers_to_remove,
     };
-    let level = Level { overrides: overrides(&message.typed_per_filter_config, at), headers: lists.read(at) };
+    let level = Level {
+        overrides: overrides(&message.typed_per_filter_config, at),
+        headers: lists.read(at),
+        rate_limits: rate_limits(&message.rate_limits, false, at),
+    };
     let own = OfHost {
         retry: message.retry_policy.and_then(|policy| retry_policy(&policy, &at.field("retry_policy"))),
         hedges: message.hedge_policy.is_some_and(|policy| hedges(&policy, &at.field("hedge_policy"))),
@@ -89,7 +98,18 @@ fn route(message: proto::Route, host: &OfHost, at: &At<'_>) -> Option<(RouteMatc
         response_add: &message.response_headers_to_add,
         response_remove: &message.response_headers_to_remove,
     };
-    let level = Level { overrides: overrides(&message.typed_per_filter_config, at), headers: lists.read(at) };
+    let of_limits = match &message.action {
+        Some(Action::Route(action)) => {
+            let includes_host = action.include_vh_rate_limits.unwrap_or_default();
+            rate_limits(&action.rate_limits, includes_host, &at.field("route"))
+        }
+        _ => None,
+    };
+    let level = Level {
+        overrides: overrides(&message.typed_per_filter_config, at),
+        headers: lists.read(at),
+        rate_limits: of_limits,
+    };
     let condition = at.required("match", message.r#match);
     let condition = condition.and_then(|condition| route_match(&condition, &at.field("match")));
     let matched = condition.as_ref().map_or(Matched::Whole, |condition| condition.path().into());

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,12 +16,37 @@ use crate::resource::matcher::RequestHead;
 use crate::resource::matcher::header::HeaderMatch;
 
 /// The limits of calls with certain descriptors.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Descriptors {
-    /// Each makes a descriptor of a call, or none.
-    rules: Vec<Vec<Action>>,
+    rules: Vec<Arc<Rule>>,
     /// Those that fill slowest first.
-    limits: Vec<DescriptorLimit>,
+    limits: Arc<[DescriptorLimit]>,
+}
+
+/// Makes a descriptor of a call, or none.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    /// Of a rule of the routes: it is for filters of the same stage.
+    pub(crate) stage: u32,
+    pub(crate) actions: Vec<Action>,
+}
+
+/// The rules of a route or of a virtual host.
+#[derive(Debug, Default)]
+pub(crate) struct RateLimits {
+    pub(crate) rules: Vec<Arc<Rule>>,
+    /// Those of the virtual host hold, too, whatever the filter says.
+    pub(crate) includes_host: bool,
+}
+
+/// Whether the rules of the virtual host hold where the filter has none itself (Envoy's `vh_rate_limits`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum HostRateLimits {
+    /// If the route has none.
+    #[default]
+    Override,
+    Include,
+    Ignore,
 }
 
 /// What an entry of a descriptor is made of.
@@ -36,6 +62,8 @@ pub(crate) enum Action {
         key: Box<str>,
         is_skipped: bool,
     },
+    /// The IP address of the caller; of calls that a client makes itself there is no descriptor.
+    RemoteAddress,
     /// A constant where the headers all match, or where they do not; otherwise there is no descriptor.
     Matching {
         key: Box<str>,
@@ -72,9 +100,23 @@ pub(super) enum Matched {
 type Made<'a> = SmallVec<[(&'a str, Cow<'a, str>); 2]>;
 
 impl Descriptors {
-    pub(crate) fn new(rules: Vec<Vec<Action>>, mut limits: Vec<DescriptorLimit>) -> Self {
+    pub(crate) fn new(rules: Vec<Arc<Rule>>, mut limits: Vec<DescriptorLimit>) -> Self {
         limits.sort_by_key(|limit| std::cmp::Reverse(limit.buckets.time_to_fill_one()));
-        Self { rules, limits }
+        Self { rules, limits: limits.into() }
+    }
+
+    /// The same limits with other rules.
+    pub(super) fn with_rules(&self, rules: Vec<Arc<Rule>>) -> Self {
+        Self { rules, limits: self.limits.clone() }
+    }
+
+    /// Whether they limit calls as soon as they have rules, and have none.
+    pub(super) fn lack_rules(&self) -> bool {
+        self.rules.is_empty() && self.have_limits()
+    }
+
+    pub(super) fn have_limits(&self) -> bool {
+        !self.limits.is_empty()
     }
 
     /// Whether they limit no call.
@@ -83,8 +125,8 @@ impl Descriptors {
     }
 
     /// Takes a token of each limit that the call has a descriptor of, as in Envoy: up to the first that has none.
-    pub(super) fn take(&self, head: &RequestHead<'_>, now: Instant) -> Matched {
-        let made = self.rules.iter().filter_map(|rule| make(rule, head));
+    pub(super) fn take(&self, head: &RequestHead<'_>, caller: Option<IpAddr>, now: Instant) -> Matched {
+        let made = self.rules.iter().filter_map(|rule| make(&rule.actions, head, caller));
         let mut found: SmallVec<[(usize, Made<'_>); 2]> =
             made.filter_map(|made| self.limit_of(&made).map(|limit| (limit, made))).collect();
         found.sort_by_key(|(limit, _)| *limit);
@@ -110,7 +152,7 @@ impl Descriptors {
 
     /// Goes on with the tokens of those for the same calls.
     pub(super) fn inherit(&self, before: &Self) {
-        for limit in &self.limits {
+        for limit in &*self.limits {
             if let Some(before) = before.limits.iter().find(|before| before.entries == limit.entries) {
                 limit.buckets.inherit(&before.buckets);
             }
@@ -128,8 +170,8 @@ impl DescriptorLimit {
 }
 
 /// The descriptor that a rule makes of a call, if it makes one.
-fn make<'a>(rule: &'a [Action], head: &RequestHead<'a>) -> Option<Made<'a>> {
-    let entries = rule.iter().map(|action| action.entry(head)).filter(|entry| !matches!(entry, Some(None)));
+fn make<'a>(rule: &'a [Action], head: &RequestHead<'a>, caller: Option<IpAddr>) -> Option<Made<'a>> {
+    let entries = rule.iter().map(|action| action.entry(head, caller)).filter(|entry| !matches!(entry, Some(None)));
     entries.map(Option::flatten).collect()
 }
 
@@ -205,8 +247,9 @@ impl Remembered {
 
 impl Action {
     /// `None`: there is no descriptor; `Some(None)`: it has no such entry.
-    fn entry<'a>(&'a self, head: &RequestHead<'a>) -> Option<Option<(&'a str, Cow<'a, str>)>> {
+    fn entry<'a>(&'a self, head: &RequestHead<'a>, caller: Option<IpAddr>) -> Option<Option<(&'a str, Cow<'a, str>)>> {
         match self {
+            Self::RemoteAddress => Some(Some(("remote_address", Cow::Owned(caller?.to_canonical().to_string())))),
             Self::Constant { key, value } => Some(Some((key, Cow::Borrowed(value)))),
             Self::Header { name, key, is_skipped } => match value_of(name, head) {
                 Some(value) => Some(Some((key, value))),
@@ -258,6 +301,26 @@ mod tests {
         Action::Header { name: HeaderName::from_static(name), key: name.into(), is_skipped }
     }
 
+    fn rule<const N: usize>(actions: [Action; N]) -> Arc<Rule> {
+        Arc::new(Rule { stage: 0, actions: actions.into() })
+    }
+
+    #[test]
+    fn a_call_has_the_address_of_its_caller_and_a_client_none() {
+        let limits = vec![DescriptorLimit::of(&[("remote_address", ANY)], 1, HOUR)];
+        let descriptors = Descriptors::new(vec![rule([Action::RemoteAddress])], limits);
+        let headers = HeaderMap::new();
+        let head = RequestHead { path: "/a.B/C", method: &Method::POST, authority: "svc.test", headers: &headers };
+        let now = Instant::now();
+        let mut by = |caller: &str| match descriptors.take(&head, caller.parse().ok(), now) {
+            Matched::None => None,
+            Matched::Passes(_) => Some(true),
+            Matched::Refused(_) => Some(false),
+        };
+        let found = ["192.0.2.7", "2001:db8::7", "::ffff:192.0.2.7", "nobody", "2001:db8::7"].map(&mut by);
+        assert_eq!(found, [PASSES, PASSES, REFUSED, None, REFUSED]);
+    }
+
     fn constant(key: &str, value: &str) -> Action {
         Action::Constant { key: key.into(), value: value.into() }
     }
@@ -268,7 +331,7 @@ mod tests {
             map.append(*name, value.parse().expect("a value"));
         }
         let head = RequestHead { path: "/a.B/C", method: &Method::POST, authority: "svc.test", headers: &map };
-        match descriptors.take(&head, now) {
+        match descriptors.take(&head, Some([192, 0, 2, 7].into()), now) {
             Matched::None => None,
             Matched::Passes(_) => Some(true),
             Matched::Refused(_) => Some(false),
@@ -280,7 +343,7 @@ mod tests {
 
     #[test]
     fn a_limit_is_for_calls_of_which_a_rule_makes_its_descriptor_whole() {
-        let rules = || vec![vec![constant("all", "1"), header("x-user", false), header("x-tier", true)]];
+        let rules = || vec![rule([constant("all", "1"), header("x-user", false), header("x-tier", true)])];
         let both = [("all", "1"), ("x-user", "ada"), ("x-tier", "free")];
         for (entries, headers, is_matched) in [
             (&both[..], &[("x-user", "ada"), ("x-tier", "free")][..], true),
@@ -304,7 +367,8 @@ mod tests {
             DescriptorLimit::of(&[("quick", "1")], 2, Duration::from_secs(1)),
             DescriptorLimit::of(&[("slow", "1")], 1, HOUR),
         ];
-        let descriptors = Descriptors::new(vec![vec![constant("quick", "1")], vec![constant("slow", "1")]], limits);
+        let rules = vec![rule([constant("quick", "1")]), rule([constant("slow", "1")])];
+        let descriptors = Descriptors::new(rules, limits);
         let now = Instant::now();
         let results = [(); 3].map(|()| matched(&descriptors, &[], now));
         assert_eq!(results, [PASSES, REFUSED, REFUSED]);
@@ -315,7 +379,7 @@ mod tests {
     #[test]
     fn a_shadow_refuses_nobody() {
         let shadow = DescriptorLimit { is_shadow: true, ..DescriptorLimit::of(&[("a", "1")], 0, HOUR) };
-        let descriptors = Descriptors::new(vec![vec![constant("a", "1")]], vec![shadow]);
+        let descriptors = Descriptors::new(vec![rule([constant("a", "1")])], vec![shadow]);
         assert_eq!(matched(&descriptors, &[], Instant::now()), PASSES);
     }
 
@@ -324,7 +388,7 @@ mod tests {
         let limits = || {
             vec![DescriptorLimit::of(&[("x-user", ANY)], 1, HOUR), DescriptorLimit::of(&[("x-user", "eve")], 2, HOUR)]
         };
-        let rules = || vec![vec![header("x-user", false)]];
+        let rules = || vec![rule([header("x-user", false)])];
         let (descriptors, now) = (Descriptors::new(rules(), limits()), Instant::now());
         let by = |descriptors: &Descriptors, users: &[&str]| {
             users.iter().map(|user| matched(descriptors, &[("x-user", user)], now)).collect::<Vec<_>>()

@@ -1,5 +1,6 @@
 //! A rate that calls are held to by their client or their server itself (Envoy's `local_ratelimit`).
 
+use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
@@ -8,7 +9,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
-use super::descriptor::{Descriptors, Matched};
+use super::descriptor::{Descriptors, HostRateLimits, Matched, RateLimits, Rule};
 use super::header_mutation::{AppendAction, Change};
 use crate::resource::answer::AnswerStatus;
 use crate::resource::matcher::RequestHead;
@@ -20,7 +21,8 @@ pub(crate) const LEAST_INTERVAL: Duration = Duration::from_millis(50);
 const ROUNDING: f64 = 1e-6;
 const RESOURCE_EXHAUSTED: AnswerStatus = AnswerStatus::Grpc(8);
 
-/// A rate that calls are held to: each takes a token from a bucket, and a call that finds none is refused at once.
+/// A rate that calls are held to: each takes a token from a bucket, and a call that finds none is refused at once. Clones share
+/// the tokens.
 ///
 /// ```
 /// use std::time::Duration;
@@ -30,12 +32,15 @@ const RESOURCE_EXHAUSTED: AnswerStatus = AnswerStatus::Grpc(8);
 /// let limit = LocalRateLimit::new(10, 100, Duration::from_secs(1));
 /// # let _ = limit;
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct LocalRateLimit {
     bucket: Option<Arc<TokenBucket>>,
     /// Whether answers tell of the bucket that holds their call.
     tells: bool,
     descriptors: Descriptors,
+    /// Which rules of the routes it takes, where it has none itself.
+    stage: u32,
+    of_host: HostRateLimits,
     /// A call with a limit of its own takes a token of the bucket, too.
     takes_both: bool,
     /// Of a million calls, those that take a token.
@@ -72,6 +77,8 @@ impl LocalRateLimit {
             bucket: None,
             tells: false,
             descriptors: Descriptors::default(),
+            stage: 0,
+            of_host: HostRateLimits::default(),
             takes_both: true,
             enabled: 0,
             enforced: 0,
@@ -97,6 +104,30 @@ impl LocalRateLimit {
     pub(crate) fn with_descriptors(mut self, descriptors: Descriptors, takes_both: bool) -> Self {
         (self.descriptors, self.takes_both) = (descriptors, takes_both);
         self
+    }
+
+    /// Without rules of its own it takes those of this stage from the routes, and from their virtual hosts as told.
+    pub(crate) fn with_stage(mut self, stage: u32, of_host: HostRateLimits) -> Self {
+        (self.stage, self.of_host) = (stage, of_host);
+        self
+    }
+
+    /// The same limit, with the same tokens, for calls of a route with these rules (Envoy). `None`: they change nothing.
+    pub(crate) fn with_rules(&self, route: Option<&RateLimits>, host: Option<&RateLimits>) -> Option<Self> {
+        if !self.descriptors.lack_rules() {
+            return None;
+        }
+        let of_route = route.map_or(&[][..], |route| &route.rules);
+        let has_host = match self.of_host {
+            _ if route.is_some_and(|route| route.includes_host) => true,
+            HostRateLimits::Include => true,
+            HostRateLimits::Ignore => false,
+            HostRateLimits::Override => of_route.is_empty(),
+        };
+        let of_host = host.filter(|_| has_host).map_or(&[][..], |host| &host.rules);
+        let rules = of_route.iter().chain(of_host).filter(|rule| rule.stage == self.stage);
+        let rules: Vec<Arc<Rule>> = rules.cloned().collect();
+        (!rules.is_empty()).then(|| Self { descriptors: self.descriptors.with_rules(rules), ..self.clone() })
     }
 
     /// Of a million calls so many take a token, and so many of a million of those that find none are refused. Default: all.
@@ -134,20 +165,22 @@ impl LocalRateLimit {
 
     /// Whether no call is limited.
     pub(crate) fn is_idle(&self) -> bool {
-        self.enabled == 0 || self.bucket.is_none() && self.descriptors.is_idle()
+        self.enabled == 0 || self.bucket.is_none() && !self.descriptors.have_limits()
     }
 
-    /// `random` gives a number below a million, each time another one.
+    /// `caller` is the address that the call came from, if it did. `random` gives a number below a million, each time another
+    /// one.
     pub(crate) fn decide(
         &self,
         head: &RequestHead<'_>,
+        caller: Option<IpAddr>,
         now: Instant,
         mut random: impl FnMut() -> u32,
     ) -> (Limited, Option<Quota>) {
         if !takes(self.enabled, &mut random) {
             return (Limited::Passes, None);
         }
-        let (has_tokens, of_descriptor) = self.take(head, now);
+        let (has_tokens, of_descriptor) = self.take(head, caller, now);
         let bucket = || of_descriptor.as_ref().or(self.bucket.as_ref());
         let quota = if self.tells { bucket().map(|bucket| bucket.quota(now)) } else { None };
         let limited = match has_tokens {
@@ -159,12 +192,12 @@ impl LocalRateLimit {
     }
 
     /// Whether there were all the tokens that the call needs, and the bucket of its descriptor if that is what holds it.
-    fn take(&self, head: &RequestHead<'_>, now: Instant) -> (bool, Option<Arc<TokenBucket>>) {
+    fn take(&self, head: &RequestHead<'_>, caller: Option<IpAddr>, now: Instant) -> (bool, Option<Arc<TokenBucket>>) {
         let of_bucket = || self.bucket.as_ref().is_none_or(|bucket| bucket.take(now));
         if self.descriptors.is_idle() {
             return (of_bucket(), None);
         }
-        match self.descriptors.take(head, now) {
+        match self.descriptors.take(head, caller, now) {
             Matched::Refused(bucket) => (false, Some(bucket)),
             Matched::Passes(bucket) if !self.takes_both || of_bucket() => (true, Some(bucket)),
             Matched::Passes(_) => (false, None),
@@ -358,7 +391,7 @@ mod tests {
             let limit = LocalRateLimit::new(0, 1, SECOND).shares(enabled, enforced);
             let headers = http::HeaderMap::new();
             let head = RequestHead { path: "/", method: &http::Method::POST, authority: "", headers: &headers };
-            assert_eq!(limit.decide(&head, now, || random).0, expected, "{enabled} {enforced} {random}");
+            assert_eq!(limit.decide(&head, None, now, || random).0, expected, "{enabled} {enforced} {random}");
         }
         assert!(LocalRateLimit::idle().is_idle() && LocalRateLimit::new(1, 1, SECOND).shares(0, MILLION).is_idle());
     }
