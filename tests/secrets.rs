@@ -7,7 +7,7 @@ use mesh_core::server::ServerOptions;
 use mesh_core::testing::{
     ControlPlane, Resource, Resources, cluster, endpoints, inline, sds, sds_of_agent, secret, type_url,
 };
-use mesh_core::{Bootstrap, Mesh, SecurityFloor};
+use mesh_core::{Bootstrap, CertificateProviderStatus, Mesh, SecurityFloor};
 use mesh_xds_proto::envoy::config::core::v3::DataSource;
 use mesh_xds_proto::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use mesh_xds_proto::envoy::config::core::v3::data_source::Specifier;
@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use tonic::Code;
 
 use crate::rotation::{Load, serials, until};
+use crate::support::PATIENCE;
 use crate::support::client::{Client, assert_says, impatient, quick};
 use crate::support::log::Log;
 use crate::support::pki::{Authority, Issued, dns, uri};
@@ -354,6 +355,72 @@ async fn the_names_of_a_secret_hold_beside_those_of_the_context_and_are_asked_ag
     // The context's own hold as well.
     site.ask(&istios(&[SERVER]));
     assert_eq!(client.recovers().await, "a");
+}
+
+#[tokio::test]
+async fn a_secret_may_name_files_and_then_others_and_ends_with_those_who_use_it() {
+    let site = Site::mutual().await;
+    let folder = TempDir::new().unwrap();
+    let (first, second, third) =
+        (site.authority.svid(CLIENT), site.authority.svid(CLIENT), site.authority.svid(CLIENT));
+    let named = |name: &str, issued: &Issued| {
+        let chain = file(&folder, &format!("{name}.crt"), &issued.chain);
+        let key = file(&folder, &format!("{name}.key"), &issued.key);
+        secret("default").modify(|secret| {
+            let pair =
+                tls::TlsCertificate { certificate_chain: Some(chain), private_key: Some(key), ..Default::default() };
+            secret.r#type = Some(Type::TlsCertificate(pair));
+        })
+    };
+    let serial = |status: &CertificateProviderStatus, issued: &Issued| status.serial.as_ref() == Some(&issued.serial);
+    site.ask(&istios(&[SERVER]));
+    site.control_plane.put(named("first", &first));
+    site.control_plane.put(secret("ROOTCA").roots(site.authority.pem()));
+    let mesh = site.mesh(quick().allow_files_below(folder.path())).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+    reported(&mesh, |status| &*status.kind == "sds" && serial(status, &first)).await;
+    site.control_plane.put(named("second", &second));
+    reported(&mesh, |status| serial(status, &second)).await;
+    // What is sent along takes the place of files, for good.
+    site.control_plane.put(secret("default").certificate(&third.chain, &third.key));
+    reported(&mesh, |status| serial(status, &third)).await;
+    assert_eq!(client.hello().await.unwrap(), "a");
+
+    // Nobody asks for it any more.
+    site.ask(&carried(&first, &site.authority.pem()));
+    let kinds = || mesh.status().certificate_providers.into_iter().map(|status| status.kind);
+    until("that no secret is watched", || kinds().all(|kind| &*kind == "inline")).await;
+    assert_eq!(client.hello().await.unwrap(), "a");
+    tokio::time::timeout(PATIENCE, mesh.shutdown()).await.expect("they end with the mesh, too");
+}
+
+#[tokio::test]
+async fn an_agent_whose_socket_is_elsewhere_by_now_is_asked_there() {
+    let site = Site::mutual().await;
+    let (mut old, mut new) = (SecretAgent::new(), SecretAgent::new());
+    let (first, second) = (site.authority.svid(CLIENT), site.authority.svid(CLIENT));
+    put(&old.secrets, &first, &site.authority.pem());
+    put(&new.secrets, &second, &site.authority.pem());
+    old.start();
+    new.start();
+    // As Kubernetes swaps the folders that it mounts.
+    let folder = TempDir::new().unwrap();
+    let link = folder.path().join("agent");
+    std::os::unix::fs::symlink(old.folder(), &link).unwrap();
+    let target = format!("unix:{}", link.join("socket").display());
+    let asked = by_secrets(sds_of_agent("default", &*target), sds_of_agent("ROOTCA", &*target), &[SERVER]);
+    site.ask(&asked);
+    let allowed = [folder.path().to_owned(), old.folder(), new.folder()];
+    let builder = allowed.iter().fold(quick(), |builder, folder| builder.allow_files_below(folder));
+    let mesh = site.mesh(builder).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(new.folder(), &link).unwrap();
+    old.stop().await;
+    reported(&mesh, |status| status.serial.as_ref() == Some(&second.serial) && status.last_error.is_none()).await;
+    assert_eq!(client.hello().await.unwrap(), "a");
 }
 
 /// mTLS of a server by secrets.

@@ -179,6 +179,7 @@ impl<I: AsyncWrite> AsyncWrite for Noticed<I> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
     use super::*;
@@ -203,5 +204,31 @@ mod tests {
         peer.read_exact(&mut [0; 2 * BEGINNING]).await.unwrap();
         let _ours = writing.await.unwrap();
         assert!(!traffic.is_writing());
+    }
+
+    /// Takes all that is written, and keeps it.
+    struct Stuck;
+
+    impl AsyncWrite for Stuck {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    /// As TLS does, which has a buffer of its own.
+    #[tokio::test]
+    async fn what_is_written_and_not_flushed_waits() {
+        let (mut stuck, traffic) = Noticed::new(Stuck);
+        stuck.write_all(b"a").await.unwrap();
+        assert!(stuck.flush().now_or_never().is_none());
+        assert!(traffic.is_writing());
     }
 }

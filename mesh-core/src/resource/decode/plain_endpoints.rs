@@ -96,7 +96,11 @@ fn only_first_field(message: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
-    use mesh_xds_proto::envoy::config::core::v3::{Address, SocketAddress, address, socket_address::PortSpecifier};
+    use std::sync::Arc;
+
+    use mesh_xds_proto::envoy::config::core::v3::{
+        Address, Locality, Metadata, SocketAddress, address, socket_address::PortSpecifier,
+    };
     use mesh_xds_proto::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
     use mesh_xds_proto::envoy::config::endpoint::v3::{
         ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
@@ -104,6 +108,10 @@ mod tests {
     use prost::Message;
 
     use super::*;
+    use crate::resource::ENDPOINTS;
+    use crate::resource::endpoints::{self, Endpoints};
+    use crate::resource::socket_match::Labels;
+    use crate::xds::resource_type::Extensions;
 
     fn member(ip: &str, port: u32) -> LbEndpoint {
         let port = Some(PortSpecifier::PortValue(port));
@@ -137,6 +145,47 @@ mod tests {
         let found = |place, address: &str| (place, address.parse().expect("an address"));
         let expected = [vec![found(0, "10.0.0.1:80"), found(3, "[::1]:65535")], vec![], vec![found(0, "10.0.0.4:1")]];
         assert_eq!(plain, expected);
+    }
+
+    #[test]
+    fn plain_endpoints_keep_their_places_and_have_the_labels_of_their_locality() {
+        let labels = |mode: &str| {
+            let mode = prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(mode.to_owned())) };
+            let fields = prost_types::Struct { fields: [("tlsMode".to_owned(), mode)].into() };
+            let filter_metadata = [("envoy.transport_socket_match".to_owned(), fields)].into();
+            Metadata { filter_metadata, ..Default::default() }.encode_to_vec().into()
+        };
+        let labelled = LbEndpoint { metadata: labels("own"), ..member("10.0.0.1", 80) };
+        let weighted = LbEndpoint { load_balancing_weight: Some(2), ..member("10.0.0.3", 80) };
+        let mixed = [labelled, member("10.0.0.2", 80), weighted, member("10.0.0.4", 80)];
+        let mut assignment = assignment(&[&mixed, &[member("10.0.0.5", 80)]]);
+        for (locality, zone) in assignment.endpoints.iter_mut().zip(["a", "b"]) {
+            locality.locality = Some(Locality { zone: zone.to_owned(), ..Default::default() });
+            locality.load_balancing_weight = Some(1);
+        }
+        assignment.endpoints[0].metadata = labels("istio");
+        let decoded = (ENDPOINTS.decode)(&assignment.encode_to_vec(), &Extensions::default()).value.expect("endpoints");
+        let endpoints = decoded.downcast::<Endpoints>().expect("endpoints");
+        let found = |locality: usize| -> Vec<_> {
+            let endpoints = endpoints.priorities[0].localities[locality].endpoints.iter();
+            let told = |endpoint: &endpoints::Endpoint| {
+                let of = |labels: &Option<Arc<Labels>>| labels.as_ref().map(|labels| labels["tlsMode"].clone());
+                let labels = endpoint.socket_labels().map(|labels| (of(&labels.endpoint), of(&labels.locality)));
+                (endpoint.address.to_string(), labels)
+            };
+            endpoints.map(told).collect()
+        };
+        let mode = |mode: &str| {
+            Some(prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(mode.to_owned())) })
+        };
+        let expected = [
+            ("10.0.0.1:80", (mode("own"), mode("istio"))),
+            ("10.0.0.2:80", (None, mode("istio"))),
+            ("10.0.0.3:80", (None, mode("istio"))),
+            ("10.0.0.4:80", (None, mode("istio"))),
+        ];
+        assert_eq!(found(0), expected.map(|(address, labels)| (address.to_owned(), Some(labels))));
+        assert_eq!(found(1), [("10.0.0.5:80".to_owned(), None)]);
     }
 
     #[test]

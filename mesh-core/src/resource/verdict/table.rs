@@ -113,7 +113,8 @@ const FAIL_ON_PANIC: &str = "in `Profile::Envoy`, with or without a local cluste
 pub(crate) const IN_ENVOYS_PROFILE: &str = "acted on in `Profile::Envoy` alone: it has no meaning in gRPC";
 const NOT_LOCAL: &str = "files and the environment are not read for a control plane";
 const NO_DESCRIPTOR: &str = "its rule makes no descriptor";
-const BOOTSTRAP_CREDENTIALS: &str = "those of the bootstrap are used, whatever a control plane sends";
+const BOOTSTRAP_CREDENTIALS: &str =
+    "those of the bootstrap are used, and none at an agent's Unix socket, whatever a control plane sends";
 const NO_RUNTIME: &str = "there is no runtime";
 
 messages! {

@@ -12,6 +12,8 @@ mod named_policy;
 mod outlier_detection;
 mod retry_policy;
 mod routing;
+#[cfg(feature = "tls")]
+mod secrets;
 mod sessions;
 mod subsetting;
 mod verdicts;

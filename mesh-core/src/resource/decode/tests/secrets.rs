@@ -1,0 +1,350 @@
+//! Secrets, and what TLS contexts carry, name or ask for: what is refused, by which field, and what is kept of the rest.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use mesh_xds_proto::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
+use mesh_xds_proto::envoy::config::core::v3::data_source::Specifier;
+use mesh_xds_proto::envoy::config::core::v3::grpc_service::google_grpc::channel_credentials::CredentialSpecifier;
+use mesh_xds_proto::envoy::config::core::v3::grpc_service::google_grpc::{
+    CallCredentials, ChannelCredentials, GoogleLocalCredentials, SslCredentials,
+};
+use mesh_xds_proto::envoy::config::core::v3::grpc_service::{GoogleGrpc, TargetSpecifier};
+use mesh_xds_proto::envoy::config::core::v3::{
+    AggregatedConfigSource, ApiConfigSource, ConfigSource, DataSource, GrpcService, WatchedDirectory, api_config_source,
+};
+use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
+use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context::{
+    CombinedCertificateValidationContext, ValidationContextType,
+};
+use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::secret::Type;
+use mesh_xds_proto::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
+use prost::Message;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, IsCa, KeyIdMethod, KeyPair,
+};
+
+use super::super::http_filter::Side;
+use super::super::place::{At, Report};
+use super::super::tls_context::{identity, validation};
+use crate::identity::{Carried, MaterialSource, Part, RevocationLists, SecretServer};
+use crate::resource::SECRET;
+use crate::resource::local::LocalNames;
+use crate::resource::secret::Secret;
+use crate::resource::upstream_tls::RootsFrom;
+use crate::xds::resource_type::Extensions;
+
+/// Of a control plane that may send keys, and name files below `/run/certs` and the provider `default`.
+fn extensions() -> Extensions {
+    let mut local = LocalNames { keys_may_come: true, ..Default::default() };
+    local.folders.allow(Path::new("/run/certs"));
+    local.certificate_providers = Arc::new(["default".into()].into());
+    Extensions::new(local)
+}
+
+fn read(r#type: Option<Type>) -> Result<Arc<Secret>, String> {
+    let secret = tls::Secret { name: "s".into(), r#type };
+    let read = (SECRET.decode)(&secret.encode_to_vec(), &extensions()).value;
+    let said = |errors: Vec<crate::xds::resource_type::FieldError>| {
+        errors.iter().map(|error| format!("{}: {}\n", error.path, error.problem)).collect::<String>()
+    };
+    read.map(|value| value.downcast().expect("a secret")).map_err(said)
+}
+
+/// What is said of a part of a context: errors, and fields that nothing acts on.
+fn context<T>(read: impl FnOnce(&At<'_>) -> T) -> (T, String) {
+    let report = Report::new(&extensions());
+    let value = read(&report.root());
+    let (errors, ignored) = report.finish();
+    let errors = errors.iter().map(|error| format!("{}: {}\n", error.path, error.problem));
+    let ignored = ignored.iter().map(|field| format!("{} ignored: {}\n", field.path, field.reason));
+    (value, errors.chain(ignored).collect())
+}
+
+struct Pems {
+    chain: String,
+    key: String,
+    list: String,
+}
+
+fn pems() -> Pems {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let now = std::time::SystemTime::now();
+    let list = CertificateRevocationListParams {
+        this_update: now.into(),
+        next_update: (now + std::time::Duration::from_secs(60)).into(),
+        crl_number: 1.into(),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let list = list.signed_by(&issuer).unwrap().pem().unwrap();
+    Pems { chain: issuer.pem(), key: issuer.key().serialize_pem(), list }
+}
+
+fn source(specifier: Specifier) -> Option<DataSource> {
+    Some(DataSource { specifier: Some(specifier), ..Default::default() })
+}
+
+fn text(text: &str) -> Option<DataSource> {
+    source(Specifier::InlineString(text.to_owned()))
+}
+
+fn file(path: &str) -> Option<DataSource> {
+    source(Specifier::Filename(path.to_owned()))
+}
+
+fn watched() -> Option<WatchedDirectory> {
+    Some(WatchedDirectory { path: "/run/certs".into(), ..Default::default() })
+}
+
+fn pair(certificate_chain: Option<DataSource>, private_key: Option<DataSource>) -> tls::TlsCertificate {
+    tls::TlsCertificate { certificate_chain, private_key, ..Default::default() }
+}
+
+fn certificate(chain: Option<DataSource>, key: Option<DataSource>) -> Option<Type> {
+    Some(Type::TlsCertificate(pair(chain, key)))
+}
+
+fn trusting(trusted_ca: Option<DataSource>) -> tls::CertificateValidationContext {
+    tls::CertificateValidationContext { trusted_ca, ..Default::default() }
+}
+
+fn instance() -> Option<tls::CertificateProviderPluginInstance> {
+    Some(tls::CertificateProviderPluginInstance { instance_name: "default".into(), ..Default::default() })
+}
+
+fn exact(name: &str) -> Vec<StringMatcher> {
+    vec![StringMatcher { match_pattern: Some(MatchPattern::Exact(name.into())), ..Default::default() }]
+}
+
+#[test]
+fn what_is_wrong_with_a_secret_is_refused_by_its_field() {
+    let Pems { chain, key, .. } = pems();
+    let roots = |context: tls::CertificateValidationContext| Some(Type::ValidationContext(context));
+    let environment = || source(Specifier::EnvironmentVariable("HOME".into()));
+    let crl = tls::CertificateValidationContext { crl: file("/run/certs/crl"), ..trusting(text(&chain)) };
+    let provided =
+        tls::CertificateValidationContext { ca_certificate_provider_instance: instance(), ..trusting(text(&chain)) };
+    let system =
+        tls::CertificateValidationContext { system_root_certs: Some(Default::default()), ..trusting(text(&chain)) };
+    for (secret, problem) in [
+        (None, "type: must be a `tls_certificate` or a `validation_context`"),
+        (certificate(text(&chain), None), "tls_certificate.private_key: "),
+        (certificate(None, text(&key)), "tls_certificate.certificate_chain: "),
+        (certificate(text(&chain), text("none")), "tls_certificate: the private key cannot be used"),
+        (certificate(file("/run/certs/crt"), text(&key)), "tls_certificate.private_key: is sent along, and its"),
+        (
+            certificate(file("/etc/crt"), text(&key)),
+            "tls_certificate.certificate_chain.filename: \"/etc/crt\" is below",
+        ),
+        (certificate(environment(), text(&key)), "certificate_chain.environment_variable: \"HOME\" is an environment"),
+        (certificate(Some(DataSource::default()), text(&key)), "tls_certificate.certificate_chain: must be"),
+        (
+            certificate(text(&chain), source(Specifier::InlineBytes(vec![b'k'; (1 << 20) + 1].into()))),
+            "tls_certificate.private_key: has 1048577 bytes, more than 1048576",
+        ),
+        (roots(trusting(None)), "validation_context.trusted_ca: must be set"),
+        (roots(trusting(text("none"))), "validation_context.trusted_ca: the root certificates cannot be used"),
+        (roots(provided), "validation_context.ca_certificate_provider_instance: a secret has the roots itself"),
+        (roots(system), "validation_context.system_root_certs: a secret has the roots itself"),
+        (roots(crl), "validation_context.crl.filename: is not supported yet"),
+        (Some(Type::GenericSecret(Default::default())), "generic_secret: nothing asks for such a secret"),
+    ] {
+        let said = read(secret).err().unwrap_or_default();
+        assert!(said.contains(problem), "{problem:?} is not in {said:?}");
+    }
+}
+
+#[test]
+fn a_secret_is_kept_with_all_that_it_says() {
+    let Pems { chain, key, list } = pems();
+    for key in [text(&key), source(Specifier::InlineBytes(key.clone().into_bytes().into()))] {
+        let secret = read(certificate(text(&chain), key)).expect("a secret");
+        let Carried::Inline(material) = &*secret.material else { panic!("a pair") };
+        assert!(secret.part == Part::Identity && material.identity.is_some() && material.trust.is_none());
+    }
+    let lists = RevocationLists::from_pem(list.as_bytes()).expect("lists");
+    for (only_verify_leaf_cert_crl, lists) in [(false, lists.clone()), (true, lists.leaf_only())] {
+        let limited = |trusted_ca| {
+            Some(Type::ValidationContext(tls::CertificateValidationContext {
+                crl: text(&list),
+                match_subject_alt_names: exact("spiffe://a.test/a"),
+                only_verify_leaf_cert_crl,
+                ..trusting(trusted_ca)
+            }))
+        };
+        let secret = read(limited(text(&chain))).expect("a secret");
+        let Carried::Inline(material) = &*secret.material else { panic!("roots") };
+        let trust = material.trust.as_ref().expect("roots");
+        assert!(secret.part == Part::Roots && trust.revocation_lists() == Some(&lists) && trust.peers().is_some());
+        let secret = read(limited(file("/run/certs/ca.crt"))).expect("a secret");
+        let Carried::Files(files) = &*secret.material else { panic!("a file") };
+        assert!(files.vouching.revoked.as_ref() == Some(&lists) && files.vouching.peers.is_some());
+    }
+    let named = || file("/run/certs/a");
+    let noticed = || Some(DataSource { watched_directory: watched(), ..named().expect("a source") });
+    let certificate = |chain, key, watched_directory| {
+        Some(Type::TlsCertificate(tls::TlsCertificate { watched_directory, ..pair(chain, key) }))
+    };
+    let roots = |trusted_ca, watched_directory| {
+        Some(Type::ValidationContext(tls::CertificateValidationContext { watched_directory, ..trusting(trusted_ca) }))
+    };
+    for (secret, is_watched) in [
+        (certificate(named(), named(), None), false),
+        (certificate(named(), named(), watched()), true),
+        (certificate(named(), noticed(), None), true),
+        (certificate(text(&chain), named(), None), false),
+        (roots(named(), None), false),
+        (roots(named(), watched()), true),
+        (roots(noticed(), None), true),
+    ] {
+        let secret = read(secret).expect("a secret");
+        let Carried::Files(files) = &*secret.material else { panic!("files") };
+        assert_eq!(files.is_watched, is_watched, "{files:?}", files = secret.material);
+    }
+}
+
+fn of_agent(target: GoogleGrpc, change: impl FnOnce(&mut ApiConfigSource)) -> tls::SdsSecretConfig {
+    let service = GrpcService { target_specifier: Some(TargetSpecifier::GoogleGrpc(target)), ..Default::default() };
+    let mut api = ApiConfigSource {
+        api_type: api_config_source::ApiType::Grpc as i32,
+        transport_api_version: 2,
+        grpc_services: vec![service],
+        ..Default::default()
+    };
+    change(&mut api);
+    asked("s", ConfigSourceSpecifier::ApiConfigSource(api))
+}
+
+fn asked(name: &str, at: ConfigSourceSpecifier) -> tls::SdsSecretConfig {
+    let source = ConfigSource { config_source_specifier: Some(at), resource_api_version: 2, ..Default::default() };
+    tls::SdsSecretConfig { name: name.into(), sds_config: Some(source) }
+}
+
+fn of_control_plane(name: &str) -> tls::SdsSecretConfig {
+    asked(name, ConfigSourceSpecifier::Ads(AggregatedConfigSource {}))
+}
+
+fn target(uri: &str) -> GoogleGrpc {
+    GoogleGrpc { target_uri: uri.into(), ..Default::default() }
+}
+
+fn with_credentials(credential_specifier: CredentialSpecifier) -> GoogleGrpc {
+    let channel_credentials = Some(ChannelCredentials { credential_specifier: Some(credential_specifier) });
+    GoogleGrpc { channel_credentials, ..target("unix:/run/certs/socket") }
+}
+
+fn identity_of(secret: tls::SdsSecretConfig) -> (Option<Option<MaterialSource>>, String) {
+    let common = tls::CommonTlsContext { tls_certificate_sds_secret_configs: vec![secret], ..Default::default() };
+    context(|at| identity(&common, at))
+}
+
+#[test]
+fn a_secret_is_asked_of_the_control_plane_or_at_a_socket_below_an_allowed_folder() {
+    let service = || of_agent(target("unix:/run/certs/socket"), |_| {});
+    let ssl = CredentialSpecifier::SslCredentials(SslCredentials::default());
+    let local = CredentialSpecifier::LocalCredentials(GoogleLocalCredentials {});
+    let token = CallCredentials::default();
+    for (secret, problem) in [
+        (of_control_plane("s"), None),
+        (service(), None),
+        (of_agent(target("unix:///run/certs/socket"), |_| {}), None),
+        (of_agent(with_credentials(local), |_| {}), None),
+        (of_control_plane(""), Some("name: must be set")),
+        (tls::SdsSecretConfig { name: "s".into(), sds_config: None }, Some("sds_config: must be set")),
+        (of_agent(with_credentials(ssl), |_| {}), Some("channel_credentials: a Unix socket has `local_credentials`")),
+        (
+            of_agent(GoogleGrpc { call_credentials: vec![token], ..target("unix:/run/certs/socket") }, |_| {}),
+            Some("call_credentials: are not supported at a Unix socket"),
+        ),
+        (
+            of_agent(target("unix:/tmp/socket"), |_| {}),
+            Some("target_uri: \"/tmp/socket\" is below none of the folders"),
+        ),
+        (
+            of_agent(target("unix:/run/certs/socket"), |api| api.api_type = api_config_source::ApiType::Rest as i32),
+            Some("api_type: must be GRPC, and is REST"),
+        ),
+        (
+            of_agent(target("unix:/run/certs/socket"), |api| api.grpc_services.clear()),
+            Some("grpc_services: must be one, and there are 0"),
+        ),
+    ] {
+        let (source, said) = identity_of(secret);
+        match problem {
+            None => {
+                assert!(said.lines().all(|line| line.contains(" ignored: ")), "{said}");
+                let Some(Some(MaterialSource::Secret(secret))) = source else { panic!("a secret: {source:?}") };
+                assert_eq!((&*secret.name, secret.part), ("s", Part::Identity));
+                let is_at_socket =
+                    matches!(&secret.at, SecretServer::Socket(at) if at.to_string() == "/run/certs/socket");
+                assert!(is_at_socket || secret.at == SecretServer::ControlPlane);
+            }
+            Some(problem) => {
+                assert!(said.contains(problem) && said.contains("tls_certificate_sds_secret_configs[0]"), "{said}");
+            }
+        }
+    }
+}
+
+#[test]
+fn of_several_sources_one_is_used_and_the_others_are_listed_or_refused() {
+    let Pems { chain, key, .. } = pems();
+    let pair = || pair(text(&chain), text(&key));
+    let all = tls::CommonTlsContext {
+        tls_certificate_provider_instance: instance(),
+        tls_certificate_sds_secret_configs: vec![of_control_plane("s")],
+        tls_certificates: vec![pair()],
+        ..Default::default()
+    };
+    let (source, said) = context(|at| identity(&all, at));
+    assert_eq!(source, Some(Some(MaterialSource::from("default"))));
+    for field in ["tls_certificate_sds_secret_configs", "tls_certificates"] {
+        assert!(said.contains(&format!("{field} ignored: the certificate comes from elsewhere")), "{said}");
+    }
+    let two = tls::CommonTlsContext { tls_certificates: vec![pair(), pair()], ..Default::default() };
+    let (_, said) = context(|at| identity(&two, at));
+    assert!(said.contains("tls_certificates: is one certificate at most, and there are 2"), "{said}");
+
+    // A provider that the default names goes before a secret.
+    let combined = |default| {
+        let combined = CombinedCertificateValidationContext {
+            default_validation_context: Some(default),
+            validation_context_sds_secret_config: Some(of_control_plane("s")),
+            ..Default::default()
+        };
+        let kind = Some(ValidationContextType::CombinedValidationContext(combined));
+        tls::CommonTlsContext { validation_context_type: kind, ..Default::default() }
+    };
+    let provided = tls::CertificateValidationContext { ca_certificate_provider_instance: instance(), ..trusting(None) };
+    let (read, said) = context(|at| validation(&combined(provided), Side::Client, at));
+    assert_eq!(read.expect("roots").roots, Some(RootsFrom::Source(MaterialSource::from("default"))));
+    assert!(said.contains("validation_context_sds_secret_config ignored: the roots come from elsewhere"), "{said}");
+    let (read, said) = context(|at| validation(&combined(trusting(text(&chain))), Side::Client, at));
+    let Some(RootsFrom::Source(MaterialSource::Secret(secret))) = read.expect("roots").roots else {
+        panic!("a secret")
+    };
+    assert_eq!((secret.part, &*said), (Part::Roots, ""));
+}
+
+#[test]
+fn a_server_believes_no_roots_of_the_system_and_holds_nobody_to_names_without_roots() {
+    let context_of = |validation| {
+        let kind = Some(ValidationContextType::ValidationContext(validation));
+        tls::CommonTlsContext { validation_context_type: kind, ..Default::default() }
+    };
+    let system = tls::CertificateValidationContext { system_root_certs: Some(Default::default()), ..trusting(None) };
+    let named = tls::CertificateValidationContext { match_subject_alt_names: exact("a"), ..trusting(None) };
+    for (validated, problem) in [
+        (system, "system_root_certs: is for clients (A82)"),
+        (named, "callers are to be held to names or revocation lists, and no roots vouch for them"),
+    ] {
+        let (_, said) = context(|at| validation(&context_of(validated), Side::Server, at));
+        assert!(said.contains(problem), "{said}");
+    }
+    let (_, said) = context(|at| validation(&context_of(trusting(None)), Side::Client, at));
+    assert!(said.contains("no roots to trust"), "{said}");
+}
