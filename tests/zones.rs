@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use mesh_core::testing::{
-    ClusterBuilder, ControlPlane, EndpointsBuilder, Resources, cluster, endpoints, locality, type_url,
+    ClusterBuilder, ControlPlane, EndpointsBuilder, Resources, cluster, endpoint, endpoints, locality, type_url,
 };
 use mesh_core::{Bootstrap, Mesh, MeshBuilder, Profile};
 use mesh_xds_proto::envoy::config::cluster::v3::cluster::common_lb_config::{
     LocalityConfigSpecifier, ZoneAwareLbConfig,
 };
+use mesh_xds_proto::envoy::config::core::v3::HealthStatus;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::common::v3::LocalityLbConfig;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::common::v3::locality_lb_config as in_policy;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::common::v3::locality_lb_config::zone_aware_lb_config::ForceLocalZone;
@@ -16,8 +17,8 @@ use mesh_xds_proto::envoy::extensions::load_balancing_policies::random::v3::Rand
 use mesh_xds_proto::envoy::r#type::v3::Percent;
 
 use crate::support::backend::Backend;
-use crate::support::client::{Client, quick};
-use crate::support::until;
+use crate::support::client::{Client, assert_says, quick};
+use crate::support::{in_time, until};
 
 const ZONES: [&str; 3] = ["a", "b", "c"];
 
@@ -91,10 +92,13 @@ fn assert_about(found: &BTreeMap<String, u32>, wanted: [f64; 3]) {
 
 /// Waits until a hundred calls in a row stay in the zone.
 async fn all_stay(client: &Client) {
-    let mut stayed = 0;
-    while stayed < 100 {
-        stayed = if client.hello().await.expect("an answer") == "a" { stayed + 1 } else { 0 };
-    }
+    let staying = async {
+        let mut stayed = 0;
+        while stayed < 100 {
+            stayed = if client.hello().await.expect("an answer") == "a" { stayed + 1 } else { 0 };
+        }
+    };
+    in_time("all calls stay", staying).await;
 }
 
 #[tokio::test]
@@ -162,6 +166,45 @@ async fn without_a_local_cluster_every_zone_gets_its_share_and_the_field_is_list
         let shares = shares(&client).await;
         assert!(shares.len() == 3, "{shares:?}");
     }
+}
+
+#[tokio::test]
+async fn calls_fail_in_a_panic_if_that_is_asked() {
+    use HealthStatus::{Healthy, Unhealthy};
+    let zones = Zones::start().await;
+    let control_plane = ControlPlane::new();
+    let assignment = |healthy: usize| {
+        let health = |index: usize| if index < healthy { Healthy } else { Unhealthy };
+        let members = zones.0.iter().enumerate();
+        let members = members.map(|(index, backend)| endpoint(backend.address()).health(health(index)));
+        endpoints("greeter").locality(locality("r", "a", "").all(members))
+    };
+    let all = Resources::service("greeter", [zones.0[0].address()]).with(assignment(6));
+    let failing = ZoneAwareLbConfig { fail_traffic_on_panic: true, ..Default::default() };
+    control_plane.set(all.with(zone_aware(failing)));
+    let mesh = quick().control_plane(&control_plane).profile(Profile::Envoy).build().await.unwrap();
+    let client = Client::new(&mesh, "xds:///greeter");
+    client.hello().await.unwrap();
+    // Two of six are less than half.
+    control_plane.put(assignment(2));
+    // A call that fails at once leaves no time for news of the control plane.
+    let refused = async {
+        loop {
+            match client.hello().await {
+                Err(status) => break status,
+                Ok(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let refusal = in_time("a call fails", refused).await;
+    assert_says(&refusal, &["cluster `greeter` has no endpoint for this call", "4 unhealthy for the control plane"]);
+    control_plane.put(assignment(3));
+    let answered = async {
+        while client.hello().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    in_time("calls are answered again", answered).await;
 }
 
 #[tokio::test]
