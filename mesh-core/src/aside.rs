@@ -233,8 +233,12 @@ mod tests {
             let given_up = timeout(Duration::from_millis(1), ongoing.run(work(number))).await;
             assert!(given_up.is_err(), "it hangs");
         }
+        let mut last = pin!(ongoing.run(work(10)));
+        // It asks before the end of what was begun, whose outcome is thus of now.
+        assert!(timeout(Duration::from_millis(1), &mut last).await.is_err(), "it hangs");
         release.send(7).unwrap();
-        assert_eq!(ongoing.run(work(10)).await.unwrap(), 7);
+        let ended = timeout(PATIENCE, last).await.expect("what was begun ends");
+        assert_eq!(ended.unwrap(), 7);
         assert_eq!(begun.try_iter().collect::<Vec<_>>(), [0], "one thread for eleven who asked");
 
         // Of what ended in the meantime nothing is taken for news.
@@ -247,7 +251,8 @@ mod tests {
         };
         timeout(PATIENCE, has_ended).await.expect("it ends");
         release.send(9).unwrap();
-        assert_eq!(ongoing.run(work(12)).await.unwrap(), 9);
+        let ended = timeout(PATIENCE, ongoing.run(work(12))).await.expect("it is begun anew");
+        assert_eq!(ended.unwrap(), 9);
         assert_eq!(begun.try_iter().collect::<Vec<_>>(), [11, 12]);
     }
 
