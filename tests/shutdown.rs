@@ -7,7 +7,6 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use mesh_core::connect::ConnectivityState;
-use mesh_core::providers::WorkloadApi;
 use mesh_core::testing::{ControlPlane, Resources, cluster, listener, route, route_config};
 use mesh_core::{Bootstrap, Mesh};
 use mesh_tonic::MeshChannel;
@@ -18,13 +17,11 @@ use tonic::body::Body;
 use tower::ServiceExt;
 
 use crate::bootstrap::{insecure, listening, mesh_with};
-use crate::support::agent::{Agent, Svid};
+use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, quick};
 use crate::support::frames::{FrameServer, GOAWAY, NO_ERROR};
-use crate::support::pki::Authority;
 use crate::support::relay::Relay;
-use crate::support::{PATIENCE, until};
 
 /// A runtime whose tasks stand still while nothing is waited for.
 fn process() -> Runtime {
@@ -104,25 +101,6 @@ fn nothing_is_left_of_a_mesh_that_was_shut_down() {
         backend.wait_for_connections(0).await;
         control_plane.wait_for_connections(0).await;
     });
-}
-
-/// Whoever issues certificates is asked over a connection of the provider's own.
-#[test]
-fn nothing_is_left_of_the_providers_of_a_mesh_that_was_shut_down() {
-    let servers = running();
-    let authority = Authority::new();
-    let id = "spiffe://cluster.local/ns/shop/sa/client";
-    let agent = servers.block_on(async { Agent::started(Svid::new(id, &authority.svid(id), &authority)) });
-    let process = process();
-    for _ in 0..20 {
-        process.block_on(async {
-            let api = WorkloadApi::at(agent.endpoint()).unwrap();
-            let mesh = quick().certificate_provider("default", api).build().await.unwrap();
-            until("a certificate", || mesh.status().certificate_providers[0].generation == 1).await;
-            mesh.shutdown().await;
-        });
-        assert_eq!(process.metrics().num_alive_tasks(), 0);
-    }
 }
 
 #[tokio::test]

@@ -128,7 +128,7 @@ pub(crate) struct Failure {
 
 impl Publisher {
     /// For a provider whose connections count among `tasks`.
-    pub(super) fn new(name: Arc<str>, tasks: &TaskTracker) -> (Self, watch::Receiver<State>) {
+    pub(crate) fn new(name: Arc<str>, tasks: &TaskTracker) -> (Self, watch::Receiver<State>) {
         let (sender, receiver) = watch::channel(State::default());
         (Self { name, state: Arc::new(sender), tasks: tasks.clone() }, receiver)
     }

@@ -143,9 +143,35 @@ fn next_step(code: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use rcgen::{CertificateParams, KeyPair};
+    use tokio::net::UnixListener;
 
     use super::*;
     use crate::identity::Identity;
+
+    /// Among the tasks that the mesh's end waits for.
+    #[tokio::test]
+    async fn its_connection_counts_until_the_socket_is_closed() {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("agent.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let api = WorkloadApi::at(format!("unix://{}", path.display())).unwrap();
+        let tasks = TaskTracker::new();
+        let (publisher, _state) = Publisher::new("default".into(), &tasks);
+        let following = tokio::spawn(follow(api, publisher));
+        let asked = async {
+            let mut agent = h2::server::handshake(listener.accept().await.unwrap().0).await.unwrap();
+            let call = agent.accept().await.unwrap().unwrap();
+            (agent, call)
+        };
+        let (mut agent, _call) = timeout(PATIENCE, asked).await.expect("the agent is asked");
+        assert_eq!(tasks.len(), 1);
+        following.abort();
+        tasks.close();
+        let closed = async { while agent.accept().await.is_some() {} };
+        let ended = async { tokio::join!(tasks.wait(), closed) };
+        timeout(PATIENCE, ended).await.expect("the socket is closed, and counts no more");
+    }
 
     #[test]
     fn a_silent_agent_is_asked_anew_before_the_certificate_ends() {
