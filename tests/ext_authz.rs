@@ -37,6 +37,7 @@ use crate::support::backend::Backend;
 use crate::support::client::{Client, metadata, quick};
 use crate::support::configured::Setting;
 use crate::support::frames::{FrameServer, HEADERS, Peer, REFUSED_STREAM};
+use crate::support::log::Log;
 use crate::support::pki::uri;
 use crate::support::secured_server::{CLIENT, SERVER, Site, context, secured};
 
@@ -375,11 +376,19 @@ async fn failure_mode_allow_lets_calls_pass_whose_check_fails_and_no_others() {
         ..asking(&authorization.target())
     };
     let it = start(&authorization, &filter).await;
-    assert_eq!(told(it.client.hello().await), Ok("a".to_owned()));
-    let seen = it.greeter.seen().pop().expect("a call").metadata;
-    assert_eq!(seen.get("x-envoy-auth-failure-mode-allowed").expect("a header"), "true");
-    authorization.say(denies(403, vec![], "no"));
-    assert_eq!(told(it.client.hello().await), refused(Code::PermissionDenied, "no"));
+    let log = Log::of_warnings();
+    // It is said once, until a check succeeds again.
+    for said in [1, 2] {
+        for _ in 0..3 {
+            authorization.say(Answer::Status(14, "overloaded"));
+            assert_eq!(told(it.client.hello().await), Ok("a".to_owned()));
+            let seen = it.greeter.seen().pop().expect("a call").metadata;
+            assert_eq!(seen.get("x-envoy-auth-failure-mode-allowed").expect("a header"), "true");
+        }
+        assert_eq!(log.lines_with("calls pass that cannot be authorized"), said);
+        authorization.say(denies(403, vec![], "no"));
+        assert_eq!(told(it.client.hello().await), refused(Code::PermissionDenied, "no"));
+    }
 }
 
 #[tokio::test]

@@ -196,10 +196,9 @@ impl Starter {
 }
 
 impl OnDemand {
-    const SWEEP_FIRST: usize = 64;
-
+    /// A source may have a private key in it: not much longer than it is used.
     fn add(&mut self, source: MaterialSource, running: &Arc<Running>) {
-        if self.running.len() >= self.sweep_at.max(Self::SWEEP_FIRST) {
+        if self.running.len() >= self.sweep_at {
             self.running.retain(|_, running| running.strong_count() > 0);
             self.sweep_at = self.running.len() * 2;
         }
@@ -477,6 +476,19 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(2000)).await;
         assert_eq!(tasks.len(), 1, "who announces it is there to the end");
         assert!(providers.named("fixed").unwrap().state().failure.is_none());
+    }
+
+    #[tokio::test]
+    async fn s9_a_key_that_came_along_is_kept_not_much_longer_than_it_is_used() {
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let providers = Providers::start(BTreeMap::new(), &tasks, &Handle::current(), &shutdown);
+        let carried = || MaterialSource::Carried(Arc::new(Carried::Inline(material(1000))));
+        let _used = providers.of(&carried()).unwrap();
+        for _ in 0..10 {
+            drop(providers.of(&carried()).unwrap());
+            let known = providers.0.on_demand.lock().running.len();
+            assert!(known <= 2, "{known} are known, and one is used");
+        }
     }
 
     #[tokio::test]

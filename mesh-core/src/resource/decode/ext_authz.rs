@@ -1,6 +1,7 @@
 //! `ExtAuthz` (A92) and what routes say of it.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use http::StatusCode;
 use mesh_xds_proto::envoy::config::common::mutation_rules::v3::HeaderMutationRules;
@@ -65,6 +66,7 @@ pub(super) fn ext_authz(message: &proto::ExtAuthz, at: &At<'_>) -> Option<Filter
         disallowed_headers: disallowed_headers.unwrap_or_default(),
         rules: rules.unwrap_or_default(),
         include_peer_certificate: message.include_peer_certificate,
+        is_open: AtomicBool::new(false),
     };
     Some(FilterConfig::ExtAuthz(ExtAuthzConfig { filter: Some(Arc::new(filter)), ..Default::default() }))
 }

@@ -13,6 +13,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -47,6 +48,8 @@ pub(crate) struct ExtAuthz {
     pub(crate) disallowed_headers: Box<[TextMatch]>,
     pub(crate) rules: MutationRules,
     pub(crate) include_peer_certificate: bool,
+    /// It was said that calls pass whose check fails, and none has succeeded since.
+    pub(crate) is_open: AtomicBool,
 }
 
 /// Who decides, and how long that takes at most.

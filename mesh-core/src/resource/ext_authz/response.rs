@@ -1,5 +1,7 @@
 //! What becomes of a call by the answer of an authorization service, or by the lack of one.
 
+use std::sync::atomic::Ordering;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::Bytes;
@@ -67,6 +69,10 @@ impl ExtAuthz {
     fn answered(&self, response: CheckResponse) -> Result<Verdict, Denial> {
         let status = response.status.unwrap_or_default();
         let is_allowed = status.code == 0;
+        let has_failed = !is_allowed && matches!(response.http_response, Some(HttpResponse::ErrorResponse(_)));
+        if !has_failed && self.is_open.load(Ordering::Relaxed) {
+            self.is_open.store(false, Ordering::Relaxed);
+        }
         match response.http_response {
             Some(HttpResponse::OkResponse(ok)) if is_allowed => self.allowed(&ok),
             _ if is_allowed => Ok(Verdict::Allow { request: Vec::new(), response: Vec::new() }),
@@ -98,7 +104,11 @@ impl ExtAuthz {
     /// A check that came to nothing: the call is denied, unless configured otherwise.
     fn failed(&self, why: String, error: Option<DeniedHttpResponse>) -> Verdict {
         if self.failure_mode_allow {
-            tracing::warn!(why, "a call passes that could not be authorized, as `failure_mode_allow` has it");
+            // Once, and not for each call that passes until a check succeeds again.
+            match self.is_open.swap(true, Ordering::Relaxed) {
+                false => tracing::warn!(why, "calls pass that cannot be authorized, as `failure_mode_allow` has it"),
+                true => tracing::debug!(why, "a call passes that cannot be authorized"),
+            }
             let told = self.failure_mode_allow_header_add;
             let told = told.then(|| {
                 Change::literal(FAILURE_ALLOWED, HeaderValue::from_static("true"), AppendAction::OverwriteOrAdd)

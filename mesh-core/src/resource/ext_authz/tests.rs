@@ -36,6 +36,7 @@ fn filter() -> ExtAuthz {
         disallowed_headers: [].into(),
         rules: MutationRules::default(),
         include_peer_certificate: false,
+        is_open: AtomicBool::new(false),
     }
 }
 
