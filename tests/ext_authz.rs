@@ -3,12 +3,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use http::StatusCode;
+use mesh_core::authorize::ExtAuthzLayer;
 use mesh_core::server::ServerOptions;
 use mesh_core::testing::{
     ControlPlane, FilterChainBuilder, Resources, RouteConfigBuilder, cluster, endpoints, filter_chain, listener, route,
     route_config, server_listener, virtual_host,
 };
 use mesh_core::{Bootstrap, GrpcService, Mesh, MeshBuilder, SecurityFloor};
+use mesh_tonic::Grpc;
 use mesh_xds_proto::envoy::config::common::mutation_rules::v3::header_mutation::Action;
 use mesh_xds_proto::envoy::config::common::mutation_rules::v3::{HeaderMutation as Change, HeaderMutationRules};
 use mesh_xds_proto::envoy::config::core::v3 as core;
@@ -29,7 +32,11 @@ use pb::ext_authz_per_route::Override;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Code;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tower::Layer;
 
 use crate::support::PATIENCE;
 use crate::support::authorization::{Answer, Authorization};
@@ -554,4 +561,76 @@ async fn a_client_asks_before_it_calls() {
     let status = client.hello_within(Duration::from_millis(50)).await.expect_err("too late");
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert_eq!(backend.calls(), 1);
+}
+
+fn asked_of(authorization: &Authorization) -> ExtAuthzLayer {
+    let service = GrpcService::new(authorization.target()).insecure();
+    let layer = ExtAuthzLayer::new(service).expect("a service").protocol(&Grpc);
+    layer.context_extension("site", "a")
+}
+
+/// A server of tonic's own with the layer around its services, and a client of it.
+async fn tonic_with(layer: ExtAuthzLayer, greeter: &Backend, mesh: &Mesh) -> Client {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = Server::builder().layer(layer).add_service(greeter.service());
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    Client::new(mesh, &format!("static:///{address}"))
+}
+
+#[tokio::test]
+async fn s12_the_layer_alone_asks_around_any_server_and_denies_what_cannot_be_checked() {
+    let greeter = Backend::start("a").await;
+    let mesh = quick().build().await.unwrap();
+    let ok_response = OkHttpResponse { headers: vec![option("x-user", "alice", true)], ..Default::default() };
+    let allowed = CheckResponse { http_response: Some(HttpResponse::OkResponse(ok_response)), ..ok() };
+    let authorization = Authorization::start(allowed).await;
+    let client = tonic_with(asked_of(&authorization), &greeter, &mesh).await;
+    assert_eq!(told(client.hello_with(metadata(&[("x-user", "mallory")])).await), Ok("a".to_owned()));
+    let seen = greeter.seen().pop().expect("a call").metadata;
+    assert_eq!(seen.get_all("x-user").iter().collect::<Vec<_>>(), ["alice"]);
+    let asked = authorization.asked().pop().expect("a check").attributes;
+    assert_eq!(asked.context_extensions["site"], "a");
+    assert_eq!(asked.source, None, "tonic's server says nothing of the connection");
+    authorization.say(denies(403, vec![], "not today"));
+    assert_eq!(told(client.hello().await), refused(Code::PermissionDenied, "not today"));
+    for answer in [Answer::Status(14, "overloaded"), Answer::Reset, Answer::Raw(b"\x00\xff\xff\xff\xff")] {
+        authorization.say(answer);
+        assert_eq!(told(client.hello().await), refused(Code::PermissionDenied, ""));
+    }
+    authorization.say(Answer::Silence);
+    let hasty = asked_of(&authorization).timeout(Duration::from_millis(50)).status_on_error(StatusCode::BAD_GATEWAY);
+    let hasty = tonic_with(hasty, &greeter, &mesh).await;
+    assert_eq!(told(hasty.hello().await), refused(Code::Unavailable, ""));
+    let lenient = asked_of(&authorization).timeout(Duration::from_millis(50)).failure_mode_allow();
+    let lenient = tonic_with(lenient, &greeter, &mesh).await;
+    assert_eq!(told(lenient.hello().await), Ok("a".to_owned()));
+    assert_eq!(greeter.calls(), 2);
+    assert!(ExtAuthzLayer::new(GrpcService::new("xds:///authz").insecure()).is_err());
+    assert!(ExtAuthzLayer::new(GrpcService::new(authorization.target())).is_err(), "it has no credentials");
+}
+
+#[tokio::test]
+async fn the_layer_alone_tells_what_a_server_of_the_mesh_knows_of_the_connection() {
+    let greeter = Backend::start("a").await;
+    let authorization = Authorization::start(ok()).await;
+    let mesh = quick().build().await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let service = asked_of(&authorization).layer(Routes::new(greeter.service()).prepare());
+    let server = mesh.server().protocol(&Grpc);
+    tokio::spawn(async move { server.serve(listener, service, std::future::pending::<()>()).await.map(drop) });
+    let client = Client::new(&mesh, &format!("static:///{address}"));
+    assert_eq!(told(client.hello().await), Ok("a".to_owned()));
+    let asked = authorization.asked().pop().expect("a check").attributes;
+    let of = |peer: Option<mesh_xds_proto::envoy::service::auth::v3::attribute_context::Peer>| match peer
+        .and_then(|peer| peer.address)
+        .and_then(|address| address.address)
+    {
+        Some(Address::SocketAddress(socket)) => socket.port_specifier,
+        other => panic!("{other:?}"),
+    };
+    let own = Some(core::socket_address::PortSpecifier::PortValue(address.port().into()));
+    assert_eq!(of(asked.destination), own);
+    assert_ne!(of(asked.source), own);
 }

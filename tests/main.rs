@@ -12,6 +12,7 @@ mod circuit_breaking;
 mod cluster_header;
 mod clusters;
 mod composite;
+mod concurrency;
 mod config_update;
 mod control_plane;
 mod deadline;

@@ -1,8 +1,8 @@
 //! What a call that is being served hands on to the calls that are made to serve it.
 //!
 //! A server's [`DeadlineLayer`](crate::deadline::DeadlineLayer) puts a [`Context`] around the handler; every call made
-//! inside has no more time than what is left of the inbound one, without any code in the handler. A handler that is
-//! dropped, because its caller has gone or its time is over, drops the calls it waits for.
+//! inside has no more time than what is left of the inbound one, and is as important ([`Criticality`]), without any code in
+//! the handler. A handler that is dropped, because its caller has gone or its time is over, drops the calls it waits for.
 //!
 //! The context belongs to the task. What a handler spawns runs without it, and outlives the handler: it needs no deadline
 //! if nobody waits for it, and is handed the context if somebody does.
@@ -26,9 +26,12 @@ use std::sync::atomic::Ordering;
 use std::task::{self, Poll};
 use std::time::Duration;
 
+use http::HeaderName;
 use pin_project::pin_project;
 use tokio::task::futures::TaskLocalFuture;
 use tokio::time::Instant;
+
+use crate::criticality::Criticality;
 
 tokio::task_local! {
     static CURRENT: Context;
@@ -41,6 +44,8 @@ pub struct Context(Option<Arc<Inbound>>);
 #[derive(Debug)]
 struct Inbound {
     deadline: Option<Instant>,
+    /// How important it is, and the header that said so.
+    criticality: Option<(HeaderName, Criticality)>,
     /// A call made to serve this one must not be tried again, so neither must this one.
     no_retry: AtomicBool,
 }
@@ -61,10 +66,28 @@ impl Context {
         self.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// A call that is served now.
+    /// How important the inbound call is; `None` if it does not say it, or there is no such call. Calls that are made to
+    /// serve it have the same in the same header, unless they have another one of their own.
+    pub fn criticality(&self) -> Option<Criticality> {
+        self.0.as_ref()?.criticality.as_ref().map(|(_, criticality)| *criticality)
+    }
+
+    /// How important the inbound call is, with the header that said so.
+    #[cfg(feature = "discover")]
+    pub(crate) fn said_criticality(&self) -> Option<(HeaderName, Criticality)> {
+        self.0.as_ref()?.criticality.clone()
+    }
+
+    /// A call that is served now, of no known criticality.
     #[cfg(feature = "deadline")]
     pub(crate) fn serving(deadline: Option<Instant>) -> Self {
-        Self(Some(Arc::new(Inbound { deadline, no_retry: AtomicBool::new(false) })))
+        Self::serving_as(deadline, None)
+    }
+
+    /// A call that is served now.
+    #[cfg(feature = "deadline")]
+    pub(crate) fn serving_as(deadline: Option<Instant>, criticality: Option<(HeaderName, Criticality)>) -> Self {
+        Self(Some(Arc::new(Inbound { deadline, criticality, no_retry: AtomicBool::new(false) })))
     }
 
     /// Runs `then` in this context.

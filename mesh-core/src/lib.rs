@@ -30,7 +30,7 @@
 //! `testing`. All but `ring`, `istio` and `testing` are on by default.
 
 mod aside;
-#[cfg(any(feature = "rbac", feature = "jwt"))]
+#[cfg(feature = "server")]
 pub mod authorize;
 mod backoff;
 #[cfg(feature = "balance")]
@@ -41,6 +41,7 @@ mod call;
 pub mod cluster;
 pub mod connect;
 pub mod context;
+mod criticality;
 #[cfg(feature = "deadline")]
 pub mod deadline;
 #[cfg(feature = "discover")]
@@ -86,6 +87,7 @@ mod xds;
 
 pub use bootstrap::{Bootstrap, BootstrapBuilder, GrpcService};
 pub use call::{Call, CallInfo, CallOptions, Classify, Protocol};
+pub use criticality::Criticality;
 #[cfg(feature = "discover")]
 pub use discover::Target;
 pub use error::{BoxError, Error, ErrorKind};

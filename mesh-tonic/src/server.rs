@@ -5,7 +5,7 @@ use std::fmt;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{HeaderName, Request, Response};
 #[cfg(feature = "tls")]
 use mesh_core::identity::SpiffeId;
 #[cfg(feature = "tls")]
@@ -128,6 +128,12 @@ impl MeshServer {
     /// The longest a call may take, whatever its caller allows. Default: no limit.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.builder = self.builder.timeout(limit);
+        self
+    }
+
+    /// The header in which calls say how important they are; see [`ServerBuilder::criticality_header`].
+    pub fn criticality_header(mut self, name: HeaderName) -> Self {
+        self.builder = self.builder.criticality_header(name);
         self
     }
 

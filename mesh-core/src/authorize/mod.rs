@@ -2,11 +2,12 @@
 //!
 //! | layer | lets pass |
 //! |---|---|
-//! | [`RbacLayer`] | what policies allow (A41) |
-//! | [`JwtLayer`] | calls with a good token, whose claims it hands on (Envoy's `jwt_authn`) |
+//! | `RbacLayer` (feature `rbac`) | what policies allow (A41) |
+//! | `JwtLayer` (feature `jwt`) | calls with a good token, whose claims it hands on (Envoy's `jwt_authn`) |
+//! | [`ExtAuthzLayer`] | what another service allows (A92) |
 //!
 //! A server of the mesh does what its control plane says by itself, before its layers; these are for what is decided in
-//! code, in a server of the mesh or in another. Each stands alone. A policy of [`RbacLayer`] sees the request as the layers
+//! code, in a server of the mesh or in another. Each stands alone. A policy of `RbacLayer` sees the request as the layers
 //! around it leave it.
 //!
 //! ```
@@ -30,7 +31,9 @@
 //! # fn main() {}
 //! ```
 
+#[cfg(any(feature = "rbac", feature = "jwt"))]
 mod answer;
+mod ext_authz;
 #[cfg(feature = "jwt")]
 mod jwt;
 #[cfg(feature = "jwt")]
@@ -40,7 +43,9 @@ mod rbac;
 #[cfg(all(test, feature = "rbac", feature = "tls"))]
 mod tests;
 
+#[cfg(any(feature = "rbac", feature = "jwt"))]
 pub use answer::ResponseFuture;
+pub use ext_authz::{ExtAuthzLayer, ExtAuthzService};
 #[cfg(feature = "jwt")]
 pub use jwt::{JwtLayer, JwtProvider, JwtService};
 #[cfg(feature = "jwt")]

@@ -252,6 +252,14 @@ pub(crate) fn of(extensions: &mut http::Extensions) -> &mut Call {
     extensions.get_mut().expect("there is one")
 }
 
+/// Makes a call as important as the one that it helps to serve.
+#[cfg(feature = "discover")]
+pub(crate) fn tell_criticality<B>(request: &mut http::Request<B>) {
+    if let Some((name, criticality)) = of(request.extensions_mut()).context.said_criticality() {
+        request.headers_mut().entry(name).or_insert_with(|| criticality.into());
+    }
+}
+
 /// Whether a call waits although there is no hope at the moment. Only a call that would fail otherwise asks, so that no
 /// other pays for the look-up.
 pub(crate) fn waits_for_ready(extensions: &http::Extensions) -> bool {

@@ -1,8 +1,10 @@
 use std::time::Duration;
 
+use http::HeaderName;
 use tower_layer::Layer;
 
 use super::{Deadline, InboundProtocol};
+use crate::criticality::Criticality;
 
 /// Makes [`Deadline`] services: goes around a server's services, inside whatever authenticates callers.
 ///
@@ -25,10 +27,17 @@ use super::{Deadline, InboundProtocol};
 /// assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
 /// # }
 /// ```
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct DeadlineLayer {
     limit: Option<Duration>,
     protocol: Option<&'static dyn InboundProtocol>,
+    criticality: HeaderName,
+}
+
+impl Default for DeadlineLayer {
+    fn default() -> Self {
+        Self { limit: None, protocol: None, criticality: Criticality::HEADER }
+    }
 }
 
 impl DeadlineLayer {
@@ -45,6 +54,13 @@ impl DeadlineLayer {
         self
     }
 
+    /// The header in which calls say how important they are, and are told to be that serve them. Default:
+    /// [`Criticality::HEADER`].
+    pub fn criticality_header(mut self, name: HeaderName) -> Self {
+        self.criticality = name;
+        self
+    }
+
     /// What the callers speak; gRPC's is the adapter's.
     pub fn protocol(mut self, protocol: &'static dyn InboundProtocol) -> Self {
         self.protocol = Some(protocol);
@@ -56,6 +72,6 @@ impl<S> Layer<S> for DeadlineLayer {
     type Service = Deadline<S>;
 
     fn layer(&self, inner: S) -> Deadline<S> {
-        Deadline { inner, limit: self.limit, protocol: self.protocol }
+        Deadline { inner, limit: self.limit, protocol: self.protocol, criticality: self.criticality.clone() }
     }
 }

@@ -28,13 +28,14 @@ use std::time::Duration;
 
 pub use body::ResponseBody;
 pub use future::ResponseFuture;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
 pub use layer::DeadlineLayer;
 use tokio::time::{Instant, Sleep};
 use tower_service::Service;
 
 use crate::call::AnswerProtocol;
 use crate::context::Context;
+use crate::criticality::Criticality;
 use crate::error::Error;
 
 /// What a server must know of the protocol that its callers speak. An adapter has one.
@@ -61,6 +62,8 @@ pub struct Deadline<S> {
     inner: S,
     limit: Option<Duration>,
     protocol: Option<&'static dyn InboundProtocol>,
+    /// The header that says how important a call is.
+    criticality: HeaderName,
 }
 
 impl<S, B, R> Service<Request<B>> for Deadline<S>
@@ -76,7 +79,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let serving = Serving::start(self.deadline(request.headers()), self.protocol);
+        let criticality = self.criticality(request.headers());
+        let serving = Serving::start(self.deadline(request.headers()), criticality, self.protocol);
         if serving.has_expired() {
             return ResponseFuture::expired(serving);
         }
@@ -86,6 +90,11 @@ where
 }
 
 impl<S> Deadline<S> {
+    fn criticality(&self, headers: &HeaderMap) -> Option<(HeaderName, Criticality)> {
+        let criticality = Criticality::of(headers, &self.criticality)?;
+        Some((self.criticality.clone(), criticality))
+    }
+
     /// The least of what the caller gives, the server allows, and a call in whose context this server runs has left.
     fn deadline(&self, headers: &HeaderMap) -> Option<Instant> {
         let told = self.protocol.and_then(|protocol| protocol.timeout(headers));
@@ -103,9 +112,13 @@ struct Serving {
 }
 
 impl Serving {
-    fn start(deadline: Option<Instant>, protocol: Option<&'static dyn InboundProtocol>) -> Self {
+    fn start(
+        deadline: Option<Instant>,
+        criticality: Option<(HeaderName, Criticality)>,
+        protocol: Option<&'static dyn InboundProtocol>,
+    ) -> Self {
         let timer = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
-        Self { context: Context::serving(deadline), protocol, timer }
+        Self { context: Context::serving_as(deadline, criticality), protocol, timer }
     }
 
     fn has_expired(&self) -> bool {

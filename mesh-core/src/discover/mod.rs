@@ -75,6 +75,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let _entered = is_outside_runtimes().then(|| self.target.enter());
         self.target.address(&mut request);
+        call::tell_criticality(&mut request);
         match self.target.snapshot() {
             Some(snapshot) if snapshot.routing.is_ok() || !call::waits_for_ready(request.extensions()) => {
                 let call = call::of(request.extensions_mut());

@@ -7,17 +7,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Extensions, Response};
+use http::{Extensions, HeaderName, Response};
 use tokio::time::Instant;
 
 use super::check::{self, Begun, Check};
 use super::fault::{self, ActiveFault};
 use super::session::{self, Visit};
 use crate::call::{AnswerProtocol, Call};
+use crate::criticality::Criticality;
 use crate::error::{Error, ErrorKind};
 use crate::resource::answer::{Answer, AnswerStatus};
 use crate::resource::ext_authz::{Denial, ExtAuthzConfig, Parties, Verdict};
 use crate::resource::filter::composite::{Chosen, Composite};
+use crate::resource::filter::concurrency::{ConcurrencyLimit, Permit};
 use crate::resource::filter::header_mutation::Change;
 use crate::resource::filter::rate_limit::{Limited, LocalRateLimit, Quota};
 use crate::resource::filter::template::{Facts, Message};
@@ -32,9 +34,29 @@ const RATE_LIMITED: &str = "local_rate_limited";
 const DEADLINE_EXCEEDED: AnswerStatus = AnswerStatus::Grpc(4);
 
 /// What the filters count, for as long as their layer or their server lives.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Running {
     pub(super) active_faults: AtomicU32,
+    /// The header that says how important a call is.
+    pub(super) criticality: HeaderName,
+}
+
+impl Running {
+    /// For calls whose [`Criticality`] is in this header.
+    pub(crate) fn new(criticality: HeaderName) -> Self {
+        Self { active_faults: AtomicU32::new(0), criticality }
+    }
+
+    #[cfg(feature = "server")]
+    pub(crate) fn criticality(&self) -> &HeaderName {
+        &self.criticality
+    }
+}
+
+impl Default for Running {
+    fn default() -> Self {
+        Self::new(Criticality::HEADER)
+    }
 }
 
 /// A call and the filters that it passes.
@@ -55,6 +77,8 @@ pub(crate) struct Exchange {
     quotas: Vec<(usize, Quota)>,
     /// The caller is in this process, and may know why a filter denies its call.
     tells_why: bool,
+    /// Its places among the calls that are served at a time.
+    permits: Vec<Permit>,
 }
 
 /// What becomes of a call after some of its filters.
@@ -116,6 +140,7 @@ impl Exchange {
             told: Vec::new(),
             quotas: Vec::new(),
             tells_why: false,
+            permits: Vec::new(),
         }
     }
 
@@ -140,6 +165,8 @@ impl Exchange {
         let call = extensions.get::<Call>();
         let cluster = call.and_then(|call| call.cluster.clone());
         let route = call.and_then(|call| call.snapshot.as_ref()?.route_name(call.route?));
+        // A layer that stands alone may be a server's.
+        let tells_why = call.is_some();
         Self {
             chain,
             running,
@@ -150,7 +177,8 @@ impl Exchange {
             visits: Vec::new(),
             told: Vec::new(),
             quotas: Vec::new(),
-            tells_why: true,
+            permits: Vec::new(),
+            tells_why,
         }
     }
 
@@ -242,7 +270,11 @@ impl Exchange {
     pub(crate) fn pass(&mut self, filter: &ChainFilter, index: usize, head: &mut Parts) -> Step {
         match &filter.config {
             FilterConfig::Composite(composite) => choose(composite, &filter.name, head),
-            FilterConfig::ExtAuthz(config) => self.check(config, index, head, None),
+            FilterConfig::ConcurrencyLimit(limit) => self.admit(limit, head),
+            FilterConfig::ExtAuthz(config) => {
+                let parties = head.extensions.get::<Parties>().cloned();
+                self.check(config, index, head, parties)
+            }
             FilterConfig::Fault(fault) => fault::inject(fault, &self.running, self.cluster_name(), head),
             FilterConfig::HeaderMutation(config) => {
                 self.change_request(&config.changes.request, head);
@@ -283,6 +315,17 @@ impl Exchange {
         }
     }
 
+    fn admit(&mut self, limit: &ConcurrencyLimit, head: &Parts) -> Step {
+        let criticality = Criticality::of(&head.headers, &self.running.criticality).unwrap_or_default();
+        match limit.admit(criticality, Instant::now()) {
+            Ok(permit) => {
+                self.permits.push(permit);
+                Step::Continue
+            }
+            Err(answer) => Step::Answer(*answer),
+        }
+    }
+
     /// What the route does to the request, or answers.
     pub(crate) fn leave(&self, head: &mut Parts) -> Option<Response<Bytes>> {
         let RouteSteps { headers, host, path, answer } = &self.chain.route;
@@ -297,6 +340,15 @@ impl Exchange {
             path.apply(&mut head.uri);
         }
         None
+    }
+
+    /// The response of whoever serves the call, as [`changed`](Self::changed). Its places are free for others.
+    pub(crate) fn served<R>(&mut self, response: Response<R>) -> Response<R> {
+        if !self.permits.is_empty() {
+            let now = Instant::now();
+            self.permits.drain(..).for_each(|permit| permit.served(now));
+        }
+        self.changed(response)
     }
 
     /// The response as it is behind the route and the filters, which it passes the other way round.
@@ -321,7 +373,10 @@ impl Exchange {
                     let own = self.quotas.iter().filter(|(filter, _)| *filter == index);
                     own.for_each(|(_, quota)| quota.tell(response.headers_mut()));
                 }
-                FilterConfig::Composite(_) | FilterConfig::Fault(_) | FilterConfig::Rbac(_) => {}
+                FilterConfig::Composite(_)
+                | FilterConfig::ConcurrencyLimit(_)
+                | FilterConfig::Fault(_)
+                | FilterConfig::Rbac(_) => {}
                 #[cfg(feature = "jwt")]
                 FilterConfig::Jwt(_) => {}
             }

@@ -158,8 +158,8 @@ where
             let next = match me.state.as_mut().project() {
                 StateProjection::Forwarded(call, exchange) => {
                     let mut response = ready!(call.poll(cx))?;
-                    if let Some(exchange) = exchange.take() {
-                        response = exchange.changed(response);
+                    if let Some(mut exchange) = exchange.take() {
+                        response = exchange.served(response);
                     }
                     return Poll::Ready(Ok(response.map(ResponseBody::passed)));
                 }

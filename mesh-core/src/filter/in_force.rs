@@ -28,6 +28,7 @@ fn names(chain: Option<&Chain>) -> String {
     let filters = chain.into_iter().flat_map(|chain| &chain.filters);
     let name = |config: &FilterConfig| match config {
         FilterConfig::Composite(_) => "composite",
+        FilterConfig::ConcurrencyLimit(_) => "adaptive_concurrency",
         FilterConfig::ExtAuthz(_) => "ext_authz",
         FilterConfig::Fault(_) => "fault",
         FilterConfig::HeaderMutation(_) => "header_mutation",

@@ -1,9 +1,10 @@
 use std::sync::Arc;
 
+use http::HeaderName;
 use tower_layer::Layer;
 
 use super::exchange::Running;
-use super::{Fault, Filter, HeaderMutation, LocalRateLimit};
+use super::{ConcurrencyLimit, ConcurrencyStatus, Fault, Filter, HeaderMutation, LocalRateLimit};
 use crate::call::AnswerProtocol;
 use crate::resource::filter::{FilterConfig, HeaderMutationConfig};
 use crate::snapshot::{Chain, ChainFilter};
@@ -170,6 +171,77 @@ impl LocalRateLimitLayer {
 }
 
 impl<S> Layer<S> for LocalRateLimitLayer {
+    type Service = Filter<S>;
+
+    fn layer(&self, inner: S) -> Filter<S> {
+        Filter { fixed: Some(self.chain.clone()), ..self.filters.layer(inner) }
+    }
+}
+
+/// Bounds the calls that are served at a time, by a number or by what it learns from how long they take; less important
+/// calls are refused first. A call counts until its response begins.
+///
+/// ```
+/// use std::time::Duration;
+/// use http::{Request, Response, StatusCode};
+/// use http_body_util::Empty;
+/// use mesh_core::Criticality;
+/// use mesh_core::filter::{ConcurrencyLimit, ConcurrencyLimitLayer};
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// let slow = service_fn(|_: Request<()>| async {
+///     tokio::time::sleep(Duration::from_secs(1)).await;
+///     Ok::<_, std::convert::Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+/// });
+/// let layer = ConcurrencyLimitLayer::new(ConcurrencyLimit::fixed(2).share(Criticality::Sheddable, 50));
+/// let service = ServiceBuilder::new().layer(layer.clone()).service(slow);
+/// let sheddable = || Request::builder().header(Criticality::HEADER, Criticality::Sheddable).body(()).unwrap();
+/// let (first, second, third) = tokio::join!(
+///     service.clone().oneshot(Request::new(())),
+///     service.clone().oneshot(sheddable()),
+///     service.clone().oneshot(Request::new(())),
+/// );
+/// assert_eq!(first.unwrap().status(), StatusCode::OK);
+/// assert_eq!(second.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE, "half of the places is taken");
+/// assert_eq!(third.unwrap().status(), StatusCode::OK);
+/// assert_eq!(layer.status().refused(), 1);
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct ConcurrencyLimitLayer {
+    limit: Arc<ConcurrencyLimit>,
+    chain: Arc<Chain>,
+    filters: FilterLayer,
+}
+
+impl ConcurrencyLimitLayer {
+    /// A layer that holds calls to this limit; its services share the places.
+    pub fn new(limit: ConcurrencyLimit) -> Self {
+        let limit = Arc::new(limit);
+        let filter = ChainFilter::alone(FilterConfig::ConcurrencyLimit(limit.clone()));
+        Self { limit, chain: Arc::new(Chain::of(vec![filter])), filters: FilterLayer::new() }
+    }
+
+    /// The header that says how important a call is. Default: [`Criticality::HEADER`](crate::Criticality::HEADER).
+    pub fn criticality_header(mut self, name: HeaderName) -> Self {
+        self.filters.running = Arc::new(Running::new(name));
+        self
+    }
+
+    /// What the calls speak, and so what a refused call is answered with; gRPC's is the adapter's.
+    pub fn protocol(mut self, protocol: &'static dyn AnswerProtocol) -> Self {
+        self.filters = self.filters.protocol(protocol);
+        self
+    }
+
+    /// How it stands with the limit.
+    pub fn status(&self) -> ConcurrencyStatus {
+        self.limit.status_of("code".into())
+    }
+}
+
+impl<S> Layer<S> for ConcurrencyLimitLayer {
     type Service = Filter<S>;
 
     fn layer(&self, inner: S) -> Filter<S> {

@@ -12,6 +12,7 @@
 //!
 //! | filter | what it does |
 //! |---|---|
+//! | [`ConcurrencyLimit`] | refuses calls beyond so many at a time, the less important ones first (Envoy's `adaptive_concurrency`) |
 //! | `composite` | is replaced by the filters that it chooses for the call (A103) |
 //! | `ext_authz` | asks another service whether the call may be made (A92) |
 //! | [`Fault`] | delays and aborts calls (A33) |
@@ -25,7 +26,7 @@
 //! A new filter is a configuration in `resource/filter/` with its decoder, and a case in `exchange.rs`.
 //!
 //! Without a [`Call`] that a route was chosen for, [`FilterLayer`] does nothing; [`FaultLayer`],
-//! [`HeaderMutationLayer`] and [`LocalRateLimitLayer`] have a configuration of their own and work around any service.
+//! [`HeaderMutationLayer`], [`LocalRateLimitLayer`] and [`ConcurrencyLimitLayer`] have a configuration of their own and work around any service.
 
 mod body;
 mod check;
@@ -45,7 +46,7 @@ pub use body::ResponseBody;
 pub use future::ResponseFuture;
 use http::{Request, Response};
 pub(crate) use in_force::in_force;
-pub use layer::{FaultLayer, FilterLayer, HeaderMutationLayer, LocalRateLimitLayer};
+pub use layer::{ConcurrencyLimitLayer, FaultLayer, FilterLayer, HeaderMutationLayer, LocalRateLimitLayer};
 use tower_service::Service;
 
 #[cfg(feature = "server")]
@@ -59,6 +60,7 @@ pub(crate) use self::fault::ActiveFault;
 pub use crate::call::AnswerProtocol;
 use crate::call::Call;
 pub use crate::resource::answer::{Answer, AnswerStatus};
+pub use crate::resource::filter::concurrency::{ConcurrencyLimit, ConcurrencyStatus, GradientController};
 pub use crate::resource::filter::fault::Fault;
 pub use crate::resource::filter::header_mutation::HeaderMutation;
 pub use crate::resource::filter::rate_limit::LocalRateLimit;
@@ -98,6 +100,14 @@ where
             Next::Pause(pause) => ResponseFuture::hold(exchange, pause.into(), self.ready(), head, body),
             Next::Check(check) => ResponseFuture::hold(exchange, check.into(), self.ready(), head, body),
         }
+    }
+}
+
+impl<S> Filter<S> {
+    /// With these filters for all calls, whatever those are configured to.
+    #[cfg(feature = "server")]
+    pub(crate) fn alone(inner: S, chain: Arc<Chain>, protocol: Option<&'static dyn AnswerProtocol>) -> Self {
+        Self { inner, fixed: Some(chain), running: Arc::default(), protocol }
     }
 }
 

@@ -41,11 +41,8 @@ use crate::xds::resource_type::Extensions;
 use crate::xds::transport::Transport;
 use crate::xds::transport::connector::InProcess;
 use crate::xds::transport::grpc::{GrpcOptions, GrpcTransport};
-use crate::xds::transport::side_channel::SideChannel;
+use crate::xds::transport::side_channel::{MAX_RESPONSE, SideChannel};
 use crate::xds::{XdsClient, XdsOptions};
-
-/// The longest answer of a service beside the mesh's own, in bytes.
-const MAX_SIDE_RESPONSE: usize = 256 << 10;
 
 /// Sets up a [`Mesh`]; [`Mesh::builder`] starts one.
 ///
@@ -350,7 +347,7 @@ impl MeshBuilder {
                 };
                 let channel = |service: &ServerConfig| {
                     let options =
-                        GrpcOptions { tasks: tasks.clone(), max_response: MAX_SIDE_RESPONSE, ..Default::default() };
+                        GrpcOptions { tasks: tasks.clone(), max_response: MAX_RESPONSE, ..Default::default() };
                     let channel = SideChannel::new(service.clone(), options, &runtime, &cancel);
                     (service.uri.clone(), Arc::new(channel))
                 };

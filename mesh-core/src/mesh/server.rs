@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderName, Request, Response};
 use http_body::Body;
 use parking_lot::Mutex;
 use tokio::time::timeout;
@@ -18,6 +18,7 @@ use tower_service::Service;
 use super::Mesh;
 use crate::deadline::InboundProtocol;
 use crate::error::{BoxError, Error};
+use crate::filter::ConcurrencyStatus;
 #[cfg(feature = "tls")]
 use crate::identity::SpiffeId;
 #[cfg(feature = "tls")]
@@ -99,6 +100,13 @@ impl ServerBuilder {
         self
     }
 
+    /// The header in which calls say how important they are ([`Criticality`](crate::Criticality)), and in which calls that are
+    /// made to serve them do. Default: [`Criticality::HEADER`](crate::Criticality::HEADER).
+    pub fn criticality_header(mut self, name: HeaderName) -> Self {
+        self.layers.criticality = Some(name);
+        self
+    }
+
     /// Does not ask the control plane for a listener, though the mesh has one: every connection and every call is served.
     /// Default: the server does as its Listener says (A36), whose name the bootstrap's
     /// `server_listener_resource_name_template` makes of the address that it listens on; in a mesh without a bootstrap, it
@@ -173,7 +181,8 @@ impl ServerBuilder {
         let inner = &this.mesh.inner;
         let name = this.listener_name(address)?;
         let resources = name.as_ref().and_then(|_| inner.xds.as_ref()).map(XdsClient::subscriber);
-        let state = Arc::new(ServerState::new(address, name));
+        let criticality = this.layers.criticality.clone();
+        let state = Arc::new(ServerState::new(address, name, &this.options, criticality));
         let running = inner.servers.add(&state, this.options.shutdown_timeout);
         let (closing, closed) = (inner.servers.closing.clone(), inner.closed.clone());
         let shutdown = async move {
@@ -256,6 +265,9 @@ pub struct ServerStatus {
     pub refused_calls: u64,
     /// Why the last of them was refused.
     pub last_refused_call: Option<Arc<str>>,
+    /// The limits of concurrency in force, of code and of the Listener's filters: how many calls may be served at a time, and
+    /// how many were refused.
+    pub concurrency: Vec<ConcurrencyStatus>,
     /// Why some connections cannot be secured, and are closed without a byte, while others are served: the certificate or
     /// the roots of their filter chain are missing or expired, or those of a server that is
     /// [`permissive`](ServerBuilder::permissive).
@@ -319,6 +331,7 @@ impl ServerStatus {
             open: state.open().iter().map(|connection| ServerConnection::of(connection)).collect(),
             refused_calls,
             last_refused_call,
+            concurrency: state.concurrency(),
             cannot_secure: state.why_not_secured(),
             waiting_for: state.waiting_for(),
         }

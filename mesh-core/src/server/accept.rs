@@ -63,7 +63,7 @@ mod tests {
         // More than the system knows (tcp(7), TCP_KEEPIDLE).
         options.tcp.keepalive = Some(Duration::from_secs(1_000_000));
         let _client = TcpStream::connect(address).await.unwrap();
-        let server = ServerState::new(address, None);
+        let server = ServerState::new(address, None, &options, None);
         let accepted = accept(&listener, &server, &options);
         tokio::time::timeout(Duration::from_secs(10), accepted).await.expect("the connection is accepted");
     }

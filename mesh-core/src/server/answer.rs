@@ -9,6 +9,7 @@ use bytes::{Buf, Bytes};
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
+use tokio::time::Instant;
 use tower::util::Oneshot;
 use tower_service::Service;
 
@@ -18,6 +19,7 @@ use super::request::RequestBody;
 use super::state::InFlight;
 use crate::error::BoxError;
 use crate::filter;
+use crate::resource::filter::concurrency::Permit;
 
 /// The future of a call.
 #[pin_project]
@@ -28,6 +30,8 @@ where
     #[pin]
     state: State<S, R>,
     in_flight: Option<Arc<InFlight>>,
+    /// Its place among the calls that are served at a time.
+    permit: Option<Permit>,
 }
 
 #[pin_project(project = StateProjection)]
@@ -46,8 +50,8 @@ impl<S, R> Answer<S, R>
 where
     S: Service<Request<RequestBody>>,
 {
-    pub(super) fn new(state: State<S, R>, in_flight: Arc<InFlight>) -> Self {
-        Self { state, in_flight: Some(in_flight) }
+    pub(super) fn new(state: State<S, R>, in_flight: Arc<InFlight>, permit: Option<Permit>) -> Self {
+        Self { state, in_flight: Some(in_flight), permit }
     }
 }
 
@@ -73,8 +77,11 @@ where
         let response = match this.state.project() {
             StateProjection::Served(handler, passage) => {
                 let response = ready!(handler.poll(cx)).map_err(Into::into)?.map(filter::ResponseBody::passed);
+                if let Some(permit) = this.permit.take() {
+                    permit.served(Instant::now());
+                }
                 match passage {
-                    Some(passage) => passage.changed(response),
+                    Some(passage) => passage.served(response),
                     None => response,
                 }
             }
@@ -83,6 +90,8 @@ where
                 answer.take().expect("polled after it was ready")?.map(filter::ResponseBody::own)
             }
         };
+        // What a filter held back or answered tells nothing of how busy the handler is.
+        drop(this.permit.take());
         let in_flight = this.in_flight.take().expect("polled after it was ready");
         Poll::Ready(Ok(response.map(|inner| ResponseBody { inner, in_flight })))
     }

@@ -55,7 +55,7 @@ impl<S> HeldCall<S> {
         }
         let call = service.oneshot(Request::from_parts(head, body));
         let response = Context::serving(deadline).scope(call).await.map_err(Into::into)?;
-        Ok(passage.changed(response.map(ResponseBody::passed)))
+        Ok(passage.served(response.map(ResponseBody::passed)))
     }
 }
 

@@ -21,6 +21,7 @@ use super::passage::{Passage, Terms};
 use super::secure::Securing;
 use super::state::ConnectionState;
 use crate::error::{Error, ErrorKind};
+use crate::filter::ConcurrencyStatus;
 #[cfg(feature = "tls")]
 use crate::identity::Awaited;
 use crate::resource::filter::FilterConfig;
@@ -108,6 +109,25 @@ impl Setup {
             let ChainInForce { chain, .. } = &**in_force;
             securing.check(&chain.name, chain.security.as_ref()).map_err(|error| in_force.located(error))
         })
+    }
+
+    /// How it stands with the concurrency limits of its filters.
+    pub(super) fn concurrency(&self) -> Vec<ConcurrencyStatus> {
+        let (mut seen, mut all) = (HashSet::new(), Vec::new());
+        for state in &self.chains {
+            let in_force = state.0.load();
+            let chain = &in_force.chain.name;
+            in_force.passed.iter().for_each(|chains| {
+                chains.each_filter(&mut |filter, config| {
+                    if let FilterConfig::ConcurrencyLimit(limit) = config
+                        && seen.insert(Arc::as_ptr(limit))
+                    {
+                        all.push(limit.status_of(format!("{chain}/{filter}").into()));
+                    }
+                });
+            });
+        }
+        all
     }
 
     /// Gives its connections what other chains with the same matches say.

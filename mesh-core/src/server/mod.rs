@@ -52,6 +52,7 @@ use self::listener::{Admission, Setup, Watcher};
 pub(crate) use self::mode::OnServingMode;
 pub use self::mode::ServingMode;
 pub use self::options::ServerOptions;
+pub(crate) use self::parties::parties_of;
 pub use self::request::{ConnectInfo, RequestBody};
 pub(crate) use self::secure::Securing;
 pub(crate) use self::state::{ConnectionState, ServerState};

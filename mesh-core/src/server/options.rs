@@ -1,8 +1,10 @@
 //! What can be set about a server; every default is stated here.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backoff::bounded;
+use crate::filter::ConcurrencyLimit;
 use crate::http2::TcpConfig;
 
 /// The limits of a server, and how it ends.
@@ -26,6 +28,7 @@ pub struct ServerOptions {
     pub(crate) shutdown_timeout: Duration,
     pub(super) tcp: TcpConfig,
     pub(super) deny_by_default: bool,
+    pub(crate) concurrency_limit: Option<Arc<ConcurrencyLimit>>,
 }
 
 impl Default for ServerOptions {
@@ -42,6 +45,7 @@ impl Default for ServerOptions {
             shutdown_timeout: Duration::from_secs(30),
             tcp: TcpConfig::default(),
             deny_by_default: false,
+            concurrency_limit: None,
         }
     }
 }
@@ -96,6 +100,24 @@ impl ServerOptions {
     pub fn keepalive(mut self, interval: Option<Duration>, timeout: Duration) -> Self {
         self.keepalive_interval = interval.map(bounded);
         self.keepalive_timeout = bounded(timeout);
+        self
+    }
+
+    /// Serves no more calls at a time than this allows, whatever the control plane says; who is refused first, calls say in a
+    /// header ([`Criticality`](crate::Criticality)). It is asked before all else. [`ServerStatus::concurrency`] has how it
+    /// stands. Default: no limit.
+    ///
+    /// [`ServerStatus::concurrency`]: crate::ServerStatus::concurrency
+    ///
+    /// ```
+    /// use mesh_core::filter::{ConcurrencyLimit, GradientController};
+    /// use mesh_core::server::ServerOptions;
+    ///
+    /// let limit = ConcurrencyLimit::adaptive(GradientController::new().max_concurrency(200));
+    /// let options = ServerOptions::new().concurrency_limit(limit);
+    /// ```
+    pub fn concurrency_limit(mut self, limit: ConcurrencyLimit) -> Self {
+        self.concurrency_limit = Some(Arc::new(limit));
         self
     }
 

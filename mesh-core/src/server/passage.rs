@@ -172,6 +172,11 @@ impl Passage {
         }
     }
 
+    /// The handler's response, as [`changed`](Self::changed).
+    pub(super) fn served<R>(&mut self, response: Response<R>) -> Response<R> {
+        self.exchange.served(response)
+    }
+
     /// The response as it is behind the route and the filters, which it passes the other way round.
     pub(super) fn changed<R>(&self, response: Response<R>) -> Response<R> {
         self.exchange.changed(response)

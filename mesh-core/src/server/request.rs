@@ -24,6 +24,7 @@ use super::passage::{Next, Passage, Terms};
 use super::state::{ConnectionState, InFlight, ServerState};
 use crate::deadline::InboundProtocol;
 use crate::error::{BoxError, Error, ErrorKind};
+use crate::resource::filter::concurrency::Permit;
 use crate::resource::rbac::access::decide;
 
 /// The connection that a request came on; in the request's extensions.
@@ -164,6 +165,20 @@ where
     S::Future: Send,
     R: Send + 'static,
 {
+    /// What becomes of the call, and its place among those that are served at a time.
+    fn begin(&self, request: Request<RequestBody>) -> (State<S, R>, Option<Permit>) {
+        match self.refusals.server.make_room(request.headers()) {
+            Ok(permit) => (self.state(request), permit),
+            Err(answer) => {
+                let response = match self.refusals.protocol {
+                    Some(protocol) => protocol.respond(*answer),
+                    None => answer.into_http(),
+                };
+                (State::Answered(Some(Ok(response))), None)
+            }
+        }
+    }
+
     fn state(&self, request: Request<RequestBody>) -> State<S, R> {
         match self.admit(&request) {
             Err(error) => State::refused(self.refusals.answer(&error)),
@@ -212,12 +227,12 @@ where
         }
         self.caller.introduce(&mut request);
         let in_flight = InFlight::on(&self.connection);
-        let state = if self.connection.refuses_calls() {
+        let (state, permit) = if self.connection.refuses_calls() {
             // Nothing was done for it: its client makes it again, on another connection (RFC 9113, 8.7).
-            State::Answered(Some(Err(h2::Error::from(h2::Reason::REFUSED_STREAM))))
+            (State::Answered(Some(Err(h2::Error::from(h2::Reason::REFUSED_STREAM)))), None)
         } else {
-            self.state(request)
+            self.begin(request)
         };
-        Answer::new(state, in_flight)
+        Answer::new(state, in_flight, permit)
     }
 }

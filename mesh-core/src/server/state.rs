@@ -5,12 +5,17 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use http::{HeaderMap, HeaderName};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::mode::Gate;
+use super::options::ServerOptions;
 use super::secure::AcceptedSecurity;
+use crate::criticality::Criticality;
 use crate::error::Error;
-use crate::filter::Running;
+use crate::filter::{Answer, ConcurrencyLimit, ConcurrencyStatus, Running};
+use crate::resource::filter::concurrency::Permit;
 
 /// A running server, as its connections and `Mesh::status` see it.
 #[derive(Debug)]
@@ -38,6 +43,8 @@ pub(crate) struct ServerState {
     has_untuned_sockets: AtomicBool,
     /// What the filters of its listener count.
     pub(super) running: Arc<Running>,
+    /// That of code.
+    concurrency_limit: Option<Arc<ConcurrencyLimit>>,
 }
 
 /// One connection. Calls count on their own connection, so that those of different connections share nothing.
@@ -73,7 +80,12 @@ impl ConnectionState {
 }
 
 impl ServerState {
-    pub(crate) fn new(address: SocketAddr, listener: Option<Arc<str>>) -> Self {
+    pub(crate) fn new(
+        address: SocketAddr,
+        listener: Option<Arc<str>>,
+        options: &ServerOptions,
+        criticality: Option<HeaderName>,
+    ) -> Self {
         Self {
             address,
             listener,
@@ -90,8 +102,27 @@ impl ServerState {
             cannot_secure: Mutex::default(),
             waiting_for: Mutex::default(),
             has_untuned_sockets: AtomicBool::new(false),
-            running: Arc::default(),
+            running: Arc::new(criticality.map(Running::new).unwrap_or_default()),
+            concurrency_limit: options.concurrency_limit.clone(),
         }
+    }
+
+    /// How it stands with the limits of code and of the listener.
+    pub(crate) fn concurrency(&self) -> Vec<ConcurrencyStatus> {
+        let of_code = self.concurrency_limit.iter().map(|limit| limit.status_of("code".into()));
+        let of_listener = self.gate.setup().map(|setup| setup.concurrency()).unwrap_or_default();
+        of_code.chain(of_listener).collect()
+    }
+
+    /// Lets a call be served, as far as the limit of code goes.
+    ///
+    /// # Errors
+    ///
+    /// The answer to a call that there is no room for.
+    pub(super) fn make_room(&self, headers: &HeaderMap) -> Result<Option<Permit>, Box<Answer>> {
+        let Some(limit) = &self.concurrency_limit else { return Ok(None) };
+        let criticality = Criticality::of(headers, self.running.criticality()).unwrap_or_default();
+        limit.admit(criticality, Instant::now()).map(Some)
     }
 
     /// Connections that are open.

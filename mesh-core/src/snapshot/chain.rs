@@ -83,6 +83,19 @@ impl Chains {
         }
     }
 
+    /// Tells all filters that calls may pass, by their names.
+    #[cfg(feature = "server")]
+    pub(crate) fn each_filter<'a>(&'a self, tell: &mut dyn FnMut(&'a str, &'a FilterConfig)) {
+        for filter in self.by_route.iter().flatten().flatten().flat_map(|chain| &chain.filters) {
+            match &filter.config {
+                FilterConfig::Composite(composite) => {
+                    composite.each_filter(&mut |nested| tell(&nested.name, &nested.config));
+                }
+                config => tell(&filter.name, config),
+            }
+        }
+    }
+
     /// The chain of calls that took `route` and its `choice`th cluster.
     pub(crate) fn get(&self, route: usize, choice: usize) -> Option<&Arc<Chain>> {
         self.by_route.get(route)?.get(choice)?.as_ref()

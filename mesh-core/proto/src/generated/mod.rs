@@ -151,6 +151,11 @@ pub mod envoy {
                 }
             }
             pub mod http {
+                pub mod adaptive_concurrency {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.http.adaptive_concurrency.v3.rs");
+                    }
+                }
                 pub mod composite {
                     pub mod v3 {
                         include!("envoy.extensions.filters.http.composite.v3.rs");

@@ -5,8 +5,8 @@ use std::sync::atomic::AtomicBool;
 
 use http::StatusCode;
 use mesh_xds_proto::envoy::config::common::mutation_rules::v3::HeaderMutationRules;
+use mesh_xds_proto::envoy::config::core::v3::GrpcService;
 use mesh_xds_proto::envoy::config::core::v3::grpc_service::TargetSpecifier;
-use mesh_xds_proto::envoy::config::core::v3::{GrpcService, RuntimeFeatureFlag};
 use mesh_xds_proto::envoy::extensions::filters::http::ext_authz::v3 as proto;
 use mesh_xds_proto::envoy::r#type::matcher::v3::{ListStringMatcher, RegexMatcher};
 use mesh_xds_proto::envoy::r#type::v3::HttpStatus;
@@ -16,7 +16,7 @@ use proto::ext_authz_per_route::Override as PerRoute;
 
 use super::place::{At, quoted};
 use super::route_match::{string_match, text_regex};
-use super::value::{duration, runtime_fraction};
+use super::value::{duration, is_on, runtime_fraction};
 use crate::resource::ext_authz::{AuthorizationService, DEFAULT_TIMEOUT, ExtAuthz, ExtAuthzConfig, MutationRules};
 use crate::resource::filter::{FilterConfig, Override};
 use crate::resource::matcher::text::TextMatch;
@@ -118,11 +118,6 @@ fn grpc_service(message: &GrpcService, at: &At<'_>) -> Option<AuthorizationServi
             .error(format!("{uri} is none of the services that the bootstrap allows (`allowed_grpc_services`, A102)"));
     }
     Some(AuthorizationService { channel: channel?, timeout: timeout.unwrap_or(DEFAULT_TIMEOUT) })
-}
-
-fn is_on(flag: &RuntimeFeatureFlag, at: &At<'_>) -> bool {
-    flag.judge(at);
-    at.required("default_value", flag.default_value).unwrap_or(true)
 }
 
 fn status_of_error(message: &HttpStatus, at: &At<'_>) -> StatusCode {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use mesh_xds_proto::envoy::config::route::v3::FilterConfig as Wrapper;
 use mesh_xds_proto::envoy::extensions::common::matching::v3::{ExtensionWithMatcher, ExtensionWithMatcherPerRoute};
+use mesh_xds_proto::envoy::extensions::filters::http::adaptive_concurrency::v3::AdaptiveConcurrency;
 use mesh_xds_proto::envoy::extensions::filters::http::composite::v3::{Composite as Empty, CompositePerRoute};
 use mesh_xds_proto::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthz, ExtAuthzPerRoute};
 use mesh_xds_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
@@ -26,6 +27,7 @@ use mesh_xds_proto::envoy::extensions::filters::network::http_connection_manager
 use prost::{Message, Name};
 use prost_types::Any;
 
+use super::adaptive_concurrency::adaptive_concurrency;
 use super::composite;
 use super::ext_authz;
 use super::fault::fault;
@@ -174,6 +176,8 @@ fn of_extension(extension: &Extension<'_>, is_optional: bool, within: Within, at
     } else if extension.is::<ExtAuthz>() {
         let config = extension.unpack(place).and_then(|message| ext_authz::ext_authz(&message, place));
         config.map_or(Kind::Skipped, Kind::Filter)
+    } else if extension.is::<AdaptiveConcurrency>() {
+        extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(concurrency_limit(&message, place)))
     } else if extension.is::<HttpFault>() {
         extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(faults(&message, place)))
     } else if extension.is::<HeaderMutation>() {
@@ -283,6 +287,10 @@ fn jwt_of_route(_: &Extension<'_>, at: &At<'_>) -> Option<Override> {
 
 fn access(filter: RbacFilter) -> FilterConfig {
     FilterConfig::Rbac(Arc::new(filter))
+}
+
+fn concurrency_limit(message: &AdaptiveConcurrency, at: &At<'_>) -> FilterConfig {
+    FilterConfig::ConcurrencyLimit(Arc::new(adaptive_concurrency(message, at)))
 }
 
 fn faults(message: &HttpFault, at: &At<'_>) -> FilterConfig {

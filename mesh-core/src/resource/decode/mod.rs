@@ -4,6 +4,7 @@
 //! and then reads what is acted on. It goes on after an error, so that the sender hears of all of them; what it returns
 //! is used only if there were none.
 
+mod adaptive_concurrency;
 #[cfg(feature = "tls")]
 mod certificate;
 mod circuit_breakers;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, StatusCode};
+use http::HeaderName;
 use mesh_xds_proto::envoy::config::core::v3::RuntimeFractionalPercent;
 use mesh_xds_proto::envoy::config::route::v3::rate_limit::action::ActionSpecifier;
 use mesh_xds_proto::envoy::config::route::v3::{RateLimit, rate_limit};
@@ -11,12 +11,12 @@ use mesh_xds_proto::envoy::extensions::common::ratelimit::v3::{
     LocalRateLimitDescriptor, VhRateLimitsOptions, XRateLimitHeadersRfcVersion,
 };
 use mesh_xds_proto::envoy::extensions::filters::http::local_ratelimit::v3 as proto;
-use mesh_xds_proto::envoy::r#type::v3::{HttpStatus, TokenBucket as Bucket};
+use mesh_xds_proto::envoy::r#type::v3::TokenBucket as Bucket;
 
 use super::header_mutation::additions;
 use super::place::{At, quoted};
 use super::route_match::header_match;
-use super::value::{duration, runtime_fraction};
+use super::value::{duration, error_status, runtime_fraction};
 use crate::resource::filter::descriptor::{
     Action, Buckets, DescriptorLimit, Descriptors, HostRateLimits, RateLimits, Rule,
 };
@@ -37,7 +37,7 @@ pub(super) fn local_rate_limit(message: &proto::LocalRateLimit, is_override: boo
         share(message.filter_enabled.as_ref(), &at.field("filter_enabled")),
         share(message.filter_enforced.as_ref(), &at.field("filter_enforced")),
     );
-    let status = message.status.as_ref().and_then(|message| status(message, &at.field("status")));
+    let status = message.status.as_ref().and_then(|message| error_status(message, &at.field("status")));
     let limit = status.into_iter().fold(limit, LocalRateLimit::status);
     let tells = told(message.enable_x_ratelimit_headers, &at.field("enable_x_ratelimit_headers"));
     let limit = limit.tell_callers(tells);
@@ -231,15 +231,4 @@ fn action(message: &rate_limit::Action, at: &At<'_>) -> Option<Action> {
 /// Unset is none, and a fraction without a value all.
 fn share(fraction: Option<&RuntimeFractionalPercent>, at: &At<'_>) -> u32 {
     fraction.map_or(0, |fraction| runtime_fraction(fraction, at).unwrap_or(1_000_000))
-}
-
-/// One that says no error is 429.
-fn status(message: &HttpStatus, at: &At<'_>) -> Option<StatusCode> {
-    message.judge(at);
-    let code = u16::try_from(message.code).ok().filter(|code| (100..600).contains(code));
-    let Some(status) = code.and_then(|code| StatusCode::from_u16(code).ok()) else {
-        at.field("code").error(format!("{} is not a status of HTTP from 100 to 599", message.code));
-        return None;
-    };
-    (status.as_u16() >= 400).then_some(status)
 }

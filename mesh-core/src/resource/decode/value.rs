@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
 use mesh_xds_proto::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
-use mesh_xds_proto::envoy::config::core::v3::{ConfigSource, RuntimeFractionalPercent};
-use mesh_xds_proto::envoy::r#type::v3::FractionalPercent;
+use mesh_xds_proto::envoy::config::core::v3::{ConfigSource, RuntimeFeatureFlag, RuntimeFractionalPercent};
 use mesh_xds_proto::envoy::r#type::v3::fractional_percent::DenominatorType;
+use mesh_xds_proto::envoy::r#type::v3::{FractionalPercent, HttpStatus};
 use mesh_xds_proto::{udpa, xds};
 use prost::{Message, Name};
 use prost_types::Any;
@@ -67,6 +68,23 @@ pub(crate) fn whole_percent(value: f64, at: &At<'_>) -> Option<u32> {
 pub(crate) fn runtime_fraction(fraction: &RuntimeFractionalPercent, at: &At<'_>) -> Option<u32> {
     fraction.judge(at);
     per_million(fraction.default_value.as_ref()?, &at.field("default_value"))
+}
+
+/// The default of a flag that a runtime could change.
+pub(crate) fn is_on(flag: &RuntimeFeatureFlag, at: &At<'_>) -> bool {
+    flag.judge(at);
+    at.required("default_value", flag.default_value).unwrap_or(true)
+}
+
+/// A status that says an error; `None` if it says none, or is wrong and reported.
+pub(crate) fn error_status(message: &HttpStatus, at: &At<'_>) -> Option<StatusCode> {
+    message.judge(at);
+    let code = u16::try_from(message.code).ok().filter(|code| (100..600).contains(code));
+    let Some(status) = code.and_then(|code| StatusCode::from_u16(code).ok()) else {
+        at.field("code").error(format!("{} is not a status of HTTP from 100 to 599", message.code));
+        return None;
+    };
+    (status.as_u16() >= 400).then_some(status)
 }
 
 /// Reports a source other than the control plane that sent the resource.

@@ -52,7 +52,8 @@ impl Composite {
         });
     }
 
-    fn each_filter<'a>(&'a self, tell: &mut dyn FnMut(&'a HttpFilter)) {
+    /// Tells all filters that calls may pass.
+    pub(crate) fn each_filter<'a>(&'a self, tell: &mut dyn FnMut(&'a HttpFilter)) {
         // Many actions may share a chain.
         let mut seen = HashSet::new();
         self.tree.each_action(&mut |action| match action {

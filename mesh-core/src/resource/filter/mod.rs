@@ -5,6 +5,7 @@
 //! override holds whole; nothing is merged, unless the filter's own documentation says so.
 
 pub(crate) mod composite;
+pub(crate) mod concurrency;
 pub(crate) mod descriptor;
 pub(crate) mod fault;
 pub(crate) mod header_mutation;
@@ -16,6 +17,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use composite::Composite;
+use concurrency::ConcurrencyLimit;
 use fault::Fault;
 use header_mutation::HeaderMutation;
 use rate_limit::LocalRateLimit;
@@ -44,6 +46,8 @@ pub(crate) struct HttpFilter {
 #[derive(Clone, Debug)]
 pub(crate) enum FilterConfig {
     Composite(Arc<Composite>),
+    /// With what it counts: where it is in force, calls share that.
+    ConcurrencyLimit(Arc<ConcurrencyLimit>),
     ExtAuthz(ExtAuthzConfig),
     Fault(Arc<Fault>),
     HeaderMutation(HeaderMutationConfig),
@@ -151,6 +155,7 @@ impl FilterConfig {
         match (self, before) {
             (Self::LocalRateLimit(limit), Self::LocalRateLimit(before)) => limit.inherit(before),
             (Self::Composite(own), Self::Composite(before)) => own.inherit(before),
+            (Self::ConcurrencyLimit(limit), Self::ConcurrencyLimit(before)) => limit.inherit(before),
             _ => {}
         }
     }
@@ -169,6 +174,7 @@ impl FilterConfig {
         match self {
             // A call that it has no action for fails.
             Self::Composite(_) => false,
+            Self::ConcurrencyLimit(limit) => limit.is_idle(),
             Self::ExtAuthz(config) => config.filter.is_none(),
             Self::Fault(fault) => fault.is_idle(),
             Self::HeaderMutation(config) => config.changes.is_idle(),

@@ -426,6 +426,34 @@ messages! {
         header_name: Act("as in `HeaderMatcher`: of a header that is not there no condition holds"),
     }
 
+    "AdaptiveConcurrency" filters::adaptive_concurrency::v3::AdaptiveConcurrency {
+        enabled: Act("default true"),
+        concurrency_limit_exceeded_status: Act("below 400 it is 503, which is UNAVAILABLE to gRPC"),
+    }
+    one concurrency_controller_config: filters::adaptive_concurrency::v3::adaptive_concurrency::ConcurrencyControllerConfig {
+        GradientControllerConfig "gradient_controller_config": Act("required"),
+    }
+
+    "GradientControllerConfig" filters::adaptive_concurrency::v3::GradientControllerConfig {
+        sample_aggregate_percentile: Act("default 50 %"),
+        concurrency_limit_params: Act("required"),
+        min_rtt_calc_params: Act("required"),
+    }
+
+    "ConcurrencyLimitCalculationParams" filters::adaptive_concurrency::v3::gradient_controller_config::ConcurrencyLimitCalculationParams {
+        max_concurrency_limit: Act("above 0; default 1,000"),
+        concurrency_update_interval: Act("required, above 0 s"),
+    }
+
+    "MinimumRTTCalculationParams" filters::adaptive_concurrency::v3::gradient_controller_config::MinimumRttCalculationParams {
+        interval: Act("1 ms at least"),
+        fixed_value: Act("above 0 s; required without `interval`, beside which it is listed"),
+        request_count: Act("above 0; default 50"),
+        jitter: Act("default 15 %"),
+        min_concurrency: Act("above 0; default 3"),
+        buffer: Act("default 25 %"),
+    }
+
     "LocalRateLimit" filters::local_ratelimit::v3::LocalRateLimit {
         stat_prefix: Act("required, as in Envoy"),
         status: Act("below 400 it is 429; UNAVAILABLE to gRPC"),

@@ -29,6 +29,8 @@ use crate::backoff::{Backoff, BackoffConfig};
 use crate::bootstrap::ServerConfig;
 use crate::http2::{Connection, Slot, State as ConnectionState, Unavailable};
 
+/// The longest answer of such a service, in bytes.
+pub(crate) const MAX_RESPONSE: usize = 256 << 10;
 /// A service that is back is found soon: all that wait for it are callers.
 const BACKOFF: BackoffConfig =
     BackoffConfig { initial: Duration::from_millis(200), multiplier: 1.6, max: Duration::from_secs(5), jitter: 0.2 };

@@ -1,0 +1,321 @@
+//! How many calls a server serves at a time (`envoy.filters.http.adaptive_concurrency`, or code), and which it refuses first.
+
+use std::time::Duration;
+
+use mesh_core::context::Context;
+use mesh_core::deadline::DeadlineLayer;
+use mesh_core::filter::{ConcurrencyLimit, ConcurrencyLimitLayer, ConcurrencyStatus};
+use mesh_core::server::ServerOptions;
+use mesh_core::testing::{FilterChainBuilder, filter_chain, server_listener};
+use mesh_core::{Criticality, Mesh};
+use mesh_examples::helloworld::HelloRequest;
+use mesh_tonic::{Grpc, server_context};
+use mesh_xds_proto::envoy::config::core::v3::RuntimeFeatureFlag;
+use mesh_xds_proto::envoy::extensions::filters::http::adaptive_concurrency::v3 as pb;
+use mesh_xds_proto::envoy::r#type::v3::{HttpStatus, Percent};
+use pb::adaptive_concurrency::ConcurrencyControllerConfig::GradientControllerConfig as Gradient;
+use pb::gradient_controller_config::{ConcurrencyLimitCalculationParams, MinimumRttCalculationParams};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use tonic::{Code, Request, Status};
+
+use crate::support::backend::Backend;
+use crate::support::client::{Client, metadata, quick};
+use crate::support::configured::Setting;
+use crate::support::served::Served;
+use crate::support::tier::Tier;
+
+const HEADER: &str = "x-request-criticality";
+
+fn seconds(seconds: i64) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration { seconds, nanos: 0 })
+}
+
+/// Serves two calls at a time until five have told how long one takes.
+fn gradient() -> pb::GradientControllerConfig {
+    pb::GradientControllerConfig {
+        concurrency_limit_params: Some(ConcurrencyLimitCalculationParams {
+            concurrency_update_interval: Some(prost_types::Duration { seconds: 0, nanos: 1_000_000 }),
+            ..Default::default()
+        }),
+        min_rtt_calc_params: Some(MinimumRttCalculationParams {
+            interval: seconds(3_600),
+            request_count: Some(5),
+            min_concurrency: Some(2),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn filter(gradient: pb::GradientControllerConfig) -> pb::AdaptiveConcurrency {
+    pb::AdaptiveConcurrency { concurrency_controller_config: Some(Gradient(gradient)), ..Default::default() }
+}
+
+fn chain(filter: &pb::AdaptiveConcurrency) -> FilterChainBuilder {
+    filter_chain().filter("limit", filter)
+}
+
+/// A call of this criticality that the greeter holds.
+async fn held(client: &Client, greeter: &Backend, of: Option<Criticality>) -> JoinHandle<Result<String, Status>> {
+    let in_flight = greeter.in_flight();
+    let (client, of) = (client.clone(), of.map(|of| metadata(&[(HEADER, of.as_str())])));
+    let call = tokio::spawn(async move { client.hello_with(of.unwrap_or_default()).await });
+    greeter.wait_for_in_flight(in_flight + 1).await;
+    call
+}
+
+async fn of(client: &Client, criticality: Criticality) -> Result<String, (Code, String)> {
+    let answer = client.hello_with(metadata(&[(HEADER, criticality.as_str())])).await;
+    answer.map_err(|status| (status.code(), status.message().to_owned()))
+}
+
+fn only(mut all: Vec<ConcurrencyStatus>) -> ConcurrencyStatus {
+    assert_eq!(all.len(), 1, "{all:?}");
+    all.remove(0)
+}
+
+#[tokio::test]
+async fn a_servers_limit_is_learnt_from_its_calls_and_one_more_is_refused() {
+    let it = Setting::start(chain(&filter(gradient())), ServerOptions::new()).await;
+    let concurrency = || only(it.server.status().concurrency);
+    it.greeter.hold();
+    let first = held(&it.client, &it.greeter, None).await;
+    let second = held(&it.client, &it.greeter, None).await;
+    let refused = it.client.hello().await.expect_err("two are served");
+    assert_eq!((refused.code(), refused.message()), (Code::Unavailable, "reached concurrency limit"));
+    let status = concurrency();
+    assert!(status.name.ends_with("/limit"), "{status:?}");
+    assert_eq!((status.limit, status.in_flight, status.refused(), status.min_rtt), (2, 2, 1, None));
+    it.greeter.release();
+    first.await.expect("no panic").expect("it is served");
+    second.await.expect("no panic").expect("it is served");
+    while concurrency().min_rtt.is_none() {
+        it.client.hello().await.expect("one call at a time is served");
+    }
+    // Calls that come one after the other hold none up, and the limit rises.
+    while concurrency().limit < 10 {
+        it.client.hello().await.expect("one call at a time is served");
+    }
+    let learnt = concurrency();
+    // What was learnt and counted outlives an update.
+    let mut updated = gradient();
+    updated.concurrency_limit_params.as_mut().expect("set").max_concurrency_limit = Some(7);
+    it.changes_to(chain(&filter(updated))).await;
+    while concurrency().limit > 7 {
+        tokio::task::yield_now().await;
+    }
+    let after = concurrency();
+    assert_eq!((after.limit, after.min_rtt, after.refused(), after.in_flight), (7, learnt.min_rtt, 1, 0));
+}
+
+#[tokio::test]
+async fn a_limit_that_is_switched_off_limits_nothing_and_its_status_is_as_it_says() {
+    let off = RuntimeFeatureFlag { default_value: Some(false), runtime_key: "off".into() };
+    let it = Setting::start(
+        chain(&pb::AdaptiveConcurrency { enabled: Some(off), ..filter(gradient()) }),
+        ServerOptions::new(),
+    )
+    .await;
+    it.greeter.hold();
+    let mut calls = Vec::new();
+    for _ in 0..3 {
+        calls.push(held(&it.client, &it.greeter, None).await);
+    }
+    assert_eq!(it.server.status().concurrency, []);
+    let unauthorized = Some(HttpStatus { code: 401 });
+    let answering = pb::AdaptiveConcurrency { concurrency_limit_exceeded_status: unauthorized, ..filter(gradient()) };
+    it.changes_to(chain(&answering)).await;
+    let mut client = it.client.greeter();
+    // Those that were let in before do not count.
+    while it.server.status().concurrency.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    calls.push(held(&it.client, &it.greeter, None).await);
+    calls.push(held(&it.client, &it.greeter, None).await);
+    let refused = client.say_hello(Request::new(HelloRequest::default())).await.expect_err("two are served");
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    it.greeter.release();
+    for call in calls {
+        call.await.expect("no panic").expect("it is served");
+    }
+}
+
+#[tokio::test]
+async fn a_bad_limit_is_refused_by_field_and_the_last_good_one_serves() {
+    let it = Setting::start(chain(&filter(gradient())), ServerOptions::new()).await;
+    let limits = |change: fn(&mut ConcurrencyLimitCalculationParams)| {
+        let mut bad = gradient();
+        change(bad.concurrency_limit_params.as_mut().expect("set"));
+        filter(bad)
+    };
+    let measured = |change: fn(&mut MinimumRttCalculationParams)| {
+        let mut bad = gradient();
+        change(bad.min_rtt_calc_params.as_mut().expect("set"));
+        filter(bad)
+    };
+    let percentile = Some(Percent { value: 100.5 });
+    for (bad, says) in [
+        (pb::AdaptiveConcurrency::default(), "gradient_controller_config: must be set"),
+        (
+            filter(pb::GradientControllerConfig { sample_aggregate_percentile: percentile, ..gradient() }),
+            "gradient_controller_config.sample_aggregate_percentile.value: 100.5 is not",
+        ),
+        (
+            filter(pb::GradientControllerConfig { concurrency_limit_params: None, ..gradient() }),
+            "gradient_controller_config.concurrency_limit_params: must be set",
+        ),
+        (
+            limits(|limits| limits.max_concurrency_limit = Some(0)),
+            "gradient_controller_config.concurrency_limit_params.max_concurrency_limit: must be above 0",
+        ),
+        (
+            limits(|limits| limits.concurrency_update_interval = seconds(0)),
+            "gradient_controller_config.concurrency_limit_params.concurrency_update_interval: must be at least",
+        ),
+        (
+            measured(|measured| measured.interval = seconds(-1)),
+            "gradient_controller_config.min_rtt_calc_params.interval: ",
+        ),
+        (
+            measured(|measured| measured.interval = None),
+            "gradient_controller_config.min_rtt_calc_params.fixed_value: must be set without `interval`",
+        ),
+        (
+            measured(|measured| measured.request_count = Some(0)),
+            "gradient_controller_config.min_rtt_calc_params.request_count: must be above 0",
+        ),
+        (
+            measured(|measured| measured.min_concurrency = Some(0)),
+            "gradient_controller_config.min_rtt_calc_params.min_concurrency: must be above 0",
+        ),
+        (
+            measured(|measured| measured.buffer = Some(Percent { value: f64::NAN })),
+            "gradient_controller_config.min_rtt_calc_params.buffer.value: NaN is not",
+        ),
+        (
+            measured(|measured| measured.jitter = Some(Percent { value: -1.0 })),
+            "gradient_controller_config.min_rtt_calc_params.jitter.value: -1 is not",
+        ),
+        (
+            pb::AdaptiveConcurrency { enabled: Some(RuntimeFeatureFlag::default()), ..filter(gradient()) },
+            "enabled.default_value: must be set",
+        ),
+        (
+            pb::AdaptiveConcurrency {
+                concurrency_limit_exceeded_status: Some(HttpStatus { code: 99 }),
+                ..filter(gradient())
+            },
+            "concurrency_limit_exceeded_status.code: 99 is not",
+        ),
+    ] {
+        it.control_plane.put(server_listener(it.server.address()).chains([chain(&bad)]));
+        let nack = it.control_plane.next_nack().await.error.expect("a NACK says why").1;
+        assert!(nack.contains(&format!("http_filters[0].typed_config.{says}")), "{says}: {nack}");
+        it.client.hello().await.expect("the last good limit");
+        assert_eq!(only(it.server.status().concurrency).in_flight, 0);
+    }
+}
+
+#[tokio::test]
+async fn calls_that_are_less_important_are_refused_first() {
+    use Criticality::{Critical, CriticalPlus, Sheddable, SheddablePlus};
+    let greeter = Backend::start("a").await;
+    let limit = ConcurrencyLimit::fixed(8).share(Critical, 90);
+    let options = ServerOptions::new().concurrency_limit(limit);
+    let server = Served::start(options, |server| server.add_service(greeter.service())).await;
+    let mesh = quick().build().await.expect("a mesh");
+    let client = Client::new(&mesh, &server.target());
+    greeter.hold();
+    let mut calls = Vec::new();
+    let unavailable = |text: &str| Err((Code::Unavailable, text.to_owned()));
+    for (first, places) in [(Sheddable, 4), (SheddablePlus, 6), (Critical, 8), (CriticalPlus, 8)] {
+        while calls.len() < places {
+            calls.push(held(&client, &greeter, Some(first)).await);
+        }
+        let text = match first {
+            CriticalPlus => "reached concurrency limit".to_owned(),
+            less => format!("reached concurrency limit of {less} calls"),
+        };
+        assert_eq!(of(&client, first).await, unavailable(&text));
+    }
+    // Whoever says nothing is CRITICAL.
+    let refused = client.hello().await.expect_err("it is full");
+    assert_eq!(refused.message(), "reached concurrency limit of CRITICAL calls");
+    let status = only(server.status().concurrency);
+    assert_eq!((&*status.name, status.limit, status.in_flight), ("code", 8, 8));
+    assert_eq!(status.shed, [(Sheddable, 1), (SheddablePlus, 1), (Critical, 2), (CriticalPlus, 1)]);
+    greeter.release();
+    for call in calls {
+        call.await.expect("no panic").expect("it is served");
+    }
+    assert_eq!(of(&client, Sheddable).await.as_deref(), Ok("a"));
+    assert_eq!(only(server.status().concurrency).in_flight, 0);
+}
+
+#[tokio::test]
+async fn calls_that_serve_another_are_as_important_as_that() {
+    let backend = Backend::start("a").await;
+    let mesh = Mesh::builder().build().await.expect("a mesh");
+    let next = Client::new(&mesh, &format!("static:///{}", backend.address()));
+    let below = Tier::start(server_context(), Duration::ZERO, &next).await;
+    let between = Client::new(&mesh, &format!("static:///{}", below.address()));
+    let above = Tier::start(server_context(), Duration::ZERO, &between).await;
+    let client = Client::new(&mesh, &format!("static:///{}", above.address()));
+    let seen = |header: &'static str| {
+        let values = backend.seen().pop().expect("a call").metadata;
+        values.get_all(header).iter().map(|value| value.to_str().expect("text").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&client, Criticality::SheddablePlus).await.as_deref(), Ok("a"));
+    assert_eq!(seen(HEADER), ["SHEDDABLE_PLUS"]);
+    client.hello().await.expect("it is served");
+    assert_eq!(seen(HEADER), [""; 0], "nobody said it");
+    client.hello_with(metadata(&[(HEADER, "whatever")])).await.expect("it is served");
+    assert_eq!(seen(HEADER), [""; 0], "what is not known is not handed on");
+    // Under the name that code gives it, and unless a handler says something else.
+    let named = || DeadlineLayer::new().protocol(&Grpc).criticality_header("x-tier".parse().expect("a name"));
+    let handler = move || {
+        let next = next.clone();
+        async move {
+            let own = Context::current().criticality().expect("the caller said it");
+            let less = metadata(&[("x-tier", "SHEDDABLE")]);
+            if own == Criticality::CriticalPlus { next.hello_with(less).await } else { next.hello().await }
+        }
+    };
+    let tier = Tier::serving(named(), handler).await;
+    let client = Client::new(&mesh, &format!("static:///{}", tier.address()));
+    client.hello_with(metadata(&[("x-tier", "CRITICAL"), (HEADER, "SHEDDABLE")])).await.expect("it is served");
+    assert_eq!((seen("x-tier"), seen(HEADER)), (vec!["CRITICAL".to_owned()], vec![]));
+    client.hello_with(metadata(&[("x-tier", "CRITICAL_PLUS")])).await.expect("it is served");
+    assert_eq!(seen("x-tier"), ["SHEDDABLE"]);
+}
+
+/// Of a server that the mesh knows nothing of.
+#[tokio::test]
+async fn the_layer_alone_limits_any_server() {
+    let greeter = Backend::start("a").await;
+    let layer = ConcurrencyLimitLayer::new(ConcurrencyLimit::fixed(2)).protocol(&Grpc);
+    let layer = layer.criticality_header("x-tier".parse().expect("a name"));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("a bound listener");
+    let server = Server::builder().layer(layer.clone()).add_service(greeter.service());
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let mesh = quick().build().await.expect("a mesh");
+    let client = Client::new(&mesh, &format!("static:///{address}"));
+    greeter.hold();
+    let first = held(&client, &greeter, None).await;
+    let refused = client.hello_with(metadata(&[("x-tier", "SHEDDABLE")])).await.expect_err("half is taken");
+    assert_eq!(refused.code(), Code::Unavailable);
+    let second = held(&client, &greeter, Some(Criticality::Sheddable)).await;
+    assert_eq!(client.hello().await.expect_err("it is full").message(), "reached concurrency limit");
+    // A call that its caller gives up frees its place.
+    first.abort();
+    greeter.wait_for_in_flight(1).await;
+    let third = held(&client, &greeter, None).await;
+    assert_eq!((layer.status().in_flight, layer.status().refused()), (2, 2));
+    greeter.release();
+    second.await.expect("no panic").expect("it is served");
+    third.await.expect("no panic").expect("it is served");
+}
