@@ -47,7 +47,7 @@ pub mod deadline;
 #[cfg(feature = "discover")]
 pub mod discover;
 mod error;
-#[cfg(feature = "tls")]
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "without TLS only the token's file is read"))]
 mod files;
 #[cfg(feature = "filter")]
 pub mod filter;
