@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::fields::{Fields, Problem};
 use super::parse::{DEFAULT_REFRESH_INTERVAL, identity_files};
+#[cfg(feature = "spiffe")]
 use super::server_uri::ServerAddress;
 
 /// One provider.

@@ -26,6 +26,7 @@ pub(crate) trait View {
 
 /// What is known of the addresses of a DNS name.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(not(any(feature = "dns", test)), expect(dead_code, reason = "only the feature `dns` asks for names"))]
 pub(crate) enum Resolved {
     /// No server has answered yet.
     #[default]
