@@ -27,6 +27,9 @@ pub(crate) struct Args {
     /// Joins Istio's mesh without an agent, as the environment of this pod says.
     #[arg(long, conflicts_with = "bootstrap")]
     pub(crate) istio: bool,
+    /// Files, and Unix sockets of agents, that the control plane names may be used if they are below this folder.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) allow_files_below: Vec<PathBuf>,
     /// Whose rules hold where those of gRPC and Envoy differ.
     #[arg(long, value_enum, default_value = "grpc")]
     profile: ProfileName,

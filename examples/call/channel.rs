@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use futures_util::TryFutureExt;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
-use mesh_core::{CallInfo, Mesh, Target};
+use mesh_core::{CallInfo, Mesh, MeshBuilder, Target};
 use mesh_tonic::MeshChannel;
 use tower::Service;
 
@@ -24,6 +24,7 @@ pub(crate) async fn open(args: &Args) -> Result<(Mesh, Channel), Failure> {
         None if has_bootstrap_in_env() => Mesh::builder().bootstrap_from_env()?,
         None => Mesh::builder(),
     };
+    let builder = args.allow_files_below.iter().fold(builder, MeshBuilder::allow_files_below);
     let mesh = builder.profile(args.profile()).build().await?;
     let channel = match &args.authority {
         Some(authority) => MeshChannel::builder(&mesh, &args.target).authority(authority).build()?,

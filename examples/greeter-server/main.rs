@@ -1,10 +1,11 @@
 //! A greeter: a tonic service, served by the mesh.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::Parser;
-use mesh_core::Mesh;
 use mesh_core::server::{ServerOptions, ServerTls};
+use mesh_core::{Mesh, MeshBuilder};
 use mesh_examples::helloworld::greeter_server::{Greeter, GreeterServer};
 use mesh_examples::helloworld::{HelloReply, HelloRequest};
 use mesh_tonic::MeshServer;
@@ -28,6 +29,9 @@ struct Args {
     /// Takes callers by mTLS and in plaintext where the control plane asks for no TLS: to move callers from one to the other.
     #[arg(long)]
     permissive: bool,
+    /// Files, and Unix sockets of agents, that the control plane names may be used if they are below this folder.
+    #[arg(long, value_name = "FOLDER")]
+    allow_files_below: Vec<PathBuf>,
     /// How this instance calls itself in its answers.
     #[arg(long, default_value = "greeter")]
     name: String,
@@ -55,6 +59,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some(_) => Mesh::builder().bootstrap_from_env()?,
         None => Mesh::builder(),
     };
+    let builder = args.allow_files_below.iter().fold(builder, MeshBuilder::allow_files_below);
     let mesh = builder.build().await?;
     let greeter = GreeterServer::new(Instance { name: args.name });
     let mut options = ServerOptions::new();

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from support import calls
-from support.spiffe import Site, begun
+from support.spiffe import SecretsSite, Site, begun
 from support.spire import Spire
 from support.wait import until
 
@@ -44,11 +44,21 @@ def test_svids_rotate_and_no_call_fails_either_way(programs, folder, tmp_path):
     assert not site.has_nacked()
 
 
+def test_its_secrets_rotate_and_no_call_fails_either_way(programs, folder, tmp_path):
+    """As Envoy takes certificates and roots from an agent (SDS)."""
+    spire = Spire(programs)
+    site = SecretsSite(programs, folder, tmp_path, spire)
+    running = both_ways(site)
+    until(lambda: min(map(spire.renewals, ("ours", "server"))) >= 3, 60, "renewals")
+    none_failed(running)
+    assert not site.has_nacked()
+
+
 def test_an_agent_that_restarts_is_not_felt(programs, folder, tmp_path):
     spire = Spire(programs)
     running = both_ways(Site(programs, folder, tmp_path, spire))
     spire.agent.kill()
-    (spire.folder / "agent.sock").unlink(missing_ok=True)
+    spire.socket.unlink(missing_ok=True)
     time.sleep(1)
     spire.start_agent()
     until(lambda: spire.renewals("ours") >= 3, 20, "renewals after the restart")

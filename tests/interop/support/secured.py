@@ -37,6 +37,27 @@ def downstream(asks):
     return _socket("DownstreamTlsContext", common_tls_context=common, require_client_certificate=asks == MTLS)
 
 
+def by_secrets(agent, own, roots, *sans):
+    """A TLS context whose certificate and roots are secrets of these names, which the agent at a Unix socket has (SDS)."""
+    at = {"api_type": "GRPC", "transport_api_version": "V3"}
+    at["grpc_services"] = [{"google_grpc": {"target_uri": f"unix:{agent}", "stat_prefix": "agent"}}]
+    secret = lambda name: {"name": name, "sds_config": {"api_config_source": at, "resource_api_version": "V3"}}
+    names = [{"exact": san} for san in sans]
+    validation = {"default_validation_context": {"match_subject_alt_names": names} if names else {}}
+    validation["validation_context_sds_secret_config"] = secret(roots)
+    return {"tls_certificate_sds_secret_configs": [secret(own)], "combined_validation_context": validation}
+
+
+def upstream_by_secrets(*secrets):
+    """The transport socket of a cluster, by the secrets of an agent."""
+    return _socket("UpstreamTlsContext", common_tls_context=by_secrets(*secrets))
+
+
+def downstream_by_secrets(*secrets):
+    """The transport socket of a filter chain that asks callers for a certificate, by the secrets of an agent."""
+    return _socket("DownstreamTlsContext", common_tls_context=by_secrets(*secrets), require_client_certificate=True)
+
+
 def rbac(action, policies, name="rbac"):
     """The filter for access (A41); an action of `None` has no rules."""
     rules = {} if action is None else {"rules": {"action": action, "policies": policies}}

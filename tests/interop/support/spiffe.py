@@ -8,7 +8,7 @@ from pathlib import Path
 from support import calls, servers
 from support.calls import Client
 from support.places import ours
-from support.secured import MTLS, server_listener, upstream
+from support.secured import MTLS, downstream_by_secrets, server_listener, upstream, upstream_by_secrets
 from support.wait import until
 from support.xds import bootstrap, service
 
@@ -58,15 +58,10 @@ def go_client(agent, name, *trusted):
     return Client(f"go-{name}", (program("svid-peer"), "call", *trust), agent.env(name))
 
 
-def greeter(programs, bootstrap, agent, name):
-    """Our greeter, which asks the agent for its certificates and the control plane for its Listener."""
-    env = agent.env(name) | {"GRPC_XDS_BOOTSTRAP": str(bootstrap)}
-    return programs.serve(f"greeter-{name}", [ours("greeter-server"), "--listen", "127.0.0.1:0"], env)
-
-
-def mesh(agent, name):
-    """Our client, which asks the agent for its certificates."""
-    return Client("mesh", (ours("call"),), agent.env(name))
+def greeter(programs, bootstrap, env, name, *options):
+    """Our greeter, which asks the control plane for its Listener."""
+    argv = [ours("greeter-server"), "--listen", "127.0.0.1:0", *options]
+    return programs.serve(f"greeter-{name}", argv, env | {"GRPC_XDS_BOOTSTRAP": str(bootstrap)})
 
 
 class Site:
@@ -89,14 +84,17 @@ class Site:
 
     def greeter(self, name):
         """The address of our server, which serves."""
-        server = greeter(self.programs, self.bootstrap, self.agent, name)
-        self.folder.put(server_listener(server.address, security=MTLS))
+        server = greeter(self.programs, self.bootstrap, self.agent.env(name), name)
+        return self._serving(server, server_listener(server.address, security=MTLS))
+
+    def _serving(self, server, listener):
+        self.folder.put(listener)
         until(lambda: server.errors.read_text().splitlines()[-1:] == ["serving"], 20, "our server to serve")
         return server.address
 
     def by_us(self, name, target, **options):
         options = {"rate": 200, "bootstrap": self.bootstrap, **GREETING, **options}
-        return calls.start(self.programs, mesh(self.agent, name), target, **options)
+        return calls.start(self.programs, Client("mesh", (ours("call"),), self.agent.env(name)), target, **options)
 
     def by_go(self, name, address, **options):
         client = go_client(self.agent, name, *TRUSTED)
@@ -104,6 +102,33 @@ class Site:
 
     def has_nacked(self):
         return servers.nacks(self.control_plane)
+
+
+class SecretsSite(Site):
+    """The same, with certificates and roots as secrets (SDS) of the agent's socket: no provider is configured."""
+
+    def __init__(self, programs, folder, tmp_path, agent):
+        super().__init__(programs, folder, tmp_path, agent)
+        self.bootstrap = bootstrap(tmp_path, self.control_plane.address, name="no-providers")
+        self.secrets = (agent.socket, *agent.SECRETS)
+        self.allowed = f"--allow-files-below={agent.socket.parent}"
+
+    def go_server(self, name, id):
+        server = go_server(self.programs, self.agent, name, *TRUSTED)
+        resources = service(name, server.address)
+        resources[2]["transport_socket"] = upstream_by_secrets(*self.secrets, id)
+        self.folder.put(*resources)
+        return f"xds:///{name}"
+
+    def greeter(self, name):
+        server = greeter(self.programs, self.bootstrap, {}, name, self.allowed)
+        listener = server_listener(server.address)
+        listener["filter_chains"][0]["transport_socket"] = downstream_by_secrets(*self.secrets)
+        return self._serving(server, listener)
+
+    def by_us(self, _, target, **options):
+        client = Client("mesh", (ours("call"), self.allowed))
+        return calls.start(self.programs, client, target, **{"rate": 200, "bootstrap": self.bootstrap, **GREETING, **options})
 
 
 def last_code(program):

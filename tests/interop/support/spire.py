@@ -33,6 +33,7 @@ agent {{
   socket_path = "{folder}/agent.sock"
   trust_domain = "mesh.test"
   insecure_bootstrap = true
+  sds {{ disable_spiffe_cert_validation = true }}
   experimental {{ sync_interval = "1s" }}
 }}
 plugins {{
@@ -47,9 +48,13 @@ _AGENT_ID = "spiffe://mesh.test/agent"
 class Spire:
     """A server and an agent that know our client, our server and go-spiffe's peer, each by an ID of mesh.test."""
 
+    # How it calls a workload's certificate and the authorities of its trust domain.
+    SECRETS = ("default", "ROOTCA")
+
     def __init__(self, programs, life="10s", ca_life="1h"):
         self.programs = programs
         self.folder = programs.folder / "spire"
+        self.socket = self.folder / "agent.sock"
         self.folder.mkdir()
         settings = {"folder": self.folder, "port": free_ports(1)[0], "life": life, "ca_life": ca_life}
         self.agent_argv = self._configured("agent", _AGENT, settings)
@@ -64,10 +69,10 @@ class Spire:
     def start_agent(self, *more):
         """Starts the agent, the second time with the identity that it has."""
         self.agent = self.programs.start("spire-agent", [*self.agent_argv, *more])
-        until((self.folder / "agent.sock").exists, 30, "the agent's socket")
+        until(self.socket.exists, 30, "the agent's socket")
 
     def env(self, _):
-        return {"SPIFFE_ENDPOINT_SOCKET": f"unix://{self.folder}/agent.sock"}
+        return {"SPIFFE_ENDPOINT_SOCKET": f"unix://{self.socket}"}
 
     def renewals(self, name):
         """How often the agent that runs renewed the SVID of this workload."""
