@@ -78,8 +78,15 @@ where
     C: Connect,
     Slot<C>: SendRequest<B>,
 {
+    /// In memory that is there before the state is made: a kilobyte is then written once, and not copied.
+    #[inline(always)]
+    fn boxed(make: impl FnOnce() -> Self) -> Boxed<C, B> {
+        let place = Box::new_uninit();
+        Box::into_pin(Box::write(place, make()))
+    }
+
     fn failed(error: Error) -> Boxed<C, B> {
-        Box::pin(Self::Failed(Some(error)))
+        Self::boxed(|| Self::Failed(Some(error)))
     }
 }
 
@@ -191,7 +198,7 @@ impl<C: Connect> Attempt<C> {
             session: call.session.clone(),
             wait_for_ready: call::waits_for_ready(&self.extensions),
         };
-        Box::pin(State::Waiting { request: Some(request), wait: source.wait(terms) })
+        State::boxed(|| State::Waiting { request: Some(request), wait: source.wait(terms) })
     }
 
     fn picked<B>(&self, picked: Picked<C>, request: Outgoing<C, B>) -> Boxed<C, B>
@@ -300,8 +307,10 @@ where
     if let Some(progress) = &call.progress {
         progress.set(Stage::Sent(picked.in_flight.endpoint().address.clone()));
     }
-    let recorder = Recorder::new(picked.in_flight, picked.timed_from, classify, call.deadline);
-    Box::pin(State::Sending { send: picked.slot.send(request), recorder: Some(recorder), peer })
+    State::boxed(|| {
+        let recorder = Recorder::new(picked.in_flight, picked.timed_from, classify, call.deadline);
+        State::Sending { send: picked.slot.send(request), recorder: Some(recorder), peer }
+    })
 }
 
 impl<C, B> Future for ResponseFuture<C, B>
