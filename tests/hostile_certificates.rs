@@ -3,20 +3,23 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use futures_util::future::join_all;
 use mesh_core::identity::{KeyMaterial, TrustBundle};
 use mesh_core::testing::{ControlPlane, Resources, cluster};
 use rustls::client::ResolvesClientCert;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, ServerConfig, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use self::chains::{Mode, Pki, Row};
 use crate::support::backend::Backend;
@@ -30,12 +33,19 @@ mod chains;
 #[path = "../mesh-core/src/tls/tests/forge.rs"]
 mod forge;
 
+/// What a client of HTTP/2 says first, with empty SETTINGS.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
 fn crypto() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
 fn base64(der: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(der)
+}
+
+fn pem(der: &[u8]) -> String {
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", base64(der))
 }
 
 /// The roots of the table in the form in which a way to verify has them.
@@ -47,8 +57,7 @@ fn trust(pki: &Pki, mode: Mode) -> TrustBundle {
         return TrustBundle::from_spiffe_bundle_map(&serde_json::json!({"trust_domains": domains}).to_string())
             .expect("a bundle map");
     }
-    let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", base64(&pki.root));
-    TrustBundle::from_pem(pem.as_bytes()).expect("roots")
+    TrustBundle::from_pem(pem(&pki.root).as_bytes()).expect("roots")
 }
 
 /// Shows a chain as it is, whatever is in it.
@@ -122,6 +131,16 @@ async fn s6_endpoints_get_calls_by_the_roots_of_trust_domains_as_the_table_says(
     endpoints_that_show(Mode::Map).await;
 }
 
+/// Shows one chain to every client.
+#[derive(Debug)]
+struct Always(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Always {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+}
+
 /// Shows one chain to every server.
 #[derive(Debug)]
 struct Shows(Arc<CertifiedKey>);
@@ -146,10 +165,15 @@ async fn connect(pki: &Pki, row: &Row, site: &Site) -> io::Result<()> {
         .with_root_certificates(roots)
         .with_client_cert_resolver(Arc::new(Shows(shown(pki, row))));
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let stream = TcpStream::connect(site.address()).await?;
+    answered(config, site.address()).await
+}
+
+/// Whether a server says anything in HTTP/2 to whom it was shown.
+async fn answered(config: ClientConfig, address: impl ToSocketAddrs) -> io::Result<()> {
+    let stream = TcpStream::connect(address).await?;
     let name = ServerName::try_from("server.test").expect("a name");
     let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
+    stream.write_all(PREFACE).await?;
     stream.read_exact(&mut [0; 9]).await.map(drop)
 }
 
@@ -190,4 +214,134 @@ async fn s6_callers_are_taken_by_roots_of_a_file_as_the_table_says() {
 #[tokio::test]
 async fn s6_callers_are_taken_by_the_roots_of_trust_domains_as_the_table_says() {
     callers_that_show(Mode::CallerMap).await;
+}
+
+/// How a peer that shows a chain finds out what others say of it: in JSON, a line each on standard output.
+fn tell(line: &serde_json::Value) {
+    println!("{line}");
+}
+
+/// What we say of a row in these ways; nothing where it is taken.
+fn ours(row: &Row) -> serde_json::Value {
+    let said = |mode| row.refused_by(mode);
+    serde_json::json!({
+        "file": said(Mode::File), "map": said(Mode::Map), "caller": said(Mode::Caller), "caller_map": said(Mode::CallerMap),
+    })
+}
+
+/// Whether a caller takes the certificate that it is shown here.
+async fn shown_to(stream: TcpStream, acceptor: &TlsAcceptor) -> io::Result<()> {
+    let mut stream = acceptor.accept(stream).await?;
+    // By TLS 1.3 a caller may say no after the handshake only.
+    stream.read_exact(&mut [0; 1]).await.map(drop)
+}
+
+/// Shows a row at this port to all who come, and tells what each of them says.
+async fn show_at(listener: TcpListener, row: usize, config: Arc<ServerConfig>) {
+    let acceptor = TlsAcceptor::from(config);
+    while let Ok((stream, _)) = listener.accept().await {
+        let said = or_silence(shown_to(stream, &acceptor)).await;
+        tell(&serde_json::json!({"row": row, "taken": said.is_ok(), "said": said.err()}));
+    }
+}
+
+/// What is said within 5 s.
+async fn or_silence(says: impl Future<Output = io::Result<()>>) -> Result<(), String> {
+    let said = timeout(Duration::from_secs(5), says).await;
+    said.unwrap_or_else(|_| Err(io::Error::other("nothing for 5 s"))).map_err(|error| error.to_string())
+}
+
+/// Shows all rows to the server whose address comes by the control connection, and tells what it says of them.
+async fn show_to_servers(control: TcpListener, pki: &Pki, rows: &[Row]) {
+    while let Ok((mut stream, _)) = control.accept().await {
+        let mut asked = String::new();
+        stream.read_to_string(&mut asked).await.expect("an address");
+        for (number, row) in rows.iter().enumerate() {
+            let said = or_silence(dial(asked.trim(), shown(pki, row))).await;
+            tell(&serde_json::json!({"row": number, "taken": said.is_ok(), "said": said.err()}));
+        }
+    }
+}
+
+/// A connection whose caller shows this chain, to any server, until that says whether it takes it.
+async fn dial(address: &str, chain: Arc<CertifiedKey>) -> io::Result<()> {
+    let mut config = ClientConfig::builder_with_provider(crypto())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anybody(crypto())))
+        .with_client_cert_resolver(Arc::new(Shows(chain)));
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    answered(config, address).await
+}
+
+/// Takes any server.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// The other side of the suite `identity-hostile`, which tells what gRPC C-core and Envoy say of the same chains.
+#[tokio::test]
+#[ignore = "a peer for others, which runs until it is killed"]
+async fn shows_each_row_to_whoever_comes() {
+    let folder = std::path::PathBuf::from(std::env::var_os("HOSTILE_FOLDER").expect("HOSTILE_FOLDER"));
+    let pki = Pki::new();
+    let mut rows = pki.rows();
+    rows.extend(pki.without_the_key());
+    std::fs::write(folder.join("roots.pem"), pem(&pki.root)).expect("roots");
+    std::fs::write(folder.join("partner.pem"), pem(&pki.partner_root)).expect("roots");
+    let mut ports = Vec::new();
+    for (number, row) in rows.iter().enumerate() {
+        let mut config = ServerConfig::builder_with_provider(crypto())
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(Always(shown(&pki, row))));
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        ports.push(listener.local_addr().expect("an address").port());
+        tokio::spawn(show_at(listener, number, Arc::new(config)));
+    }
+    let control = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let table: Vec<_> = rows
+        .iter()
+        .zip(&ports)
+        .map(|(row, port)| serde_json::json!({"what": row.what, "port": port, "ours": ours(row)}))
+        .collect();
+    tell(&serde_json::json!({"rows": table, "control": control.local_addr().expect("an address").to_string()}));
+    show_to_servers(control, &pki, &rows).await;
 }
