@@ -91,3 +91,19 @@ fn calls_wait_for_an_endpoint_and_are_tried_again_outside_a_runtime() {
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     assert_says(&status, &["attempts 3"]);
 }
+
+#[tokio::test(flavor = "current_thread")]
+async fn whoever_tries_again_at_once_what_fails_at_once_lets_other_tasks_run() {
+    let closed = ClosedPort::new();
+    let mesh = quick().build().await.expect("a mesh");
+    let client = Client::new(&mesh, &format!("static:///{}", closed.address()));
+    client.hello().await.expect_err("nobody listens");
+    let other = tokio::spawn(async {});
+    for calls in 1.. {
+        client.hello().await.expect_err("nobody listens");
+        if other.is_finished() {
+            break;
+        }
+        assert!(calls < 10_000, "another task waits for {calls} calls");
+    }
+}

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use http::{Request, Response};
 use pin_project::pin_project;
+use tokio::task::coop;
 use tower_service::Service;
 
 use super::target::is_outside_runtimes;
@@ -82,10 +83,13 @@ where
 {
     fn advance(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<<Self as Future>::Output> {
         let mut this = self.project();
+        // Whoever tries again and again what fails at once must let the other tasks of its thread run, the mesh's own among them.
+        let turn = ready!(coop::poll_proceed(cx));
         loop {
             let calling = match this.state.as_mut().project() {
                 StateProjection::Calling(inner) => {
                     let result = ready!(inner.poll(cx));
+                    turn.made_progress();
                     let target = this.target.take().expect(POLLED);
                     return Poll::Ready(match result {
                         Ok(response) => Ok(response.map(|body| ResponseBody::new(body, target))),
@@ -98,7 +102,10 @@ where
                         call::of(request.extensions_mut()).snapshot = Some(snapshot);
                         waiting.service.call(request)
                     }
-                    Err(error) => return Poll::Ready(Err(this.target.take().expect(POLLED).explain(error))),
+                    Err(error) => {
+                        turn.made_progress();
+                        return Poll::Ready(Err(this.target.take().expect(POLLED).explain(error)));
+                    }
                 },
             };
             this.state.set(State::Calling(calling));
