@@ -301,6 +301,44 @@ async fn routes_and_their_virtual_hosts_say_which_calls_a_limit_is_for() {
 }
 
 #[tokio::test]
+async fn a_rule_that_makes_no_descriptor_leaves_its_place_to_no_other() {
+    let cluster = action::SourceCluster::default();
+    let action = rate_limit::Action { action_specifier: Some(action::ActionSpecifier::SourceCluster(cluster)) };
+    let of_route = RateLimit { actions: vec![action], ..Default::default() };
+    let listener = listener("greeter").filter("limit", &by_descriptor(VhRateLimitsOptions::Override));
+    let routes = routes_with(Some(of_route), Some(rule("host")), false);
+    let greeter = Greeter::start(|plain| plain.with(listener).with(routes)).await;
+    assert_eq!(answered(&greeter, 5).await, 5);
+    let ignored = greeter.mesh.ignored_fields();
+    assert!(format!("{ignored:?}").contains("source_cluster"), "{ignored:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn routes_change_and_each_value_of_a_descriptor_keeps_its_tokens() {
+    let descriptor = LocalRateLimitDescriptor {
+        entries: vec![Entry { key: "generic_key".into(), value: String::new() }],
+        token_bucket: bucket(3, Duration::from_secs(3_600)),
+        ..Default::default()
+    };
+    let limit = LocalRateLimit { descriptors: vec![descriptor], ..by_descriptor(VhRateLimitsOptions::Override) };
+    let of = |value: &str| routes_with(Some(rule(value)), None, false);
+    let listener = listener("greeter").filter("limit", &limit);
+    let greeter = Greeter::start(|plain| plain.with(listener).with(of("one"))).await;
+    assert_eq!(answered(&greeter, 5).await, 3);
+    for (value, left) in [("two", 3), ("three", 3), ("one", 0)] {
+        greeter.control_plane.put(of(value));
+        let mut found = 0;
+        let refused_all = async {
+            while found < left {
+                found += u32::from(greeter.client.hello().await.is_ok());
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), refused_all).await.expect("the routes are in force");
+        assert_eq!(answered(&greeter, 5).await, 0, "of {value}");
+    }
+}
+
+#[tokio::test]
 async fn a_limit_takes_the_rules_of_its_stage_and_bad_ones_are_rejected_by_field() {
     let of_stage = |stage| RateLimit { stage: Some(stage), ..rule("route") };
     for (stage, expected) in [(0, 5), (1, 3)] {

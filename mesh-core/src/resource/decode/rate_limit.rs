@@ -164,7 +164,7 @@ fn descriptor_limit(message: &LocalRateLimitDescriptor, most: usize, at: &At<'_>
     Some(DescriptorLimit { entries, buckets, is_shadow: message.shadow_mode })
 }
 
-/// `None`: it makes no descriptor, and that is listed or refused.
+/// `None`: it is refused.
 fn rule(message: &RateLimit, at: &At<'_>) -> Option<Rule> {
     message.judge(at);
     let stage = stage(message.stage.unwrap_or_default(), at);
@@ -219,8 +219,8 @@ fn action(message: &rate_limit::Action, at: &At<'_>) -> Option<Action> {
             let expected = message.expect_match.unwrap_or(true);
             Some(Action::Matching { key, value, headers: headers.collect::<Option<_>>()?, expected })
         }
-        // Listed by the table.
-        Some(_) => None,
+        // Listed by the table; the rule is there nevertheless, and no other takes its place.
+        Some(_) => Some(Action::Unknown),
         None => {
             at.error("an action must be set");
             None

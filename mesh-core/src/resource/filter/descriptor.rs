@@ -64,6 +64,8 @@ pub(crate) enum Action {
     },
     /// The IP address of the caller; of calls that a client makes itself there is no descriptor.
     RemoteAddress,
+    /// Of what nothing here knows the value: there is never a descriptor.
+    Unknown,
     /// A constant where the headers all match, or where they do not; otherwise there is no descriptor.
     Matching {
         key: Box<str>,
@@ -223,7 +225,12 @@ impl Buckets {
     fn inherit(&self, before: &Self) {
         self.like.inherit(&before.like);
         if self.most.is_some() && self.like.is_like(&before.like) {
-            *self.by_values.lock() = before.by_values.lock().clone();
+            // Given back before the other is taken: where routes alone changed, both are one.
+            let remembered = before.by_values.lock().clone();
+            let mut own = self.by_values.lock();
+            if own.buckets.is_empty() {
+                *own = remembered;
+            }
         }
     }
 }
@@ -249,6 +256,7 @@ impl Action {
     /// `None`: there is no descriptor; `Some(None)`: it has no such entry.
     fn entry<'a>(&'a self, head: &RequestHead<'a>, caller: Option<IpAddr>) -> Option<Option<(&'a str, Cow<'a, str>)>> {
         match self {
+            Self::Unknown => None,
             Self::RemoteAddress => Some(Some(("remote_address", Cow::Owned(caller?.to_canonical().to_string())))),
             Self::Constant { key, value } => Some(Some((key, Cow::Borrowed(value)))),
             Self::Header { name, key, is_skipped } => match value_of(name, head) {
@@ -398,6 +406,18 @@ mod tests {
         let after = Descriptors::new(rules(), limits());
         after.inherit(&descriptors);
         assert_eq!(by(&after, &["ada", "bob", "eve"]), [REFUSED; 3], "an update brings nobody tokens");
+        // As when a route table changes and the filter does not.
+        let same = descriptors.with_rules(rules());
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn({
+            let (same, descriptors) = (same.clone(), descriptors.clone());
+            move || {
+                same.inherit(&descriptors);
+                tell.send(()).expect("it is waited for");
+            }
+        });
+        told.recv_timeout(Duration::from_secs(10)).expect("it goes on with itself");
+        assert_eq!(by(&same, &["ada", "bob", "eve"]), [REFUSED; 3], "other rules bring nobody tokens");
         assert_eq!(
             by(&descriptors, &["ada", "cid", "ada", "bob"]),
             [REFUSED, PASSES, REFUSED, PASSES],
