@@ -16,7 +16,8 @@ use mesh_xds_proto::envoy::r#type::v3::{HttpStatus, Percent};
 use pb::adaptive_concurrency::ConcurrencyControllerConfig::GradientControllerConfig as Gradient;
 use pb::gradient_controller_config::{ConcurrencyLimitCalculationParams, MinimumRttCalculationParams};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, yield_now};
+use tokio::time::timeout;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::{Code, Request, Status};
@@ -72,6 +73,11 @@ async fn of(client: &Client, criticality: Criticality) -> Result<String, (Code, 
     answer.map_err(|status| (status.code(), status.message().to_owned()))
 }
 
+/// Waits for what the test asks for again and again.
+async fn soon(what: &str, asked: impl Future<Output = ()>) {
+    timeout(Duration::from_secs(10), asked).await.expect(what);
+}
+
 fn only(mut all: Vec<ConcurrencyStatus>) -> ConcurrencyStatus {
     assert_eq!(all.len(), 1, "{all:?}");
     all.remove(0)
@@ -92,21 +98,31 @@ async fn a_servers_limit_is_learnt_from_its_calls_and_one_more_is_refused() {
     it.greeter.release();
     first.await.expect("no panic").expect("it is served");
     second.await.expect("no panic").expect("it is served");
-    while concurrency().min_rtt.is_none() {
-        it.client.hello().await.expect("one call at a time is served");
-    }
+    let call = async || drop(it.client.hello().await.expect("one call at a time is served"));
+    soon("a minRTT", async {
+        while concurrency().min_rtt.is_none() {
+            call().await;
+        }
+    })
+    .await;
     // Calls that come one after the other hold none up, and the limit rises.
-    while concurrency().limit < 10 {
-        it.client.hello().await.expect("one call at a time is served");
-    }
+    soon("a higher limit", async {
+        while concurrency().limit < 10 {
+            call().await;
+        }
+    })
+    .await;
     let learnt = concurrency();
     // What was learnt and counted outlives an update.
     let mut updated = gradient();
     updated.concurrency_limit_params.as_mut().expect("set").max_concurrency_limit = Some(7);
     it.changes_to(chain(&filter(updated))).await;
-    while concurrency().limit > 7 {
-        tokio::task::yield_now().await;
-    }
+    soon("the update", async {
+        while concurrency().limit > 7 {
+            yield_now().await;
+        }
+    })
+    .await;
     let after = concurrency();
     assert_eq!((after.limit, after.min_rtt, after.refused(), after.in_flight), (7, learnt.min_rtt, 1, 0));
 }
@@ -130,9 +146,12 @@ async fn a_limit_that_is_switched_off_limits_nothing_and_its_status_is_as_it_say
     it.changes_to(chain(&answering)).await;
     let mut client = it.client.greeter();
     // Those that were let in before do not count.
-    while it.server.status().concurrency.is_empty() {
-        tokio::task::yield_now().await;
-    }
+    soon("the update", async {
+        while it.server.status().concurrency.is_empty() {
+            yield_now().await;
+        }
+    })
+    .await;
     calls.push(held(&it.client, &it.greeter, None).await);
     calls.push(held(&it.client, &it.greeter, None).await);
     let refused = client.say_hello(Request::new(HelloRequest::default())).await.expect_err("two are served");

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use mesh_core::authorize::ExtAuthzLayer;
+use mesh_core::filter::{ConcurrencyLimit, GradientController};
 use mesh_core::server::ServerOptions;
 use mesh_core::testing::{
     ControlPlane, FilterChainBuilder, Resources, RouteConfigBuilder, cluster, endpoints, filter_chain, listener, route,
@@ -531,6 +532,20 @@ async fn a_service_is_told_who_calls_and_whom() {
     assert_eq!((&*source.principal, &*destination.principal), (CLIENT, SERVER));
     assert!(source.certificate.starts_with("-----BEGIN%20CERTIFICATE-----%0A"), "{}", source.certificate);
     assert!(source.certificate.ends_with("-----END%20CERTIFICATE-----%0A"), "{}", source.certificate);
+}
+
+#[tokio::test]
+async fn a_servers_concurrency_limit_learns_from_calls_that_were_checked() {
+    let authorization = Authorization::start(ok()).await;
+    let limit = ConcurrencyLimit::adaptive(GradientController::new().min_concurrency(1));
+    let options = ServerOptions::new().concurrency_limit(limit);
+    let it = Setting::start_in(allowing(&authorization), chain(&asking(&authorization.target())), options).await;
+    let status = || it.server.status().concurrency.pop().expect("the limit of code");
+    for _ in 0..50 {
+        it.client.hello().await.expect("one at a time is served");
+    }
+    assert!(status().min_rtt.is_some(), "{:?}", status());
+    assert_eq!(status().in_flight, 0);
 }
 
 #[tokio::test]

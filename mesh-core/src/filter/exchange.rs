@@ -342,6 +342,12 @@ impl Exchange {
         None
     }
 
+    /// The call has this place, too, among those that are served at a time.
+    #[cfg(feature = "server")]
+    pub(crate) fn keep(&mut self, permit: Option<Permit>) {
+        self.permits.extend(permit);
+    }
+
     /// The response of whoever serves the call, as [`changed`](Self::changed). Its places are free for others.
     pub(crate) fn served<R>(&mut self, response: Response<R>) -> Response<R> {
         if !self.permits.is_empty() {

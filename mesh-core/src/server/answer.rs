@@ -30,7 +30,7 @@ where
     #[pin]
     state: State<S, R>,
     in_flight: Option<Arc<InFlight>>,
-    /// Its place among the calls that are served at a time.
+    /// Its place among the calls that are served at a time, unless its passage has it.
     permit: Option<Permit>,
 }
 
@@ -90,8 +90,6 @@ where
                 answer.take().expect("polled after it was ready")?.map(filter::ResponseBody::own)
             }
         };
-        // What a filter held back or answered tells nothing of how busy the handler is.
-        drop(this.permit.take());
         let in_flight = this.in_flight.take().expect("polled after it was ready");
         Poll::Ready(Ok(response.map(|inner| ResponseBody { inner, in_flight })))
     }

@@ -21,6 +21,7 @@ use crate::filter::{ActiveFault, Check, Exchange, Running, Step};
 use crate::resource::answer::Answer;
 use crate::resource::ext_authz::Verdict;
 use crate::resource::filter::FilterConfig;
+use crate::resource::filter::concurrency::Permit;
 use crate::resource::rbac::access::Access;
 use crate::resource::rbac::audit::AuditLog;
 use crate::snapshot::{Chain, ChainFilter};
@@ -170,6 +171,12 @@ impl Passage {
             }
             _ => Ok(self.exchange.pass(filter, index, head)),
         }
+    }
+
+    /// The call's place among those that the server serves at a time: how long the handler takes is told to its limit, however
+    /// long filters held the call back.
+    pub(super) fn keep(&mut self, permit: Option<Permit>) {
+        self.exchange.keep(permit);
     }
 
     /// The handler's response, as [`changed`](Self::changed).

@@ -168,7 +168,7 @@ where
     /// What becomes of the call, and its place among those that are served at a time.
     fn begin(&self, request: Request<RequestBody>) -> (State<S, R>, Option<Permit>) {
         match self.refusals.server.make_room(request.headers()) {
-            Ok(permit) => (self.state(request), permit),
+            Ok(permit) => self.state(request, permit),
             Err(answer) => {
                 let response = match self.refusals.protocol {
                     Some(protocol) => protocol.respond(*answer),
@@ -179,11 +179,15 @@ where
         }
     }
 
-    fn state(&self, request: Request<RequestBody>) -> State<S, R> {
+    /// A call that passes filters has its place with it there.
+    fn state(&self, request: Request<RequestBody>, permit: Option<Permit>) -> (State<S, R>, Option<Permit>) {
         match self.admit(&request) {
-            Err(error) => State::refused(self.refusals.answer(&error)),
-            Ok(None) => State::Served(self.service.clone().oneshot(request), None),
-            Ok(Some(passage)) => self.pass(Box::new(passage), request),
+            Err(error) => (State::refused(self.refusals.answer(&error)), None),
+            Ok(None) => (State::Served(self.service.clone().oneshot(request), None), permit),
+            Ok(Some(mut passage)) => {
+                passage.keep(permit);
+                (self.pass(Box::new(passage), request), None)
+            }
         }
     }
 

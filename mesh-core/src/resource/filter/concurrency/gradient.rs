@@ -26,6 +26,8 @@ const WINDOWS_AT_LEAST: u32 = 5;
 /// A measurement that gets no sample for so long, or for so many minRTTs, while calls are refused is of no use.
 const PATIENCE: Duration = Duration::from_secs(1);
 const PATIENCE_IN_RTTS: u32 = 10;
+/// The shortest time from one measurement to the next.
+const LEAST_INTERVAL: Duration = Duration::from_millis(1);
 const MILLION: f64 = 1_000_000.0;
 
 /// How an adaptive [`ConcurrencyLimit`](super::ConcurrencyLimit) finds its limit: Envoy's gradient controller, with the
@@ -119,19 +121,20 @@ impl GradientController {
         self
     }
 
-    /// How often the minRTT is measured (`min_rtt_calc_params.interval`); up to 15 % longer. Default 60 s.
+    /// How often the minRTT is measured (`min_rtt_calc_params.interval`), 1 ms at least; up to 15 % longer. Default 60 s.
     pub fn min_rtt_interval(mut self, interval: Duration) -> Self {
         let (requests, jitter) = match self.min_rtt {
             MinRtt::Measured { requests, jitter, .. } => (requests, jitter),
             MinRtt::Fixed(_) => (MinRtt::REQUESTS, MinRtt::JITTER),
         };
-        self.min_rtt = MinRtt::Measured { interval: bounded(interval), requests, jitter };
+        let interval = bounded(interval).max(LEAST_INTERVAL);
+        self.min_rtt = MinRtt::Measured { interval, requests, jitter };
         self
     }
 
-    /// The minRTT (`fixed_value`), which is never measured then. Default: it is measured.
+    /// The minRTT (`fixed_value`), 1 ns at least, which is never measured then. Default: it is measured.
     pub fn min_rtt(mut self, min_rtt: Duration) -> Self {
-        self.min_rtt = MinRtt::Fixed(bounded(min_rtt));
+        self.min_rtt = MinRtt::Fixed(bounded(min_rtt).max(Duration::from_nanos(1)));
         self
     }
 }
@@ -163,6 +166,8 @@ enum Window {
         then: u32,
     },
     Samples {
+        /// When the last sample came, or there was last room for a call.
+        progress: Instant,
         ends: Instant,
         /// `None`: the minRTT is not measured.
         measure: Option<Instant>,
@@ -202,8 +207,11 @@ impl Gradient {
         self.min_rtt
     }
 
-    /// For the controller that takes its place.
+    /// For the controller that takes its place; nothing if the minRTT was not measured.
     pub(super) fn known(&self) -> Option<(u32, Duration)> {
+        if matches!(self.config.min_rtt, MinRtt::Fixed(_)) {
+            return None;
+        }
         let limit = match self.window {
             Window::MinRtt { then, .. } => then,
             Window::Samples { .. } => self.limit,
@@ -215,11 +223,11 @@ impl Gradient {
     pub(super) fn due(&self) -> Instant {
         match self.window {
             Window::MinRtt { progress, .. } => progress + self.patience(),
-            Window::Samples { ends, measure } => measure.map_or(ends, |measure| measure.min(ends)),
+            Window::Samples { ends, measure, .. } => measure.map_or(ends, |measure| measure.min(ends)),
         }
     }
 
-    /// Time has passed. `is_full`: the next call would be refused.
+    /// Time has passed. `is_full`: the call that tells so would be refused.
     pub(super) fn handle_time(&mut self, now: Instant, is_full: bool, random: impl FnOnce() -> u32) {
         if now < self.due() {
             return;
@@ -227,9 +235,11 @@ impl Gradient {
         match self.window {
             Window::MinRtt { .. } => self.waited_in_vain(now, is_full, random),
             Window::Samples { measure: Some(measure), .. } if now >= measure => self.measure(now),
-            Window::Samples { measure, .. } => {
-                self.window = Window::Samples { ends: now + self.config.update_interval, measure };
-                self.update(now);
+            Window::Samples { progress, measure, .. } => {
+                let is_stuck = is_full && now >= progress + self.patience();
+                let progress = if is_full && !is_stuck { progress } else { now };
+                self.window = Window::Samples { progress, ends: now + self.config.update_interval, measure };
+                self.update(now, is_stuck);
             }
         }
     }
@@ -240,8 +250,13 @@ impl Gradient {
             return;
         }
         self.samples.add(now.saturating_duration_since(admitted));
-        let Window::MinRtt { progress, .. } = &mut self.window else { return };
-        *progress = now;
+        match &mut self.window {
+            Window::MinRtt { progress, .. } => *progress = now,
+            Window::Samples { progress, .. } => {
+                *progress = now;
+                return;
+            }
+        }
         if let MinRtt::Measured { requests, .. } = self.config.min_rtt
             && self.samples.count() >= requests
         {
@@ -286,20 +301,24 @@ impl Gradient {
                 Some(now + interval.mul_f64(1.0 + jitter * f64::from(random()) / MILLION))
             }
         };
-        self.window = Window::Samples { ends: now + self.config.update_interval, measure };
+        self.window = Window::Samples { progress: now, ends: now + self.config.update_interval, measure };
         self.samples.clear();
     }
 
-    /// A window of samples has ended.
-    fn update(&mut self, now: Instant) {
+    /// A window of samples has ended. `is_stuck`: calls are refused, and none has ended for long. As those that are served may
+    /// be of a kind that never ends, a few more are let in then; not many, as the server may hang.
+    fn update(&mut self, now: Instant, is_stuck: bool) {
         let Some((sample_rtt, min_rtt)) = self.samples.percentile(self.config.percentile).zip(self.min_rtt) else {
+            if is_stuck {
+                self.limit = self.config.clamped(self.limit.saturating_add(self.limit.isqrt().max(1)));
+            }
             return;
         };
         self.samples.clear();
         let before = self.limit;
         self.limit = self.config.next_limit(before, min_rtt, sample_rtt);
         let least = self.config.min_concurrency;
-        self.at_least = if before == least && self.limit == least { self.at_least + 1 } else { 0 };
+        self.at_least = if before == least && self.limit == least { self.at_least.saturating_add(1) } else { 0 };
         let is_measured = matches!(self.config.min_rtt, MinRtt::Measured { .. });
         if self.at_least >= WINDOWS_AT_LEAST && is_measured {
             self.measure(now);

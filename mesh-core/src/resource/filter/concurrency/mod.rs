@@ -23,7 +23,8 @@ pub(crate) use self::gradient::MinRtt;
 use crate::criticality::Criticality;
 use crate::resource::answer::{Answer, AnswerStatus};
 
-/// A bound on the calls that are served at a time. One more is refused at once, with 503 (gRPC: UNAVAILABLE).
+/// A bound on the calls that are served at a time, each until its response begins. One more is refused at once, with 503 (gRPC:
+/// UNAVAILABLE).
 ///
 /// Each [`Criticality`] may use a [`share`](Self::share) of the limit, so that calls that are less important are refused
 /// first: by default `SHEDDABLE_PLUS` three quarters, `SHEDDABLE` half, and all others the whole.
@@ -213,12 +214,11 @@ impl Running {
             && micros(now.saturating_duration_since(self.start)) >= self.due.load(Relaxed)
         {
             let mut controller = controller.lock();
-            let is_full = self.counts.in_flight.load(Relaxed) >= controller.limit();
+            let is_full = self.counts.in_flight.load(Relaxed) >= places(controller.limit(), share);
             controller.handle_time(now, is_full, random);
             self.take_up(&controller);
         }
-        let limit = self.limit.load(Relaxed);
-        let places = u32::try_from((u64::from(limit) * u64::from(share)).div_ceil(100)).unwrap_or(limit).max(1);
+        let places = places(self.limit.load(Relaxed), share);
         let in_flight = &self.counts.in_flight;
         let took = in_flight.fetch_update(Relaxed, Relaxed, |calls| (calls < places).then_some(calls + 1));
         took.is_ok().then(|| Permit { running: self.clone(), since: now })
@@ -253,6 +253,11 @@ impl Drop for Permit {
     fn drop(&mut self) {
         self.running.counts.in_flight.fetch_sub(1, Relaxed);
     }
+}
+
+/// How many calls there are when those with this share of the limit are refused.
+fn places(limit: u32, share: u32) -> u32 {
+    u32::try_from((u64::from(limit) * u64::from(share)).div_ceil(100)).unwrap_or(limit).max(1)
 }
 
 fn micros(time: Duration) -> u64 {

@@ -164,6 +164,44 @@ fn calls_that_never_end_do_not_keep_all_others_out() {
     assert_eq!((server.status().limit, server.status().min_rtt), (50, Some(before)));
 }
 
+/// Whom a share of the limit keeps out is not kept out for good.
+#[test]
+fn calls_that_never_end_do_not_keep_out_those_that_may_use_less_than_the_limit() {
+    for of in [Criticality::Sheddable, Criticality::SheddablePlus] {
+        let limit = ConcurrencyLimit::adaptive(controller().min_concurrency(4));
+        let mut now = Instant::now();
+        let mut endless = Vec::new();
+        for _ in 0..3 {
+            let before = endless.len();
+            endless.extend(std::iter::from_fn(|| limit.admit(of, now).ok()));
+            assert!(endless.len() > before, "{of}: none is let in beside {before}");
+            now += SECOND;
+        }
+    }
+}
+
+/// Whether they are of a kind that never ends or the server hangs, nobody knows: a few more are let in.
+#[test]
+fn calls_that_never_end_keep_others_out_for_a_second_at_a_time_where_the_minimum_is_known() {
+    let limit = ConcurrencyLimit::adaptive(controller().min_rtt(10 * MILLI).max_concurrency(100));
+    let mut now = Instant::now();
+    let mut endless = Vec::new();
+    let mut fill = |now: Instant| {
+        endless.extend(std::iter::from_fn(|| limit.admit(Criticality::Critical, now).ok()));
+        endless.len()
+    };
+    assert_eq!(fill(now), 3);
+    for most in [4, 6, 8, 10, 13] {
+        now += SECOND - MILLI;
+        let before = fill(now);
+        assert!(before < most, "{before} before a second has passed");
+        now += MILLI;
+        fill(now);
+        now += SECOND;
+        assert_eq!(fill(now), most);
+    }
+}
+
 #[test]
 fn each_criticality_has_its_share_of_the_limit() {
     use Criticality::{Critical, CriticalPlus, Sheddable, SheddablePlus};
