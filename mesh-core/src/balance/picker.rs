@@ -110,7 +110,9 @@ impl<C: Connect> Spread<C> {
         let any_ready = groups.iter().any(|(_, group)| group.is_ready());
         let chosen = groups.into_iter().filter(|(_, group)| !group.members.is_empty() && group.is_ready() == any_ready);
         let (weights, localities): (Vec<u32>, Vec<Group<C>>) = chosen.unzip();
-        let weights = Weights::new(weights.into_iter())?;
+        // Those of all that are ready may be 0, where another was when the weights were found.
+        let equal = || Weights::new(weights.iter().map(|_| 1));
+        let weights = Weights::new(weights.iter().copied()).or_else(equal)?;
         Some(Self { weights, localities: localities.into() })
     }
 

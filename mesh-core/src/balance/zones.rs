@@ -37,11 +37,16 @@ pub(crate) struct Zone {
     /// Of any health.
     pub(crate) total: u64,
     /// Those that can take calls, or may be able to soon.
-    pub(crate) healthy: u64,
-    /// The sum of the weights of those.
+    pub(crate) healthy: Counted,
+    /// Those of them that take calls now. Others count for nothing while there is one in any locality.
+    pub(crate) ready: Counted,
+}
+
+/// How many endpoints there are, and the sum of their weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counted {
+    pub(crate) number: u64,
     pub(crate) weight: u64,
-    /// Whether any takes calls now. One that does not gets none while another does.
-    pub(crate) ready: bool,
 }
 
 impl LocalCluster {
@@ -75,19 +80,18 @@ impl Zone {
     /// As the control plane sees it.
     fn of(endpoints: &LocalityEndpoints) -> Self {
         let healthy = || endpoints.endpoints.iter().filter(|endpoint| endpoint.health.is_usable());
-        Self {
-            locality: endpoints.locality.clone(),
-            total: endpoints.endpoints.len() as u64,
-            healthy: healthy().count() as u64,
+        let healthy = Counted {
+            number: healthy().count() as u64,
             weight: healthy().map(|endpoint| u64::from(endpoint.weight)).sum(),
-            ready: true,
-        }
+        };
+        let (locality, total) = (endpoints.locality.clone(), endpoints.endpoints.len() as u64);
+        Self { locality, total, healthy, ready: healthy }
     }
 
     fn counts(&self, basis: LocalityBasis) -> u64 {
         match basis {
-            LocalityBasis::HealthyNumber => self.healthy,
-            LocalityBasis::HealthyWeight => self.weight,
+            LocalityBasis::HealthyNumber => self.healthy.number,
+            LocalityBasis::HealthyWeight => self.healthy.weight,
         }
     }
 }
@@ -97,7 +101,7 @@ fn shares(config: &ZoneAware, own: &Locality, local: &[Zone], upstream: &[Zone])
     let of_several = |zones: &[Zone]| zones.iter().filter(|zone| zone.total > 0).count() > 1;
     let is_spread = of_several(upstream) && (of_several(local) || config.force_local_zone.is_some());
     let is_known = local.iter().any(|zone| *zone.locality == *own && zone.total > 0);
-    let size: u64 = upstream.iter().map(|zone| zone.healthy).sum();
+    let size: u64 = upstream.iter().map(|zone| zone.healthy.number).sum();
     if !is_spread || !is_known || size < config.min_cluster_size {
         return None;
     }
@@ -110,13 +114,12 @@ fn shares(config: &ZoneAware, own: &Locality, local: &[Zone], upstream: &[Zone])
     blended.iter().any(|weight| *weight > 0).then_some(blended)
 }
 
-/// Where no call can go, there is nothing healthy.
+/// What cannot take a call now is not healthy, unless nothing can: one endpoint that is connected must not get the calls of
+/// all that are not yet.
 fn ready(upstream: &[Zone]) -> Vec<Zone> {
-    let any = upstream.iter().any(|zone| zone.ready && zone.healthy > 0);
+    let any = upstream.iter().any(|zone| zone.ready.number > 0);
     let mut zones = upstream.to_vec();
-    for zone in zones.iter_mut().filter(|zone| any && !zone.ready) {
-        (zone.healthy, zone.weight) = (0, 0);
-    }
+    zones.iter_mut().filter(|_| any).for_each(|zone| zone.healthy = zone.ready);
     zones
 }
 
@@ -134,7 +137,8 @@ fn by_zone(config: &ZoneAware, own: &Locality, local: &[Zone], upstream: &[Zone]
     };
     let own = upstream.iter().position(|zone| *zone.locality == *own);
     let staying = own.map_or(0, |own| {
-        let is_forced = config.force_local_zone.is_some_and(|least| upstream[own].healthy >= u64::from(least).max(1));
+        let is_forced =
+            config.force_local_zone.is_some_and(|least| upstream[own].healthy.number >= u64::from(least).max(1));
         match (here[own], callers(&upstream[own])) {
             (0, _) => 0,
             (here, callers) if here >= callers || is_forced => WHOLE,
@@ -148,8 +152,8 @@ fn by_zone(config: &ZoneAware, own: &Locality, local: &[Zone], upstream: &[Zone]
     };
     let mut capacities: Vec<u64> = upstream.iter().enumerate().map(capacity).collect();
     if capacities.iter().all(|capacity| *capacity == 0) {
-        // Parts are whole numbers: what is left of them all may be none.
-        capacities = here.iter().map(|here| u64::from(*here > 0)).collect();
+        // Parts are whole numbers, and callers that are not healthy are part of no zone: what is left of them all may be none.
+        capacities = here.to_vec();
     }
     let sum = capacities.iter().sum::<u64>().max(1);
     let weight = |(at, capacity): (usize, &u64)| {
@@ -167,7 +171,8 @@ mod tests {
 
     fn zone(name: &str, healthy: u64) -> Zone {
         let locality = Locality { zone: name.into(), ..Locality::default() };
-        Zone { locality: Arc::new(locality), total: healthy, healthy, weight: healthy, ready: true }
+        let counted = Counted { number: healthy, weight: healthy };
+        Zone { locality: Arc::new(locality), total: healthy, healthy: counted, ready: counted }
     }
 
     /// Zones a, b and c with so many endpoints.
@@ -217,16 +222,20 @@ mod tests {
         assert!(!by_zones(&[1, 1], &[6, 0]), "the same");
         assert!(!by_zones(&[2], &[3, 3]), "the callers are");
         assert!(!by_zones(&[0, 1, 1], &[3, 3]), "none of them is here");
-        let gone = Zone { healthy: 0, weight: 0, ..zone("b", 3) };
+        let none = Counted::default();
+        let gone = Zone { healthy: none, ready: none, ..zone("b", 3) };
         let config = ZoneAware { min_cluster_size: 3, ..config };
         let found = percents(&config, &zones(&[1, 1]), &[zone("a", 3), gone]);
         assert_eq!(found, Some(vec![100.0, 0.0]), "a zone without a healthy endpoint is one still");
     }
 
     #[test]
-    fn a_zone_that_takes_no_calls_yet_gets_none_while_another_does() {
+    fn an_endpoint_that_takes_no_calls_yet_counts_for_nothing_while_another_does() {
         let config = ZoneAware::default();
-        let unready = |name: &str| Zone { ready: false, ..zone(name, 3) };
+        let unready = |name: &str| Zone { ready: Counted::default(), ..zone(name, 3) };
+        let partly = Zone { ready: Counted { number: 1, weight: 1 }, ..zone("a", 9) };
+        let found = percents(&config, &zones(&[1, 1]), &[partly, zone("b", 9)]);
+        assert_eq!(found, Some(vec![20.0, 80.0]), "a tenth of the endpoints is in a, and half of the callers");
         let found = percents(&config, &zones(&[1, 1]), &[unready("a"), zone("b", 3)]);
         assert_eq!(found, Some(vec![0.0, 100.0]));
         let found = percents(&config, &zones(&[1, 1]), &[unready("a"), unready("b")]);
@@ -259,7 +268,10 @@ mod tests {
     #[test]
     fn weights_count_instead_of_endpoints_if_that_is_the_basis() {
         let config = ZoneAware { basis: LocalityBasis::HealthyWeight, ..ZoneAware::default() };
-        let heavy = |name: &str, weight: u64| Zone { weight, ..zone(name, 3) };
+        let heavy = |name: &str, weight: u64| {
+            let counted = Counted { number: 3, weight };
+            Zone { healthy: counted, ready: counted, ..zone(name, 3) }
+        };
         let found = percents(&config, &[heavy("a", 40), heavy("b", 60)], &[heavy("a", 20), heavy("b", 80)]);
         assert_eq!(found, Some(vec![50.0, 50.0]));
     }
@@ -268,29 +280,36 @@ mod tests {
         prop::collection::vec(0..50_u64, 2..6)
     }
 
+    #[test]
+    fn where_the_callers_here_are_not_healthy_calls_go_by_the_number_of_endpoints() {
+        let config = ZoneAware { min_cluster_size: 1, ..ZoneAware::default() };
+        let local = [Zone { healthy: Counted::default(), ..zone("a", 1) }, zone("b", 9), zone("c", 1)];
+        assert_eq!(percents(&config, &local, &zones(&[0, 9, 1])), Some(vec![0.0, 90.0, 10.0]));
+    }
+
     proptest! {
         /// What makes it fair: when every caller does the same, no endpoint gets more than its part, unless a zone of callers
         /// has no way to send less.
         #[test]
         fn what_all_callers_send_is_spread_over_the_endpoints_by_their_number(local in counts(), upstream in counts()) {
             let (local, upstream) = (zones(&local), zones(&upstream));
-            prop_assume!(upstream.iter().map(|zone| zone.healthy).sum::<u64>() > 0);
+            prop_assume!(upstream.iter().map(|zone| zone.healthy.number).sum::<u64>() > 0);
             // Zones of callers alone have no part in it: Envoy takes them for callers of nowhere.
             prop_assume!(local.len() <= upstream.len());
             let config = ZoneAware { min_cluster_size: 1, ..ZoneAware::default() };
-            let callers: u64 = local.iter().map(|zone| zone.healthy).sum();
-            let endpoints: u64 = upstream.iter().map(|zone| zone.healthy).sum();
+            let callers: u64 = local.iter().map(|zone| zone.healthy.number).sum();
+            let endpoints: u64 = upstream.iter().map(|zone| zone.healthy.number).sum();
             let mut loads = vec![0.0; upstream.len()];
             for from in &local {
                 let Some(weights) = shares(&config, &from.locality, &local, &upstream) else { continue };
-                prop_assert!(weights.iter().zip(&upstream).all(|(weight, zone)| *weight == 0 || zone.healthy > 0));
+                prop_assert!(weights.iter().zip(&upstream).all(|(weight, zone)| *weight == 0 || zone.healthy.number > 0));
                 let sum: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
                 prop_assert!((sum - 1e8).abs() <= 1e4, "{weights:?}");
-                let part = from.healthy as f64 / callers.max(1) as f64;
+                let part = from.healthy.number as f64 / callers.max(1) as f64;
                 loads.iter_mut().zip(&weights).for_each(|(load, weight)| *load += part * f64::from(*weight) / sum);
             }
             for (load, zone) in loads.iter().zip(&upstream) {
-                let fair = zone.healthy as f64 / endpoints as f64;
+                let fair = zone.healthy.number as f64 / endpoints as f64;
                 prop_assert!(*load <= fair + 0.002, "{load} instead of {fair}");
             }
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::balance::picker::{Group, Spread};
 use crate::balance::policy::{Candidate, Member, PickFirst, Plan};
-use crate::balance::zones::Zone;
+use crate::balance::zones::{Counted, Zone};
 use crate::connect::{Connect, Connections, ConnectivityState, Subchannel};
 use crate::resource::cluster::EndpointPolicy;
 use crate::resource::endpoints::{Health, Locality as LocalityId, LocalityEndpoints, Priority};
@@ -44,13 +44,18 @@ impl<C: Connect> Members<C> {
     pub(in crate::balance) fn zones(&self, priority: &Priority) -> Vec<Zone> {
         let is_reachable = |placed: &&Placed<C>| placed.subchannel.state() != ConnectivityState::TransientFailure;
         let zone = |(locality, described): (&Locality<C>, &LocalityEndpoints)| {
-            let healthy = || locality.endpoints.iter().filter(is_reachable);
+            let counted = |endpoints: &[&Placed<C>]| Counted {
+                number: endpoints.len() as u64,
+                weight: endpoints.iter().map(|placed| u64::from(placed.weight)).sum(),
+            };
+            let reachable: Vec<_> = locality.endpoints.iter().filter(is_reachable).collect();
+            let is_ready = |placed: &&&Placed<C>| placed.subchannel.state() == ConnectivityState::Ready;
+            let ready: Vec<_> = reachable.iter().filter(is_ready).copied().collect();
             Zone {
                 locality: locality.id.clone(),
                 total: described.endpoints.len() as u64,
-                healthy: healthy().count() as u64,
-                weight: healthy().map(|placed| u64::from(placed.weight)).sum(),
-                ready: healthy().any(|placed| placed.subchannel.state() == ConnectivityState::Ready),
+                healthy: counted(&reachable),
+                ready: counted(&ready),
             }
         };
         self.localities.iter().zip(&priority.localities).map(zone).collect()
