@@ -547,4 +547,7 @@ async fn a_file_of_keys_is_read_again_and_a_bad_one_leaves_the_last_good_keys() 
     .await
     .expect("the log tells of it");
     assert!(is_good(&new_token).await, "the last good keys stay");
+    fs::write(&path, r#"{"keys": []}"#).expect("a file");
+    let is_gone = async { while is_good(&new_token).await {} };
+    timeout(PATIENCE, is_gone).await.expect("nobody is believed where all keys were taken back");
 }

@@ -35,19 +35,21 @@ impl JwkSet {
     ///
     /// When it is no set, or has no key that is supported.
     pub fn parse(set: impl AsRef<[u8]>) -> Result<Self, Error> {
-        let keys = read(set.as_ref()).map_err(|why| Error::setup("use a JSON Web Key Set").with_source(why))?;
+        let keys =
+            usable(Keys::read(set.as_ref())).map_err(|why| Error::setup("use a JSON Web Key Set").with_source(why))?;
         Ok(Self { keys: keys.into(), file: None })
     }
 
     /// The keys in this file: read now, which blocks for a moment, and every 10 s from then on, so that who is not in it any
-    /// more is not believed any more. One that is bad, or gone, is told of in the log, and leaves the keys before it in use.
+    /// more is not believed any more: of a set without keys, nobody. A file that is bad, or gone, is told of in the log, and leaves the
+    /// keys before it in use.
     ///
     /// # Errors
     ///
     /// When it cannot be read, or is bad.
     pub fn file(path: impl Into<PathBuf>) -> Result<Self, Error> {
         let path = path.into();
-        let content = files::read(&path).and_then(|content| read(&content));
+        let content = files::read(&path).and_then(|content| usable(Keys::read(&content)));
         let what = || format!("read the JSON Web Key Set {}", path.display());
         let keys = KeysInForce::from(content.map_err(|why| Error::setup(what()).with_source(why))?);
         let state = State { interval: REFRESH_INTERVAL, read_at: Instant::now(), problem: None, reader: None };
@@ -102,10 +104,14 @@ async fn follow(file: Weak<KeyFile>) {
         sleep_until(due).await;
         let shown = path.display().to_string();
         let slow = || {
+            // Nobody uses its keys any more.
+            if file.strong_count() == 0 {
+                return;
+            }
             let why = format!("it could not be read within {PATIENCE:?}, and is waited for");
             tracing::warn!(path = shown, why, "{UNUSABLE}");
         };
-        let reading = aside(move || files::read(&path).and_then(|content| read(&content)));
+        let reading = aside(move || files::read(&path).and_then(|content| usable(Keys::read_again(&content))));
         let content = patiently(reading, slow).await;
         let Some(file) = file.upgrade() else { return };
         file.take(content.unwrap_or_else(|error| Err(error.into())));
@@ -125,16 +131,19 @@ impl KeyFile {
         let mut state = self.state.lock();
         state.read_at = Instant::now();
         let problem = keys.map(|keys| self.keys.replace(keys)).err().map(|problem| problem.to_string());
-        if let Some(why) = problem.as_ref().filter(|_| state.problem != problem) {
+        let news = problem.clone().filter(|_| state.problem != problem);
+        state.problem = problem;
+        // Every call needs the state, and whoever writes logs may block.
+        drop(state);
+        if let Some(why) = news {
             let path = self.path.display();
             tracing::warn!(%path, why, "{UNUSABLE}");
         }
-        state.problem = problem;
     }
 }
 
-fn read(set: &[u8]) -> Result<Keys, BoxError> {
-    let (keys, others) = Keys::read(set).map_err(|problem| format!("it {problem}"))?;
+fn usable(read: Result<(Keys, usize), String>) -> Result<Keys, BoxError> {
+    let (keys, others) = read.map_err(|problem| format!("it {problem}"))?;
     if others > 0 {
         tracing::debug!(others, "some keys of a set are not supported, or not for signatures");
     }

@@ -139,6 +139,21 @@ impl Keys {
         }
     }
 
+    /// The same of a set that takes the place of another one: it may be without any key, as an issuer says that none of its keys is
+    /// to be believed any more.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the set.
+    pub(crate) fn read_again(bytes: &[u8]) -> Result<(Self, usize), String> {
+        let keys = Self::read(bytes);
+        let is_empty = || object(bytes)?.get("keys")?.as_array().map(Vec::is_empty);
+        match keys {
+            Err(_) if bytes.len() <= MAX_LENGTH && is_empty() == Some(true) => Ok((Self(Vec::new()), 0)),
+            keys => keys,
+        }
+    }
+
     /// Whether one of the keys signed the token. At most [`MAX_TRIES`] are tried, those first that have its `kid`.
     fn signed(&self, token: &Token) -> Result<(), Unsigned> {
         let id = token.key_id.as_deref();

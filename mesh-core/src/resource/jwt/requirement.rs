@@ -81,7 +81,13 @@ impl<'p, 'a> Judge<'p, 'a> {
     fn any(&mut self, any: &[Requirement]) -> Result<(), Failure> {
         let mut why = Failure::Missing;
         for one in any {
-            match self.decide(one) {
+            let before = self.accepted.len();
+            let decided = self.decide(one);
+            if decided.is_err() {
+                // Good ones among them are not, beside what is bad.
+                self.accepted.truncate(before);
+            }
+            match decided {
                 Ok(()) => return Ok(()),
                 Err(failure) if !failure.says_little() || why.says_little() && failure != Failure::Missing => {
                     why = failure

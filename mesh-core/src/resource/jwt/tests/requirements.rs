@@ -107,6 +107,26 @@ fn a_signature_is_verified_once_wherever_the_token_is_and_whomever_it_may_be_for
 }
 
 #[test]
+fn a_good_token_beside_a_bad_one_is_not_believed_though_another_issuers_lets_the_call_pass() {
+    let (joe, jim) = (Signer::new("joe"), Signer::new("jim"));
+    let entry = |name: &str| Effects { payload_entry: Some(name.into()), ..Effects::default() };
+    let places = vec![TokenPlace::Header { name: HeaderName::from_static("x-jim"), prefix: "".into() }];
+    let providers = vec![
+        Provider { effects: entry("joe"), ..provider("joe", &joe) },
+        Provider { effects: entry("jim"), places, ..provider("jim", &jim) },
+    ];
+    let filter = filter(providers, Requirement::Any(vec![of(0), of(1)].into()));
+    let of_joe = format!("Bearer {}", joe.token(&json!({"iss": "joe"})));
+    let of_jim = jim.token(&json!({"iss": "jim"}));
+    let headers = [("authorization", &*of_joe), ("x-jim", &of_jim)];
+    let mut head = request("http://svc.test/a.B/C?access_token=junk", &headers);
+    assert_eq!(filter.authenticate(&mut head, now()), Ok(()));
+    let claims = head.extensions.get::<Claims>().expect("those of jim");
+    assert_eq!(claims.entries().count(), 1);
+    assert_eq!((claims.text("jim", &["iss"]), claims.text("joe", &["iss"])), (Some("jim"), None));
+}
+
+#[test]
 fn a_token_for_another_audience_is_not_missing() {
     let joe = Signer::new("joe");
     let effects = || Effects { payload_entry: Some("payload".into()), ..Effects::default() };
