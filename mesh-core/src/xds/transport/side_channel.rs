@@ -24,7 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::StreamError;
 use super::grpc::{Failure, GrpcOptions, GrpcTransport};
-use crate::aside::aside;
+use crate::aside::{PATIENCE, aside, patiently};
 use crate::backoff::{Backoff, BackoffConfig};
 use crate::bootstrap::ServerConfig;
 use crate::http2::{Connection, Slot, State as ConnectionState, Unavailable};
@@ -200,8 +200,15 @@ impl Inner {
     /// Reading the files of credentials may block.
     async fn transport(&self) -> Result<GrpcTransport, StreamError> {
         let (server, options, runtime) = (self.server.clone(), self.options.clone(), self.runtime.clone());
-        let reading = aside(move || GrpcTransport::to(&server, options, &runtime)).await;
-        match reading {
+        let slow = || {
+            let service = &*self.server.uri;
+            tracing::warn!(
+                service,
+                "the files of its credentials could not be read within {PATIENCE:?}, and are waited for"
+            );
+        };
+        let reading = aside(move || GrpcTransport::to(&server, options, &runtime));
+        match patiently(reading, slow).await {
             Ok(Ok(transport)) => Ok(transport),
             Ok(Err(error)) => Err(StreamError::new(format!("UNAVAILABLE: {}", error.report()))),
             Err(error) => Err(StreamError::new(format!("UNAVAILABLE: {error}"))),
