@@ -65,7 +65,8 @@ impl Mesh {
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), mesh_core::Error> {
-    /// let mesh = mesh_core::Mesh::builder().build().await?;
+    /// # let impatient = mesh_core::balance::BalanceOptions::new().max_wait(std::time::Duration::from_millis(50));
+    /// # let mesh = mesh_core::Mesh::builder().balance(impatient).build().await?;
     /// let target = mesh.target("static:///127.0.0.1:50051")?;
     /// target.ready().await.ok();
     /// for setting in mesh.in_force(&target) {
