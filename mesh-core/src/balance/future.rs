@@ -78,7 +78,7 @@ where
     C: Connect,
     Slot<C>: SendRequest<B>,
 {
-    /// In memory that is there before the state is made: a kilobyte is then written once, and not copied.
+    /// In memory that is there before the state is made, so that the compiler may write it where it stays.
     #[inline(always)]
     fn boxed(make: impl FnOnce() -> Self) -> Boxed<C, B> {
         let place = Box::new_uninit();
