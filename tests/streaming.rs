@@ -66,11 +66,11 @@ async fn both_sides_of_a_stream_take_turns() {
 }
 
 #[tokio::test]
-async fn twenty_thousand_messages_of_a_kilobyte_are_sent_in_one_stream() {
+async fn ten_thousand_messages_of_16_kib_are_sent_in_one_stream() {
     let backend = Backend::start("a").await;
     let (_mesh, mut client) = connect(backend.address()).await;
-    let message = hello(&"x".repeat(1024));
-    let requests = stream::iter(std::iter::repeat_n(message, 20_000));
+    let message = hello(&"x".repeat(16 * 1024));
+    let requests = stream::iter(std::iter::repeat_n(message, 10_000));
     assert_eq!(client.collect_hellos(requests).await.unwrap().into_inner().message, "a");
     assert_eq!((backend.calls(), backend.connections()), (1, 1));
 }

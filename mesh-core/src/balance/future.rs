@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::{Extensions, HeaderValue, Response, header};
+use http::{Extensions, HeaderValue, Request, Response, header};
 use http_body::Body;
 use pin_project::pin_project;
 
@@ -102,7 +102,7 @@ where
     /// Picks and sends at once if an endpoint is ready.
     pub(crate) fn new(
         clusters: &Clusters<C>,
-        request: Outgoing<C, B>,
+        request: Request<B>,
         extensions: Extensions,
         classify: &'static dyn Classify,
     ) -> Self {
@@ -113,7 +113,7 @@ where
 }
 
 impl<C: Connect> Attempt<C> {
-    fn start<B>(&mut self, clusters: &Clusters<C>, request: Outgoing<C, B>) -> Boxed<C, B>
+    fn start<B>(&mut self, clusters: &Clusters<C>, mut request: Request<B>) -> Boxed<C, B>
     where
         Slot<C>: SendRequest<B>,
     {
@@ -121,6 +121,10 @@ impl<C: Connect> Attempt<C> {
         let Some((call, entry)) = call.and_then(|call| Some((call, call.cluster.as_ref()?))) else {
             return State::failed(error::no_cluster());
         };
+        if call.attempt_count().in_request {
+            request.headers_mut().insert(ATTEMPT_COUNT, HeaderValue::from(call.attempt.max(1)));
+        }
+        let request = request.into();
         if entry.leaves.is_some() {
             return match clusters.aggregate(entry) {
                 Ok(aggregate) => self.start_at_leaf(aggregate, request),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use http::{Extensions, HeaderName, HeaderValue, Request, Response};
+use http::{Extensions, HeaderName, Request, Response};
 use tokio_util::sync::CancellationToken;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -14,7 +14,7 @@ use super::clusters::Clusters;
 use super::future::ResponseFuture;
 use super::options::BalanceOptions;
 use super::picker::Slot;
-use crate::call::{self, Call, Classify, HttpStatus};
+use crate::call::{self, Classify, HttpStatus};
 use crate::connect::{Connect, SendRequest};
 use crate::error::Error;
 use crate::resource::endpoints::Address;
@@ -148,16 +148,7 @@ where
         if let Some(default) = &self.default {
             choose(&mut extensions, default);
         }
-        tell_attempt(&mut request, &extensions);
-        ResponseFuture::new(&self.clusters, request.into(), extensions, self.classify)
-    }
-}
-
-/// The number of the attempt, for an endpoint that is to know (Envoy's `include_request_attempt_count`).
-fn tell_attempt<B>(request: &mut Request<B>, extensions: &Extensions) {
-    let asking = extensions.get::<Call>().filter(|call| call.attempt_count().in_request);
-    if let Some(call) = asking {
-        request.headers_mut().insert(ATTEMPT_COUNT, HeaderValue::from(call.attempt.max(1)));
+        ResponseFuture::new(&self.clusters, request, extensions, self.classify)
     }
 }
 

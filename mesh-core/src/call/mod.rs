@@ -245,19 +245,7 @@ impl Call {
 
 /// The call of a request; started here if no layer before did.
 pub(crate) fn of(extensions: &mut http::Extensions) -> &mut Call {
-    // Nearly always there is one, and to look for it costs less than to make room for another.
-    if extensions.get::<Call>().is_none() {
-        extensions.insert(Call::new(None));
-    }
-    extensions.get_mut().expect("there is one")
-}
-
-/// Makes a call as important as the one that it helps to serve.
-#[cfg(feature = "discover")]
-pub(crate) fn tell_criticality<B>(request: &mut http::Request<B>) {
-    if let Some((name, criticality)) = of(request.extensions_mut()).context.said_criticality() {
-        request.headers_mut().entry(name).or_insert_with(|| criticality.into());
-    }
+    extensions.get_or_insert_with(|| Call::new(None))
 }
 
 /// Whether a call waits although there is no hope at the moment. Only a call that would fail otherwise asks, so that no

@@ -24,7 +24,7 @@ use std::task::{Context, Poll};
 
 pub use body::ResponseBody;
 pub use future::ResponseFuture;
-use http::{Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
 pub use layer::DiscoverLayer;
 pub use target::Target;
 use tower_service::Service;
@@ -38,6 +38,7 @@ pub(crate) use xds::{Subscriptions, follow as follow_xds};
 
 use self::target::is_outside_runtimes;
 use crate::call;
+use crate::criticality::Criticality;
 use crate::error::Error;
 
 /// Gives each call the snapshot of its target.
@@ -75,25 +76,34 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let _entered = is_outside_runtimes().then(|| self.target.enter());
         self.target.address(&mut request);
-        call::tell_criticality(&mut request);
-        match self.target.snapshot() {
-            Some(snapshot) if snapshot.routing.is_ok() || !call::waits_for_ready(request.extensions()) => {
-                let call = call::of(request.extensions_mut());
-                (call.snapshot, call.channel) = (Some(snapshot), self.channel);
-                self.target.expect_peers(call);
+        let snapshot = self.target.snapshot();
+        let is_routed = snapshot.as_ref().is_some_and(|snapshot| snapshot.routing.is_ok());
+        let wait_for_ready = !is_routed && call::waits_for_ready(request.extensions());
+        let call = call::of(request.extensions_mut());
+        call.channel = self.channel;
+        self.target.expect_peers(call);
+        let criticality = call.context.said_criticality();
+        match snapshot {
+            Some(snapshot) if !wait_for_ready => {
+                call.snapshot = Some(snapshot);
+                tell_criticality(request.headers_mut(), criticality);
                 ResponseFuture::calling(self.inner.call(request), self.target.clone())
             }
             _ => {
-                let wait_for_ready = call::waits_for_ready(request.extensions());
-                let call = call::of(request.extensions_mut());
-                call.channel = self.channel;
-                self.target.expect_peers(call);
                 let wait = self.target.wait_for_snapshot(call.starts_to_wait(), call.deadline, wait_for_ready);
+                tell_criticality(request.headers_mut(), criticality);
                 // The service that was polled ready is the one to call later.
                 let next = self.inner.clone();
                 let ready = std::mem::replace(&mut self.inner, next);
                 ResponseFuture::waiting(Box::pin(wait), ready, request, self.target.clone())
             }
         }
+    }
+}
+
+/// Makes a call as important as the one that it helps to serve, unless the application says how important it is.
+fn tell_criticality(headers: &mut HeaderMap, served: Option<(HeaderName, Criticality)>) {
+    if let Some((name, criticality)) = served {
+        headers.entry(name).or_insert_with(|| criticality.into());
     }
 }
