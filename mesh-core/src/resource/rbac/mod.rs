@@ -96,7 +96,8 @@ impl Rbac {
     }
 }
 
-#[cfg(any(test, fuzzing))]
+// Of the fuzzers alone.
+#[cfg(all(any(test, fuzzing), feature = "testing", feature = "jwt", feature = "rbac"))]
 impl Rbac {
     /// The same without the index.
     pub(crate) fn decide_by_walk(&self, call: &InboundCall<'_>) -> Decision<'_> {
