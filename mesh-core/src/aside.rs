@@ -28,6 +28,16 @@ pub(crate) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + '
     ended(&mut begin(work)?).await
 }
 
+/// As [`aside`], for those who wait for no longer than [`PATIENCE`].
+///
+/// # Errors
+///
+/// Those of [`aside`], and that it takes longer.
+pub(crate) async fn aside_in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let in_time = timeout(PATIENCE, aside(work)).await;
+    in_time.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("not within {PATIENCE:?}"))))
+}
+
 /// What work comes to; `tell` is called whenever another [`PATIENCE`] of it is over.
 pub(crate) async fn patiently<T>(work: impl Future<Output = T>, mut tell: impl FnMut()) -> T {
     let mut work = pin!(work);
@@ -214,6 +224,15 @@ mod tests {
     #[tokio::test]
     async fn what_the_work_comes_to_is_returned() {
         assert_eq!(aside(|| 7).await.unwrap(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_hangs_is_not_waited_for_any_longer() {
+        let (release, released) = mpsc::channel::<()>();
+        let begun = tokio::time::Instant::now();
+        let error = aside_in_time(move || released.recv()).await.unwrap_err();
+        assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, PATIENCE));
+        release.send(()).expect("the work is still under way");
     }
 
     #[tokio::test]

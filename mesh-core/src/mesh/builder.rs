@@ -11,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Inner, Mesh};
+use crate::aside::aside_in_time;
 use crate::backoff::bounded;
 use crate::balance::{BalanceOptions, Clusters, PolicyConfig, PolicyFactory, make_policy};
-use crate::bootstrap::{Bootstrap, ServerConfig};
+use crate::bootstrap::{Bootstrap, ChannelCredentials, ServerConfig};
 use crate::connect::{Http2Connector, Http2Options};
 #[cfg(feature = "dns")]
 use crate::discover::Names;
@@ -301,11 +302,13 @@ impl MeshBuilder {
         self
     }
 
-    /// Starts the mesh on the current tokio runtime. It does not wait for the control plane: see [`Mesh::ready`].
+    /// Starts the mesh on the current tokio runtime. It does not wait for the control plane: see [`Mesh::ready`]. Files of the
+    /// control plane's credentials are read now.
     ///
     /// # Errors
     ///
-    /// Outside a tokio runtime; when the credentials of the bootstrap, or one of its certificate providers, cannot be built.
+    /// Outside a tokio runtime; when the credentials of the bootstrap, or one of its certificate providers, cannot be built, or
+    /// the files of those credentials take longer than 10 s to be read.
     pub async fn build(self) -> Result<Mesh, Error> {
         let runtime = Handle::try_current()
             .map_err(|error| Error::new(ErrorKind::Setup, "build a mesh outside a tokio runtime").with_source(error))?;
@@ -330,21 +333,22 @@ impl MeshBuilder {
             Some(name) => Some(super::local_cluster::of(name, bootstrap.as_ref())?),
             None => None,
         };
-        let transport = GrpcOptions { tasks: tasks.clone(), ..self.transport };
+        #[cfg(feature = "tls")]
+        let is_in_process = self.in_process.is_some();
+        let options = GrpcOptions { tasks: tasks.clone(), ..self.transport };
+        // Before anything runs that an error would leave behind.
+        let transport = match &bootstrap {
+            Some(bootstrap) => Some(transport_to(self.in_process, bootstrap, options, &runtime).await?),
+            None => None,
+        };
         #[cfg(feature = "tls")]
         let certificate_providers = {
             let all = super::certificates::all(bootstrap.as_ref(), self.certificate_providers)?;
             Providers::start(all, &tasks, &runtime, &cancel)
         };
-        let xds = match &bootstrap {
+        let xds = match bootstrap.as_ref().zip(transport) {
             None => None,
-            Some(bootstrap) => {
-                #[cfg(feature = "tls")]
-                let is_in_process = self.in_process.is_some();
-                let transport: Arc<dyn Transport> = match self.in_process {
-                    Some(connect) => Arc::new(GrpcTransport::in_process(connect, bootstrap, transport, &runtime)?),
-                    None => Arc::new(GrpcTransport::new(bootstrap, transport, &runtime)?),
-                };
+            Some((bootstrap, transport)) => {
                 let channel = |service: &ServerConfig| {
                     let options =
                         GrpcOptions { tasks: tasks.clone(), max_response: MAX_RESPONSE, ..Default::default() };
@@ -425,6 +429,29 @@ impl MeshBuilder {
             drain_timeout: self.drain_timeout,
         }))
     }
+}
+
+/// A transport to the control plane. The files of its credentials may be where nothing answers.
+async fn transport_to(
+    in_process: Option<InProcess>,
+    bootstrap: &Bootstrap,
+    options: GrpcOptions,
+    runtime: &Handle,
+) -> Result<Arc<dyn Transport>, Error> {
+    let has_files = bootstrap.server().credentials != ChannelCredentials::Insecure;
+    let (bootstrap, runtime) = (bootstrap.clone(), runtime.clone());
+    let make = move || match in_process {
+        Some(connect) => GrpcTransport::in_process(connect, &bootstrap, options, &runtime),
+        None => GrpcTransport::new(&bootstrap, options, &runtime),
+    };
+    let made = match has_files {
+        false => make(),
+        true => aside_in_time(make).await.unwrap_or_else(|error| {
+            let error = Error::setup("the files of the control plane's credentials cannot be read").with_source(error);
+            Err(error.with_next_step("check that their file system answers"))
+        }),
+    };
+    Ok(Arc::new(made?))
 }
 
 impl fmt::Debug for MeshBuilder {
