@@ -6,10 +6,10 @@ use mesh_core::context::Context;
 use mesh_core::deadline::DeadlineLayer;
 use mesh_core::filter::{ConcurrencyLimit, ConcurrencyLimitLayer, ConcurrencyStatus};
 use mesh_core::server::ServerOptions;
-use mesh_core::testing::{FilterChainBuilder, filter_chain, server_listener};
+use mesh_core::testing::{ControlPlane, FilterChainBuilder, filter_chain, server_listener};
 use mesh_core::{Criticality, Mesh};
 use mesh_examples::helloworld::HelloRequest;
-use mesh_tonic::{Grpc, server_context};
+use mesh_tonic::{Grpc, MeshChannel, MeshServer, server_context};
 use mesh_xds_proto::envoy::config::core::v3::RuntimeFeatureFlag;
 use mesh_xds_proto::envoy::extensions::filters::http::adaptive_concurrency::v3 as pb;
 use mesh_xds_proto::envoy::r#type::v3::{HttpStatus, Percent};
@@ -17,16 +17,20 @@ use pb::adaptive_concurrency::ConcurrencyControllerConfig::GradientControllerCon
 use pb::gradient_controller_config::{ConcurrencyLimitCalculationParams, MinimumRttCalculationParams};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, yield_now};
-use tokio::time::timeout;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::{Code, Request, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::backend::Backend;
 use crate::support::client::{Client, metadata, quick};
 use crate::support::configured::Setting;
+use crate::support::in_time;
 use crate::support::served::Served;
 use crate::support::tier::Tier;
+use crate::support::timed::timed;
 
 const HEADER: &str = "x-request-criticality";
 
@@ -75,7 +79,7 @@ async fn of(client: &Client, criticality: Criticality) -> Result<String, (Code, 
 
 /// Waits for what the test asks for again and again.
 async fn soon(what: &str, asked: impl Future<Output = ()>) {
-    timeout(Duration::from_secs(10), asked).await.expect(what);
+    in_time(what, asked).await;
 }
 
 fn only(mut all: Vec<ConcurrencyStatus>) -> ConcurrencyStatus {
@@ -85,81 +89,88 @@ fn only(mut all: Vec<ConcurrencyStatus>) -> ConcurrencyStatus {
 
 #[tokio::test]
 async fn a_servers_limit_is_learnt_from_its_calls_and_one_more_is_refused() {
-    let it = Setting::start(chain(&filter(gradient())), ServerOptions::new()).await;
-    let concurrency = || only(it.server.status().concurrency);
-    it.greeter.hold();
-    let first = held(&it.client, &it.greeter, None).await;
-    let second = held(&it.client, &it.greeter, None).await;
-    let refused = it.client.hello().await.expect_err("two are served");
-    assert_eq!((refused.code(), refused.message()), (Code::Unavailable, "reached concurrency limit"));
-    let status = concurrency();
-    assert!(status.name.ends_with("/limit"), "{status:?}");
-    assert_eq!((status.limit, status.in_flight, status.refused(), status.min_rtt), (2, 2, 1, None));
-    it.greeter.release();
-    first.await.expect("no panic").expect("it is served");
-    second.await.expect("no panic").expect("it is served");
-    let call = async || drop(it.client.hello().await.expect("one call at a time is served"));
-    soon("a minRTT", async {
-        while concurrency().min_rtt.is_none() {
-            call().await;
-        }
+    timed(async || {
+        let it = Setting::start(chain(&filter(gradient())), ServerOptions::new()).await;
+        let concurrency = || only(it.server.status().concurrency);
+        it.greeter.hold();
+        let first = held(&it.client, &it.greeter, None).await;
+        let second = held(&it.client, &it.greeter, None).await;
+        let refused = it.client.hello().await.expect_err("two are served");
+        assert_eq!((refused.code(), refused.message()), (Code::Unavailable, "reached concurrency limit"));
+        let status = concurrency();
+        assert!(status.name.ends_with("/limit"), "{status:?}");
+        assert_eq!((status.limit, status.in_flight, status.refused(), status.min_rtt), (2, 2, 1, None));
+        it.greeter.release();
+        first.await.expect("no panic").expect("it is served");
+        second.await.expect("no panic").expect("it is served");
+        let call = async || drop(it.client.hello().await.expect("one call at a time is served"));
+        soon("a minRTT", async {
+            while concurrency().min_rtt.is_none() {
+                call().await;
+            }
+        })
+        .await;
+        // Calls that come one after the other hold none up, and the limit rises.
+        soon("a higher limit", async {
+            while concurrency().limit < 10 {
+                call().await;
+            }
+        })
+        .await;
+        let learnt = concurrency();
+        // What was learnt and counted outlives an update.
+        let mut updated = gradient();
+        updated.concurrency_limit_params.as_mut().expect("set").max_concurrency_limit = Some(7);
+        it.changes_to(chain(&filter(updated))).await;
+        soon("the update", async {
+            while concurrency().limit > 7 {
+                yield_now().await;
+            }
+        })
+        .await;
+        let after = concurrency();
+        assert_eq!((after.limit, after.min_rtt, after.refused(), after.in_flight), (7, learnt.min_rtt, 1, 0));
     })
     .await;
-    // Calls that come one after the other hold none up, and the limit rises.
-    soon("a higher limit", async {
-        while concurrency().limit < 10 {
-            call().await;
-        }
-    })
-    .await;
-    let learnt = concurrency();
-    // What was learnt and counted outlives an update.
-    let mut updated = gradient();
-    updated.concurrency_limit_params.as_mut().expect("set").max_concurrency_limit = Some(7);
-    it.changes_to(chain(&filter(updated))).await;
-    soon("the update", async {
-        while concurrency().limit > 7 {
-            yield_now().await;
-        }
-    })
-    .await;
-    let after = concurrency();
-    assert_eq!((after.limit, after.min_rtt, after.refused(), after.in_flight), (7, learnt.min_rtt, 1, 0));
 }
 
 #[tokio::test]
 async fn a_limit_that_is_switched_off_limits_nothing_and_its_status_is_as_it_says() {
-    let off = RuntimeFeatureFlag { default_value: Some(false), runtime_key: "off".into() };
-    let it = Setting::start(
-        chain(&pb::AdaptiveConcurrency { enabled: Some(off), ..filter(gradient()) }),
-        ServerOptions::new(),
-    )
-    .await;
-    it.greeter.hold();
-    let mut calls = Vec::new();
-    for _ in 0..3 {
+    timed(async || {
+        let off = RuntimeFeatureFlag { default_value: Some(false), runtime_key: "off".into() };
+        let it = Setting::start(
+            chain(&pb::AdaptiveConcurrency { enabled: Some(off), ..filter(gradient()) }),
+            ServerOptions::new(),
+        )
+        .await;
+        it.greeter.hold();
+        let mut calls = Vec::new();
+        for _ in 0..3 {
+            calls.push(held(&it.client, &it.greeter, None).await);
+        }
+        assert_eq!(it.server.status().concurrency, []);
+        let unauthorized = Some(HttpStatus { code: 401 });
+        let answering =
+            pb::AdaptiveConcurrency { concurrency_limit_exceeded_status: unauthorized, ..filter(gradient()) };
+        it.changes_to(chain(&answering)).await;
+        let mut client = it.client.greeter();
+        // Those that were let in before do not count.
+        soon("the update", async {
+            while it.server.status().concurrency.is_empty() {
+                yield_now().await;
+            }
+        })
+        .await;
         calls.push(held(&it.client, &it.greeter, None).await);
-    }
-    assert_eq!(it.server.status().concurrency, []);
-    let unauthorized = Some(HttpStatus { code: 401 });
-    let answering = pb::AdaptiveConcurrency { concurrency_limit_exceeded_status: unauthorized, ..filter(gradient()) };
-    it.changes_to(chain(&answering)).await;
-    let mut client = it.client.greeter();
-    // Those that were let in before do not count.
-    soon("the update", async {
-        while it.server.status().concurrency.is_empty() {
-            yield_now().await;
+        calls.push(held(&it.client, &it.greeter, None).await);
+        let refused = client.say_hello(Request::new(HelloRequest::default())).await.expect_err("two are served");
+        assert_eq!(refused.code(), Code::Unauthenticated);
+        it.greeter.release();
+        for call in calls {
+            call.await.expect("no panic").expect("it is served");
         }
     })
     .await;
-    calls.push(held(&it.client, &it.greeter, None).await);
-    calls.push(held(&it.client, &it.greeter, None).await);
-    let refused = client.say_hello(Request::new(HelloRequest::default())).await.expect_err("two are served");
-    assert_eq!(refused.code(), Code::Unauthenticated);
-    it.greeter.release();
-    for call in calls {
-        call.await.expect("no panic").expect("it is served");
-    }
 }
 
 #[tokio::test]
@@ -309,6 +320,51 @@ async fn calls_that_serve_another_are_as_important_as_that() {
     assert_eq!((seen("x-tier"), seen(HEADER)), (vec!["CRITICAL".to_owned()], vec![]));
     client.hello_with(metadata(&[("x-tier", "CRITICAL_PLUS")])).await.expect("it is served");
     assert_eq!(seen("x-tier"), ["SHEDDABLE"]);
+}
+
+/// Kubernetes kills a pod that does not answer its probes, and the calls of one that is only busy would go to the others.
+#[tokio::test]
+async fn health_checks_are_answered_however_many_calls_are_served() {
+    timed(async || {
+        let greeter = Backend::start("a").await;
+        let control_plane = ControlPlane::new();
+        let socket = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = socket.local_addr().expect("a bound listener");
+        let adaptive = filter(pb::GradientControllerConfig {
+            min_rtt_calc_params: gradient()
+                .min_rtt_calc_params
+                .map(|params| MinimumRttCalculationParams { min_concurrency: Some(1), ..params }),
+            ..gradient()
+        });
+        let served_by = async |mesh: &Mesh, socket, options| {
+            let services = |server: MeshServer| {
+                let health = server.health();
+                server.add_service(health).add_service(greeter.service())
+            };
+            Served::start_at(socket, mesh, options, services).await
+        };
+        control_plane.put(server_listener(address).chains([chain(&adaptive)]));
+        let configured = quick().control_plane(&control_plane).build().await.expect("a mesh");
+        let by_control_plane = served_by(&configured, socket, ServerOptions::new()).await;
+        let plain = quick().build().await.expect("a mesh");
+        let socket = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let limit = ServerOptions::new().concurrency_limit(ConcurrencyLimit::fixed(1));
+        let by_code = served_by(&plain, socket, limit).await;
+        for server in [&by_control_plane, &by_code] {
+            let client = Client::new(&plain, &server.target());
+            greeter.hold();
+            let call = held(&client, &greeter, None).await;
+            assert_eq!(client.hello().await.expect_err("it is full").code(), Code::Unavailable);
+            let channel = MeshChannel::new(&plain, &server.target()).expect("a target");
+            let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await.expect("an answer");
+            assert_eq!(answer.into_inner().status(), ServingStatus::Serving);
+            let status = only(server.status().concurrency);
+            assert_eq!((status.in_flight, status.refused()), (1, 1), "health checks are not counted");
+            greeter.release();
+            call.await.expect("no panic").expect("it is served");
+        }
+    })
+    .await;
 }
 
 /// Of a server that the mesh knows nothing of.

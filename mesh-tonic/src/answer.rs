@@ -19,4 +19,8 @@ impl AnswerProtocol for Grpc {
         let _ = Status::new(code, message).add_header(headers);
         response
     }
+
+    fn is_health_check(&self, path: &str) -> bool {
+        path.starts_with("/grpc.health.v1.Health/")
+    }
 }

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::Counter;
 
-/// A port that refuses connections, and that nobody else gets meanwhile.
+/// A port that refuses connections while nobody [listens](Self::listen) there, and that nobody else gets meanwhile.
 #[derive(Debug)]
 pub(crate) struct ClosedPort {
     socket: Socket,
@@ -17,13 +17,33 @@ pub(crate) struct ClosedPort {
 
 impl ClosedPort {
     pub(crate) fn new() -> Self {
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    pub(crate) fn at(address: SocketAddr) -> Self {
         // Bound and not listening: the kernel answers a SYN with RST.
-        Self { socket: bound_socket() }
+        Self { socket: shared_socket(address) }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         address_of(&self.socket)
     }
+
+    /// Opens it. It is closed again when the listener is.
+    pub(crate) fn listen(&self) -> TcpListener {
+        let socket = shared_socket(self.address());
+        socket.listen(1024).expect("a listener");
+        socket.set_nonblocking(true).expect("a socket that does not block");
+        TcpListener::from_std(socket.into()).expect("a runtime")
+    }
+}
+
+/// Of those that may have an address together.
+fn shared_socket(address: SocketAddr) -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_reuse_port(true).expect("a port that can be shared");
+    socket.bind(&address.into()).expect("a free port");
+    socket
 }
 
 /// A port whose connections are never answered: its queue is full, so that the kernel drops each SYN.
@@ -142,6 +162,18 @@ mod tests {
         let port = ClosedPort::new();
         let error = TcpStream::connect(port.address()).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test]
+    async fn a_port_that_was_open_stays_the_tests_own() {
+        let port = ClosedPort::new();
+        let listener = port.listen();
+        let _connection = TcpStream::connect(port.address()).await.unwrap();
+        drop(listener);
+        assert!(TcpStream::connect(port.address()).await.is_err());
+        TcpListener::bind(port.address()).await.expect_err("it is taken");
+        let _listener = port.listen();
+        TcpStream::connect(port.address()).await.expect("it is open again");
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ use crate::backoff::bounded;
 use crate::bootstrap::{Bootstrap, GrpcService};
 use crate::error::Error;
 use crate::filter::{AnswerProtocol, Filter};
+use crate::resource::answer::or_error;
 use crate::resource::ext_authz::{AuthorizationService, DEFAULT_TIMEOUT, ExtAuthz, ExtAuthzConfig};
 use crate::resource::filter::FilterConfig;
 use crate::server::parties_of;
@@ -79,9 +80,10 @@ impl ExtAuthzLayer {
         self
     }
 
-    /// The answer to a call whose check fails. Default 403.
+    /// The answer to a call whose check fails. Default 403, which also takes the place of a status that says no error: who is
+    /// denied must not take it for an answer.
     pub fn status_on_error(mut self, status: StatusCode) -> Self {
-        self.status_on_error = status;
+        self.status_on_error = or_error(status, StatusCode::FORBIDDEN);
         self
     }
 

@@ -37,11 +37,18 @@ pub trait RetryProtocol: fmt::Debug + Send + Sync {
     fn tell_attempts(&self, previous: u32) -> (HeaderName, HeaderValue);
 }
 
-/// The form that an answer of the mesh's own takes in the protocol that the calls speak. An adapter has one; without
-/// one, it is a response of HTTP with the answer's status.
+/// The form that an answer of the mesh's own takes in the protocol that the calls speak, and which calls must not be refused.
+/// An adapter has one; without one, it is a response of HTTP with the answer's status.
 pub trait AnswerProtocol: fmt::Debug + Send + Sync {
     /// The answer as a response.
     fn respond(&self, answer: Answer) -> Response<Bytes>;
+
+    /// Whether calls to this path ask for the health of their server. Those are served, however many others are. By default
+    /// none does.
+    fn is_health_check(&self, path: &str) -> bool {
+        let _ = path;
+        false
+    }
 }
 
 /// All that the layers must know of a protocol.

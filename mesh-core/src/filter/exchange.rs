@@ -316,6 +316,9 @@ impl Exchange {
     }
 
     fn admit(&mut self, limit: &ConcurrencyLimit, head: &Parts) -> Step {
+        if self.protocol.is_some_and(|protocol| protocol.is_health_check(head.uri.path())) {
+            return Step::Continue;
+        }
         let criticality = Criticality::of(&head.headers, &self.running.criticality).unwrap_or_default();
         match limit.admit(criticality, Instant::now()) {
             Ok(permit) => {

@@ -73,6 +73,11 @@ impl Answer {
     }
 }
 
+/// A status with which calls are refused: `default` in the place of one that says no error.
+pub(crate) fn or_error(status: StatusCode, default: StatusCode) -> StatusCode {
+    if status.is_client_error() || status.is_server_error() { status } else { default }
+}
+
 /// What a code of gRPC is to a caller that does not speak gRPC, as in Envoy.
 fn http_status(code: u8) -> StatusCode {
     const CLIENT_CLOSED_REQUEST: u16 = 499;

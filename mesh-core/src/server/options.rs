@@ -104,8 +104,8 @@ impl ServerOptions {
     }
 
     /// Serves no more calls at a time than this allows, whatever the control plane says; who is refused first, calls say in a
-    /// header ([`Criticality`](crate::Criticality)), as they come: before any filter. A call counts until its response begins. A
-    /// health check counts, too: have a port of its own for those. Servers with clones of these options share the limit.
+    /// header ([`Criticality`](crate::Criticality)), as they come: before any filter. A call counts until its response begins;
+    /// health checks do not count, and are served however many others are. Servers with clones of these options share the limit.
     /// [`ServerStatus::concurrency`] has how it stands. Default: no limit.
     ///
     /// [`ServerStatus::concurrency`]: crate::ServerStatus::concurrency

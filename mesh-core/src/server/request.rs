@@ -167,7 +167,7 @@ where
 {
     /// What becomes of the call, and its place among those that are served at a time.
     fn begin(&self, request: Request<RequestBody>) -> (State<S, R>, Option<Permit>) {
-        match self.refusals.server.make_room(request.headers()) {
+        match self.make_room(&request) {
             Ok(permit) => self.state(request, permit),
             Err(answer) => {
                 let response = match self.refusals.protocol {
@@ -176,6 +176,13 @@ where
                 };
                 (State::Answered(Some(Ok(response))), None)
             }
+        }
+    }
+
+    fn make_room(&self, request: &Request<RequestBody>) -> Result<Option<Permit>, Box<crate::filter::Answer>> {
+        match self.refusals.protocol {
+            Some(protocol) if protocol.is_health_check(request.uri().path()) => Ok(None),
+            _ => self.refusals.server.make_room(request.headers()),
         }
     }
 

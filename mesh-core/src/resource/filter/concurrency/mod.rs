@@ -21,10 +21,11 @@ use self::gradient::Gradient;
 pub use self::gradient::GradientController;
 pub(crate) use self::gradient::MinRtt;
 use crate::criticality::Criticality;
-use crate::resource::answer::{Answer, AnswerStatus};
+use crate::resource::answer::{Answer, AnswerStatus, or_error};
 
 /// A bound on the calls that are served at a time, each until its response begins. One more is refused at once, with 503 (gRPC:
-/// UNAVAILABLE).
+/// UNAVAILABLE). Health checks (gRPC: those of `grpc.health.v1`) are not bounded and do not count: who checks a server must not
+/// find it dead because it is busy.
 ///
 /// Each [`Criticality`] may use a [`share`](Self::share) of the limit, so that calls that are less important are refused
 /// first: by default `SHEDDABLE_PLUS` three quarters, `SHEDDABLE` half, and all others the whole.
@@ -100,9 +101,10 @@ impl ConcurrencyLimit {
         self
     }
 
-    /// Refused calls are answered with this status. Default 503.
+    /// Refused calls are answered with this status. Default 503, which also takes the place of one that says no error (below
+    /// 400), as in Envoy: a call that was refused must not look like one that was served.
     pub fn status(mut self, status: StatusCode) -> Self {
-        self.status = AnswerStatus::Http(status);
+        self.status = AnswerStatus::Http(or_error(status, StatusCode::SERVICE_UNAVAILABLE));
         self
     }
 

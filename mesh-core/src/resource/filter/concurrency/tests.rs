@@ -230,6 +230,17 @@ fn each_criticality_has_its_share_of_the_limit() {
 }
 
 #[test]
+fn what_is_refused_is_never_told_that_all_is_well() {
+    let now = Instant::now();
+    for (asked, told) in [(429, 429), (599, 599), (200, 503), (302, 503), (399, 503), (600, 503)] {
+        let limit = ConcurrencyLimit::fixed(1).status(StatusCode::from_u16(asked).expect("a status"));
+        let _served = limit.admit(Criticality::Critical, now).expect("a place");
+        let answer = limit.admit(Criticality::Critical, now).expect_err("it is full");
+        assert_eq!(answer.status(), AnswerStatus::Http(StatusCode::from_u16(told).expect("a status")), "{asked}");
+    }
+}
+
+#[test]
 fn a_limit_goes_on_with_what_the_one_before_it_learnt_and_counted() {
     let mut server = Server::new(ConcurrencyLimit::adaptive(controller()), 20, 10 * MILLI);
     server.run(10 * SECOND, |_| ());
