@@ -1,7 +1,6 @@
 //! Affinity: calls that are alike go to the same endpoint, whatever else changes.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use http::HeaderName;
 use mesh_core::testing::{
@@ -21,6 +20,7 @@ use tonic::metadata::MetadataMap;
 
 use crate::support::backend::Backend;
 use crate::support::client::{Client, quick_mesh};
+use crate::support::in_time;
 
 const KEYS: usize = 60;
 
@@ -110,7 +110,7 @@ async fn an_endpoint_that_comes_takes_some_keys_and_when_it_goes_they_return() {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(5), settled).await.unwrap();
+        in_time("the endpoints are known", settled).await;
         owners(&client).await
     };
     let during = has(&[a, b, c, d]).await;
@@ -139,14 +139,14 @@ async fn keys_of_a_dead_endpoint_go_to_others_and_return_to_it() {
                 }
             }
         };
-        let now = tokio::time::timeout(Duration::from_secs(5), answer).await.unwrap();
+        let now = in_time("an answer", answer).await;
         assert!(*old == now || old == "a", "{old} to {now}");
         during.push(now);
     }
     assert!(!during.contains(&"a".to_owned()));
     backends[0].restart().await;
     let returned = async { while owners(&client).await != before {} };
-    tokio::time::timeout(Duration::from_secs(5), returned).await.unwrap();
+    in_time("all keys return", returned).await;
 }
 
 #[tokio::test]
@@ -160,13 +160,13 @@ async fn weights_of_endpoints_and_localities_are_shares_of_the_keys() {
     control_plane.set(service(by_user(), &[]).with(weighted));
     let (_mesh, client) = client(&control_plane).await;
     let mut all = Vec::new();
-    for key in 0..400 {
+    for key in 0..1_000 {
         all.push(client.hello_with(user(key)).await.unwrap());
     }
     let counts = counts(&all);
-    // 9, 3 and 4 of 16.
-    for (name, expected) in [("a", 225), ("b", 75), ("c", 100)] {
-        assert!(counts[name].abs_diff(expected) < 50, "{counts:?}");
+    // 9, 3 and 4 of 16, but for five standard deviations of what falls on an endpoint and of its part of the ring.
+    for (name, expected) in [("a", 562), ("b", 188), ("c", 250)] {
+        assert!(counts[name].abs_diff(expected) < 110, "{counts:?}");
     }
 }
 
@@ -191,7 +191,7 @@ async fn an_endpoint_with_a_hash_key_can_be_replaced_without_moving_keys() {
     let replaced = before.iter().map(|owner| if owner == "b" { "d".to_owned() } else { owner.clone() });
     let replaced: Vec<_> = replaced.collect();
     let moved = async { while owners(&client).await != replaced {} };
-    tokio::time::timeout(Duration::from_secs(5), moved).await.unwrap();
+    in_time("the new endpoint has the keys", moved).await;
 }
 
 #[tokio::test]

@@ -1,7 +1,6 @@
 //! Limits of what is under way to a cluster, and shares of its calls that are dropped.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use mesh_core::testing::{ClusterBuilder, ControlPlane, Resources, cluster, endpoints, route, route_config, type_url};
 use mesh_core::{ClusterStatus, Mesh};
@@ -14,7 +13,7 @@ use tonic::{Code, Status};
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, quick_mesh};
 use crate::support::network::BlackHole;
-use crate::support::until;
+use crate::support::{in_time, until};
 
 /// `greeter` at the backend, by this cluster.
 async fn client_of(cluster: ClusterBuilder, backend: &Backend) -> (ControlPlane, Mesh, Client) {
@@ -133,8 +132,7 @@ async fn without_a_limit_there_are_1024_requests_in_flight() {
             tokio::task::yield_now().await;
         }
     };
-    let known = tokio::time::timeout(Duration::from_secs(5), all).await.map_err(|_| status_of(&mesh));
-    known.expect("all are admitted");
+    in_time("all are admitted", all).await;
     assert_says(&client.hello().await.unwrap_err(), &["may have 1024 requests in flight"]);
     backend.release();
     answered(calls, "a").await;
@@ -146,9 +144,9 @@ async fn a_new_limit_holds_for_what_is_in_flight() {
     let (control_plane, _mesh, client) = client_of(cluster("greeter").max_requests(4), &backend).await;
     let mut calls = held(&client, &backend, 3).await;
     control_plane.put(cluster("greeter").max_requests(2));
-    until_a_call_is(&client, Some("may have 2 requests")).await;
+    until_a_call_is(&client, &backend, Some("may have 2 requests")).await;
     control_plane.put(cluster("greeter").max_requests(5));
-    until_a_call_is(&client, None).await;
+    until_a_call_is(&client, &backend, None).await;
     backend.wait_for_in_flight(3).await;
     calls.extend(held(&client, &backend, 2).await);
     assert_says(&client.hello().await.unwrap_err(), &["may have 5 requests"]);
@@ -157,18 +155,24 @@ async fn a_new_limit_holds_for_what_is_in_flight() {
 }
 
 /// Makes calls until one is refused so, or is admitted and held; those are given up.
-async fn until_a_call_is(client: &Client, refused: Option<&str>) {
+async fn until_a_call_is(client: &Client, backend: &Backend, refused: Option<&str>) {
+    let held = backend.in_flight();
     let reached = async {
         loop {
-            match (tokio::time::timeout(Duration::from_millis(10), client.hello()).await, refused) {
-                (Ok(Err(status)), Some(complaint)) if status.message().contains(complaint) => return,
-                (Err(_), None) => return,
+            let answer = tokio::select! {
+                answer = client.hello() => Some(answer.expect_err("what is admitted is held")),
+                () = backend.wait_for_in_flight(held + 1) => None,
+            };
+            backend.wait_for_in_flight(held).await;
+            match (answer, refused) {
+                (Some(status), Some(complaint)) if status.message().contains(complaint) => return,
+                (None, None) => return,
                 // A call that fails at once leaves no time for what would make the next one succeed.
                 _ => tokio::task::yield_now().await,
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(5), reached).await.expect("the limit comes into force");
+    in_time("the limit comes into force", reached).await;
 }
 
 /// The limits of one cluster, and of each of its endpoints.

@@ -221,7 +221,7 @@ async fn a_cluster_without_endpoints_fails_calls_at_once_until_it_has_some() {
     // Nothing here may need a timer.
     let mesh = Mesh::builder().control_plane(&control_plane).build().await.unwrap();
     let client = Client::new(&mesh, "xds:///greeter");
-    let call = tokio::time::timeout(Duration::from_secs(2), client.hello());
+    let call = tokio::time::timeout(PATIENCE, client.hello());
     let status = call.await.expect("no wait for what is known").unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert_says(&status, &["cluster `greeter` has no endpoints", "ClusterLoadAssignment", "node test"]);

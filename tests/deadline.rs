@@ -17,6 +17,7 @@ use crate::support::backend::Backend;
 use crate::support::client::{Client, SOON, assert_says, quick, quick_mesh};
 use crate::support::network::BlackHole;
 use crate::support::tier::Tier;
+use crate::support::timed::timed;
 use crate::support::timeout::read_timeout;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -48,7 +49,7 @@ fn assert_told(backend: &Backend, limit: Option<Duration>, what: &str) {
     match (told, limit) {
         (None, None) => {}
         (Some(told), Some(limit)) => {
-            assert!(told <= limit && told + Duration::from_secs(5) > limit, "{what}: told {told:?}, limit {limit:?}");
+            assert!(told <= limit && told + LONG / 2 > limit, "{what}: told {told:?}, limit {limit:?}");
         }
         _ => panic!("{what}: told {told:?}, limit {limit:?}"),
     }
@@ -122,17 +123,23 @@ async fn held(route: RouteBuilder, application: Option<Duration>) -> (Backend, S
 
 #[tokio::test]
 async fn the_applications_deadline_ends_the_call_here_and_at_the_server() {
-    let (backend, status) = held(route(), Some(SOON)).await;
-    assert_eq!(status.code(), Code::DeadlineExceeded);
-    let endpoint = format!("endpoint {}", backend.address());
-    assert_says(&status, &["200ms", "while waiting for the response", &endpoint, "cluster greeter"]);
+    timed(async || {
+        let (backend, status) = held(route(), Some(SOON)).await;
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        let endpoint = format!("endpoint {}", backend.address());
+        assert_says(&status, &["200ms", "while waiting for the response", &endpoint, "cluster greeter"]);
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn the_routes_limit_ends_a_call_without_a_deadline() {
-    let (_backend, status) = held(route().max_stream_duration(SOON), None).await;
-    assert_eq!(status.code(), Code::DeadlineExceeded);
-    assert_says(&status, &["200ms", "while waiting for the response"]);
+    timed(async || {
+        let (_backend, status) = held(route().max_stream_duration(SOON), None).await;
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert_says(&status, &["200ms", "while waiting for the response"]);
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -149,27 +156,33 @@ async fn the_cap_on_the_deadline_ends_a_call() {
 
 #[tokio::test]
 async fn a_deadline_that_passes_before_an_endpoint_is_there_says_so() {
-    let hole = BlackHole::new();
-    let mesh = Mesh::builder().build().await.unwrap();
-    let client = Client::new(&mesh, &format!("static:///{}", hole.address()));
-    let status = client.hello_within(SOON).await.unwrap_err();
-    assert_eq!(status.code(), Code::DeadlineExceeded);
-    assert_says(&status, &["no endpoint", "1 connecting"]);
+    timed(async || {
+        let hole = BlackHole::new();
+        let mesh = Mesh::builder().build().await.unwrap();
+        let client = Client::new(&mesh, &format!("static:///{}", hole.address()));
+        let status = client.hello_within(SOON).await.unwrap_err();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert_says(&status, &["no endpoint", "1 connecting"]);
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_call_that_waits_for_ready_ends_at_its_deadline() {
-    let mut backend = Backend::start("a").await;
-    backend.stop().await;
-    let options = BalanceOptions::new().backoff(LONG, LONG);
-    let mesh = Mesh::builder().balance(options).build().await.unwrap();
-    let client = Client::new(&mesh, &format!("static:///{}", backend.address()));
-    let mut request = Request::new(HelloRequest::default());
-    request.set_timeout(SOON);
-    request.extensions_mut().insert(CallOptions::new().wait_for_ready(true));
-    let status = client.greeter().say_hello(request).await.unwrap_err();
-    assert_eq!(status.code(), Code::DeadlineExceeded);
-    assert_says(&status, &[&backend.address().to_string(), "refused"]);
+    timed(async || {
+        let mut backend = Backend::start("a").await;
+        backend.stop().await;
+        let options = BalanceOptions::new().backoff(LONG, LONG);
+        let mesh = Mesh::builder().balance(options).build().await.unwrap();
+        let client = Client::new(&mesh, &format!("static:///{}", backend.address()));
+        let mut request = Request::new(HelloRequest::default());
+        request.set_timeout(SOON);
+        request.extensions_mut().insert(CallOptions::new().wait_for_ready(true));
+        let status = client.greeter().say_hello(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert_says(&status, &[&backend.address().to_string(), "refused"]);
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -193,41 +206,47 @@ async fn a_call_without_a_deadline_waits_max_wait_in_all() {
 
 #[tokio::test]
 async fn a_deadline_passes_while_the_response_streams() {
-    let backend = Backend::start("a").await;
-    let mesh = Mesh::builder().build().await.unwrap();
-    let client = Client::new(&mesh, &format!("static:///{}", backend.address()));
-    // The first answer comes, and no further request, so that the stream is open and silent.
-    let requests = tokio_stream::once(HelloRequest::default()).chain(tokio_stream::pending());
-    let mut request = Request::new(requests);
-    request.set_timeout(5 * SOON);
-    let mut replies = client.greeter().chat(request).await.unwrap().into_inner();
-    assert_eq!(replies.message().await.unwrap().unwrap().message, "a");
-    let status = replies.message().await.unwrap_err();
-    assert_eq!(status.code(), Code::DeadlineExceeded);
-    let endpoint = format!("endpoint {}", backend.address());
-    assert_says(&status, &["while reading the response", &endpoint]);
-    // The stream ends with its deadline, though its reader is still there.
-    backend.wait_for_in_flight(0).await;
-    drop(replies);
+    timed(async || {
+        let backend = Backend::start("a").await;
+        let mesh = Mesh::builder().build().await.unwrap();
+        let client = Client::new(&mesh, &format!("static:///{}", backend.address()));
+        // The first answer comes, and no further request, so that the stream is open and silent.
+        let requests = tokio_stream::once(HelloRequest::default()).chain(tokio_stream::pending());
+        let mut request = Request::new(requests);
+        request.set_timeout(5 * SOON);
+        let mut replies = client.greeter().chat(request).await.unwrap().into_inner();
+        assert_eq!(replies.message().await.unwrap().unwrap().message, "a");
+        let status = replies.message().await.unwrap_err();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        let endpoint = format!("endpoint {}", backend.address());
+        assert_says(&status, &["while reading the response", &endpoint]);
+        // The stream ends with its deadline, though its reader is still there.
+        backend.wait_for_in_flight(0).await;
+        drop(replies);
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_deadline_passes_while_a_reader_takes_an_endless_response() {
-    let backend = Backend::start("a").await;
-    let mesh = Mesh::builder().build().await.unwrap();
-    let client = Client::new(&mesh, &format!("static:///{}", backend.address()));
-    let mut request = Request::new(HelloRequest { name: u64::MAX.to_string() });
-    request.set_timeout(5 * SOON);
-    let mut replies = client.greeter().say_hello_stream(request).await.unwrap().into_inner();
-    let status = loop {
-        match replies.message().await {
-            Ok(reply) => assert_eq!(reply.expect("it has no end").message, "a"),
-            Err(status) => break status,
-        }
-    };
-    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
-    backend.wait_for_in_flight(0).await;
-    drop(replies);
+    timed(async || {
+        let backend = Backend::start("a").await;
+        let mesh = Mesh::builder().build().await.unwrap();
+        let client = Client::new(&mesh, &format!("static:///{}", backend.address()));
+        let mut request = Request::new(HelloRequest { name: u64::MAX.to_string() });
+        request.set_timeout(5 * SOON);
+        let mut replies = client.greeter().say_hello_stream(request).await.unwrap().into_inner();
+        let status = loop {
+            match replies.message().await {
+                Ok(reply) => assert_eq!(reply.expect("it has no end").message, "a"),
+                Err(status) => break status,
+            }
+        };
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+        backend.wait_for_in_flight(0).await;
+        drop(replies);
+    })
+    .await;
 }
 
 /// How far a reader is when it stops to read an answer without an end, and what it finds later.
@@ -256,27 +275,33 @@ async fn stops_reading_after(read: usize) -> Status {
 
 #[tokio::test]
 async fn a_response_that_nobody_reads_ends_at_its_deadline() {
-    for read in [0, 1, 5_000] {
-        let status = stops_reading_after(read).await;
-        assert_eq!(status.code(), Code::DeadlineExceeded, "{read} read: {status}");
-        assert_says(&status, &["400ms", "while reading the response"]);
-    }
+    timed(async || {
+        for read in [0, 1, 5_000] {
+            let status = stops_reading_after(read).await;
+            assert_eq!(status.code(), Code::DeadlineExceeded, "{read} read: {status}");
+            assert_says(&status, &["400ms", "while reading the response"]);
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_silent_response_that_nobody_waits_for_ends_at_its_deadline() {
-    let backend = Backend::start("a").await;
-    let mesh = Mesh::builder().build().await.unwrap();
-    let client = Client::new(&mesh, &format!("static:///{}", backend.address()));
-    let requests = tokio_stream::once(HelloRequest::default()).chain(tokio_stream::pending());
-    let mut request = Request::new(requests);
-    request.set_timeout(2 * SOON);
-    let mut replies = client.greeter().chat(request).await.unwrap().into_inner();
-    assert_eq!(replies.message().await.unwrap().unwrap().message, "a");
-    // Its reader asked once, and turned to something else.
-    assert!(futures_util::poll!(std::pin::pin!(replies.message())).is_pending());
-    backend.wait_for_in_flight(0).await;
-    assert_eq!(replies.message().await.unwrap_err().code(), Code::DeadlineExceeded);
+    timed(async || {
+        let backend = Backend::start("a").await;
+        let mesh = Mesh::builder().build().await.unwrap();
+        let client = Client::new(&mesh, &format!("static:///{}", backend.address()));
+        let requests = tokio_stream::once(HelloRequest::default()).chain(tokio_stream::pending());
+        let mut request = Request::new(requests);
+        request.set_timeout(2 * SOON);
+        let mut replies = client.greeter().chat(request).await.unwrap().into_inner();
+        assert_eq!(replies.message().await.unwrap().unwrap().message, "a");
+        // Its reader asked once, and turned to something else.
+        assert!(futures_util::poll!(std::pin::pin!(replies.message())).is_pending());
+        backend.wait_for_in_flight(0).await;
+        assert_eq!(replies.message().await.unwrap_err().code(), Code::DeadlineExceeded);
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -317,23 +342,26 @@ fn late<R>(response: R) -> R {
 
 #[tokio::test]
 async fn a_server_that_says_cancelled_at_the_deadline_means_the_deadline() {
-    let backend = Backend::start("a").await;
-    let mesh = Mesh::builder().build().await.unwrap();
-    let target = format!("static:///{}", backend.address());
-    let channel = MeshChannel::builder(&mesh, &target).attempt_layer(MapResponseLayer::new(late)).build().unwrap();
-    let mut greeter = GreeterClient::new(channel);
-    let within = |limit| {
-        let mut request = Request::new(HelloRequest::default());
-        request.set_timeout(limit);
-        request
-    };
-    // As tonic's servers do.
-    backend.fail(Status::cancelled("Timeout expired"));
-    let status = greeter.say_hello(within(SOON)).await.unwrap_err();
-    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
-    assert_says(&status, &["200ms", "while reading the response", &format!("endpoint {}", backend.address())]);
-    let status = greeter.say_hello(within(LONG)).await.unwrap_err();
-    assert_eq!((status.code(), status.message()), (Code::Cancelled, "Timeout expired"));
+    timed(async || {
+        let backend = Backend::start("a").await;
+        let mesh = Mesh::builder().build().await.unwrap();
+        let target = format!("static:///{}", backend.address());
+        let channel = MeshChannel::builder(&mesh, &target).attempt_layer(MapResponseLayer::new(late)).build().unwrap();
+        let mut greeter = GreeterClient::new(channel);
+        let within = |limit| {
+            let mut request = Request::new(HelloRequest::default());
+            request.set_timeout(limit);
+            request
+        };
+        // As tonic's servers do.
+        backend.fail(Status::cancelled("Timeout expired"));
+        let status = greeter.say_hello(within(SOON)).await.unwrap_err();
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+        assert_says(&status, &["200ms", "while reading the response", &format!("endpoint {}", backend.address())]);
+        let status = greeter.say_hello(within(LONG)).await.unwrap_err();
+        assert_eq!((status.code(), status.message()), (Code::Cancelled, "Timeout expired"));
+    })
+    .await;
 }
 
 /// A client of a service by its address, with nothing that limits its calls.
@@ -356,7 +384,7 @@ async fn the_inbound_deadline_reaches_nested_calls_without_code_in_handlers() {
     assert_eq!(told(&leaf), None, "no deadline comes of none");
     assert_eq!(to_b.hello_within(LONG).await.unwrap(), "leaf");
     let left = told(&leaf).expect("a deadline");
-    assert!(left <= LONG - Duration::from_millis(20) && left + Duration::from_secs(5) > LONG, "{left:?}");
+    assert!(left <= LONG - Duration::from_millis(20) && left + LONG / 2 > LONG, "{left:?}");
 
     leaf.hold();
     let status = to_b.hello_within(SOON).await.unwrap_err();
@@ -437,21 +465,24 @@ async fn a_call_that_is_tried_again_waits_max_wait_in_all() {
 
 #[tokio::test]
 async fn a_routes_timeout_ends_a_call_in_envoys_profile_alone() {
-    for profile in [Profile::Grpc, Profile::Envoy] {
-        let backend = Backend::start("a").await;
-        let control_plane = limiting(&backend, [route().timeout(SOON)], listener("greeter"));
-        let mesh = quick().profile(profile).control_plane(&control_plane).build().await.unwrap();
-        let client = Client::new(&mesh, "xds:///greeter");
-        client.hello().await.unwrap();
-        assert_eq!(told(&backend).is_some(), profile == Profile::Envoy, "{profile:?}");
-        let listed = mesh.ignored_fields().iter().any(|field| field.path.ends_with("routes.route.timeout"));
-        assert_eq!(listed, profile == Profile::Grpc, "{profile:?}");
-        if profile == Profile::Envoy {
-            backend.hold();
-            let status = client.hello_within(LONG).await.unwrap_err();
-            assert_eq!(status.code(), Code::DeadlineExceeded);
-            assert_says(&status, &["deadline of", "while waiting for the response"]);
-            backend.wait_for_in_flight(0).await;
+    timed(async || {
+        for profile in [Profile::Grpc, Profile::Envoy] {
+            let backend = Backend::start("a").await;
+            let control_plane = limiting(&backend, [route().timeout(SOON)], listener("greeter"));
+            let mesh = quick().profile(profile).control_plane(&control_plane).build().await.unwrap();
+            let client = Client::new(&mesh, "xds:///greeter");
+            client.hello().await.unwrap();
+            assert_eq!(told(&backend).is_some(), profile == Profile::Envoy, "{profile:?}");
+            let listed = mesh.ignored_fields().iter().any(|field| field.path.ends_with("routes.route.timeout"));
+            assert_eq!(listed, profile == Profile::Grpc, "{profile:?}");
+            if profile == Profile::Envoy {
+                backend.hold();
+                let status = client.hello_within(LONG).await.unwrap_err();
+                assert_eq!(status.code(), Code::DeadlineExceeded);
+                assert_says(&status, &["deadline of", "while waiting for the response"]);
+                backend.wait_for_in_flight(0).await;
+            }
         }
-    }
+    })
+    .await;
 }

@@ -78,7 +78,7 @@ impl Callers {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(5), reached).await.expect("calls go on");
+        in_time("calls go on", reached).await;
     }
 
     async fn failures(self) -> Vec<Status> {
@@ -244,12 +244,8 @@ async fn an_endpoint_that_is_draining_finishes_its_calls_and_gets_no_others() {
     };
     drain(HealthStatus::Draining);
     // Calls go by the newer configuration when one in turn that would be held is not.
-    let in_force = async {
-        while leaves.in_flight() > 1 || !says_draining(&client, &leaves).await {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(5), in_force).await.expect("the endpoint is draining");
+    let in_force = async { while !(stays_away(&client, &leaves).await && stays_away(&client, &leaves).await) {} };
+    in_time("the endpoint is draining", in_force).await;
     let before = leaves.calls();
     for _ in 0..20 {
         assert_eq!(client.hello().await.unwrap(), "stays");
@@ -265,13 +261,14 @@ async fn an_endpoint_that_is_draining_finishes_its_calls_and_gets_no_others() {
     leaves.wait_for_connections(0).await;
 }
 
-/// Whether two calls in turn go elsewhere.
-async fn says_draining(client: &crate::support::client::Client, leaves: &Backend) -> bool {
-    let before = leaves.calls();
-    for _ in 0..2 {
-        let _ = tokio::time::timeout(Duration::from_millis(20), client.hello()).await;
-    }
-    leaves.calls() == before
+/// Whether a call goes elsewhere than to an endpoint that holds one.
+async fn stays_away(client: &crate::support::client::Client, leaves: &Backend) -> bool {
+    let answered = tokio::select! {
+        answer = client.hello() => answer.is_ok(),
+        () = leaves.wait_for_in_flight(2) => false,
+    };
+    leaves.wait_for_in_flight(1).await;
+    answered
 }
 
 #[tokio::test]
@@ -371,7 +368,7 @@ async fn a_shutdown_waits_for_a_call_at_an_endpoint_that_left() {
 async fn no_call_outlives_its_mesh_at_an_endpoint_that_left() {
     let (old, _control_plane, mesh, held) = held_at_an_endpoint_that_left().await;
     drop(mesh);
-    let held = tokio::time::timeout(Duration::from_secs(10), held).await.expect("the call ended with its mesh");
+    let held = in_time("the call ends with its mesh", held).await;
     assert_eq!(held.unwrap().unwrap_err().code(), Code::Unavailable);
     old.wait_for_connections(0).await;
 }

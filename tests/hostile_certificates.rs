@@ -3,7 +3,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use base64::Engine as _;
 use futures_util::future::join_all;
@@ -22,8 +21,10 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use self::chains::{Mode, Pki, Row};
+use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, quick};
+use crate::support::clock::pass_over_stalls;
 use crate::support::secured::{context as upstream, secured_by};
 use crate::support::secured_server::{Site, context, secured};
 use crate::support::tls::TlsFront;
@@ -80,6 +81,7 @@ impl ResolvesServerCert for ByName {
 
 /// What a client of the mesh gets of servers that show each row.
 async fn endpoints_that_show(mode: Mode) {
+    pass_over_stalls();
     let pki = Pki::new();
     let mut rows = pki.rows();
     rows.extend(pki.without_the_key());
@@ -247,7 +249,7 @@ async fn show_at(listener: TcpListener, row: usize, config: Arc<ServerConfig>) {
 
 /// What is said within 5 s.
 async fn or_silence(says: impl Future<Output = io::Result<()>>) -> Result<(), String> {
-    let said = timeout(Duration::from_secs(5), says).await;
+    let said = timeout(PATIENCE, says).await;
     said.unwrap_or_else(|_| Err(io::Error::other("nothing for 5 s"))).map_err(|error| error.to_string())
 }
 

@@ -15,6 +15,7 @@ use crate::support::client::{Client, quick};
 use crate::support::istio::{Answer, Istio};
 use crate::support::pki::{Authority, uri};
 use crate::support::secured::{CLIENT, SERVER, Site, context, reported};
+use crate::support::timed::timed;
 use crate::support::tls::server;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -91,19 +92,22 @@ async fn a_token_and_the_roots_are_enough_for_a_certificate_that_peers_take() {
 
 #[tokio::test]
 async fn s2_a_certificate_is_renewed_at_half_of_its_life_with_a_new_key_and_the_token_of_that_moment() {
-    let ca = Istio::start(Answer::Issue(CLIENT, Duration::from_secs(4))).await;
-    let pod = Pod::new(ca.authority());
-    let mesh = mesh(pod.provider(ca.address())).await;
-    let first = reported(&mesh, |provider| provider.generation == 1).await;
-    let (before, after) = (pod.token(), token(2));
-    pod.write("istio-token", &after);
-    let second = reported(&mesh, |provider| provider.generation == 2).await;
-    assert_ne!(first.serial, second.serial);
-    assert!(first.expires.unwrap() > SystemTime::now(), "in time");
-    let [one, two, ..] = &ca.requests()[..] else { panic!("two requests") };
-    let between = two.at - one.at;
-    assert!(between >= Duration::from_secs(1), "at most one request in a second: {between:?}");
-    assert_eq!([&*one.authorization, &*two.authorization], [before, after].map(|token| format!("Bearer {token}")));
+    timed(async || {
+        let ca = Istio::start(Answer::Issue(CLIENT, Duration::from_secs(4))).await;
+        let pod = Pod::new(ca.authority());
+        let mesh = mesh(pod.provider(ca.address())).await;
+        let first = reported(&mesh, |provider| provider.generation == 1).await;
+        let (before, after) = (pod.token(), token(2));
+        pod.write("istio-token", &after);
+        let second = reported(&mesh, |provider| provider.generation == 2).await;
+        assert_ne!(first.serial, second.serial);
+        assert!(first.expires.unwrap() > SystemTime::now(), "in time");
+        let [one, two, ..] = &ca.requests()[..] else { panic!("two requests") };
+        let between = two.at - one.at;
+        assert!(between >= Duration::from_secs(1), "at most one request in a second: {between:?}");
+        assert_eq!([&*one.authorization, &*two.authorization], [before, after].map(|token| format!("Bearer {token}")));
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -166,16 +170,19 @@ async fn what_a_pod_lacks_is_named_and_nothing_is_asked() {
 
 #[tokio::test]
 async fn s1_the_last_certificate_stays_while_the_ca_refuses() {
-    let ca = Istio::start(Answer::Issue(CLIENT, Duration::from_secs(2))).await;
-    let pod = Pod::new(ca.authority());
-    let mesh = mesh(pod.provider(ca.address())).await;
-    reported(&mesh, |provider| provider.generation == 1).await;
-    ca.say(Answer::Status(14, "restarting"));
-    let status_then = reported(&mesh, |provider| provider.last_error.is_some()).await;
-    assert_eq!((status_then.generation, status_then.spiffe_id.unwrap().as_str()), (1, CLIENT));
-    ca.say(Answer::Issue(CLIENT, HOUR));
-    let status = reported(&mesh, |provider| provider.generation == 2).await;
-    assert_eq!(status.last_error, None);
+    timed(async || {
+        let ca = Istio::start(Answer::Issue(CLIENT, Duration::from_secs(2))).await;
+        let pod = Pod::new(ca.authority());
+        let mesh = mesh(pod.provider(ca.address())).await;
+        reported(&mesh, |provider| provider.generation == 1).await;
+        ca.say(Answer::Status(14, "restarting"));
+        let status_then = reported(&mesh, |provider| provider.last_error.is_some()).await;
+        assert_eq!((status_then.generation, status_then.spiffe_id.unwrap().as_str()), (1, CLIENT));
+        ca.say(Answer::Issue(CLIENT, HOUR));
+        let status = reported(&mesh, |provider| provider.generation == 2).await;
+        assert_eq!(status.last_error, None);
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ use tonic::Status;
 use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, quick, quick_mesh};
+use crate::support::timed::timed;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -91,30 +92,36 @@ async fn until_tried(client: &Client, backend: &Backend) {
 
 #[tokio::test]
 async fn one_slow_endpoint_of_ten_gets_hardly_any_call_once_it_is_known() {
-    let backends: [Backend; 10] = backends().await;
-    backends[3].delay(Duration::from_millis(500));
-    let (_mesh, client) = client_of(&backends, |cluster| cluster).await;
-    until_tried(&client, &backends[3]).await;
-    let answers = calls(&client, 200).await;
-    let slow = answers.get("backend-3").copied().unwrap_or_default();
-    assert!(slow <= 2, "{answers:?}");
-    assert!(answers.len() > 5, "the others share the calls: {answers:?}");
+    timed(async || {
+        let backends: [Backend; 10] = backends().await;
+        backends[3].delay(Duration::from_millis(500));
+        let (_mesh, client) = client_of(&backends, |cluster| cluster).await;
+        until_tried(&client, &backends[3]).await;
+        let answers = calls(&client, 200).await;
+        let slow = answers.get("backend-3").copied().unwrap_or_default();
+        assert!(slow <= 2, "{answers:?}");
+        assert!(answers.len() > 5, "the others share the calls: {answers:?}");
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn peak_ewma_in_code_goes_before_what_the_control_plane_says() {
-    let backends: [Backend; 3] = backends().await;
-    backends[1].delay(Duration::from_millis(300));
-    let control_plane = ControlPlane::new();
-    control_plane.set(Resources::service("greeter", backends.iter().map(Backend::address)));
-    let balance = BalanceOptions::new().policy_of("greeter", PeakEwma);
-    let mesh = quick().balance(balance).control_plane(&control_plane).build().await.unwrap();
-    let client = Client::new(&mesh, "xds:///greeter");
-    client.recovers().await;
-    ready(&mesh, 3).await;
-    until_tried(&client, &backends[1]).await;
-    let answers = calls(&client, 30).await;
-    assert!(answers.get("backend-1").is_none_or(|calls| *calls <= 1), "round robin: 10 of {answers:?}");
+    timed(async || {
+        let backends: [Backend; 3] = backends().await;
+        backends[1].delay(Duration::from_millis(300));
+        let control_plane = ControlPlane::new();
+        control_plane.set(Resources::service("greeter", backends.iter().map(Backend::address)));
+        let balance = BalanceOptions::new().policy_of("greeter", PeakEwma);
+        let mesh = quick().balance(balance).control_plane(&control_plane).build().await.unwrap();
+        let client = Client::new(&mesh, "xds:///greeter");
+        client.recovers().await;
+        ready(&mesh, 3).await;
+        until_tried(&client, &backends[1]).await;
+        let answers = calls(&client, 30).await;
+        assert!(answers.get("backend-1").is_none_or(|calls| *calls <= 1), "round robin: 10 of {answers:?}");
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -146,10 +153,13 @@ async fn failed_at_once(cluster: fn(ClusterBuilder) -> ClusterBuilder) -> u32 {
 
 #[tokio::test]
 async fn an_endpoint_that_fails_fast_is_not_preferred() {
-    let by_calls_in_flight = failed_at_once(ClusterBuilder::least_request).await;
-    assert!(by_calls_in_flight >= 70, "it attracts calls: {by_calls_in_flight} of 120");
-    let by_peak_ewma = failed_at_once(ClusterBuilder::peak_ewma).await;
-    assert!(by_peak_ewma <= 45, "it repels them: {by_peak_ewma} of 120");
+    timed(async || {
+        let by_calls_in_flight = failed_at_once(ClusterBuilder::least_request).await;
+        assert!(by_calls_in_flight >= 70, "it attracts calls: {by_calls_in_flight} of 120");
+        let by_peak_ewma = failed_at_once(ClusterBuilder::peak_ewma).await;
+        assert!(by_peak_ewma <= 45, "it repels them: {by_peak_ewma} of 120");
+    })
+    .await;
 }
 
 fn millis(millis: i32) -> Option<Interval> {

@@ -11,8 +11,11 @@ use tonic::{Code, Status};
 
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, quick, quick_mesh};
+use crate::support::clock::pass_over_stalls;
 use crate::support::frames::{CANCEL, FrameServer};
+use crate::support::in_time;
 use crate::support::network::BadServer;
+use crate::support::timed::timed;
 
 const INTERVAL: Duration = Duration::from_millis(50);
 const EJECTION: Duration = Duration::from_millis(600);
@@ -38,6 +41,7 @@ fn consecutive(failures: u32) -> OutlierDetection {
 
 /// `greeter` at these addresses.
 async fn client_at(detection: OutlierDetection, addresses: Vec<std::net::SocketAddr>) -> (ControlPlane, Mesh, Client) {
+    pass_over_stalls();
     let control_plane = ControlPlane::new();
     let service = Resources::service("greeter", addresses);
     control_plane.set(service.with(cluster("greeter").outlier_detection(detection)));
@@ -84,7 +88,7 @@ async fn until_one_is_ejected(mesh: &Mesh, client: &Client) -> (String, &'static
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(5), reached).await.expect("an endpoint is ejected")
+    in_time("an endpoint is ejected", reached).await
 }
 
 /// Who answers so many calls, none of which fails.
@@ -120,42 +124,48 @@ async fn a_row_of_gateway_failures_that_ejects_nobody_leaves_that_of_server_erro
 
 #[tokio::test]
 async fn an_endpoint_that_always_fails_is_ejected_and_returns() {
-    let [a, b, bad] = backends(["a", "b", "bad"]).await;
-    let (_control_plane, mesh, client) = client_of(consecutive(3), &[&a, &b, &bad]).await;
-    let before = bad.calls();
-    bad.fail(down());
-    assert_eq!(until_one_is_ejected(&mesh, &client).await, (bad.address().to_string(), "consecutive_5xx"));
-    assert_eq!(bad.calls() - before, 3, "after three failures in a row it gets no calls");
-    assert_eq!(answers(&client, 20).await, BTreeMap::from([("a".into(), 10), ("b".into(), 10)]));
-    let text = ejected(&mesh)[0].ejection.expect("it is ejected").to_string();
-    assert_eq!(text, "ejected by consecutive_5xx, for 1 s more");
-    bad.succeed();
-    client.hello_until("bad").await;
-    assert_eq!(ejected(&mesh).len(), 0);
-    assert_eq!(bad.connections(), 1, "it was connected all the time");
-    let counted: Vec<_> =
-        status_of(&mesh).ejections.iter().map(|one| (one.method, one.unenforced, one.count)).collect();
-    assert_eq!(counted, [("consecutive_5xx", None, 1)]);
+    timed(async || {
+        let [a, b, bad] = backends(["a", "b", "bad"]).await;
+        let (_control_plane, mesh, client) = client_of(consecutive(3), &[&a, &b, &bad]).await;
+        let before = bad.calls();
+        bad.fail(down());
+        assert_eq!(until_one_is_ejected(&mesh, &client).await, (bad.address().to_string(), "consecutive_5xx"));
+        assert_eq!(bad.calls() - before, 3, "after three failures in a row it gets no calls");
+        assert_eq!(answers(&client, 20).await, BTreeMap::from([("a".into(), 10), ("b".into(), 10)]));
+        let text = ejected(&mesh)[0].ejection.expect("it is ejected").to_string();
+        assert_eq!(text, "ejected by consecutive_5xx, for 1 s more");
+        bad.succeed();
+        client.hello_until("bad").await;
+        assert_eq!(ejected(&mesh).len(), 0);
+        assert_eq!(bad.connections(), 1, "it was connected all the time");
+        let counted: Vec<_> =
+            status_of(&mesh).ejections.iter().map(|one| (one.method, one.unenforced, one.count)).collect();
+        assert_eq!(counted, [("consecutive_5xx", None, 1)]);
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn each_ejection_in_a_row_is_longer_than_the_one_before() {
-    let [a, b, bad] = backends(["a", "b", "bad"]).await;
-    let policy = OutlierDetection { base_ejection_time: interval(Duration::from_millis(100)), ..consecutive(1) };
-    let (_control_plane, mesh, client) = client_of(policy, &[&a, &b, &bad]).await;
-    bad.fail(down());
-    let mut longest = Vec::new();
-    for _ in 0..3 {
-        until_one_is_ejected(&mesh, &client).await;
-        let remaining = ejected(&mesh).first().and_then(|endpoint| endpoint.ejection?.remaining);
-        longest.push(remaining.expect("it was ejected a moment ago"));
-        while !ejected(&mesh).is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+    timed(async || {
+        let [a, b, bad] = backends(["a", "b", "bad"]).await;
+        let policy = OutlierDetection { base_ejection_time: interval(Duration::from_millis(100)), ..consecutive(1) };
+        let (_control_plane, mesh, client) = client_of(policy, &[&a, &b, &bad]).await;
+        bad.fail(down());
+        let mut longest = Vec::new();
+        for _ in 0..3 {
+            until_one_is_ejected(&mesh, &client).await;
+            let remaining = ejected(&mesh).first().and_then(|endpoint| endpoint.ejection?.remaining);
+            longest.push(remaining.expect("it was ejected a moment ago"));
+            while !ejected(&mesh).is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
         }
-    }
-    let at_most = |count: u32| Duration::from_millis(100) * count;
-    assert!((1..).zip(&longest).all(|(count, remaining)| *remaining <= at_most(count)), "{longest:?}");
-    assert!(longest[1] > at_most(1) && longest[2] > at_most(2), "{longest:?}");
+        let at_most = |count: u32| Duration::from_millis(100) * count;
+        assert!((1..).zip(&longest).all(|(count, remaining)| *remaining <= at_most(count)), "{longest:?}");
+        assert!(longest[1] > at_most(1) && longest[2] > at_most(2), "{longest:?}");
+    })
+    .await;
 }
 
 #[tokio::test]

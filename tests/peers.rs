@@ -17,15 +17,15 @@ use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 
 use crate::support::backend::Backend;
+use crate::support::clock::pass_over_stalls;
 use crate::support::frames::{
     ACK, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, FrameServer, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE,
     MAX_CONCURRENT_STREAMS, NO_ERROR, PING, Peer, REFUSED_STREAM, RST_STREAM, SETTINGS, WINDOW_UPDATE, header_block,
 };
-use crate::support::{Counter, relay::Relay};
+use crate::support::timed::timed;
+use crate::support::{Counter, PATIENCE, relay::Relay};
 
 type Client = GreeterClient<MeshChannel>;
-
-const PATIENCE: Duration = Duration::from_secs(2);
 
 fn quick() -> BalanceOptions {
     BalanceOptions::new()
@@ -38,6 +38,7 @@ async fn connect(addresses: &[SocketAddr]) -> (Mesh, Client) {
 }
 
 async fn connect_with(addresses: &[SocketAddr], balance: BalanceOptions, http2: Http2Options) -> (Mesh, Client) {
+    pass_over_stalls();
     let mesh = Mesh::builder().balance(balance).connections(http2).build().await.unwrap();
     let list: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     let channel = MeshChannel::new(&mesh, &format!("static:///{}", list.join(","))).unwrap();
@@ -189,7 +190,7 @@ async fn a_goaway_at_once_everywhere_fails_calls_and_quotes_it() {
     })
     .await;
     let (_mesh, mut client) =
-        connect_with(&[server.address()], quick().max_wait(PATIENCE / 4), Http2Options::new()).await;
+        connect_with(&[server.address()], quick().max_wait(Duration::from_millis(500)), Http2Options::new()).await;
     let started = Instant::now();
     let status = call(&mut client).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status}");
@@ -312,7 +313,7 @@ async fn flooded_by(kind: u8, flags: u8, payload: &'static [u8], on_stream: bool
             for _ in 0..20_000 {
                 let sent = peer.frame(kind, flags, if on_stream { call } else { 0 }, payload);
                 // A client that does not read on, or that hung up, has stopped the flood.
-                if !matches!(timeout(PATIENCE / 10, sent).await, Ok(Ok(()))) {
+                if !matches!(timeout(Duration::from_millis(200), sent).await, Ok(Ok(()))) {
                     break;
                 }
             }
@@ -541,23 +542,26 @@ async fn a_connection_that_is_cut_within_a_response_fails_that_call_alone() {
 
 #[tokio::test]
 async fn a_peer_that_falls_silent_under_an_open_call_is_found_by_a_ping() {
-    let backend = Backend::start("a").await;
-    let relay = Relay::start(backend.address()).await;
-    let (interval, patience) = (Duration::from_millis(100), Duration::from_millis(200));
-    let http2 = Http2Options::new().keepalive_interval(Some(interval)).keepalive_timeout(patience);
-    let (_mesh, mut client) = connect_with(&[relay.address()], quick(), http2).await;
-    call(&mut client).await.unwrap();
-    backend.hold();
-    let open = spawn_call(&client);
-    backend.wait_for_in_flight(1).await;
-    relay.half_open();
-    let silent_since = Instant::now();
-    let status = open.await.unwrap().unwrap_err();
-    let found = silent_since.elapsed();
-    assert_eq!(status.code(), Code::Unavailable, "{status}");
-    assert!(status.message().contains("PING"), "{status}");
-    // The PING goes out after the interval and at most half as much again; the rest is for a busy machine.
-    assert!(found >= patience && found < interval * 3 / 2 + patience + Duration::from_secs(1), "{found:?}");
+    timed(async || {
+        let backend = Backend::start("a").await;
+        let relay = Relay::start(backend.address()).await;
+        let (interval, patience) = (Duration::from_millis(100), Duration::from_millis(200));
+        let http2 = Http2Options::new().keepalive_interval(Some(interval)).keepalive_timeout(patience);
+        let (_mesh, mut client) = connect_with(&[relay.address()], quick(), http2).await;
+        call(&mut client).await.unwrap();
+        backend.hold();
+        let open = spawn_call(&client);
+        backend.wait_for_in_flight(1).await;
+        relay.half_open();
+        let silent_since = Instant::now();
+        let status = open.await.unwrap().unwrap_err();
+        let found = silent_since.elapsed();
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        assert!(status.message().contains("PING"), "{status}");
+        // The PING goes out after the interval and at most half as much again; the rest is for a busy machine.
+        assert!(found >= patience && found < interval * 3 / 2 + patience + Duration::from_secs(1), "{found:?}");
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, impatient_mesh, quick, quick_mesh};
 use crate::support::dns::{Answer, Dns, HERE, THERE, twins};
+use crate::support::timed::timed;
 
 /// A control plane whose one route goes to each of the clusters with its weight.
 fn weighted<'a>(clusters: impl IntoIterator<Item = (&'a str, u32, &'a Backend)>) -> ControlPlane {
@@ -70,17 +71,20 @@ async fn up_to_sixteen_clusters_are_connected_before_their_first_call_and_no_mor
 
 #[tokio::test]
 async fn the_connectivity_of_a_name_is_shown_while_dns_is_silent() {
-    let mut backend = Backend::start("a").await;
-    let dns = Dns::start(Answer::Addresses(0, vec![HERE])).await;
-    let mesh = quick().build().await.unwrap();
-    let target = mesh.target(&dns.target("greeter.test", backend.address().port())).unwrap();
-    target.ready().await.unwrap();
-    dns.change(Answer::Silence);
-    dns.asked_again(1).await;
-    backend.stop().await;
-    let mut connectivity = target.connectivity();
-    let failed = connectivity.wait_for(|state| *state == ConnectivityState::TransientFailure);
-    tokio::time::timeout(Duration::from_secs(2), failed).await.expect("before DNS is given up").unwrap();
+    timed(async || {
+        let mut backend = Backend::start("a").await;
+        let dns = Dns::start(Answer::Addresses(0, vec![HERE])).await;
+        let mesh = quick().build().await.unwrap();
+        let target = mesh.target(&dns.target("greeter.test", backend.address().port())).unwrap();
+        target.ready().await.unwrap();
+        dns.change(Answer::Silence);
+        dns.asked_again(1).await;
+        backend.stop().await;
+        let mut connectivity = target.connectivity();
+        let failed = connectivity.wait_for(|state| *state == ConnectivityState::TransientFailure);
+        tokio::time::timeout(Duration::from_secs(2), failed).await.expect("before DNS is given up").unwrap();
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use crate::support::client::{Client, assert_says, impatient, quick};
 use crate::support::pki::{Authority, Issued};
 use crate::support::secured::{CLIENT, SERVER, Site, connections, context, reported, says_in_time, told, validation};
 use crate::support::secured_server::{self, common, secured};
+use crate::support::timed::timed;
 use crate::support::tls::{TlsFront, server};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -77,52 +78,55 @@ async fn s3_an_endpoint_that_was_revoked_is_refused_by_name_and_who_cannot_be_lo
 /// Two endpoints, one of which is revoked while calls are made to both.
 #[tokio::test]
 async fn s3_a_connection_to_an_endpoint_that_is_revoked_takes_no_call_and_is_closed_a_second_later() {
-    let site = Site::mutual().await;
-    let (first, second) = (site.authority.svid(SERVER), site.authority.svid(SERVER));
-    site.front.configure(server(&first, None));
-    let backend = Backend::start("b").await;
-    let front = TlsFront::start(backend.address(), server(&second, None)).await;
-    site.control_plane.put(endpoints("greeter").endpoint(site.front.address()).endpoint(front.address()));
-    site.ask(&context(&[SERVER]));
-    let identity = site.authority.svid(CLIENT).identity();
-    let material = |revoked: &[&Issued]| {
-        let trust = trust(&site.authority, &site.authority.revocation_list(revoked, HOUR));
-        Some(Ok(KeyMaterial::new().identity(identity.clone()).trust(trust)))
-    };
-    let (tell, told) = told();
-    tell.send_replace(material(&[]));
-    let mesh = site.mesh(quick().certificate_provider("default", told)).await;
-    let client = Client::new(&mesh, "xds:///greeter");
-    client.hello_until("b").await;
-    client.hello_until("a").await;
-    backend.hold();
-    let held = loop {
-        let client = client.clone();
-        let call = tokio::spawn(async move { client.hello().await });
-        while backend.in_flight() == 0 && !call.is_finished() {
+    timed(async || {
+        let site = Site::mutual().await;
+        let (first, second) = (site.authority.svid(SERVER), site.authority.svid(SERVER));
+        site.front.configure(server(&first, None));
+        let backend = Backend::start("b").await;
+        let front = TlsFront::start(backend.address(), server(&second, None)).await;
+        site.control_plane.put(endpoints("greeter").endpoint(site.front.address()).endpoint(front.address()));
+        site.ask(&context(&[SERVER]));
+        let identity = site.authority.svid(CLIENT).identity();
+        let material = |revoked: &[&Issued]| {
+            let trust = trust(&site.authority, &site.authority.revocation_list(revoked, HOUR));
+            Some(Ok(KeyMaterial::new().identity(identity.clone()).trust(trust)))
+        };
+        let (tell, told) = told();
+        tell.send_replace(material(&[]));
+        let mesh = site.mesh(quick().certificate_provider("default", told)).await;
+        let client = Client::new(&mesh, "xds:///greeter");
+        client.hello_until("b").await;
+        client.hello_until("a").await;
+        backend.hold();
+        let held = loop {
+            let client = client.clone();
+            let call = tokio::spawn(async move { client.hello().await });
+            while backend.in_flight() == 0 && !call.is_finished() {
+                tokio::task::yield_now().await;
+            }
+            if !call.is_finished() {
+                break call;
+            }
+        };
+
+        let published = Instant::now();
+        tell.send_replace(material(&[&second]));
+        while connections(&mesh).len() > 1 {
             tokio::task::yield_now().await;
         }
-        if !call.is_finished() {
-            break call;
+        assert!(published.elapsed() < Duration::from_millis(900), "at once");
+        let status = held.await.unwrap().unwrap_err();
+        let after = published.elapsed();
+        assert!(after >= Duration::from_secs(1) && after < Duration::from_millis(1900), "{after:?}");
+        assert_says(&status, &["trusted no more", &second.serial, "its certificate was revoked by its issuer"]);
+        let calls = backend.calls();
+        for _ in 0..20 {
+            assert_eq!(client.hello().await.unwrap(), "a");
         }
-    };
-
-    let published = Instant::now();
-    tell.send_replace(material(&[&second]));
-    while connections(&mesh).len() > 1 {
-        tokio::task::yield_now().await;
-    }
-    assert!(published.elapsed() < Duration::from_millis(900), "at once");
-    let status = held.await.unwrap().unwrap_err();
-    let after = published.elapsed();
-    assert!(after >= Duration::from_secs(1) && after < Duration::from_millis(1900), "{after:?}");
-    assert_says(&status, &["trusted no more", &second.serial, "its certificate was revoked by its issuer"]);
-    let calls = backend.calls();
-    for _ in 0..20 {
-        assert_eq!(client.hello().await.unwrap(), "a");
-    }
-    assert_eq!(backend.calls(), calls);
-    assert_eq!(site.front.clients().len(), 1, "the other connection is the one of the beginning");
+        assert_eq!(backend.calls(), calls);
+        assert_eq!(site.front.clients().len(), 1, "the other connection is the one of the beginning");
+    })
+    .await;
 }
 
 #[tokio::test]

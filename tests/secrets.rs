@@ -29,6 +29,7 @@ use crate::support::secured::{
     CLIENT, SERVER, Site, connections, context, fails_in_time, reported, says_in_time, secured_by,
 };
 use crate::support::secured_server::{self, Caller};
+use crate::support::timed::timed;
 use crate::support::tls::{TlsFront, server};
 
 /// mTLS by a secret for the certificate and one for the roots, with a peer that `context` asks for.
@@ -185,23 +186,30 @@ async fn files_that_the_control_plane_names_are_read_below_allowed_folders() {
 
 #[tokio::test]
 async fn a_client_takes_its_certificate_and_roots_by_secrets_and_no_call_fails_while_they_change() {
-    const SHORT: Duration = Duration::from_secs(2);
-    let site = Site::mutual().await;
-    let (first, second) = (site.authority.svid_for(CLIENT, SHORT), site.authority.svid(CLIENT));
-    site.ask(&istios(&[SERVER]));
-    put(&site.control_plane, &first, &site.authority.pem());
-    let mesh = site.mesh(quick()).await;
-    let client = Client::new(&mesh, "xds:///greeter");
-    assert_eq!(client.hello().await.unwrap(), "a");
-    assert_eq!(connections(&mesh)[0].peer.spiffe_id.as_ref().unwrap().as_str(), SERVER);
-    let load = Load::start(&client);
-    put(&site.control_plane, &second, &site.authority.pem());
-    until("a connection with the new certificate", || serials(&site.front).contains(&second.serial)).await;
-    load.stop().await;
-    assert_eq!(serials(&site.front), [&*first.serial, &*second.serial], "rotation in place: one handshake for each");
-    let own = reported(&mesh, |status| &*status.name == "default").await;
-    assert_eq!((&*own.kind, own.serial), ("sds", Some(second.serial.clone())));
-    assert_hides(&second, &format!("{:?}", mesh.status()));
+    timed(async || {
+        const SHORT: Duration = Duration::from_secs(2);
+        let site = Site::mutual().await;
+        let (first, second) = (site.authority.svid_for(CLIENT, SHORT), site.authority.svid(CLIENT));
+        site.ask(&istios(&[SERVER]));
+        put(&site.control_plane, &first, &site.authority.pem());
+        let mesh = site.mesh(quick()).await;
+        let client = Client::new(&mesh, "xds:///greeter");
+        assert_eq!(client.hello().await.unwrap(), "a");
+        assert_eq!(connections(&mesh)[0].peer.spiffe_id.as_ref().unwrap().as_str(), SERVER);
+        let load = Load::start(&client);
+        put(&site.control_plane, &second, &site.authority.pem());
+        until("a connection with the new certificate", || serials(&site.front).contains(&second.serial)).await;
+        load.stop().await;
+        assert_eq!(
+            serials(&site.front),
+            [&*first.serial, &*second.serial],
+            "rotation in place: one handshake for each"
+        );
+        let own = reported(&mesh, |status| &*status.name == "default").await;
+        assert_eq!((&*own.kind, own.serial), ("sds", Some(second.serial.clone())));
+        assert_hides(&second, &format!("{:?}", mesh.status()));
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -272,21 +280,24 @@ async fn a_secret_that_is_taken_away_stays_in_use_and_so_do_roots_but_says_so() 
 
 #[tokio::test]
 async fn s1_a_secret_that_is_not_renewed_is_no_reason_to_go_without_when_it_expires() {
-    const SHORT: Duration = Duration::from_secs(2);
-    let site = Site::mutual().await;
-    site.ask(&istios(&[SERVER]));
-    put(&site.control_plane, &site.authority.svid_for(CLIENT, SHORT), &site.authority.pem());
-    let mesh = site.mesh(impatient()).await;
-    let client = Client::new(&mesh, "xds:///greeter");
-    assert_eq!(client.hello().await.unwrap(), "a");
-    site.control_plane.put(Resource::error(type_url::SECRET, "default", 5, "taken away"));
-    let status = fails_in_time(&client).await;
-    assert_eq!(status.code(), Code::Unavailable);
-    assert_says(&status, &["secret `default` (SDS of the control plane)", "expired", "taken away"]);
-    let next = site.authority.svid(CLIENT);
-    put(&site.control_plane, &next, &site.authority.pem());
-    assert_eq!(client.recovers().await, "a");
-    assert_eq!(serials(&site.front).last(), Some(&next.serial));
+    timed(async || {
+        const SHORT: Duration = Duration::from_secs(2);
+        let site = Site::mutual().await;
+        site.ask(&istios(&[SERVER]));
+        put(&site.control_plane, &site.authority.svid_for(CLIENT, SHORT), &site.authority.pem());
+        let mesh = site.mesh(impatient()).await;
+        let client = Client::new(&mesh, "xds:///greeter");
+        assert_eq!(client.hello().await.unwrap(), "a");
+        site.control_plane.put(Resource::error(type_url::SECRET, "default", 5, "taken away"));
+        let status = fails_in_time(&client).await;
+        assert_eq!(status.code(), Code::Unavailable);
+        assert_says(&status, &["secret `default` (SDS of the control plane)", "expired", "taken away"]);
+        let next = site.authority.svid(CLIENT);
+        put(&site.control_plane, &next, &site.authority.pem());
+        assert_eq!(client.recovers().await, "a");
+        assert_eq!(serials(&site.front).last(), Some(&next.serial));
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -218,7 +218,7 @@ async fn a_call_whose_deadline_passes_while_it_is_held_reaches_no_handler() {
     let status = it.client.hello_within(Duration::from_millis(50)).await.expect_err("too late");
     assert_eq!(status.code(), Code::DeadlineExceeded);
     it.server.wait_for("the call to be over", |status| status.in_flight == 0).await;
-    assert!(start.elapsed() < Duration::from_secs(10));
+    assert!(start.elapsed() < Duration::from_secs(30));
     assert_eq!(it.greeter.calls(), 0);
 }
 

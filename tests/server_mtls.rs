@@ -27,6 +27,7 @@ use crate::support::served::Served;
 use crate::support::secured_server::{
     CLIENT, Caller, Held, SERVER, Site, common, context, in_the_past, instance, optional, roots, secured, socket,
 };
+use crate::support::timed::timed;
 
 #[tokio::test]
 async fn a_handler_learns_who_calls_and_the_status_says_how_the_connection_is_secured() {
@@ -171,29 +172,32 @@ async fn callers_are_held_to_the_names_that_the_listener_has() {
 
 #[tokio::test]
 async fn s1_a_server_without_a_certificate_does_not_serve_until_it_has_one_nor_after_it_expired() {
-    let mut site = Site::start(Some(secured(&context())), ServerOptions::new(), |server| server).await;
-    let why = site.stops().await;
-    assert!(why.contains("certificate provider `default` (held) has no key material"), "{why}");
-    site.closes_connections().await;
-    site.publish(&site.certificate());
-    site.serves().await;
-    let client = site.caller(Some(&site.authority.svid(CLIENT))).await;
-    assert_eq!(client.hello().await.unwrap(), "client of shop");
+    timed(async || {
+        let mut site = Site::start(Some(secured(&context())), ServerOptions::new(), |server| server).await;
+        let why = site.stops().await;
+        assert!(why.contains("certificate provider `default` (held) has no key material"), "{why}");
+        site.closes_connections().await;
+        site.publish(&site.certificate());
+        site.serves().await;
+        let client = site.caller(Some(&site.authority.svid(CLIENT))).await;
+        assert_eq!(client.hello().await.unwrap(), "client of shop");
 
-    let soon = site.authority.issue(&[uri(SERVER)], |params| {
-        params.not_after = (SystemTime::now() + Duration::from_secs(1)).into();
-    });
-    site.publish(&soon);
-    let why = site.stops().await;
-    assert!(why.contains("has an expired certificate"), "{why}");
-    site.closes_connections().await;
-    assert_eq!(site.server.status().accepted, 1);
+        let soon = site.authority.issue(&[uri(SERVER)], |params| {
+            params.not_after = (SystemTime::now() + Duration::from_secs(1)).into();
+        });
+        site.publish(&soon);
+        let why = site.stops().await;
+        assert!(why.contains("has an expired certificate"), "{why}");
+        site.closes_connections().await;
+        assert_eq!(site.server.status().accepted, 1);
 
-    site.publisher.publish(KeyMaterial::new().trust(site.authority.trust()));
-    site.mode(|mode| matches!(mode, Some(ServingMode::NotServing(why)) if why.contains("roots alone"))).await;
-    site.publish(&site.certificate());
-    site.serves().await;
-    site.handshake(Some(&site.authority.svid(CLIENT)), &["h2"]).await.expect("it serves again");
+        site.publisher.publish(KeyMaterial::new().trust(site.authority.trust()));
+        site.mode(|mode| matches!(mode, Some(ServingMode::NotServing(why)) if why.contains("roots alone"))).await;
+        site.publish(&site.certificate());
+        site.serves().await;
+        site.handshake(Some(&site.authority.svid(CLIENT)), &["h2"]).await.expect("it serves again");
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -239,24 +243,29 @@ async fn s4_sessions_are_never_resumed() {
 
 #[tokio::test]
 async fn s17_clients_that_do_not_finish_a_handshake_hold_nothing_up() {
-    let options = ServerOptions::new().handshake_timeout(Duration::from_millis(300));
-    let site = Site::start(Some(secured(&context())), options, |server| server).await.certified().await;
-    let silent = TcpStream::connect(site.address()).await.unwrap();
-    let mut slow = TcpStream::connect(site.address()).await.unwrap();
-    slow.write_all(&[0x16, 3, 1, 2]).await.unwrap();
-    site.server.wait_for("two connections", |status| status.connections == 2).await;
-    let client = site.caller(Some(&site.authority.svid(CLIENT))).await;
-    assert_eq!(client.hello().await.unwrap(), "client of shop");
-    site.server.wait_for("both are closed", |status| status.connections == 1 && status.failed_handshakes == 2).await;
-    site.refuses("longer than `handshake_timeout`").await;
-    drop((silent, slow));
+    timed(async || {
+        let options = ServerOptions::new().handshake_timeout(Duration::from_millis(300));
+        let site = Site::start(Some(secured(&context())), options, |server| server).await.certified().await;
+        let silent = TcpStream::connect(site.address()).await.unwrap();
+        let mut slow = TcpStream::connect(site.address()).await.unwrap();
+        slow.write_all(&[0x16, 3, 1, 2]).await.unwrap();
+        site.server.wait_for("two connections", |status| status.connections == 2).await;
+        let client = site.caller(Some(&site.authority.svid(CLIENT))).await;
+        assert_eq!(client.hello().await.unwrap(), "client of shop");
+        site.server
+            .wait_for("both are closed", |status| status.connections == 1 && status.failed_handshakes == 2)
+            .await;
+        site.refuses("longer than `handshake_timeout`").await;
+        drop((silent, slow));
 
-    // Nor do they hold up a shutdown.
-    let mut site = Site::with_chain(secured(&context())).await;
-    let _silent = TcpStream::connect(site.address()).await.unwrap();
-    site.server.wait_for("a connection", |status| status.connections == 1).await;
-    site.server.stop();
-    assert_eq!(site.server.ended().await.cut_calls, 0);
+        // Nor do they hold up a shutdown.
+        let mut site = Site::with_chain(secured(&context())).await;
+        let _silent = TcpStream::connect(site.address()).await.unwrap();
+        site.server.wait_for("a connection", |status| status.connections == 1).await;
+        site.server.stop();
+        assert_eq!(site.server.ended().await.cut_calls, 0);
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -328,36 +337,40 @@ async fn a_provider_that_is_not_there_is_an_error_at_the_start() {
 
 #[tokio::test]
 async fn s14_a_permissive_server_serves_both_and_counts_the_plaintext_callers() {
-    for chain in [Some(secured(&context())), None] {
-        let is_by_code = chain.is_none();
-        let configure = |server: MeshServer| {
-            let server = server.permissive();
-            if is_by_code { server.tls(ServerTls::new("default")) } else { server }
-        };
-        let mut site = Site::start(chain, ServerOptions::new(), configure).await;
-        site.serves().await;
-        let plain = site.plaintext_caller().await;
-        assert_eq!(plain.hello().await.unwrap(), "nobody", "it needs no certificate of ours");
-        site.closes_connections().await;
-        let why = site.server.status().cannot_secure.expect("it says so");
-        assert!(why.contains("has no key material"), "{why}");
+    timed(async || {
+        for chain in [Some(secured(&context())), None] {
+            let is_by_code = chain.is_none();
+            let configure = |server: MeshServer| {
+                let server = server.permissive();
+                if is_by_code { server.tls(ServerTls::new("default")) } else { server }
+            };
+            let mut site = Site::start(chain, ServerOptions::new(), configure).await;
+            site.serves().await;
+            let plain = site.plaintext_caller().await;
+            assert_eq!(plain.hello().await.unwrap(), "nobody", "it needs no certificate of ours");
+            site.closes_connections().await;
+            let why = site.server.status().cannot_secure.expect("it says so");
+            assert!(why.contains("has no key material"), "{why}");
 
-        site.publish(&site.certificate());
-        assert_eq!(site.caller(Some(&site.authority.svid(CLIENT))).await.hello().await.unwrap(), "client of shop");
-        site.handshake(None, &["h2"]).await.expect_err("who speaks TLS shows a certificate");
-        let status = site.server.status();
-        assert_eq!((status.accepted, status.plaintext), (2, 1), "{status:?}");
-        let plain: Vec<_> = status.open.iter().filter(|connection| connection.security.is_none()).collect();
-        assert_eq!((plain.len(), &status.cannot_secure), (1, &None), "{status:?}");
+            site.publish(&site.certificate());
+            assert_eq!(site.caller(Some(&site.authority.svid(CLIENT))).await.hello().await.unwrap(), "client of shop");
+            site.handshake(None, &["h2"]).await.expect_err("who speaks TLS shows a certificate");
+            let status = site.server.status();
+            assert_eq!((status.accepted, status.plaintext), (2, 1), "{status:?}");
+            let plain: Vec<_> = status.open.iter().filter(|connection| connection.security.is_none()).collect();
+            assert_eq!((plain.len(), &status.cannot_secure), (1, &None), "{status:?}");
 
-        let soon = site.authority.issue(&[uri(SERVER)], |params| {
-            params.not_after = (SystemTime::now() + Duration::from_secs(1)).into();
-        });
-        site.publish(&soon);
-        let is_told = |why: &Option<Arc<str>>| why.as_ref().is_some_and(|why| why.contains("an expired certificate"));
-        site.server.wait_for("why TLS is not served", |status| is_told(&status.cannot_secure)).await;
-        assert_eq!(site.server.status().mode, ServingMode::Serving);
-    }
+            let soon = site.authority.issue(&[uri(SERVER)], |params| {
+                params.not_after = (SystemTime::now() + Duration::from_secs(1)).into();
+            });
+            site.publish(&soon);
+            let is_told =
+                |why: &Option<Arc<str>>| why.as_ref().is_some_and(|why| why.contains("an expired certificate"));
+            site.server.wait_for("why TLS is not served", |status| is_told(&status.cannot_secure)).await;
+            assert_eq!(site.server.status().mode, ServingMode::Serving);
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -390,13 +403,19 @@ async fn a_chain_that_cannot_be_secured_stops_no_other() {
 
 #[tokio::test]
 async fn s1_a_server_whose_first_certificate_is_not_valid_yet_serves_when_it_is() {
-    let mut site = Site::start(Some(secured(&context())), ServerOptions::new(), |server| server).await;
-    let valid = SystemTime::now() + Duration::from_secs(2);
-    site.publish(&site.authority.issue(&[uri(SERVER), dns("server.test")], |params| params.not_before = valid.into()));
-    let why = site.mode(|mode| matches!(mode, Some(ServingMode::NotServing(why)) if why.contains("valid from"))).await;
-    assert!(why.to_string().contains("certificate provider `default`"), "{why}");
-    site.serves().await;
-    site.handshake(Some(&site.authority.svid(CLIENT)), &["h2"]).await.expect("it serves");
+    timed(async || {
+        let mut site = Site::start(Some(secured(&context())), ServerOptions::new(), |server| server).await;
+        let valid = SystemTime::now() + Duration::from_secs(2);
+        site.publish(
+            &site.authority.issue(&[uri(SERVER), dns("server.test")], |params| params.not_before = valid.into()),
+        );
+        let why =
+            site.mode(|mode| matches!(mode, Some(ServingMode::NotServing(why)) if why.contains("valid from"))).await;
+        assert!(why.to_string().contains("certificate provider `default`"), "{why}");
+        site.serves().await;
+        site.handshake(Some(&site.authority.svid(CLIENT)), &["h2"]).await.expect("it serves");
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -594,80 +613,92 @@ fn has_goaway(bytes: &[u8]) -> bool {
 
 #[tokio::test]
 async fn s3_a_connection_ends_with_the_certificate_of_its_caller_whatever_calls_it_has() {
-    let site = Site::with_chain(secured(&context())).await;
-    let short = site.authority.svid_for(CLIENT, Duration::from_secs(2));
-    let mut stream = site.handshake(Some(&short), &["h2"]).await.unwrap();
-    stream.write_all(&begun_call()).await.unwrap();
-    site.server.wait_for("a call", |status| status.in_flight == 1).await;
-    assert!(closed(stream).await, "its caller is told to go elsewhere before");
-    let late = SystemTime::now().duration_since(short.identity().not_after()).expect("not before its end");
-    assert!(late < Duration::from_secs(1), "{late:?}");
+    timed(async || {
+        let site = Site::with_chain(secured(&context())).await;
+        let short = site.authority.svid_for(CLIENT, Duration::from_secs(2));
+        let mut stream = site.handshake(Some(&short), &["h2"]).await.unwrap();
+        stream.write_all(&begun_call()).await.unwrap();
+        site.server.wait_for("a call", |status| status.in_flight == 1).await;
+        assert!(closed(stream).await, "its caller is told to go elsewhere before");
+        let late = SystemTime::now().duration_since(short.identity().not_after()).expect("not before its end");
+        assert!(late < Duration::from_secs(1), "{late:?}");
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn s3_when_roots_change_callers_that_they_do_not_vouch_for_are_closed_a_second_later_and_others_go_on() {
-    let site = Site::with_chain(secured(&context())).await;
-    let (other, own) = (Authority::new(), site.certificate());
-    let trusting = |pem: &str| {
-        let trust = TrustBundle::from_pem(pem.as_bytes()).expect("roots");
-        site.publisher.publish(KeyMaterial::new().identity(own.identity()).trust(trust));
-    };
-    trusting(&(site.authority.pem() + &other.pem()));
-    let client = site.caller(Some(&site.authority.svid(CLIENT))).await;
-    assert_eq!(client.hello().await.unwrap(), "client of shop");
-    let mut stream = site.handshake(Some(&other.svid(CLIENT)), &["h2"]).await.unwrap();
-    stream.write_all(&begun_call()).await.unwrap();
-    site.server.wait_for("a call", |status| status.in_flight == 1).await;
+    timed(async || {
+        let site = Site::with_chain(secured(&context())).await;
+        let (other, own) = (Authority::new(), site.certificate());
+        let trusting = |pem: &str| {
+            let trust = TrustBundle::from_pem(pem.as_bytes()).expect("roots");
+            site.publisher.publish(KeyMaterial::new().identity(own.identity()).trust(trust));
+        };
+        trusting(&(site.authority.pem() + &other.pem()));
+        let client = site.caller(Some(&site.authority.svid(CLIENT))).await;
+        assert_eq!(client.hello().await.unwrap(), "client of shop");
+        let mut stream = site.handshake(Some(&other.svid(CLIENT)), &["h2"]).await.unwrap();
+        stream.write_all(&begun_call()).await.unwrap();
+        site.server.wait_for("a call", |status| status.in_flight == 1).await;
 
-    let published = tokio::time::Instant::now();
-    trusting(&site.authority.pem());
-    assert!(closed(stream).await, "its caller is told");
-    let after = published.elapsed();
-    assert!(after >= Duration::from_secs(1) && after < Duration::from_millis(1900), "{after:?}");
-    assert_eq!(client.hello().await.unwrap(), "client of shop");
-    site.server.wait_for("one connection", |status| status.connections == 1).await;
+        let published = tokio::time::Instant::now();
+        trusting(&site.authority.pem());
+        assert!(closed(stream).await, "its caller is told");
+        let after = published.elapsed();
+        assert!(after >= Duration::from_secs(1) && after < Duration::from_millis(1900), "{after:?}");
+        assert_eq!(client.hello().await.unwrap(), "client of shop");
+        site.server.wait_for("one connection", |status| status.connections == 1).await;
+    })
+    .await;
 }
 
 /// Its certificates alone would leave its call a second.
 #[tokio::test]
 async fn s3_once_its_listener_is_replaced_a_connection_that_certificates_drain_has_no_more_than_the_grace() {
-    let options = ServerOptions::new().drain_grace(Duration::from_millis(50));
-    let site = Site::start(Some(secured(&context())), options, |server| server).await.certified().await;
-    let (other, own) = (Authority::new(), site.certificate());
-    let trusting = |pem: &str| {
-        let trust = TrustBundle::from_pem(pem.as_bytes()).expect("roots");
-        site.publisher.publish(KeyMaterial::new().identity(own.identity()).trust(trust));
-    };
-    trusting(&(site.authority.pem() + &other.pem()));
-    let mut stream = site.handshake(Some(&other.svid(CLIENT)), &["h2"]).await.unwrap();
-    stream.write_all(&begun_call()).await.unwrap();
-    site.server.wait_for("a call", |status| status.in_flight == 1).await;
+    timed(async || {
+        let options = ServerOptions::new().drain_grace(Duration::from_millis(50));
+        let site = Site::start(Some(secured(&context())), options, |server| server).await.certified().await;
+        let (other, own) = (Authority::new(), site.certificate());
+        let trusting = |pem: &str| {
+            let trust = TrustBundle::from_pem(pem.as_bytes()).expect("roots");
+            site.publisher.publish(KeyMaterial::new().identity(own.identity()).trust(trust));
+        };
+        trusting(&(site.authority.pem() + &other.pem()));
+        let mut stream = site.handshake(Some(&other.svid(CLIENT)), &["h2"]).await.unwrap();
+        stream.write_all(&begun_call()).await.unwrap();
+        site.server.wait_for("a call", |status| status.in_flight == 1).await;
 
-    let published = tokio::time::Instant::now();
-    trusting(&site.authority.pem());
-    told(&mut stream).await;
-    site.listen(secured(&optional()));
-    closed(stream).await;
-    let after = published.elapsed();
-    assert!(after >= Duration::from_millis(50) && after < Duration::from_secs(1), "{after:?}");
+        let published = tokio::time::Instant::now();
+        trusting(&site.authority.pem());
+        told(&mut stream).await;
+        site.listen(secured(&optional()));
+        closed(stream).await;
+        let after = published.elapsed();
+        assert!(after >= Duration::from_millis(50) && after < Duration::from_secs(1), "{after:?}");
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn s3_connections_move_to_a_servers_new_certificate_before_the_old_one_ends_and_no_call_fails() {
-    let site = Site::with_chain(secured(&context())).await;
-    let short = |site: &Site| site.authority.svid_for(SERVER, Duration::from_secs(2));
-    let (first, second) = (short(&site), site.certificate());
-    site.publish(&first);
-    let client = site.caller(Some(&site.authority.svid(CLIENT))).await;
-    client.hello().await.unwrap();
-    let serials = || {
-        let connections = crate::support::secured::connections(&client.mesh);
-        connections.iter().map(|one| one.peer.serial.to_string()).collect::<Vec<_>>()
-    };
-    assert_eq!(serials(), [&*first.serial]);
-    site.publish(&second);
-    while serials() != [&*second.serial] {
-        client.hello().await.expect("no call fails");
-    }
-    assert!(SystemTime::now() < first.identity().not_after(), "in time");
+    timed(async || {
+        let site = Site::with_chain(secured(&context())).await;
+        let short = |site: &Site| site.authority.svid_for(SERVER, Duration::from_secs(2));
+        let (first, second) = (short(&site), site.certificate());
+        site.publish(&first);
+        let client = site.caller(Some(&site.authority.svid(CLIENT))).await;
+        client.hello().await.unwrap();
+        let serials = || {
+            let connections = crate::support::secured::connections(&client.mesh);
+            connections.iter().map(|one| one.peer.serial.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(serials(), [&*first.serial]);
+        site.publish(&second);
+        while serials() != [&*second.serial] {
+            client.hello().await.expect("no call fails");
+        }
+        assert!(SystemTime::now() < first.identity().not_after(), "in time");
+    })
+    .await;
 }

@@ -13,13 +13,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap, MetadataValue};
 use tonic::{Code, Request, Status, Streaming};
 
-use crate::support::Counter;
 use crate::support::backend::Backend;
 use crate::support::frames::{DATA, FrameServer, HEADERS, INITIAL_WINDOW_SIZE, SETTINGS};
+use crate::support::{Counter, PATIENCE};
 
 type Client = GreeterClient<MeshChannel>;
-
-const PATIENCE: Duration = Duration::from_secs(2);
 
 async fn connect(address: std::net::SocketAddr) -> (Mesh, Client) {
     let mesh = Mesh::builder().build().await.unwrap();

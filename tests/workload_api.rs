@@ -11,6 +11,7 @@ use crate::support::agent::{Agent, Answer, Bundles, Svid, Svids};
 use crate::support::client::{Client, assert_says, impatient, quick};
 use crate::support::pki::{Authority, Issued, uri};
 use crate::support::secured::{CLIENT, SERVER, Site, context, reported, says_in_time};
+use crate::support::timed::timed;
 use crate::support::tls::server;
 
 const OTHER: &str = "spiffe://cluster.local/ns/shop/sa/other";
@@ -109,54 +110,60 @@ async fn a_new_svid_is_used_by_the_next_connection() {
 
 #[tokio::test]
 async fn an_agent_that_comes_late_goes_and_returns_is_found_again_within_a_second() {
-    let (site, mut agent, _) = site(|authority| authority.svid(CLIENT)).await;
-    let mesh = site.mesh(impatient().certificate_provider("default", api(&agent))).await;
-    let client = Client::new(&mesh, "xds:///greeter");
-    let status = fails(&mesh, "No such file").await;
-    let error = status.last_error.unwrap();
-    assert!(error.contains(&*agent.endpoint()) && error.contains("check that the agent runs"), "{error}");
-    let status = client.hello().await.unwrap_err();
-    assert_eq!(status.code(), Code::Unavailable);
-    assert_says(&status, &["`default` (spiffe_workload_api) has no key material", "No such file"]);
+    timed(async || {
+        let (site, mut agent, _) = site(|authority| authority.svid(CLIENT)).await;
+        let mesh = site.mesh(impatient().certificate_provider("default", api(&agent))).await;
+        let client = Client::new(&mesh, "xds:///greeter");
+        let status = fails(&mesh, "No such file").await;
+        let error = status.last_error.unwrap();
+        assert!(error.contains(&*agent.endpoint()) && error.contains("check that the agent runs"), "{error}");
+        let status = client.hello().await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable);
+        assert_says(&status, &["`default` (spiffe_workload_api) has no key material", "No such file"]);
 
-    agent.start();
-    let began = Instant::now();
-    reported(&mesh, |provider| provider.generation == 1 && provider.last_error.is_none()).await;
-    // The longest pause, and what a busy machine adds.
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
-    assert_eq!(client.recovers().await, "a");
+        agent.start();
+        let began = Instant::now();
+        reported(&mesh, |provider| provider.generation == 1 && provider.last_error.is_none()).await;
+        // The longest pause, and what a busy machine adds.
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        assert_eq!(client.recovers().await, "a");
 
-    agent.stop();
-    let status = fails(&mesh, "UNAVAILABLE").await;
-    assert_eq!((status.generation, status.spiffe_id.unwrap().as_str()), (1, CLIENT), "the last good one stays");
-    assert_eq!(client.hello().await.unwrap(), "a");
-    agent.start();
-    let status = reported(&mesh, |provider| provider.last_error.is_none()).await;
-    assert_eq!(status.generation, 1, "it is the same as before");
+        agent.stop();
+        let status = fails(&mesh, "UNAVAILABLE").await;
+        assert_eq!((status.generation, status.spiffe_id.unwrap().as_str()), (1, CLIENT), "the last good one stays");
+        assert_eq!(client.hello().await.unwrap(), "a");
+        agent.start();
+        let status = reported(&mesh, |provider| provider.last_error.is_none()).await;
+        assert_eq!(status.generation, 1, "it is the same as before");
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn s1_an_expired_svid_means_no_connection_until_the_agent_is_back() {
-    let (mut site, mut agent, _) = site(|authority| ending_in(authority, 2)).await;
-    agent.start();
-    let mesh = site.mesh(impatient().certificate_provider("default", api(&agent))).await;
-    let client = Client::new(&mesh, "xds:///greeter");
-    assert_eq!(client.hello().await.unwrap(), "a");
-    agent.stop();
-    fails(&mesh, "UNAVAILABLE").await;
-    site.backend.stop().await;
-    site.backend.restart().await;
-    let status = says_in_time(&client, "has an expired certificate: since 20").await;
-    assert_says(&status, &["`default` (spiffe_workload_api)", "last error, at 20", &agent.endpoint()]);
-    let before = site.front.clients().len();
-    client.hello().await.unwrap_err();
-    assert_eq!(site.front.clients().len(), before, "not one connection was made");
+    timed(async || {
+        let (mut site, mut agent, _) = site(|authority| ending_in(authority, 2)).await;
+        agent.start();
+        let mesh = site.mesh(impatient().certificate_provider("default", api(&agent))).await;
+        let client = Client::new(&mesh, "xds:///greeter");
+        assert_eq!(client.hello().await.unwrap(), "a");
+        agent.stop();
+        fails(&mesh, "UNAVAILABLE").await;
+        site.backend.stop().await;
+        site.backend.restart().await;
+        let status = says_in_time(&client, "has an expired certificate: since 20").await;
+        assert_says(&status, &["`default` (spiffe_workload_api)", "last error, at 20", &agent.endpoint()]);
+        let before = site.front.clients().len();
+        client.hello().await.unwrap_err();
+        assert_eq!(site.front.clients().len(), before, "not one connection was made");
 
-    // What is expired is not taken from the agent either.
-    agent.start();
-    fails(&mesh, "its certificate expired at").await;
-    agent.say(Svid::new(CLIENT, &site.authority.svid(CLIENT), &site.authority));
-    assert_eq!(client.recovers().await, "a");
+        // What is expired is not taken from the agent either.
+        agent.start();
+        fails(&mesh, "its certificate expired at").await;
+        agent.say(Svid::new(CLIENT, &site.authority.svid(CLIENT), &site.authority));
+        assert_eq!(client.recovers().await, "a");
+    })
+    .await;
 }
 
 #[tokio::test]

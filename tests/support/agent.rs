@@ -13,14 +13,15 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::Counter;
 use super::pki::{Authority, Issued};
+use super::{Counted, Counter};
 
 /// It listens from [`start`](Self::start) on, and not while it is stopped.
 pub(crate) struct Agent {
     folder: TempDir,
     answer: watch::Sender<Answer>,
     asked: Counter,
+    connections: Counter,
     task: Option<JoinHandle<()>>,
 }
 
@@ -100,7 +101,8 @@ impl Agent {
     /// Does not listen yet.
     pub(crate) fn new(answer: impl Into<Answer>) -> Self {
         let folder = TempDir::new().expect("a folder");
-        Self { folder, answer: watch::Sender::new(answer.into()), asked: Counter::new(), task: None }
+        let (asked, connections) = (Counter::new(), Counter::new());
+        Self { folder, answer: watch::Sender::new(answer.into()), asked, connections, task: None }
     }
 
     pub(crate) fn started(answer: impl Into<Answer>) -> Self {
@@ -119,7 +121,8 @@ impl Agent {
 
     pub(crate) fn start(&mut self) {
         let listener = UnixListener::bind(self.path()).expect("a socket");
-        self.task = Some(tokio::spawn(accept(listener, self.answer.subscribe(), self.asked.clone())));
+        let counts = (self.asked.clone(), self.connections.clone());
+        self.task = Some(tokio::spawn(accept(listener, self.answer.subscribe(), counts)));
     }
 
     /// Its socket is gone, and so are its connections.
@@ -138,6 +141,11 @@ impl Agent {
     pub(crate) fn asked(&self) -> &Counter {
         &self.asked
     }
+
+    /// How many connections are open.
+    pub(crate) fn connections(&self) -> &Counter {
+        &self.connections
+    }
 }
 
 impl Drop for Agent {
@@ -146,10 +154,14 @@ impl Drop for Agent {
     }
 }
 
-async fn accept(listener: UnixListener, answer: watch::Receiver<Answer>, asked: Counter) {
+async fn accept(listener: UnixListener, answer: watch::Receiver<Answer>, (asked, open): (Counter, Counter)) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        connections.spawn(serve(stream, answer.clone(), asked.clone()));
+        let (served, open) = (serve(stream, answer.clone(), asked.clone()), Counted::by(&open));
+        connections.spawn(async move {
+            served.await;
+            drop(open);
+        });
     }
 }
 

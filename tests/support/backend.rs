@@ -21,13 +21,15 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 use tonic::{Request, Response, Status, Streaming};
 use tower::util::MapResponseLayer;
 
+use super::network::ClosedPort;
 use super::orca::{OpenRca, Reporting};
 use super::{Counted, Counter};
 
 /// A greeter on a port of its own. Its answers are its name; a call that is held, delayed or failed is so before it
 /// answers. It is killed when it is dropped.
 pub(crate) struct Backend {
-    address: SocketAddr,
+    /// Its own also while nobody listens there.
+    port: ClosedPort,
     state: Arc<State>,
     configure: Box<dyn Fn(Server) -> Server + Send + Sync>,
     running: Option<Running>,
@@ -79,7 +81,7 @@ impl Backend {
         address: &str,
         configure: impl Fn(Server) -> Server + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind(address).await.expect("a free port");
+        let port = ClosedPort::at(address.parse().expect("an address"));
         let state = State {
             name: name.to_owned(),
             calls: Counter::new(),
@@ -91,15 +93,14 @@ impl Backend {
             behaviour: Mutex::default(),
             load: Reporting::new(),
         };
-        let address = listener.local_addr().expect("a bound listener");
         let configure = Box::new(configure);
-        let mut backend = Self { address, state: Arc::new(state), configure, running: None };
-        backend.serve(listener);
+        let mut backend = Self { port, state: Arc::new(state), configure, running: None };
+        backend.serve();
         backend
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        self.port.address()
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -119,8 +120,7 @@ impl Backend {
     /// Starts again on the same port.
     pub(crate) async fn restart(&mut self) {
         assert!(self.running.is_none(), "`{}` runs already", self.name());
-        let listener = TcpListener::bind(self.address).await.expect("the port it had");
-        self.serve(listener);
+        self.serve();
     }
 
     /// Closes the port and sends GOAWAY on each connection; calls in flight go on.
@@ -140,10 +140,10 @@ impl Backend {
         GreeterServer::new(Instance { state: self.state.clone() })
     }
 
-    fn serve(&mut self, listener: TcpListener) {
+    fn serve(&mut self) {
         let kill = watch::Sender::new(());
         let (drain, drained) = oneshot::channel::<()>();
-        let incoming = incoming(listener, kill.clone(), self.state.clone());
+        let incoming = incoming(self.port.listen(), kill.clone(), self.state.clone());
         let greeter = GreeterServer::new(Instance { state: self.state.clone() });
         let load = self.state.load.clone();
         let server = (self.configure)(Server::builder());
