@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use mesh_core::testing::{Resources, any, cluster, endpoints, route, route_config};
+use mesh_core::testing::{Resources, any, cluster, endpoints, route, route_config, spiffe_validator};
 use mesh_core::{Bootstrap, Mesh, SecurityFloor, TlsVersion};
 use mesh_xds_proto::envoy::config::cluster::v3::Cluster;
 use mesh_xds_proto::envoy::config::core::v3::data_source::Specifier;
 use mesh_xds_proto::envoy::config::core::v3::transport_socket::ConfigType;
-use mesh_xds_proto::envoy::config::core::v3::{DataSource, TransportSocket};
+use mesh_xds_proto::envoy::config::core::v3::{DataSource, TransportSocket, TypedExtensionConfig};
 use mesh_xds_proto::envoy::config::route::v3::route::Action;
 use mesh_xds_proto::envoy::config::route::v3::route_action::RequestMirrorPolicy;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
@@ -535,8 +535,25 @@ const ATTEMPTS: &[Attempt] = &[
     ),
     (
         "a validator of another kind",
-        |tried| tried.validate(|names| names.custom_validator_config = Some(Default::default())),
-        Nack("custom_validator_config"),
+        |tried| {
+            tried.validate(|names| {
+                names.ca_certificate_provider_instance = None;
+                let typed_config = Some(any(&Cluster::default()));
+                names.custom_validator_config = Some(TypedExtensionConfig { name: "yes".into(), typed_config });
+            });
+        },
+        Nack("custom_validator_config.typed_config"),
+    ),
+    (
+        "roots of the control plane's in a validator for SPIFFE",
+        |tried| {
+            let roots = tried.site.authority.pem();
+            tried.validate(|names| {
+                names.ca_certificate_provider_instance = None;
+                names.custom_validator_config = Some(spiffe_validator([("cluster.local", roots)]));
+            });
+        },
+        Calls("it trusts roots that the control plane sends"),
     ),
     (
         "a cluster that code does not allow",

@@ -55,6 +55,7 @@ mod server_mtls;
 mod sessions;
 mod shutdown;
 mod socket_matches;
+mod spiffe_validator;
 mod storm;
 mod streaming;
 mod support;

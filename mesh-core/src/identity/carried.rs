@@ -1,6 +1,7 @@
 //! Key material that a resource carries (Envoy's data sources): inline, or as the names of files, which are read anew as
 //! those of a `file_watcher` are.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::pending;
 use std::hash::{Hash, Hasher};
@@ -11,9 +12,10 @@ use super::file_watcher::{Contents, FileWatcher, Read, Trusting, watch};
 use super::own::Identity;
 use super::provider::{CertificateProvider, KeyMaterial, ProviderFuture, Publisher};
 use super::revocation::RevocationLists;
+use super::spiffe::TrustDomain;
 use super::trust::{PeerNames, TrustBundle};
 use crate::error::BoxError;
-use crate::files::NamedFile;
+use crate::files::{MAX_SIZE, NamedFile};
 
 /// Files are read so often, as A29 has it for a `file_watcher`.
 const REFRESH: Duration = Duration::from_secs(600);
@@ -42,12 +44,15 @@ pub(crate) struct CarriedFiles {
 pub(crate) struct Vouching {
     pub(crate) peers: Option<PeerNames>,
     pub(crate) revoked: Option<RevocationLists>,
+    /// By the rules of Envoy's validator for SPIFFE.
+    pub(crate) is_of_spiffe_validator: bool,
 }
 
 impl Vouching {
     /// Roots that vouch for those alone.
     pub(crate) fn limit(&self, trust: TrustBundle) -> TrustBundle {
         let trust = trust.of_peers(self.peers.clone());
+        let trust = if self.is_of_spiffe_validator { trust.by_spiffe_validator() } else { trust };
         match &self.revoked {
             Some(lists) => trust.revoked_by(lists.clone()),
             None => trust,
@@ -57,8 +62,15 @@ impl Vouching {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum FilesOf {
-    Identity { chain: Content, key: NamedFile },
+    Identity {
+        chain: Content,
+        key: NamedFile,
+    },
     Roots(NamedFile),
+    /// Of each trust domain.
+    Domains(BTreeMap<TrustDomain, Content>),
+    /// A SPIFFE bundle map (A87).
+    BundleMap(NamedFile),
 }
 
 /// Certificates in PEM.
@@ -122,7 +134,9 @@ impl CarriedFiles {
     fn read(&self) -> Result<Contents, BoxError> {
         let (identity, trust) = match &self.what {
             FilesOf::Identity { chain, key } => (Some([chain.read()?, key.read()?]), None),
-            FilesOf::Roots(file) => (None, Some(Trusting::Roots(file.read()?))),
+            FilesOf::Roots(file) => (None, Some(Trusting::RootsAlone(file.read()?))),
+            FilesOf::Domains(domains) => (None, Some(Trusting::Domains(read_all(domains)?))),
+            FilesOf::BundleMap(file) => (None, Some(Trusting::BundleMap(file.read()?))),
         };
         Ok(Contents { identity, trust, revocation_lists: None })
     }
@@ -137,12 +151,39 @@ impl CarriedFiles {
         match &self.what {
             FilesOf::Identity { chain: Content::File(chain), key } => format!("{chain} and {key}"),
             FilesOf::Identity { chain: Content::Inline(_), key } => key.to_string(),
-            FilesOf::Roots(file) => file.to_string(),
+            FilesOf::Roots(file) | FilesOf::BundleMap(file) => file.to_string(),
+            FilesOf::Domains(domains) => {
+                let files = domains.values().filter_map(|content| match content {
+                    Content::File(file) => Some(file.to_string()),
+                    Content::Inline(_) => None,
+                });
+                files.collect::<Vec<_>>().join(" and ")
+            }
         }
     }
 }
 
+/// As large together as one file may be.
+fn read_all(domains: &BTreeMap<TrustDomain, Content>) -> Result<BTreeMap<TrustDomain, Vec<u8>>, BoxError> {
+    let mut left = MAX_SIZE;
+    let mut read = BTreeMap::new();
+    for (domain, content) in domains {
+        let pem = content.read()?;
+        left = left.checked_sub(pem.len() as u64).ok_or("the roots of all trust domains have more than 16 MiB")?;
+        read.insert(domain.clone(), pem);
+    }
+    Ok(read)
+}
+
 impl Content {
+    /// What was sent along.
+    pub(crate) fn sent(&self) -> Option<&[u8]> {
+        match self {
+            Self::Inline(bytes) => Some(bytes),
+            Self::File(_) => None,
+        }
+    }
+
     fn read(&self) -> Result<Vec<u8>, BoxError> {
         match self {
             Self::Inline(bytes) => Ok(bytes.to_vec()),
@@ -156,7 +197,12 @@ impl Eq for Carried {}
 impl Hash for Carried {
     fn hash<H: Hasher>(&self, state: &mut H) {
         match self {
-            Self::Inline(material) => material.identity.as_ref().map(Identity::serial).hash(state),
+            Self::Inline(material) => {
+                material.identity.as_ref().map(Identity::serial).hash(state);
+                if let Some(trust) = &material.trust {
+                    trust.hash_authorities(state);
+                }
+            }
             Self::Files(files) => files.list().hash(state),
         }
     }

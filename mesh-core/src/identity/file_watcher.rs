@@ -1,11 +1,13 @@
 //! `file_watcher`: key material in files that something else keeps fresh (gRFC A29, A87).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::own::Identity;
 use super::provider::{CertificateProvider, KeyMaterial, ProviderFuture, Publisher};
 use super::revocation::{ListFile, RevocationLists};
+use super::spiffe::TrustDomain;
 use super::trust::TrustBundle;
 use crate::aside::{PATIENCE, aside, patiently};
 use crate::backoff::{Backoff, BackoffConfig};
@@ -185,6 +187,9 @@ pub(super) struct Contents {
 #[derive(PartialEq)]
 pub(super) enum Trusting {
     Roots(Vec<u8>),
+    /// Such that have nothing else beside them.
+    RootsAlone(Vec<u8>),
+    Domains(BTreeMap<TrustDomain, Vec<u8>>),
     BundleMap(Vec<u8>),
 }
 
@@ -219,6 +224,10 @@ impl Contents {
         let identity = self.identity.as_ref().map(|[chain, key]| Identity::from_pem(chain, key));
         let trust = self.trust.as_ref().map(|source| match source {
             Trusting::Roots(pem) => TrustBundle::from_pem(pem),
+            Trusting::RootsAlone(pem) => TrustBundle::from_certificates(pem),
+            Trusting::Domains(domains) => {
+                TrustBundle::by_domain_in_pem(domains.iter().map(|(domain, pem)| (domain.clone(), &**pem)))
+            }
             Trusting::BundleMap(json) => match std::str::from_utf8(json) {
                 Ok(json) => TrustBundle::from_spiffe_bundle_map(json),
                 Err(_) => Err(Error::setup("the SPIFFE bundle map is not UTF-8")),

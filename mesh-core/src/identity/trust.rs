@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use rustls::RootCertStore;
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
 use super::bundle_map::bundle_map;
 use super::names::NameKind;
@@ -14,7 +16,7 @@ use super::own::certificates;
 use super::own::certificates_in_der;
 use super::revocation::RevocationLists;
 use super::spiffe::TrustDomain;
-use crate::error::{Error, ErrorKind};
+use crate::error::{BoxError, Error, ErrorKind};
 
 /// The certificate authorities that may vouch for a peer. Cloning is cheap.
 #[derive(Clone, PartialEq)]
@@ -24,6 +26,8 @@ pub struct TrustBundle {
     revoked: Option<RevocationLists>,
     /// Of those whom the roots vouch for, these alone.
     peers: Option<PeerNames>,
+    /// See [`by_spiffe_validator`](Self::by_spiffe_validator).
+    is_of_validator: bool,
 }
 
 type IsMet = dyn Fn(NameKind, &str) -> bool + Send + Sync;
@@ -72,6 +76,13 @@ impl TrustBundle {
         Ok(Self::of(Trust::Roots { roots, domain: None }))
     }
 
+    /// As [`from_pem`](Self::from_pem), of a text that has certificates alone.
+    pub(crate) fn from_certificates(pem: &[u8]) -> Result<Self, Error> {
+        let wrong = |error| Error::new(ErrorKind::Setup, "the root certificates cannot be used").with_source(error);
+        roots_alone(pem).map_err(wrong)?;
+        Self::from_pem(pem)
+    }
+
     /// Trusts the authorities of each trust domain in a SPIFFE bundle map for the workloads of that domain (A87): a JSON
     /// object `{"trust_domains": {"cluster.local": {"keys": [{"kty": …, "use": "x509-svid", "x5c": […]}]}}}`. Peers must
     /// be SVIDs.
@@ -88,9 +99,23 @@ impl TrustBundle {
     /// other. Peers must be SVIDs.
     #[cfg(feature = "spiffe")]
     pub(crate) fn by_domain<'a>(bundles: impl IntoIterator<Item = (TrustDomain, &'a [u8])>) -> Result<Self, Error> {
+        Self::of_domains(bundles, certificates_in_der)
+    }
+
+    /// The same, their certificates in PEM, and nothing else.
+    pub(crate) fn by_domain_in_pem<'a>(
+        bundles: impl IntoIterator<Item = (TrustDomain, &'a [u8])>,
+    ) -> Result<Self, Error> {
+        Self::of_domains(bundles, roots_alone)
+    }
+
+    fn of_domains<'a>(
+        bundles: impl IntoIterator<Item = (TrustDomain, &'a [u8])>,
+        read: fn(&[u8]) -> Result<Vec<CertificateDer<'static>>, BoxError>,
+    ) -> Result<Self, Error> {
         let roots = |(domain, bundle): (TrustDomain, &[u8])| {
             let wrong = || Error::setup(format!("the bundle of trust domain {domain} cannot be used"));
-            let certificates = certificates_in_der(bundle).map_err(|error| wrong().with_source(error))?;
+            let certificates = read(bundle).map_err(|error| wrong().with_source(error))?;
             let roots = Roots::new(certificates).map_err(|error| wrong().with_source(error))?;
             Ok((domain, roots))
         };
@@ -98,7 +123,7 @@ impl TrustBundle {
     }
 
     fn of(trust: Trust) -> Self {
-        Self { trust: Arc::new(trust), revoked: None, peers: None }
+        Self { trust: Arc::new(trust), revoked: None, peers: None, is_of_validator: false }
     }
 
     /// Says for which trust domain the roots of [`from_pem`](Self::from_pem) vouch. Of no effect on a bundle map.
@@ -125,6 +150,16 @@ impl TrustBundle {
         Self { peers, ..self }
     }
 
+    /// Has the rules of Envoy's validator for SPIFFE: conditions on names are about the SPIFFE ID alone, and callers must show a
+    /// certificate.
+    pub(crate) fn by_spiffe_validator(self) -> Self {
+        Self { is_of_validator: true, ..self }
+    }
+
+    pub(crate) fn is_of_spiffe_validator(&self) -> bool {
+        self.is_of_validator
+    }
+
     /// Which peers are meant, if it says so.
     pub(crate) fn peers(&self) -> Option<&PeerNames> {
         self.peers.as_ref()
@@ -134,6 +169,17 @@ impl TrustBundle {
         match &*self.trust {
             Trust::Roots { roots, domain } => TrustedFor::Any(roots, domain.as_ref()),
             Trust::ByDomain(map) => TrustedFor::Domains(map),
+        }
+    }
+
+    /// Tells it from bundles of other authorities.
+    pub(super) fn hash_authorities(&self, state: &mut impl Hasher) {
+        let mut hash = |roots: &Roots| {
+            roots.store.roots.iter().for_each(|root| root.subject_public_key_info.hash(state));
+        };
+        match &*self.trust {
+            Trust::Roots { roots, .. } => hash(roots),
+            Trust::ByDomain(map) => map.values().for_each(hash),
         }
     }
 
@@ -165,6 +211,14 @@ impl PartialEq for PeerNames {
     fn eq(&self, other: &Self) -> bool {
         self.written == other.written
     }
+}
+
+/// Certificates in PEM. Lists of what was revoked, which Envoy takes from the same text, are not left out in silence.
+pub(super) fn roots_alone(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, BoxError> {
+    if CertificateRevocationListDer::pem_slice_iter(pem).any(|list| list.is_ok()) {
+        return Err("there are revocation lists beside the certificates: they are taken from `crl` alone".into());
+    }
+    certificates(pem)
 }
 
 impl Roots {

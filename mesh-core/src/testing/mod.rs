@@ -28,7 +28,7 @@ pub use build::{
     ClusterBuilder, EndpointBuilder, EndpointsBuilder, FilterChainBuilder, ListenerBuilder, LocalityBuilder,
     RouteBuilder, RouteConfigBuilder, SecretBuilder, ServerListenerBuilder, VirtualHostBuilder, any, cluster, endpoint,
     endpoints, filter_chain, inline, listener, locality, route, route_config, sds, sds_of_agent, secret,
-    server_listener, virtual_host,
+    server_listener, spiffe_validator, virtual_host,
 };
 pub use control_plane::{Connector, ControlPlane, ControlPlaneBuilder, RequestWatch};
 pub use fault::{Fault, FaultId};

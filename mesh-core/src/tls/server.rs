@@ -84,7 +84,8 @@ impl Acceptor {
             let (expected, floor) = (Expected::Caller(context.clone()), self.floor.clone());
             Arc::new(Verifier { trust, expected, crypto: crypto.clone(), floor })
         });
-        let is_required = context.callers.as_ref().is_some_and(|callers| callers.is_required);
+        let is_of_validator = vouching.as_ref().is_some_and(|(_, bundle)| bundle.is_of_spiffe_validator());
+        let is_required = is_of_validator || context.callers.as_ref().is_some_and(|callers| callers.is_required);
         let callers: Arc<dyn ClientCertVerifier> = match &verifier {
             None => WebPkiClientVerifier::no_client_auth(),
             Some(verifier) => Arc::new(CallerVerifier { verifier: verifier.clone(), is_required }),

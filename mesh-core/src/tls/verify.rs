@@ -177,12 +177,20 @@ impl Verifier {
         }
     }
 
+    fn is_of_spiffe_validator(&self) -> bool {
+        matches!(&self.trust, Trusted::Bundle { bundle, .. } if bundle.is_of_spiffe_validator())
+    }
+
     fn check_names(&self, leaf: &Leaf) -> Result<(), rustls::Error> {
         let names = match &self.expected {
             Expected::Endpoint { context, asked, .. } => {
                 let UpstreamTls { names, auto_sni_san_validation, .. } = &**context;
                 if let (true, Some(asked)) = (auto_sni_san_validation, asked) {
-                    return check_asked(asked, leaf);
+                    check_asked(asked, leaf)?;
+                    // Envoy's validator for SPIFFE matches the names that are given, whatever name was asked for.
+                    if !self.is_of_spiffe_validator() {
+                        return Ok(());
+                    }
                 }
                 names
             }
@@ -193,7 +201,11 @@ impl Verifier {
             Trusted::Bundle { bundle, .. } => bundle.peers(),
             Trusted::System(_) => None,
         };
+        let uri_alone = self.is_of_spiffe_validator();
         let is_wanted = |(kind, name)| {
+            if uri_alone && kind != NameKind::Uri {
+                return false;
+            }
             names.iter().any(|wanted: &NameMatch| wanted.matches(kind, name))
                 || of_roots.is_some_and(|wanted| wanted.is_met(kind, name))
         };

@@ -772,3 +772,49 @@ impl ::prost::Name for CommonTlsContext {
             .into()
     }
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SpiffeCertValidatorConfig {
+    #[prost(message, repeated, tag = "1")]
+    pub trust_domains: ::prost::alloc::vec::Vec<
+        spiffe_cert_validator_config::TrustDomain,
+    >,
+    #[prost(message, optional, tag = "2")]
+    pub trust_bundles: ::core::option::Option<
+        super::super::super::super::config::core::v3::DataSource,
+    >,
+}
+/// Nested message and enum types in `SPIFFECertValidatorConfig`.
+pub mod spiffe_cert_validator_config {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct TrustDomain {
+        #[prost(string, tag = "1")]
+        pub name: ::prost::alloc::string::String,
+        #[prost(message, optional, tag = "2")]
+        pub trust_bundle: ::core::option::Option<
+            super::super::super::super::super::config::core::v3::DataSource,
+        >,
+    }
+    impl ::prost::Name for TrustDomain {
+        const NAME: &'static str = "TrustDomain";
+        const PACKAGE: &'static str = "envoy.extensions.transport_sockets.tls.v3";
+        fn full_name() -> ::prost::alloc::string::String {
+            "envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig.TrustDomain"
+                .into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig.TrustDomain"
+                .into()
+        }
+    }
+}
+impl ::prost::Name for SpiffeCertValidatorConfig {
+    const NAME: &'static str = "SPIFFECertValidatorConfig";
+    const PACKAGE: &'static str = "envoy.extensions.transport_sockets.tls.v3";
+    fn full_name() -> ::prost::alloc::string::String {
+        "envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig"
+            .into()
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mesh_xds_proto::envoy::config::core::v3::DataSource;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as proto;
 
 use super::data_source::{Source, source};
@@ -17,8 +18,8 @@ pub(super) fn certificate(message: &proto::TlsCertificate, at: &At<'_>) -> Optio
     message.judge(at);
     let chain = at.required("certificate_chain", message.certificate_chain.as_ref());
     let key = at.required("private_key", message.private_key.as_ref());
-    let chain = chain.and_then(|chain| bounded(source(chain, &at.field("certificate_chain")), at, "certificate_chain"));
-    let key = key.and_then(|key| bounded(source(key, &at.field("private_key")), at, "private_key"));
+    let chain = chain.and_then(|chain| read(chain, &at.field("certificate_chain")));
+    let key = key.and_then(|key| read(key, &at.field("private_key")));
     let is_watched = [&message.certificate_chain, &message.private_key].into_iter().flatten();
     let is_watched =
         message.watched_directory.is_some() || is_watched.into_iter().any(|source| source.watched_directory.is_some());
@@ -41,7 +42,7 @@ pub(super) fn certificate(message: &proto::TlsCertificate, at: &At<'_>) -> Optio
     Some(Arc::new(carried))
 }
 
-fn content(source: Source) -> Content {
+pub(super) fn content(source: Source) -> Content {
     match source {
         Source::Inline(bytes) => Content::Inline(bytes.into()),
         Source::File(file) => Content::File(file),
@@ -73,8 +74,8 @@ pub(super) fn roots(
 ) -> Option<Arc<Carried>> {
     let message = context.trusted_ca.as_ref()?;
     let is_watched = context.watched_directory.is_some() || message.watched_directory.is_some();
-    let carried = match bounded(source(message, &at.field("trusted_ca")), at, "trusted_ca")? {
-        Source::Inline(pem) => match TrustBundle::from_pem(&pem) {
+    let carried = match read(message, &at.field("trusted_ca"))? {
+        Source::Inline(pem) => match TrustBundle::from_certificates(&pem) {
             Ok(trust) => Carried::Inline(KeyMaterial::new().trust(vouching.limit(trust))),
             Err(error) => {
                 at.field("trusted_ca").error(error.report());
@@ -86,10 +87,11 @@ pub(super) fn roots(
     Some(Arc::new(carried))
 }
 
-fn bounded(source: Option<Source>, at: &At<'_>, field: &'static str) -> Option<Source> {
-    match source {
+/// What a data source has, if that is not too much.
+pub(super) fn read(message: &DataSource, at: &At<'_>) -> Option<Source> {
+    match source(message, at) {
         Some(Source::Inline(bytes)) if bytes.len() > MAX_INLINE => {
-            at.field(field).error(format!("has {} bytes, more than {MAX_INLINE}", bytes.len()));
+            at.error(format!("has {} bytes, more than {MAX_INLINE}", bytes.len()));
             None
         }
         source => source,

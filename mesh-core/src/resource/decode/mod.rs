@@ -45,6 +45,8 @@ mod route_match;
 mod secret;
 mod seen;
 mod slow_start;
+#[cfg(feature = "tls")]
+mod spiffe_validator;
 mod stateful_session;
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,8 @@ use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::secret::Type;
 
 use super::certificate::{certificate, roots};
 use super::place::{At, quoted};
-use super::tls_context::{names, revoked};
+use super::spiffe_validator::spiffe_validator;
+use super::tls_context::{VALIDATED, names, revoked};
 use crate::identity::{MaterialSource, Part, PeerNames, SecretServer, SecretSource, Vouching};
 use crate::resource::secret::Secret;
 use crate::resource::upstream_tls::NameMatch;
@@ -43,15 +44,25 @@ fn validation(context: &proto::CertificateValidationContext, at: &At<'_>) -> Opt
         ("system_root_certs", context.system_root_certs.is_some()),
     ];
     for (field, _) in elsewhere.iter().filter(|(_, is_set)| *is_set) {
-        at.field(field).error("a secret has the roots itself: set `trusted_ca`");
+        at.field(field).error("a secret has the roots itself: set `trusted_ca`, or `custom_validator_config`");
     }
     let names = names(context, at);
     let revoked = context.crl.as_ref().and_then(|lists| revoked(lists, &at.field("crl")));
     let revoked = revoked.map(|lists| if context.only_verify_leaf_cert_crl { lists.leaf_only() } else { lists });
-    let roots = roots(context, Vouching { peers: peers(names), revoked }, at);
-    if context.trusted_ca.is_none() {
-        at.field("trusted_ca").error("must be set");
-    }
+    let vouching = Vouching { peers: peers(names), revoked, ..Vouching::default() };
+    let roots = match (&context.custom_validator_config, &context.trusted_ca) {
+        (Some(_), trusted_ca) => {
+            if trusted_ca.is_some() {
+                at.field("trusted_ca").ignored(VALIDATED);
+            }
+            spiffe_validator(context, vouching, at)
+        }
+        (None, Some(_)) => roots(context, vouching, at),
+        (None, None) => {
+            at.field("trusted_ca").error("must be set, or `custom_validator_config`");
+            None
+        }
+    };
     Some(Secret { part: Part::Roots, material: roots? })
 }
 

@@ -17,6 +17,7 @@ use super::http_filter::Side;
 use super::place::{At, quoted};
 use super::route_match::string_match;
 use super::secret::asked;
+use super::spiffe_validator::spiffe_validator;
 use crate::error::with_causes;
 use crate::identity::{MaterialSource, NameKind, Part, RevocationLists, Vouching};
 use crate::resource::upstream_tls::{NameMatch, RootsFrom};
@@ -100,6 +101,12 @@ pub(super) fn validation(common: &proto::CommonTlsContext, side: Side, at: &At<'
 fn combined_validation(combined: &CombinedCertificateValidationContext, side: Side, at: &At<'_>) -> Option<Validation> {
     combined.judge(at);
     let default = combined.default_validation_context.as_ref();
+    let beside = combined.validation_context_certificate_provider_instance.is_some()
+        || combined.validation_context_sds_secret_config.is_some();
+    if let (true, Some(_)) = (beside, default.and_then(|default| default.custom_validator_config.as_ref())) {
+        let at = &at.field("default_validation_context");
+        at.field(VALIDATOR).error("the roots come from beside it: have the secret carry the validator");
+    }
     let mut validation = match default {
         Some(context) => context_of(context, side, &at.field("default_validation_context")),
         None => Validation { roots: None, revoked: None, names: Vec::new() },
@@ -121,6 +128,8 @@ fn combined_validation(combined: &CombinedCertificateValidationContext, side: Si
     Some(complete(validation, side, at))
 }
 
+pub(super) const VALIDATED: &str = "the roots are those of `custom_validator_config`";
+const VALIDATOR: &str = "custom_validator_config";
 const COMBINED_SECRET: &str = "validation_context_sds_secret_config";
 
 /// Without roots a client would trust anyone, and a server could not hold its callers to names.
@@ -145,6 +154,11 @@ fn complete(validation: Validation, side: Side, at: &At<'_>) -> Validation {
 fn context_of(context: &proto::CertificateValidationContext, side: Side, at: &At<'_>) -> Validation {
     context.judge(at);
     let roots = match (&context.ca_certificate_provider_instance, &context.trusted_ca, &context.system_root_certs) {
+        _ if context.custom_validator_config.is_some() => {
+            sole(context, at);
+            let roots = spiffe_validator(context, Vouching::default(), at);
+            roots.map(|roots| RootsFrom::Source(MaterialSource::Carried(roots)))
+        }
         (Some(instance), ..) => {
             provider(instance, &at.field("ca_certificate_provider_instance")).map(RootsFrom::Source)
         }
@@ -161,6 +175,20 @@ fn context_of(context: &proto::CertificateValidationContext, side: Side, at: &At
     let revoked = context.crl.as_ref().and_then(|lists| revoked(lists, &at.field("crl")));
     let revoked = revoked.map(|lists| if context.only_verify_leaf_cert_crl { lists.leaf_only() } else { lists });
     Validation { roots, revoked, names: names(context, at) }
+}
+
+/// Of roots beside a validator, which has its own: those of `trusted_ca` are left out, as in Envoy.
+fn sole(context: &proto::CertificateValidationContext, at: &At<'_>) {
+    let others = [
+        ("ca_certificate_provider_instance", context.ca_certificate_provider_instance.is_some()),
+        ("system_root_certs", context.system_root_certs.is_some()),
+    ];
+    for (field, _) in others.iter().filter(|(_, is_set)| *is_set) {
+        at.field(field).error("the roots are those of `custom_validator_config`: set one of the two");
+    }
+    if context.trusted_ca.is_some() {
+        at.field("trusted_ca").ignored(VALIDATED);
+    }
 }
 
 pub(super) fn revoked(message: &DataSource, at: &At<'_>) -> Option<RevocationLists> {
@@ -188,8 +216,9 @@ pub(super) fn names(context: &proto::CertificateValidationContext, at: &At<'_>) 
 /// The typed matchers replace the others, as in Envoy.
 fn listed_names(context: &proto::CertificateValidationContext, at: &At<'_>) -> Vec<NameMatch> {
     let typed = context.match_typed_subject_alt_names.iter().enumerate();
+    let uri_alone = context.custom_validator_config.is_some();
     let typed: Vec<_> = typed
-        .filter_map(|(index, matcher)| typed_name(matcher, &at.item("match_typed_subject_alt_names", index)))
+        .filter_map(|(index, matcher)| typed_name(matcher, uri_alone, &at.item("match_typed_subject_alt_names", index)))
         .collect();
     if !context.match_typed_subject_alt_names.is_empty() {
         return typed;
@@ -198,9 +227,14 @@ fn listed_names(context: &proto::CertificateValidationContext, at: &At<'_>) -> V
     untyped.filter_map(|(index, matcher)| name(None, matcher, &at.item("match_subject_alt_names", index))).collect()
 }
 
-fn typed_name(matcher: &proto::SubjectAltNameMatcher, at: &At<'_>) -> Option<NameMatch> {
+fn typed_name(matcher: &proto::SubjectAltNameMatcher, uri_alone: bool, at: &At<'_>) -> Option<NameMatch> {
     matcher.judge(at);
     let kind = match SanType::try_from(matcher.san_type) {
+        // Envoy leaves others out, and without any that is left everybody would be let in.
+        Ok(kind) if uri_alone && kind != SanType::Uri => {
+            at.field("san_type").error("must be URI: a validator for SPIFFE matches nothing else");
+            return None;
+        }
         Ok(SanType::Email) => NameKind::Email,
         Ok(SanType::Dns) => NameKind::Dns,
         Ok(SanType::Uri) => NameKind::Uri,

@@ -1619,22 +1619,32 @@ messages! {
     }
 
     "CertificateValidationContext" tls::CertificateValidationContext {
-        trusted_ca: Act("as in Envoy, if `ca_certificate_provider_instance` is not set"),
+        trusted_ca: Act("as in Envoy, if neither `ca_certificate_provider_instance` nor `custom_validator_config` is set"),
         ca_certificate_provider_instance: Act("A29; refused in a secret"),
         system_root_certs: Act("A82, if neither of the two is set; with conditions on names alone; on servers it is refused"),
         watched_directory: Act("the file is read every 10 s, not every 10 minutes"),
         verify_certificate_spki: Nack(LATER),
         verify_certificate_hash: Nack(LATER),
-        match_typed_subject_alt_names: Act("EMAIL, DNS, URI, IP_ADDRESS; others are refused"),
+        match_typed_subject_alt_names: Act("EMAIL, DNS, URI, IP_ADDRESS; others are refused; with a SPIFFE validator URI alone"),
         match_subject_alt_names: Act("A29; if `match_typed_subject_alt_names` is not set"),
         require_signed_certificate_timestamp: Nack(LATER) if is_true,
         crl: Act("A69; sent along, in PEM; a chain of which any issuer has no list in force is refused; files are refused"),
         allow_expired_certificate: Ignore("never allowed"),
         trust_chain_verification: Ignore("chains are always verified"),
-        custom_validator_config: Nack(LATER),
+        custom_validator_config: Act("a SPIFFECertValidatorConfig; others are refused, and so are other roots beside it, but for `trusted_ca`"),
         only_verify_leaf_cert_crl: Act("of `crl`; what comes with the roots of a provider is looked up for the whole chain"),
         max_verify_depth: Nack(LATER),
         suppress_client_ca_list: Ignore("no list is sent"),
+    }
+
+    "SPIFFECertValidatorConfig" tls::SpiffeCertValidatorConfig {
+        trust_domains: Act("required, if `trust_bundles` is not set; each once"),
+        trust_bundles: Act("a SPIFFE bundle map (A87); goes before `trust_domains`"),
+    }
+
+    "SPIFFECertValidatorConfig.TrustDomain" tls::spiffe_cert_validator_config::TrustDomain {
+        name: Act("required; without `spiffe://`"),
+        trust_bundle: Act("required; roots alone, in PEM"),
     }
 
     "TlsCertificate" tls::TlsCertificate {

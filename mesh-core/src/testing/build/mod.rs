@@ -14,7 +14,7 @@ pub use listener::{
     FilterChainBuilder, ListenerBuilder, ServerListenerBuilder, filter_chain, listener, server_listener,
 };
 pub use route::{RouteBuilder, RouteConfigBuilder, VirtualHostBuilder, route, route_config, virtual_host};
-pub use secret::{SecretBuilder, inline, sds, sds_of_agent, secret};
+pub use secret::{SecretBuilder, inline, sds, sds_of_agent, secret, spiffe_validator};
 
 use std::time::Duration;
 

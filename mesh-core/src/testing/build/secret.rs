@@ -4,8 +4,9 @@ use mesh_xds_proto::envoy::config::core::v3 as core;
 use mesh_xds_proto::envoy::config::core::v3::grpc_service::{GoogleGrpc, TargetSpecifier};
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::secret::Type;
+use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::spiffe_cert_validator_config::TrustDomain;
 
-use super::ads;
+use super::{ads, any};
 
 /// A secret of this name, without anything yet.
 ///
@@ -46,6 +47,21 @@ pub fn inline(bytes: impl AsRef<[u8]>) -> core::DataSource {
     core::DataSource { specifier: Some(bytes), ..Default::default() }
 }
 
+/// Envoy's validator for SPIFFE, for `custom_validator_config`: the roots of each trust domain, in PEM.
+pub fn spiffe_validator<D, R>(domains: impl IntoIterator<Item = (D, R)>) -> core::TypedExtensionConfig
+where
+    D: Into<String>,
+    R: AsRef<[u8]>,
+{
+    let domain = |(name, roots): (D, R)| TrustDomain { name: name.into(), trust_bundle: Some(inline(roots)) };
+    let config = pb::SpiffeCertValidatorConfig {
+        trust_domains: domains.into_iter().map(domain).collect(),
+        ..Default::default()
+    };
+    let name = "envoy.tls.cert_validator.spiffe".to_owned();
+    core::TypedExtensionConfig { name, typed_config: Some(any(&config)) }
+}
+
 /// Made by [`secret`].
 #[derive(Clone)]
 pub struct SecretBuilder(pb::Secret);
@@ -63,8 +79,21 @@ impl SecretBuilder {
     }
 
     /// The roots to trust, in PEM.
-    pub fn roots(mut self, pem: impl AsRef<[u8]>) -> Self {
-        let context = pb::CertificateValidationContext { trusted_ca: Some(inline(pem)), ..Default::default() };
+    pub fn roots(self, pem: impl AsRef<[u8]>) -> Self {
+        self.validation(pb::CertificateValidationContext { trusted_ca: Some(inline(pem)), ..Default::default() })
+    }
+
+    /// The roots to trust of each trust domain, in PEM: as SPIRE's agent sends them.
+    pub fn roots_by_domain<D, R>(self, domains: impl IntoIterator<Item = (D, R)>) -> Self
+    where
+        D: Into<String>,
+        R: AsRef<[u8]>,
+    {
+        let custom_validator_config = Some(spiffe_validator(domains));
+        self.validation(pb::CertificateValidationContext { custom_validator_config, ..Default::default() })
+    }
+
+    fn validation(mut self, context: pb::CertificateValidationContext) -> Self {
         self.0.r#type = Some(Type::ValidationContext(context));
         self
     }

@@ -1,5 +1,6 @@
 //! Secrets, and what TLS contexts carry, name or ask for: what is refused, by which field, and what is kept of the rest.
 
+use std::hash::{Hash as _, Hasher as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,13 +12,16 @@ use mesh_xds_proto::envoy::config::core::v3::grpc_service::google_grpc::{
 };
 use mesh_xds_proto::envoy::config::core::v3::grpc_service::{GoogleGrpc, TargetSpecifier};
 use mesh_xds_proto::envoy::config::core::v3::{
-    AggregatedConfigSource, ApiConfigSource, ConfigSource, DataSource, GrpcService, WatchedDirectory, api_config_source,
+    AggregatedConfigSource, ApiConfigSource, ConfigSource, DataSource, GrpcService, TypedExtensionConfig,
+    WatchedDirectory, api_config_source,
 };
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context::{
     CombinedCertificateValidationContext, ValidationContextType,
 };
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::secret::Type;
+use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::spiffe_cert_validator_config::TrustDomain;
+use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::subject_alt_name_matcher::SanType;
 use mesh_xds_proto::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use prost::Message;
 use rcgen::{
@@ -122,7 +126,7 @@ fn exact(name: &str) -> Vec<StringMatcher> {
 
 #[test]
 fn what_is_wrong_with_a_secret_is_refused_by_its_field() {
-    let Pems { chain, key, .. } = pems();
+    let Pems { chain, key, list } = pems();
     let roots = |context: tls::CertificateValidationContext| Some(Type::ValidationContext(context));
     let environment = || source(Specifier::EnvironmentVariable("HOME".into()));
     let crl = tls::CertificateValidationContext { crl: file("/run/certs/crl"), ..trusting(text(&chain)) };
@@ -146,7 +150,11 @@ fn what_is_wrong_with_a_secret_is_refused_by_its_field() {
             certificate(text(&chain), source(Specifier::InlineBytes(vec![b'k'; (1 << 20) + 1].into()))),
             "tls_certificate.private_key: has 1048577 bytes, more than 1048576",
         ),
-        (roots(trusting(None)), "validation_context.trusted_ca: must be set"),
+        (roots(trusting(None)), "validation_context.trusted_ca: must be set, or `custom_validator_config`"),
+        (
+            roots(trusting(text(&format!("{chain}{list}")))),
+            "validation_context.trusted_ca: the root certificates cannot",
+        ),
         (roots(trusting(text("none"))), "validation_context.trusted_ca: the root certificates cannot be used"),
         (roots(provided), "validation_context.ca_certificate_provider_instance: a secret has the roots itself"),
         (roots(system), "validation_context.system_root_certs: a secret has the roots itself"),
@@ -205,6 +213,162 @@ fn a_secret_is_kept_with_all_that_it_says() {
         let Carried::Files(files) = &*secret.material else { panic!("files") };
         assert_eq!(files.is_watched, is_watched, "{files:?}", files = secret.material);
     }
+}
+
+fn validated(config: &tls::SpiffeCertValidatorConfig) -> tls::CertificateValidationContext {
+    let typed_config = Some(prost_types::Any { type_url: TYPE.to_owned(), value: config.encode_to_vec() });
+    let custom_validator_config = Some(TypedExtensionConfig { name: "any".into(), typed_config });
+    tls::CertificateValidationContext { custom_validator_config, ..Default::default() }
+}
+
+const TYPE: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig";
+
+fn domains(domains: Vec<(&str, Option<DataSource>)>) -> tls::SpiffeCertValidatorConfig {
+    let domain = |(name, trust_bundle): (&str, _)| TrustDomain { name: name.into(), trust_bundle };
+    tls::SpiffeCertValidatorConfig { trust_domains: domains.into_iter().map(domain).collect(), trust_bundles: None }
+}
+
+fn map(trust_bundles: Option<DataSource>) -> tls::SpiffeCertValidatorConfig {
+    tls::SpiffeCertValidatorConfig { trust_domains: Vec::new(), trust_bundles }
+}
+
+#[test]
+fn what_is_wrong_with_a_validator_for_spiffe_is_refused_by_its_field() {
+    let Pems { chain, list, .. } = pems();
+    let good = || validated(&domains(vec![("a.test", text(&chain))]));
+    let mut other = good();
+    other.custom_validator_config = Some(TypedExtensionConfig {
+        name: "envoy.tls.cert_validator.spiffe".into(),
+        typed_config: Some(prost_types::Any { type_url: "x/other.Validator".into(), value: Vec::new() }),
+    });
+    let empty = tls::CertificateValidationContext {
+        custom_validator_config: Some(TypedExtensionConfig::default()),
+        ..Default::default()
+    };
+    let mut broken = good();
+    if let Some(any) = broken.custom_validator_config.as_mut().and_then(|config| config.typed_config.as_mut()) {
+        any.value.truncate(5);
+    }
+    let named = |san_type: SanType| {
+        let matcher = exact("a").pop();
+        let matcher = tls::SubjectAltNameMatcher { san_type: san_type as i32, matcher, ..Default::default() };
+        tls::CertificateValidationContext { match_typed_subject_alt_names: vec![matcher], ..good() }
+    };
+    let one = |name, roots| validated(&domains(vec![(name, roots)]));
+    let both = format!("{chain}{list}");
+    let at = "custom_validator_config.typed_config";
+    for (context, problem) in [
+        (other, format!("{at}: must be a SPIFFECertValidatorConfig, and is \"other.Validator\"")),
+        (empty, format!("{at}: must be set")),
+        (broken, format!("{at}: is not a valid SPIFFECertValidatorConfig")),
+        (validated(&domains(Vec::new())), format!("{at}.trust_domains: must be 1 to 1000, and there are 0")),
+        (one("", text(&chain)), format!("{at}.trust_domains[0].name: ")),
+        (one("spiffe://a.test", text(&chain)), format!("{at}.trust_domains[0].name: ")),
+        (one("a.test", None), format!("{at}.trust_domains[0].trust_bundle: must be set")),
+        (
+            one("a.test", text("none")),
+            format!("{at}.trust_domains[0].trust_bundle: the root certificates cannot be used"),
+        ),
+        (
+            one("a.test", text(&both)),
+            format!(
+                "{at}.trust_domains[0].trust_bundle: the root certificates cannot be used: there are revocation lists"
+            ),
+        ),
+        (
+            one("a.test", file("/etc/ca")),
+            format!("{at}.trust_domains[0].trust_bundle.filename: \"/etc/ca\" is below none"),
+        ),
+        (
+            one("a.test", source(Specifier::InlineBytes(vec![b'k'; (1 << 20) + 1].into()))),
+            format!("{at}.trust_domains[0].trust_bundle: has 1048577 bytes"),
+        ),
+        (
+            validated(&domains(vec![("a.test", text(&chain)), ("b.test", text("none"))])),
+            format!("{at}.trust_domains[1].trust_bundle: "),
+        ),
+        (
+            validated(&domains(vec![("a.test", text(&chain)), ("a.test", file("/run/certs/ca"))])),
+            format!("{at}.trust_domains[1].name: \"a.test\" stands twice"),
+        ),
+        (validated(&map(text("{}"))), format!("{at}.trust_bundles: the SPIFFE bundle map: ")),
+        (
+            validated(&map(source(Specifier::InlineBytes(vec![0xff].into())))),
+            format!("{at}.trust_bundles: is not UTF-8"),
+        ),
+        (validated(&map(file("/etc/map"))), format!("{at}.trust_bundles.filename: ")),
+        (named(SanType::Dns), "match_typed_subject_alt_names[0].san_type: must be URI".to_owned()),
+        (
+            tls::CertificateValidationContext { ca_certificate_provider_instance: instance(), ..good() },
+            "ca_certificate_provider_instance: the roots are those of `custom_validator_config`".to_owned(),
+        ),
+        (
+            tls::CertificateValidationContext { system_root_certs: Some(Default::default()), ..good() },
+            "system_root_certs: the roots are those of `custom_validator_config`".to_owned(),
+        ),
+    ] {
+        let kind = Some(ValidationContextType::ValidationContext(context));
+        let common = tls::CommonTlsContext { validation_context_type: kind, ..Default::default() };
+        let (_, said) = self::context(|at| validation(&common, Side::Client, at));
+        let problem = format!("validation_context.{problem}");
+        assert!(said.contains(&problem), "{problem:?} is not in {said:?}");
+    }
+    let (_, said) = self::context(|at| validation(&combined(good()), Side::Client, at));
+    let problem = "default_validation_context.custom_validator_config: the roots come from beside it";
+    assert!(said.contains(problem), "{said}");
+}
+
+#[test]
+fn a_validator_for_spiffe_has_roots_by_trust_domain() {
+    let Pems { chain, .. } = pems();
+    let limited = |config: &_| tls::CertificateValidationContext {
+        match_subject_alt_names: exact("spiffe://a.test/a"),
+        trusted_ca: text("of no account"),
+        ..validated(config)
+    };
+    let read = |config| read(Some(Type::ValidationContext(limited(&config)))).expect("a secret");
+    let json = r#"{"trust_domains": {"a.test": {"keys": []}, "b.test": {"keys": []}}}"#;
+    let two = |a, b| domains(vec![("b.test", b), ("a.test", a)]);
+    for config in [two(text(&chain), text(&chain)), map(text(json))] {
+        let secret = read(config);
+        let Carried::Inline(material) = &*secret.material else { panic!("roots") };
+        let trust = material.trust.as_ref().expect("roots");
+        let names: Vec<_> = trust.trust_domains().iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["a.test", "b.test"]);
+        assert!(trust.is_of_spiffe_validator() && trust.peers().is_some());
+    }
+    for (config, is_watched) in [
+        (two(text(&chain), file("/run/certs/b")), false),
+        (two(file("/run/certs/a"), file("/run/certs/b")), false),
+        (map(file("/run/certs/map")), true),
+    ] {
+        let secret = read(config);
+        let Carried::Files(files) = &*secret.material else { panic!("files") };
+        assert_eq!(files.is_watched, is_watched);
+        assert!(files.vouching.is_of_spiffe_validator && files.vouching.peers.is_some());
+    }
+}
+
+/// Of bundles that a provider is looked up by.
+#[test]
+fn other_roots_are_found_at_another_place() {
+    let hash = |carried: &Carried| {
+        let mut hasher = std::hash::DefaultHasher::new();
+        carried.hash(&mut hasher);
+        hasher.finish()
+    };
+    let of = |pem: &str| read(Some(Type::ValidationContext(trusting(text(pem))))).expect("a secret").material.clone();
+    let by_domain = |pem: &str| {
+        let context = validated(&domains(vec![("a.test", text(pem))]));
+        read(Some(Type::ValidationContext(context))).expect("a secret").material.clone()
+    };
+    let (one, other) = (pems().chain, pems().chain);
+    for read in [&of as &dyn Fn(&str) -> Arc<Carried>, &by_domain] {
+        assert!(read(&one) == read(&one) && read(&one) != read(&other));
+        assert_eq!(hash(&read(&one)), hash(&read(&one)));
+        assert_ne!(hash(&read(&one)), hash(&read(&other)));
+    }
+    assert!(of(&one) != by_domain(&one), "roots of a trust domain vouch for it alone");
 }
 
 fn of_agent(target: GoogleGrpc, change: impl FnOnce(&mut ApiConfigSource)) -> tls::SdsSecretConfig {
@@ -290,6 +454,17 @@ fn a_secret_is_asked_of_the_control_plane_or_at_a_socket_below_an_allowed_folder
     }
 }
 
+/// A context beside a secret.
+fn combined(default: tls::CertificateValidationContext) -> tls::CommonTlsContext {
+    let combined = CombinedCertificateValidationContext {
+        default_validation_context: Some(default),
+        validation_context_sds_secret_config: Some(of_control_plane("s")),
+        ..Default::default()
+    };
+    let kind = Some(ValidationContextType::CombinedValidationContext(combined));
+    tls::CommonTlsContext { validation_context_type: kind, ..Default::default() }
+}
+
 #[test]
 fn of_several_sources_one_is_used_and_the_others_are_listed_or_refused() {
     let Pems { chain, key, .. } = pems();
@@ -310,15 +485,6 @@ fn of_several_sources_one_is_used_and_the_others_are_listed_or_refused() {
     assert!(said.contains("tls_certificates: is one certificate at most, and there are 2"), "{said}");
 
     // A provider that the default names goes before a secret.
-    let combined = |default| {
-        let combined = CombinedCertificateValidationContext {
-            default_validation_context: Some(default),
-            validation_context_sds_secret_config: Some(of_control_plane("s")),
-            ..Default::default()
-        };
-        let kind = Some(ValidationContextType::CombinedValidationContext(combined));
-        tls::CommonTlsContext { validation_context_type: kind, ..Default::default() }
-    };
     let provided = tls::CertificateValidationContext { ca_certificate_provider_instance: instance(), ..trusting(None) };
     let (read, said) = context(|at| validation(&combined(provided), Side::Client, at));
     assert_eq!(read.expect("roots").roots, Some(RootsFrom::Source(MaterialSource::from("default"))));
