@@ -1,7 +1,7 @@
 //! Certificates that a control plane sends along, or names (data sources), and secrets (SDS), on both sides.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use mesh_core::server::ServerOptions;
 use mesh_core::testing::{
@@ -28,7 +28,7 @@ use crate::support::sds::SecretAgent;
 use crate::support::secured::{
     CLIENT, SERVER, Site, connections, context, fails_in_time, reported, says_in_time, secured_by,
 };
-use crate::support::secured_server::{self, Caller};
+use crate::support::secured_server::{self, Caller, in_the_past};
 use crate::support::timed::timed;
 use crate::support::tls::{TlsFront, server};
 
@@ -337,6 +337,41 @@ async fn a_cluster_that_names_a_secret_which_cannot_be_had_is_held_back_while_th
     load.stop().await;
 }
 
+/// A certificate that is over, or is not valid yet, is no better than none.
+#[tokio::test]
+async fn a_cluster_that_names_a_secret_whose_certificate_expired_is_held_back_while_the_older_one_serves() {
+    timed(async || {
+        let site = Site::mutual().await;
+        site.ask(&carried(&site.authority.svid(CLIENT), &site.authority.pem()));
+        let mesh = site.mesh(impatient()).await;
+        let client = Client::new(&mesh, "xds:///greeter");
+        assert_eq!(client.hello().await.unwrap(), "a");
+        let load = Load::start(&client);
+        put(&site.control_plane, &site.authority.issue(&[uri(CLIENT)], in_the_past), &site.authority.pem());
+        site.ask(&istios(&[SERVER]));
+        let waits = || mesh.status().targets[0].waiting_for.clone().unwrap_or_default();
+        until("that it is held back", || {
+            waits().contains("secret `default` (SDS of the control plane) has an expired")
+        })
+        .await;
+        // One that comes too early is taken up in its time.
+        let early = site.authority.issue(&[uri(CLIENT)], |params| {
+            params.not_before = (SystemTime::now() + Duration::from_secs(2)).into();
+        });
+        put(&site.control_plane, &early, &site.authority.pem());
+        until("that it is held back", || waits().contains("has a certificate that is valid from")).await;
+        until("a connection by the secret", || serials(&site.front).contains(&early.serial)).await;
+        load.stop().await;
+
+        // Nor is one that is sent along.
+        site.ask(&carried(&site.authority.issue(&[uri(CLIENT)], in_the_past), &site.authority.pem()));
+        until("that it is held back", || waits().contains("that the resource carries has an expired certificate"))
+            .await;
+        assert_eq!(client.hello().await.unwrap(), "a");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn the_names_of_a_secret_hold_beside_those_of_the_context_and_are_asked_again_when_they_change() {
     let site = Site::mutual().await;
@@ -404,6 +439,36 @@ async fn a_secret_may_name_files_and_then_others_and_ends_with_those_who_use_it(
     until("that no secret is watched", || kinds().all(|kind| &*kind == "inline")).await;
     assert_eq!(client.hello().await.unwrap(), "a");
     tokio::time::timeout(PATIENCE, mesh.shutdown()).await.expect("they end with the mesh, too");
+}
+
+#[tokio::test]
+async fn files_of_a_secret_that_is_taken_away_are_read_on_and_it_still_says_so() {
+    timed(async || {
+        let site = Site::mutual().await;
+        let folder = TempDir::new().unwrap();
+        let write = |issued: &Issued| {
+            let [chain, key] =
+                [("tls.crt", &issued.chain), ("tls.key", &issued.key)].map(|(name, pem)| file(&folder, name, pem));
+            tls::TlsCertificate { certificate_chain: Some(chain), private_key: Some(key), ..Default::default() }
+        };
+        // Near its end it is looked for every second.
+        let pair = write(&site.authority.svid_for(CLIENT, Duration::from_secs(4)));
+        site.control_plane.put(secret("default").modify(|secret| secret.r#type = Some(Type::TlsCertificate(pair))));
+        site.control_plane.put(secret("ROOTCA").roots(site.authority.pem()));
+        site.ask(&istios(&[SERVER]));
+        let mesh = site.mesh(quick().allow_files_below(folder.path())).await;
+        let client = Client::new(&mesh, "xds:///greeter");
+        assert_eq!(client.hello().await.unwrap(), "a");
+        site.control_plane.put(Resource::error(type_url::SECRET, "default", 5, "taken away"));
+        reported(&mesh, |status| status.last_error.as_deref() == Some("NOT_FOUND: taken away")).await;
+        let next = site.authority.svid(CLIENT);
+        write(&next);
+        let status = reported(&mesh, |status| status.serial.as_ref() == Some(&next.serial)).await;
+        assert_eq!(status.last_error.as_deref(), Some("NOT_FOUND: taken away"));
+        put(&site.control_plane, &next, &site.authority.pem());
+        reported(&mesh, |status| &*status.name == "default" && status.last_error.is_none()).await;
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -115,6 +115,8 @@ pub(crate) struct State {
     pub(crate) updated: Option<(Instant, SystemTime)>,
     /// Since the last publication.
     pub(crate) failure: Option<Failure>,
+    /// A failure that goes on, whatever is published.
+    standing: Option<Failure>,
     /// What came last, if it is not valid yet while `material` is.
     pub(super) early: Option<Arc<KeyMaterial>>,
 }
@@ -145,6 +147,12 @@ impl Publisher {
     pub fn fail(&self, why: impl Into<BoxError>) {
         let why: Arc<str> = with_causes(&*why.into()).into();
         self.state.send_modify(|state| state.fail(&self.name, why));
+    }
+
+    /// As [`fail`](Self::fail), until this is told to be over (`None`): what is published meanwhile does not end it.
+    pub(crate) fn stand(&self, why: Option<BoxError>) {
+        let why = why.map(|why| Arc::from(with_causes(&*why)));
+        self.state.send_if_modified(|state| state.stand(&self.name, why));
     }
 
     /// What counts the connections that the provider makes, each until its socket is closed: the end of the mesh waits for them.
@@ -189,7 +197,19 @@ impl State {
             }
             self.material = Some(Arc::new(material));
         }
-        (self.failure, self.early) = (None, None);
+        (self.failure, self.early) = (self.standing.clone(), None);
+    }
+
+    /// Whether anything is different now.
+    fn stand(&mut self, provider: &str, why: Option<Arc<str>>) -> bool {
+        let Some(why) = why else {
+            let Some(over) = self.standing.take() else { return false };
+            self.failure.take_if(|failure| failure.why == over.why);
+            return true;
+        };
+        self.fail(provider, why);
+        self.standing.clone_from(&self.failure);
+        true
     }
 
     /// Why an identity cannot be used while the known one can.

@@ -245,6 +245,12 @@ impl Provider {
         is_there
     }
 
+    /// How long until its certificate becomes valid; `None`: it is, or there is none.
+    pub(crate) fn valid_in(&self) -> Option<Duration> {
+        let material = self.state.borrow().material.clone()?;
+        material.identity.as_ref()?.not_before().duration_since(SystemTime::now()).ok()
+    }
+
     /// What is said of a connection that was made with a certificate which is over.
     pub(crate) fn expired(&self, shown: &Identity) -> String {
         let expired = format!("gave a certificate that expired at {}", Utc(shown.not_after()));

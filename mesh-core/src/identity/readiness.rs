@@ -3,13 +3,19 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::pending;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::select_all;
 use indexmap::IndexSet;
+use tokio::time::sleep;
 
+use super::provider::KeyMaterial;
 use super::providers::{Provider, Providers};
 use super::source::MaterialSource;
 use crate::error::Error;
+
+/// The wall clock, by which certificates become valid, may be set meanwhile.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Keeps sources running for one user, and hears when one of them has something, or comes to have an error.
 pub(crate) struct Awaited {
@@ -26,11 +32,12 @@ struct Held {
 /// How it stands with a source.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Readiness {
-    /// It can be used. What is there stays: a source that is ready remains so.
+    /// It can be used. A source that was ready remains so, even when its certificate expires: what is in force is not taken
+    /// back for that.
     Ready,
     /// It has said nothing yet; what, in words.
     Awaited(String),
-    /// It has nothing, and why.
+    /// It has nothing that can be used, and why.
     Failed(String),
 }
 
@@ -87,7 +94,16 @@ impl fmt::Debug for Awaited {
 
 /// Of a source that was not asked yet.
 fn first(source: &MaterialSource) -> Readiness {
-    if source.is_there() { Readiness::Ready } else { Readiness::Awaited(source.label("")) }
+    match source.at_once() {
+        Some(material) => of_material(material, || source.label("")),
+        None => Readiness::Awaited(source.label("")),
+    }
+}
+
+/// A certificate that is not valid at the moment is no better than none.
+fn of_material(material: &KeyMaterial, label: impl FnOnce() -> String) -> Readiness {
+    let problem = material.identity.as_ref().and_then(|identity| identity.problem(SystemTime::now()));
+    problem.map_or(Readiness::Ready, |problem| Readiness::Failed(format!("{} has {problem}", label())))
 }
 
 impl Held {
@@ -99,7 +115,8 @@ impl Held {
         // Whatever comes from here on is news; that the same goes wrong once more is none.
         let state = provider.latest();
         match (state.material, state.failure) {
-            (Some(_), _) => Readiness::Ready,
+            (Some(_), _) if self.told == Readiness::Ready => Readiness::Ready,
+            (Some(material), _) => of_material(&material, || provider.label()),
             (None, None) => first(source),
             (None, Some(failure)) => {
                 Readiness::Failed(format!("{} has no key material: {}", provider.label(), failure.why))
@@ -107,13 +124,24 @@ impl Held {
         }
     }
 
+    /// Waits until it may stand otherwise.
     async fn published(&mut self) {
-        let is_news = match &mut self.provider {
-            Ok(provider) => provider.changed().await,
-            Err(_) => false,
+        let Ok(provider) = &mut self.provider else { return pending().await };
+        let early = provider.valid_in().map(|early| early.min(LOOK_EVERY));
+        let valid = async {
+            match early {
+                Some(early) => sleep(early).await,
+                None => pending().await,
+            }
         };
-        if !is_news {
-            pending().await
+        let news = async {
+            if !provider.changed().await {
+                pending().await
+            }
+        };
+        tokio::select! {
+            () = news => {}
+            () = valid => {}
         }
     }
 }

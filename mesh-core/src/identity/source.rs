@@ -6,6 +6,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use super::carried::Carried;
+use super::provider::KeyMaterial;
 use crate::files::NamedFile;
 
 /// Where an identity, or roots, come from. Those that are equal are one: they have one provider, which runs while anything
@@ -90,9 +91,12 @@ impl MaterialSource {
         }
     }
 
-    /// Whether it can be used as soon as it is named.
-    pub(super) fn is_there(&self) -> bool {
-        matches!(self, Self::Carried(carried) if carried.at_once().is_some())
+    /// What is there as soon as it is named.
+    pub(super) fn at_once(&self) -> Option<&KeyMaterial> {
+        match self {
+            Self::Carried(carried) => carried.at_once(),
+            _ => None,
+        }
     }
 
     /// Whether it runs while it is used, and not as long as the mesh.

@@ -1,7 +1,7 @@
 //! What the connections to one endpoint are secured with: whether it can be used now, and when there is newer.
 
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
@@ -50,7 +50,8 @@ impl Material {
                 tell(&unready);
                 told = text;
             }
-            let look_again = self.valid_in().map_or(LOOK_EVERY, |early| early.min(LOOK_EVERY));
+            let early = self.own.as_ref().and_then(Provider::valid_in);
+            let look_again = early.map_or(LOOK_EVERY, |early| early.min(LOOK_EVERY));
             tokio::select! {
                 () = self.changed() => {}
                 () = tokio::time::sleep(look_again) => {}
@@ -97,12 +98,6 @@ impl Material {
             () = news(self.own.as_mut()) => {}
             () = news(self.vouching.as_mut()) => {}
         }
-    }
-
-    /// How long until the own certificate becomes valid.
-    fn valid_in(&self) -> Option<Duration> {
-        let material = self.own.as_ref()?.state().material?;
-        material.identity.as_ref()?.not_before().duration_since(SystemTime::now()).ok()
     }
 }
 

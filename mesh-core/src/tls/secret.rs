@@ -87,7 +87,7 @@ impl CertificateProvider for Provider {
     fn run(self: Box<Self>, publisher: Publisher) -> ProviderFuture {
         Box::pin(async move {
             let Self { secrets, source } = *self;
-            let mut secret = Followed { source, publisher, published: None, files: None };
+            let mut secret = Followed { source, publisher, files: None };
             match &secret.source.at {
                 SecretServer::ControlPlane => secret.follow(secrets.control_plane.subscriber(), None).await,
                 SecretServer::Socket(socket) => {
@@ -136,8 +136,6 @@ struct Agent {
 struct Followed {
     source: Arc<SecretSource>,
     publisher: Publisher,
-    /// What was published last of those that came whole.
-    published: Option<Arc<Carried>>,
     files: Option<Files>,
 }
 
@@ -158,7 +156,7 @@ impl Followed {
                     self.follow(resources, Some(Agent { client, socket: socket.clone(), path })).await;
                     backoff.reset();
                 }
-                Err(error) => self.publisher.fail(error),
+                Err(error) => self.publisher.stand(Some(error)),
             }
             sleep(backoff.next_delay(fastrand::f64())).await;
         }
@@ -183,32 +181,31 @@ impl Followed {
         }
     }
 
-    /// What stays while something is wrong is not published again: that would end the failure, which goes on.
+    /// What stays while something is wrong does not end the failure, which goes on.
     fn take(&mut self, state: &ResourceState, unreachable: Option<&str>) {
         let secret = state.value::<Secret>();
         let wanted = secret.as_ref().filter(|secret| secret.part == self.source.part);
         let other = secret.as_ref().filter(|_| wanted.is_none()).map(|_| of_another_kind(self.source.part).to_owned());
         let problem = unreachable.map(str::to_owned).or_else(|| problem(state)).or(other);
-        if let Some(secret) = wanted {
-            self.publish(&secret.material, problem.is_none());
+        match problem {
+            Some(problem) => self.publisher.stand(Some(problem.into())),
+            None if wanted.is_some() => self.publisher.stand(None),
+            // Nobody said anything yet.
+            None => {}
         }
-        if let Some(problem) = problem {
-            self.publisher.fail(problem);
+        if let Some(secret) = wanted {
+            self.publish(&secret.material);
         }
     }
 
-    fn publish(&mut self, material: &Arc<Carried>, is_well: bool) {
+    fn publish(&mut self, material: &Arc<Carried>) {
         match &**material {
             Carried::Inline(inline) => {
                 self.files = None;
-                if is_well || self.published.as_ref().is_none_or(|known| known != material) {
-                    self.publisher.publish(inline.clone());
-                    self.published = Some(material.clone());
-                }
+                self.publisher.publish(inline.clone());
             }
             Carried::Files(_) if self.files.as_ref().is_some_and(|known| known.of == *material) => {}
             Carried::Files(_) => {
-                self.published = None;
                 let reading = Box::new(Carried::clone(material)).run(self.publisher.clone());
                 self.files = Some(Files { of: material.clone(), reading });
             }
