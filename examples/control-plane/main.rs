@@ -1,11 +1,13 @@
 //! A control plane over a folder of xDS resources: `mesh_core::testing`'s, on a port.
 //!
-//! It serves gRPC's xDS clients and Envoy alike (SotW ADS). Standard output has the address first and then a JSON
+//! It serves gRPC's xDS clients and Envoy alike (SotW ADS), secrets (SDS) too: with private keys at a Unix socket, as clients
+//! of the mesh refuse them in plaintext over TCP. Standard output has the address first and then a JSON
 //! object per line: `{"event":"request", …}` for each request that a client sends, `{"event":"error", …}` for each
 //! file that could not be read.
 
 mod decode;
 mod folder;
+mod socket;
 
 use std::fmt::Display;
 use std::io::Write;
@@ -22,6 +24,7 @@ use tokio::time::MissedTickBehavior;
 
 use decode::Decoder;
 use folder::Folder;
+use socket::Socket;
 
 /// Serves the xDS resources of a folder to gRPC clients and Envoys, until ctrl-c.
 ///
@@ -33,6 +36,9 @@ struct Args {
     /// Where to listen; port 0 lets the system choose.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:18000")]
     listen: SocketAddr,
+    /// Also listens at this Unix socket, which nobody but this user may open: the place for secrets with private keys.
+    #[arg(long, value_name = "PATH")]
+    unix: Option<PathBuf>,
     /// How often to look whether the folder changed, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 200)]
     poll: u64,
@@ -61,6 +67,7 @@ async fn serve(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     // Before the first resource, so that no request is missed.
     let mut requests = control_plane.watch_requests();
     control_plane.set(folder.resources().map_err(|problem| problem.to_string())?);
+    let _socket = args.unix.map(|path| Socket::serve(path, control_plane.connector())).transpose()?;
     print(&control_plane.addr());
 
     let mut ticks = tokio::time::interval(Duration::from_millis(args.poll.max(1)));
