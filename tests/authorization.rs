@@ -82,6 +82,10 @@ fn header(name: &str, value: &str) -> HeaderMatcher {
     HeaderMatcher { name: name.into(), header_match_specifier: specifier, ..Default::default() }
 }
 
+fn inverted(header: HeaderMatcher) -> HeaderMatcher {
+    HeaderMatcher { invert_match: true, ..header }
+}
+
 fn not(permission_: Permission) -> Permission {
     permission(Rule::NotRule(Box::new(permission_)))
 }
@@ -143,6 +147,7 @@ async fn s13_a_header_that_is_sent_twice_evades_no_policy() {
     let blocked = || permission(Rule::Header(header("x-user", "mallory")));
     let denies = deny([(blocked(), anyone.clone())]);
     let allows_others = allow([(not(blocked()), anyone.clone())]);
+    let allows_inverted = allow([(permission(Rule::Header(inverted(header("x-user", "mallory")))), anyone.clone())]);
     let allows = allow([(permission(Rule::Header(header("x-user", "alice"))), anyone)]);
     for (what, filter, calls) in [
         (
@@ -156,6 +161,7 @@ async fn s13_a_header_that_is_sent_twice_evades_no_policy() {
             ][..],
         ),
         ("ALLOW not", allows_others, &[(&["mallory", "bob"], false), (&["alice", "bob"], true)]),
+        ("ALLOW inverted", allows_inverted, &[(&["mallory", "bob"], false), (&["alice", "bob"], true)]),
         ("ALLOW", allows, &[(&["alice"], true), (&["alice", "mallory"], false)]),
     ] {
         let it = Setting::start(with(&filter), ServerOptions::new()).await;

@@ -4,14 +4,18 @@
 use std::fs;
 use std::time::Duration;
 
+use mesh_core::ServerStatus;
 use mesh_core::identity::{FileWatcher, KeyMaterial, RevocationLists, TrustBundle};
 use mesh_core::testing::endpoints;
 use mesh_xds_proto::envoy::config::core::v3::DataSource;
 use mesh_xds_proto::envoy::config::core::v3::data_source::Specifier;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
+use crate::rotation::hold;
+use crate::server_mtls::{begun_call, closed};
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, impatient, quick};
 use crate::support::pki::{Authority, Issued};
@@ -98,16 +102,7 @@ async fn s3_a_connection_to_an_endpoint_that_is_revoked_takes_no_call_and_is_clo
         client.hello_until("b").await;
         client.hello_until("a").await;
         backend.hold();
-        let held = loop {
-            let client = client.clone();
-            let call = tokio::spawn(async move { client.hello().await });
-            while backend.in_flight() == 0 && !call.is_finished() {
-                tokio::task::yield_now().await;
-            }
-            if !call.is_finished() {
-                break call;
-            }
-        };
+        let held = hold(&client, &backend).await;
 
         let published = Instant::now();
         tell.send_replace(material(&[&second]));
@@ -205,6 +200,59 @@ async fn a_listener_may_send_lists_along_and_they_hold_from_the_next_connection_
     tokio::time::timeout(crate::support::PATIENCE, refused).await.expect("it comes into force");
     site.refuses("its certificate was revoked").await;
     assert!(site.handshake(Some(&good), &["h2"]).await.is_ok());
+}
+
+/// All connections drain for it, but the calls of who was revoked do not have the time of the others.
+#[tokio::test]
+async fn s3_what_a_listener_does_not_let_in_any_more_loses_its_open_calls_and_others_keep_theirs() {
+    let site = secured_server::Site::with_chain(secured(&secured_server::context())).await;
+    let (good, bad) = (site.authority.svid(CLIENT), site.authority.svid(CLIENT));
+    let mut streams = Vec::new();
+    for caller in [&good, &bad] {
+        let mut stream = site.handshake(Some(caller), &["h2"]).await.unwrap();
+        stream.write_all(&begun_call()).await.unwrap();
+        streams.push(stream);
+    }
+    site.server.wait_for("two calls", |status| status.in_flight == 2).await;
+    let mut asked = secured_server::context();
+    let Some(ValidationContextType::ValidationContext(validation)) = &mut common(&mut asked).validation_context_type
+    else {
+        panic!("it has one")
+    };
+    validation.crl = inline(&site.authority.revocation_list(&[&bad], HOUR));
+    site.listen(secured(&asked));
+    assert!(closed(streams.pop().expect("the bad one's")).await, "its caller is told");
+    let goes_on = |status: &ServerStatus| status.connections == 1 && status.in_flight == 1;
+    site.server.wait_for("the other call goes on", goes_on).await;
+}
+
+/// The same of a cluster: a call that is under way does not go on with an endpoint that was revoked.
+#[tokio::test]
+async fn s3_what_a_cluster_does_not_let_in_any_more_loses_the_calls_in_flight_and_others_keep_theirs() {
+    let site = Site::mutual().await;
+    let (first, second) = (site.authority.svid(SERVER), site.authority.svid(SERVER));
+    site.front.configure(server(&first, None));
+    let backend = Backend::start("b").await;
+    let front = TlsFront::start(backend.address(), server(&second, None)).await;
+    site.control_plane.put(endpoints("greeter").endpoint(site.front.address()).endpoint(front.address()));
+    let mut asked = context(&[SERVER]);
+    site.ask(&asked);
+    let mesh = site.mesh(quick().certificate_provider("default", site.material())).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    client.hello_until("b").await;
+    client.hello_until("a").await;
+    let (mut kept, mut lost) = (None, None);
+    for (backend, call) in [(&site.backend, &mut kept), (&backend, &mut lost)] {
+        backend.hold();
+        *call = Some(hold(&client, backend).await);
+    }
+
+    validation(&mut asked).crl = inline(&site.authority.revocation_list(&[&second], HOUR));
+    site.ask(&asked);
+    let status = lost.expect("a call").await.unwrap().unwrap_err();
+    assert_says(&status, &["trusted no more", &second.serial, "its certificate was revoked by its issuer"]);
+    site.backend.release();
+    assert_eq!(kept.expect("a call").await.unwrap().unwrap(), "a");
 }
 
 #[tokio::test]

@@ -241,7 +241,7 @@ async fn s3_when_roots_change_what_they_vouch_for_goes_on_and_all_else_is_closed
 }
 
 /// A call that waits at the backend, which holds its calls.
-async fn hold(client: &Client, backend: &Backend) -> tokio::task::JoinHandle<Result<String, tonic::Status>> {
+pub(crate) async fn hold(client: &Client, backend: &Backend) -> tokio::task::JoinHandle<Result<String, tonic::Status>> {
     loop {
         let client = client.clone();
         let call = tokio::spawn(async move { client.hello().await });

@@ -575,7 +575,7 @@ async fn a_tls_context_that_cannot_be_honoured_is_refused_by_field_and_the_last_
 }
 
 /// HEADERS of a call to the greeter whose message does not come.
-fn begun_call() -> Vec<u8> {
+pub(crate) fn begun_call() -> Vec<u8> {
     let mut fields = vec![0x83, 0x87]; // `:method: POST`, `:scheme: https`
     for (name, value) in [
         (&[0x04][..], "/helloworld.Greeter/SayHello"), // `:path`
@@ -592,7 +592,7 @@ fn begun_call() -> Vec<u8> {
 }
 
 /// Reads until the server closes the connection; whether it said GOAWAY before.
-async fn closed(mut stream: TlsStream<TcpStream>) -> bool {
+pub(crate) async fn closed(mut stream: TlsStream<TcpStream>) -> bool {
     let mut bytes = Vec::new();
     let _ = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("the connection is closed");
     has_goaway(&bytes)

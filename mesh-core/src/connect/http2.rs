@@ -33,9 +33,12 @@ use crate::resource::security::Security;
 #[cfg(feature = "tls")]
 use crate::tls::{ClientTls, ConnectionSecurity, Handshake, OWN_REFUSED};
 
+/// A handshake that is prepared, and who prepared it.
+#[cfg(feature = "tls")]
+type Prepared = (ClientTls, Handshake);
 /// Without the feature `tls` there is none.
 #[cfg(not(feature = "tls"))]
-type Handshake = std::convert::Infallible;
+type Prepared = std::convert::Infallible;
 #[cfg(not(feature = "tls"))]
 type Secured = std::convert::Infallible;
 
@@ -129,7 +132,7 @@ impl Http2Connector {
     }
 
     /// The whole attempt is bounded by who asked for it.
-    async fn open(self, address: Address, secured: Option<Handshake>) -> Result<Http2Connection, BoxError> {
+    async fn open(self, address: Address, secured: Option<Prepared>) -> Result<Http2Connection, BoxError> {
         let tcp = &self.options.tcp;
         match &address {
             Address::Socket(socket) => {
@@ -151,22 +154,17 @@ impl Http2Connector {
         }
     }
 
-    async fn secure<IO>(
-        &self,
-        io: IO,
-        address: Address,
-        secured: Option<Handshake>,
-    ) -> Result<Http2Connection, BoxError>
+    async fn secure<IO>(&self, io: IO, address: Address, secured: Option<Prepared>) -> Result<Http2Connection, BoxError>
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (connection, secured) = match secured {
             None => (self.handshake(io, &address).await?, None),
             #[cfg(feature = "tls")]
-            Some(handshake) => {
+            Some((tls, handshake)) => {
                 let (io, facts, lifetime) = handshake.run(io).await?;
                 let connection = self.handshake(io, &address).await.map_err(not_taken)?;
-                let secured = Secured::new(facts, lifetime, &connection, &address);
+                let secured = Secured::new(facts, lifetime, &connection, &address, tls);
                 (connection, Some(secured))
             }
             #[cfg(not(feature = "tls"))]
@@ -207,7 +205,7 @@ impl Connect for Http2Connector {
         let tls = self.tls.clone()?;
         Some(Box::pin(async move {
             let handshake = tls.prepare(&security).await?;
-            this.open(address, Some(handshake)).await
+            this.open(address, Some((tls, handshake))).await
         }))
     }
 
@@ -266,6 +264,13 @@ impl Connection for Http2Connection {
 
     fn drain(&self) {
         self.connection.drain();
+    }
+
+    #[cfg(feature = "tls")]
+    fn reconsider(&self, security: &Security) {
+        if let Some(secured) = &self.origin.secured {
+            secured.reconsider(security);
+        }
     }
 
     fn is_idle(&self) -> bool {

@@ -104,6 +104,12 @@ pub trait Connection: Clone + Send + Sync + 'static {
     /// Takes no new calls from now on, and closes once those in flight have ended.
     fn drain(&self);
 
+    /// Another security takes the place of the one that it was made with: a peer that would not be let in by that one is to
+    /// lose the calls in flight, too. Unless it is written otherwise, nothing happens.
+    fn reconsider(&self, security: &Security) {
+        let _ = security;
+    }
+
     /// Whether no call is in flight.
     fn is_idle(&self) -> bool;
 

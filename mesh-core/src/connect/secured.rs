@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use futures_util::future::OptionFuture;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::error::BoxError;
 use crate::http2;
 use crate::resource::endpoints::Address;
-use crate::tls::{ConnectionSecurity, Lifetime, Peer, Turn};
+use crate::resource::security::Security;
+use crate::tls::{ClientTls, ConnectionSecurity, Lifetime, Peer, Turn};
 
 /// How a connection is secured, and the task that keeps to what its certificates allow. It ends with the connection, and
 /// lets it go when this is dropped.
@@ -18,6 +20,8 @@ pub(super) struct Secured {
     /// The facts', for each call.
     peer: Arc<Peer>,
     fate: watch::Receiver<Fate>,
+    /// What has taken the place of the context that it was made by.
+    successor: watch::Sender<Option<Security>>,
     task: AbortHandle,
 }
 
@@ -38,10 +42,18 @@ impl Secured {
         lifetime: Lifetime,
         connection: &http2::Connection,
         address: &Address,
+        tls: ClientTls,
     ) -> Self {
-        let (sender, fate) = watch::channel(Fate::Good);
-        let task = tokio::spawn(keep_to(lifetime, connection.clone(), address.clone(), sender)).abort_handle();
-        Self { peer: Arc::new(facts.peer.clone()), facts, fate, task }
+        let (fate_sender, fate) = watch::channel(Fate::Good);
+        let (successor, successors) = watch::channel(None);
+        let kept = Kept { lifetime, connection: connection.clone(), endpoint: address.clone(), fate: fate_sender };
+        let task = tokio::spawn(kept.keep(tls, successors)).abort_handle();
+        Self { peer: Arc::new(facts.peer.clone()), facts, fate, successor, task }
+    }
+
+    /// This takes the place of the context that it was made by: a peer that would not be let in by it loses the connection.
+    pub(super) fn reconsider(&self, security: &Security) {
+        self.successor.send_replace(Some(security.clone()));
     }
 
     /// Whom it leads to.
@@ -86,13 +98,44 @@ impl Drop for Secured {
     }
 }
 
-async fn keep_to(mut lifetime: Lifetime, connection: http2::Connection, endpoint: Address, fate: watch::Sender<Fate>) {
-    let mut state = connection.state();
-    loop {
-        let turn = tokio::select! {
-            turn = lifetime.next() => turn,
-            _ = state.wait_for(|state| matches!(state, http2::State::Lost(_))) => return,
-        };
+/// A connection that is kept to its certificates.
+struct Kept {
+    lifetime: Lifetime,
+    connection: http2::Connection,
+    endpoint: Address,
+    fate: watch::Sender<Fate>,
+}
+
+impl Kept {
+    async fn keep(mut self, tls: ClientTls, mut successors: watch::Receiver<Option<Security>>) {
+        let mut state = self.connection.state();
+        let mut judging = OptionFuture::default();
+        loop {
+            let turn = tokio::select! {
+                turn = self.lifetime.next() => turn,
+                _ = state.wait_for(|state| matches!(state, http2::State::Lost(_))) => return,
+                Ok(()) = successors.changed() => {
+                    let security = successors.borrow_and_update().clone();
+                    judging = OptionFuture::from(security.map(|security| Box::pin(tls.successor(security))));
+                    continue;
+                }
+                Some(successor) = &mut judging => {
+                    judging = OptionFuture::default();
+                    if let Some(successor) = successor {
+                        successor.judge(&mut self.lifetime);
+                    }
+                    continue;
+                }
+            };
+            if !self.take(turn) {
+                return;
+            }
+        }
+    }
+
+    /// Whether the connection goes on.
+    fn take(&self, turn: Turn) -> bool {
+        let Self { connection, endpoint, fate, .. } = self;
         match turn {
             Turn::Replace(why) => {
                 tracing::debug!(%endpoint, %why, "a connection is being replaced");
@@ -105,8 +148,10 @@ async fn keep_to(mut lifetime: Lifetime, connection: http2::Connection, endpoint
             }
             Turn::End(why) => {
                 tracing::warn!(%endpoint, %why, "a connection is closed");
-                return connection.distrust(why);
+                connection.distrust(why);
+                return false;
             }
         }
+        true
     }
 }

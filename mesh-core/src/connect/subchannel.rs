@@ -266,6 +266,15 @@ impl<C: Connect> Subchannel<C> {
         self.end().into_iter().for_each(|(_, connection)| self.environment.leaving.add(connection));
     }
 
+    /// The same, because the endpoint is secured by another context from now on: calls to a peer that it does not let in do
+    /// not go on.
+    pub(crate) fn drain_for(&self, successor: &Security) {
+        for (_, connection) in self.end() {
+            connection.reconsider(successor);
+            self.environment.leaving.add(connection);
+        }
+    }
+
     /// Closes the connections now.
     pub(crate) fn close(&self) {
         self.end().iter().for_each(|(_, connection)| connection.close());

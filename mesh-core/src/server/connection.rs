@@ -91,13 +91,14 @@ pub(super) async fn serve<S, R>(
     let Serving { service, protocol, limit, options, securing, forwarders, audit } = serving;
     let context = securing.context(chain.as_ref().and_then(|chain| chain.security()).as_ref());
     let deadline = start + options.handshake_timeout;
-    let securing = timeout_at(deadline, securing.secure(context.as_ref(), stream));
-    let Some(ready) = secured(securing, &connected, &ends).await else { return };
+    let handshake = timeout_at(deadline, securing.secure(context.as_ref(), stream));
+    let Some(ready) = secured(handshake, &connected, &ends).await else { return };
     let Ready { stream: io, security, certificates } = ready;
     let caller = Caller::new(security.as_deref(), &forwarders);
     let ConnectionState { local_address, peer_address, .. } = *connected.state;
     let info = ConnectInfo { local_address, peer_address, is_secured: security.is_some() };
     connected.begins(security, context.is_some());
+    let certificates = certificates.follow(&securing, &connected, context);
     let (server, connection) = (connected.server.clone(), connected.state.clone());
     let running = server.running.clone();
     let terms = Terms { protocol, deny_by_default: options.deny_by_default, running, audit };

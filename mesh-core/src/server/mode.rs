@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use super::listener::Setup;
 
@@ -34,24 +35,37 @@ pub(crate) type OnServingMode = Arc<dyn Fn(&ServingMode) + Send + Sync>;
 
 /// The mode of a server, with what connections are accepted under.
 #[derive(Debug)]
-pub(crate) struct Gate(ArcSwap<(ServingMode, Option<Arc<Setup>>)>);
+pub(crate) struct Gate {
+    now: ArcSwap<(ServingMode, Option<Arc<Setup>>)>,
+    news: watch::Sender<()>,
+}
 
 impl Default for Gate {
     fn default() -> Self {
-        Self(ArcSwap::from_pointee((ServingMode::NotServing("it does not run yet".into()), None)))
+        let mode = ServingMode::NotServing("it does not run yet".into());
+        Self { now: ArcSwap::from_pointee((mode, None)), news: watch::Sender::new(()) }
     }
 }
 
 impl Gate {
     pub(crate) fn mode(&self) -> ServingMode {
-        self.0.load().0.clone()
+        self.now.load().0.clone()
     }
 
     pub(super) fn setup(&self) -> Option<Arc<Setup>> {
-        self.0.load().1.clone()
+        self.now.load().1.clone()
+    }
+
+    /// Hears whenever it is set, even if to the same, and once at first.
+    #[cfg(feature = "tls")]
+    pub(super) fn news(&self) -> watch::Receiver<()> {
+        let mut news = self.news.subscribe();
+        news.mark_changed();
+        news
     }
 
     pub(super) fn set(&self, mode: ServingMode, setup: Option<Arc<Setup>>) {
-        self.0.store(Arc::new((mode, setup)));
+        self.now.store(Arc::new((mode, setup)));
+        self.news.send_replace(());
     }
 }

@@ -4,8 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
+#[cfg(feature = "tls")]
+use tokio::sync::watch;
 
 use super::io::Stream;
+use super::state::Connected;
+#[cfg(feature = "tls")]
+use super::state::{ConnectionState, ServerState};
 use crate::error::Error;
 use crate::resource::security::DownstreamTls;
 #[cfg(feature = "tls")]
@@ -46,6 +51,20 @@ pub(super) struct Certificates {
     /// `None`: it has none.
     #[cfg(feature = "tls")]
     lifetime: Option<Lifetime>,
+    #[cfg(feature = "tls")]
+    asked: Option<Asked>,
+}
+
+/// What is asked of the caller of a connection, by the configuration that holds now: a connection that drains because that
+/// changed does not go on with a caller whom it does not let in any more.
+#[cfg(feature = "tls")]
+struct Asked {
+    securing: Arc<Securing>,
+    server: Arc<ServerState>,
+    connection: Arc<ConnectionState>,
+    news: watch::Receiver<()>,
+    /// What was asked last.
+    context: Arc<DownstreamTls>,
 }
 
 /// What a connection is to do on account of certificates.
@@ -59,11 +78,36 @@ pub(super) enum Turn {
 }
 
 impl Certificates {
+    /// Of a connection that was accepted by `context`: from now on also by what takes its place.
+    #[cfg(feature = "tls")]
+    pub(super) fn follow(
+        self,
+        securing: &Arc<Securing>,
+        connected: &Connected,
+        context: Option<Arc<DownstreamTls>>,
+    ) -> Self {
+        let Connected { server, state } = connected;
+        let (securing, server, connection, news) =
+            (securing.clone(), server.clone(), state.clone(), server.gate.news());
+        Self { asked: context.map(|context| Asked { securing, server, connection, news, context }), ..self }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    pub(super) fn follow(self, _: &Arc<Securing>, _: &Connected, _: Option<Arc<DownstreamTls>>) -> Self {
+        self
+    }
+
     /// Waits until there is something to do. Not to be asked again after the end.
     #[cfg(feature = "tls")]
     pub(super) async fn next(&mut self, peer: SocketAddr) -> Turn {
-        let Some(lifetime) = &mut self.lifetime else { return std::future::pending().await };
-        match lifetime.next().await {
+        let Self { lifetime: Some(lifetime), asked } = self else { return std::future::pending().await };
+        let turn = loop {
+            tokio::select! {
+                turn = lifetime.next() => break turn,
+                (securing, context) = asked_anew(asked) => securing.acceptor.reconsider(lifetime, &context),
+            }
+        };
+        match turn {
             crate::tls::Turn::Replace(why) => {
                 tracing::debug!(%peer, %why, "a connection is drained");
                 Turn::Drain
@@ -82,6 +126,32 @@ impl Certificates {
     #[cfg(not(feature = "tls"))]
     pub(super) async fn next(&mut self, _: SocketAddr) -> Turn {
         std::future::pending().await
+    }
+}
+
+/// What is asked from now on, and by whom.
+#[cfg(feature = "tls")]
+async fn asked_anew(asked: &mut Option<Asked>) -> (Arc<Securing>, Arc<DownstreamTls>) {
+    let Some(asked) = asked else { return std::future::pending().await };
+    loop {
+        if asked.news.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        let context = asked.now();
+        if let Some(context) = context.filter(|context| *context != asked.context) {
+            asked.context = context.clone();
+            return (asked.securing.clone(), context);
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+impl Asked {
+    /// What would secure the connection if it came now; `None`: nothing, or it would not be taken.
+    fn now(&self) -> Option<Arc<DownstreamTls>> {
+        let ConnectionState { local_address, peer_address, .. } = *self.connection;
+        let chain = self.server.gate.setup()?.admit(local_address, peer_address)?.chain;
+        self.securing.context(chain.and_then(|chain| chain.security()).as_ref())
     }
 }
 
@@ -134,7 +204,7 @@ impl Securing {
         }
         let accepting = self.acceptor.prepare(context).map_err(Unsecured::Unable)?;
         let (stream, security, lifetime) = accepting.run(stream).await.map_err(Unsecured::Failed)?;
-        let certificates = Certificates { lifetime: Some(lifetime) };
+        let certificates = Certificates { lifetime: Some(lifetime), asked: None };
         Ok(Ready { stream: Stream::Tls(Box::new(stream)), security: Some(Arc::new(security)), certificates })
     }
 

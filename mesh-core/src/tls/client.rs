@@ -55,6 +55,13 @@ pub(crate) struct Handshake {
     vouching: Option<(Provider, TrustBundle)>,
 }
 
+/// By what a peer is looked at anew.
+pub(crate) struct Successor {
+    provider: Provider,
+    trust: TrustBundle,
+    verifier: Arc<Verifier>,
+}
+
 impl ClientTls {
     /// With the certificates of these providers, and no less security than the floor's.
     pub(crate) fn new(providers: Providers, floor: SecurityFloor) -> Self {
@@ -114,6 +121,14 @@ impl ClientTls {
         Ok(Handshake { config, server_name: server_name(security)?, verifier, identity, own, vouching })
     }
 
+    /// By what the peer of an open connection is looked at anew, when `security` takes the place of what the connection was
+    /// made by. Waits as [`prepare`](Self::prepare) does; what cannot be had is held against nobody.
+    pub(crate) async fn successor(&self, security: Security) -> Option<Successor> {
+        let Handshake { verifier, vouching, .. } = self.prepare(&security).await.ok()?;
+        let (provider, trust) = vouching?;
+        Some(Successor { provider, trust, verifier })
+    }
+
     /// What is asked for, if it is enough.
     ///
     /// # Errors
@@ -134,6 +149,12 @@ impl ClientTls {
 
     pub(super) fn provider(&self, source: &MaterialSource) -> Result<Provider, Error> {
         self.0.providers.of(source)
+    }
+}
+
+impl Successor {
+    pub(crate) fn judge(self, lifetime: &mut Lifetime) {
+        lifetime.reconsider(self.provider, self.trust, self.verifier);
     }
 }
 

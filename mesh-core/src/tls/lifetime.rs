@@ -98,6 +98,20 @@ impl Lifetime {
         self
     }
 
+    /// The connection was made by a context that another one has taken the place of: its peer must be one that this takes,
+    /// too, now and whenever `provider` publishes other roots. A peer whom only the system's roots vouched for, or nobody,
+    /// is as it was.
+    pub(crate) fn reconsider(&mut self, provider: Provider, trust: TrustBundle, verify: impl VerifyAgain + 'static) {
+        let Some(Vouching { chain, .. }) = self.vouching.take() else { return };
+        let own = domain(self.own.as_ref().map(|(_, shown)| shown));
+        let vouching = Vouching { provider, by: (Some(trust), own), chain, verify: Box::new(verify) };
+        if let Err(why) = vouching.verify() {
+            let why = format!("what secures its connections now does not let it in: {why}");
+            self.plan.handle_refused(why.into(), Now::here().at);
+        }
+        self.vouching = Some(vouching);
+    }
+
     /// What is to become of the connection next; waits until there is something. May be dropped and asked again.
     pub(crate) async fn next(&mut self) -> Turn {
         loop {

@@ -94,6 +94,16 @@ impl Acceptor {
         Ok(Accepting { config, verifier, identity, own, vouching })
     }
 
+    /// The context that a connection was accepted by has made room for another: its caller must be one that this takes, too.
+    /// What cannot be told now is held against nobody.
+    pub(crate) fn reconsider(&self, lifetime: &mut Lifetime, context: &Arc<DownstreamTls>) {
+        let Ok(Accepting { verifier: Some(verifier), vouching: Some((provider, trust)), .. }) = self.prepare(context)
+        else {
+            return;
+        };
+        lifetime.reconsider(provider, trust, verifier);
+    }
+
     fn identity(&self, context: &DownstreamTls) -> Result<(Provider, Identity), Error> {
         let provider = self.providers.of(&context.identity)?;
         let identity = provider.identity(&*provider.material_now()?)?;

@@ -157,9 +157,8 @@ impl<C: Connect> Active<C> {
         let security = self.security(endpoint);
         let subchannel =
             Subchannel::start(address.clone(), endpoint.reached_at().cloned(), security, &self.environment);
-        // One that was secured otherwise takes no new calls from now on; those it has go on to their end.
         if let Some(old) = self.subchannels.insert(address.clone(), subchannel.clone()) {
-            old.drain();
+            leave(&old, subchannel.security.as_ref());
         }
         subchannel
     }
@@ -184,16 +183,20 @@ impl<C: Connect> Active<C> {
         Security::of(&self.config.cluster, endpoint)
     }
 
-    /// No call is made any more on a connection that was made by another security context; those in flight end in their
-    /// own time.
+    /// No call is made any more on a connection that was made by another security context.
     pub(super) fn forget_secured_otherwise(&mut self) {
-        let cluster = &self.config.cluster;
-        self.subchannels.retain(|_, subchannel| {
+        let (cluster, endpoints) = (&self.config.cluster, &self.config.endpoints);
+        let successor = |address: &Address| {
+            let localities = endpoints.priorities.iter().flat_map(|priority| &priority.localities);
+            let endpoint = localities.flat_map(|locality| &locality.endpoints).find(|one| one.address == *address)?;
+            Security::of(cluster, endpoint)
+        };
+        self.subchannels.retain(|address, subchannel| {
             let known = subchannel.security.as_ref().and_then(|security| security.context.as_ref());
             // Those of endpoints that are secured by another one of these now are found when they are placed.
             let is_same = cluster.securities().any(|wanted| wanted == known);
             if !is_same {
-                subchannel.drain();
+                leave(subchannel, successor(address).as_ref());
             }
             is_same
         });
@@ -225,5 +228,14 @@ impl<C: Connect> Active<C> {
             }
             used
         });
+    }
+}
+
+/// Takes no new calls from now on. Those it has go on to their end, unless they are with one whom the context that takes the
+/// place of its own does not let in.
+fn leave<C: Connect>(subchannel: &Subchannel<C>, successor: Option<&Security>) {
+    match successor {
+        Some(successor) => subchannel.drain_for(successor),
+        None => subchannel.drain(),
     }
 }

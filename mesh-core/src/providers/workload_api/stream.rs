@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::runtime::Handle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::material::{of_bundles, of_svids};
@@ -34,6 +34,8 @@ const MIN_SILENCE: Duration = Duration::from_secs(1);
 /// A socket that is not there costs nothing to look for, and its return should be noticed within a second.
 const UNREACHABLE: BackoffConfig =
     BackoffConfig { initial: Duration::from_millis(50), multiplier: 1.6, max: Duration::from_millis(600), jitter: 0.2 };
+/// No agent is asked more often than this on average, even if it answers and ends each stream at once.
+const BETWEEN_REQUESTS: Duration = Duration::from_secs(1);
 const REFUSED: BackoffConfig =
     BackoffConfig { initial: Duration::from_millis(200), multiplier: 1.6, max: Duration::from_secs(5), jitter: 0.2 };
 
@@ -49,7 +51,7 @@ enum End {
 pub(super) async fn follow(api: WorkloadApi, publisher: Publisher) {
     let (mut unreachable, mut refused) = (Backoff::new(UNREACHABLE), Backoff::new(REFUSED));
     loop {
-        let mut has_published = false;
+        let (asked, mut has_published) = (Instant::now(), false);
         let end = one_stream(&api, publisher.tasks(), |material| {
             has_published = true;
             publisher.publish(material);
@@ -59,9 +61,15 @@ pub(super) async fn follow(api: WorkloadApi, publisher: Publisher) {
             unreachable.reset();
             refused.reset();
         }
-        let backoff = if matches!(end, End::Unreachable(_)) { &mut unreachable } else { &mut refused };
+        let mut pause = match end {
+            End::Unreachable(_) => unreachable.next_delay(fastrand::f64()),
+            _ => refused.next_delay(fastrand::f64()),
+        };
+        if has_published {
+            pause = pause.max(BETWEEN_REQUESTS.saturating_sub(asked.elapsed()));
+        }
         publisher.fail(end.into_error(&api.endpoint).report());
-        sleep(backoff.next_delay(fastrand::f64())).await;
+        sleep(pause).await;
     }
 }
 

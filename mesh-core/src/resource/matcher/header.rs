@@ -93,6 +93,13 @@ impl HeaderMatch {
         self.matches(head) || matches!(&self.source, HeaderSource::Header(name) if one(name))
     }
 
+    /// The same where a repeated header must not bring in what is kept out: an inverted matcher must hold of the values joined
+    /// and of each alone.
+    pub(crate) fn matches_each(&self, head: &RequestHead<'_>) -> bool {
+        let each = |name| head.headers.get_all(name).iter().all(|value| self.accepts(Some(value.as_bytes())));
+        self.matches(head) && (!self.invert || !matches!(&self.source, HeaderSource::Header(name) if !each(name)))
+    }
+
     /// The same of a response, whose transport adds no headers that must not be seen.
     pub(crate) fn matches_response(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         match &self.source {

@@ -136,9 +136,10 @@ impl Rule {
             Kind::All(rules) => rules.iter().all(|rule| rule.holds_with(call, doubt)),
             Kind::OneOf(rules) => rules.iter().any(|rule| rule.holds_with(call, doubt)),
             Kind::Not(rule) => !rule.holds_with(call, Doubt { unknown: !doubt.unknown, ..doubt }),
-            // What a caller repeats must not hide what is denied: A41 joins the values with `,`, where no value matches alone.
+            // What a caller repeats must not hide what is denied, nor what keeps a call from being allowed: A41 joins the
+            // values with `,`, where no value matches alone.
             Kind::Header(header) if doubt.unknown => header.matches_any(&call.head),
-            Kind::Header(header) => header.matches(&call.head),
+            Kind::Header(header) => header.matches_each(&call.head),
             Kind::Path(path) => path.matches(call.head.bare_path().as_bytes()),
             Kind::LocalIp(prefix) => {
                 call.local().map_or(doubt.unknown, |local| prefix.contains(local.ip().to_canonical()))
