@@ -53,6 +53,19 @@ async fn the_agents_svid_is_shown_to_peers_and_its_bundle_trusted() {
 }
 
 #[tokio::test]
+async fn s2_an_agent_that_ends_each_stream_after_its_answer_is_asked_once_a_second() {
+    let (site, mut agent, issued) = site(|authority| authority.svid(CLIENT)).await;
+    let Answer::Message(message) = Svid::new(CLIENT, &issued, &site.authority).into() else { unreachable!() };
+    agent.say(Answer::Once(message));
+    agent.start();
+    let begin = Instant::now();
+    let mesh = site.mesh(quick().certificate_provider("default", api(&agent))).await;
+    agent.asked().wait_for("the agent is asked again", |asked| *asked == 2).await;
+    assert!(begin.elapsed() >= Duration::from_secs(1), "{:?}", begin.elapsed());
+    assert_eq!(Client::new(&mesh, "xds:///greeter").hello().await.unwrap(), "a");
+}
+
+#[tokio::test]
 async fn a_bootstrap_names_the_socket_and_the_svid() {
     let authority = Authority::new();
     let svid = |id: &str, hint: &str| Svid { hint: hint.into(), ..Svid::new(id, &authority.svid(id), &authority) };

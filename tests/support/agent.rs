@@ -30,6 +30,8 @@ pub(crate) struct Agent {
 pub(crate) enum Answer {
     /// A message.
     Message(Bytes),
+    /// A message, and the end.
+    Once(Bytes),
     /// Bytes that are in no frame of gRPC.
     Raw(Bytes),
     /// A status, and the end.
@@ -187,6 +189,10 @@ async fn handle(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, 
         let now = answer.borrow_and_update().clone();
         match now {
             Answer::Message(message) => drop(stream.send_data(framed(&message), false)),
+            Answer::Once(message) => {
+                let _ = stream.send_data(framed(&message), false);
+                return end(&mut stream, 0, "");
+            }
             Answer::Raw(bytes) => drop(stream.send_data(bytes, false)),
             Answer::Status(code, message) => return end(&mut stream, code, message),
             Answer::Silence => {}

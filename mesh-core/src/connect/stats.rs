@@ -55,6 +55,11 @@ impl EndpointStats {
         self.outcomes.take_totals()
     }
 
+    /// Whatever failed in a row, the row is over.
+    pub(crate) fn forget_streaks(&self) {
+        self.outcomes.forget_streaks();
+    }
+
     /// What failed in a row in this way, the row is over.
     pub(crate) fn forget_streak(&self, streak: Streak) {
         self.outcomes.forget_streak(streak);

@@ -37,6 +37,8 @@ where
     running: Vec<Running<S::Future>>,
     /// When the next attempt starts; `None`: there is none.
     next: Option<Pin<Box<Sleep>>>,
+    /// A server asked for no further attempt, whatever becomes of those that run (A6).
+    is_forbidden: bool,
     /// Why there is none.
     why: Final,
     /// The last failure, told if no other attempt succeeds.
@@ -56,8 +58,16 @@ where
     /// Makes the first attempt; `service` is ready for it.
     pub(super) fn start(service: S, plan: Plan<B>, hedge: Hedge) -> Self {
         let progress = plan.progress().clone();
-        let mut hedged =
-            Self { service, plan, hedge, running: Vec::new(), next: None, why: Final::ByPolicy, failure: None };
+        let mut hedged = Self {
+            service,
+            plan,
+            hedge,
+            running: Vec::new(),
+            next: None,
+            is_forbidden: false,
+            why: Final::ByPolicy,
+            failure: None,
+        };
         hedged.attempt(progress);
         hedged
     }
@@ -72,6 +82,9 @@ where
     /// The next attempt starts after `delay`, if it was not to start earlier.
     fn schedule(&mut self, delay: Duration) {
         let at = Instant::now() + delay;
+        if self.is_forbidden {
+            return;
+        }
         if self.plan.is_possible(delay) && self.next.as_ref().is_none_or(|next| at < next.deadline()) {
             self.next = Some(Box::pin(tokio::time::sleep_until(at)));
         }
@@ -113,7 +126,7 @@ where
         self.plan.avoid(&attempt.progress);
         match self.plan.next(&outcome) {
             // Those that run go on (A6).
-            Next::Never => self.next = None,
+            Next::Never => (self.next, self.is_forbidden) = (None, true),
             Next::AsTold(delay) => {
                 self.next = None;
                 self.schedule(delay);

@@ -76,6 +76,8 @@ impl<C: Connect> Active<C> {
             return;
         }
         self.environment.criteria.set(policy.as_ref(), mild);
+        // A row that is longer than the new limit would never reach it.
+        subchannels.values().for_each(|subchannel| subchannel.stats.forget_streaks());
         let ends = policy.is_none() || mild;
         self.ejections.policy = policy;
         if ends {

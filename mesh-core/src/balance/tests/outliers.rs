@@ -3,12 +3,10 @@
 use super::*;
 use crate::connect::SendErrorKind;
 use crate::connect::testing::Answer;
-use crate::resource::outlier_detection::{FailurePercentage, OutlierDetection};
+use crate::resource::outlier_detection::{Consecutive, FailurePercentage, OutlierDetection};
 
 /// A cluster whose endpoints are ejected for failing most of five calls or more.
 fn watched(endpoints: &[u16]) -> Arc<ClusterEntry> {
-    let entry = cluster(endpoints);
-    let config = entry.config.as_ref().unwrap();
     let failure_percentage = FailurePercentage { threshold: 50, enforcing: 100, minimum_hosts: 2, request_volume: 5 };
     let policy = OutlierDetection {
         base_ejection_time: Duration::from_secs(30),
@@ -16,6 +14,12 @@ fn watched(endpoints: &[u16]) -> Arc<ClusterEntry> {
         consecutive_local_origin_failure: None,
         ..OutlierDetection::LOCAL
     };
+    watched_by(policy, endpoints)
+}
+
+fn watched_by(policy: OutlierDetection, endpoints: &[u16]) -> Arc<ClusterEntry> {
+    let entry = cluster(endpoints);
+    let config = entry.config.as_ref().unwrap();
     let cluster = Cluster { outlier_detection: Some(policy.into()), ..Cluster::clone(&config.cluster) };
     let config = ClusterConfig { cluster: Arc::new(cluster), endpoints: config.endpoints.clone() };
     Arc::new(ClusterEntry::new(entry.key.clone(), Ok(config)))
@@ -53,6 +57,21 @@ async fn an_endpoint_that_fails_is_ejected_at_the_end_of_the_interval_and_return
     assert_eq!(count(&mesh.calls(&entry, 30).await, 1), 0);
     seconds(12.0).await;
     assert_eq!(count(&mesh.calls(&entry, 30).await, 1), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_is_longer_than_a_lowered_limit_does_not_keep_its_endpoint() {
+    let mesh = Mesh::new();
+    let after = |failures| {
+        let consecutive_local_origin_failure = Some(Consecutive { failures, enforcing: 100 });
+        watched_by(OutlierDetection { consecutive_local_origin_failure, ..OutlierDetection::LOCAL }, &[1, 2])
+    };
+    let entry = after(100);
+    mesh.prepare(&entry).await;
+    mesh.network.answer(1, Answer::Fails(SendErrorKind::Reset(2)));
+    assert_eq!(calls_to_the_end(&mesh, &entry, 40).await, 20);
+    let entry = after(5);
+    assert_eq!(calls_to_the_end(&mesh, &entry, 40).await, 5);
 }
 
 #[tokio::test(start_paused = true)]

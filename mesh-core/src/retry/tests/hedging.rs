@@ -89,6 +89,12 @@ async fn pushback_stops_hedges_or_delays_them_and_ends_none_that_runs() {
     bench.run().await.expect("the first attempt's answer");
     assert_eq!(starts(&bench), [0, 1]);
 
+    // Nor does another attempt's failure start them again.
+    let stop = Answer::Fails("pushback", "-1");
+    let bench = Bench::new(hedged("unavailable", 5)).answers([after(4, fails()), stop]);
+    bench.run().await.expect("the first attempt's failure");
+    assert_eq!(starts(&bench), [0, 1]);
+
     let later = Answer::Fails("pushback", "500");
     let bench = Bench::new(hedged("unavailable", 3)).answers([Answer::Never, later, Answer::Well]);
     bench.run().await.expect("the third attempt's answer");
