@@ -12,10 +12,11 @@ use mesh_xds_proto::envoy::config::core::v3::data_source::Specifier;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::rotation::hold;
 use crate::server_mtls::{begun_call, closed};
+use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, impatient, quick};
 use crate::support::pki::{Authority, Issued};
@@ -197,7 +198,7 @@ async fn a_listener_may_send_lists_along_and_they_hold_from_the_next_connection_
     validation.crl = inline(&site.authority.revocation_list(&[&bad], HOUR));
     site.listen(secured(&asked));
     let refused = async { while site.handshake(Some(&bad), &["h2"]).await.is_ok() {} };
-    tokio::time::timeout(crate::support::PATIENCE, refused).await.expect("it comes into force");
+    timeout(PATIENCE, refused).await.expect("it comes into force");
     site.refuses("its certificate was revoked").await;
     assert!(site.handshake(Some(&good), &["h2"]).await.is_ok());
 }
@@ -249,7 +250,8 @@ async fn s3_what_a_cluster_does_not_let_in_any_more_loses_the_calls_in_flight_an
 
     validation(&mut asked).crl = inline(&site.authority.revocation_list(&[&second], HOUR));
     site.ask(&asked);
-    let status = lost.expect("a call").await.unwrap().unwrap_err();
+    let lost = timeout(PATIENCE, lost.expect("a call")).await.expect("it does not go on");
+    let status = lost.unwrap().unwrap_err();
     assert_says(&status, &["trusted no more", &second.serial, "its certificate was revoked by its issuer"]);
     site.backend.release();
     assert_eq!(kept.expect("a call").await.unwrap().unwrap(), "a");
