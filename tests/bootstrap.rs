@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use mesh_core::testing::{ControlPlane, Resources, endpoints};
-use mesh_core::{Bootstrap, Mesh};
+use mesh_core::{Bootstrap, Mesh, SecurityFloor, TlsVersion};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::server::{WantsServerCert, WebPkiClientVerifier};
-use rustls::{ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ConfigBuilder, RootCertStore, ServerConfig, SupportedProtocolVersion, WantsVerifier};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
@@ -148,12 +149,17 @@ struct Pki {
 
 impl Pki {
     fn new() -> Self {
-        Self::with(|builder, _| builder.with_no_client_auth())
+        Self::with(&[&TLS13, &TLS12], |builder, _| builder.with_no_client_auth())
+    }
+
+    /// Its server speaks TLS 1.2 alone.
+    fn old() -> Self {
+        Self::with(&[&TLS12], |builder, _| builder.with_no_client_auth())
     }
 
     /// Its server takes only clients with a certificate of the same authority.
     fn mutual() -> Self {
-        Self::with(|builder, authority| {
+        Self::with(&[&TLS13, &TLS12], |builder, authority| {
             let mut roots = RootCertStore::empty();
             roots.add(authority).unwrap();
             let provider = builder.crypto_provider().clone();
@@ -163,6 +169,7 @@ impl Pki {
     }
 
     fn with(
+        versions: &[&'static SupportedProtocolVersion],
         client_auth: impl FnOnce(
             ConfigBuilder<ServerConfig, WantsVerifier>,
             CertificateDer<'static>,
@@ -179,7 +186,7 @@ impl Pki {
         let folder = TempDir::new().unwrap();
         std::fs::write(folder.path().join("ca.pem"), authority.pem()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
         let mut server = client_auth(builder, authority.der().clone())
             .with_single_cert(vec![certificate.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
             .unwrap();
@@ -247,6 +254,24 @@ async fn a_control_plane_is_reached_over_tls_if_its_certificate_is_right() {
     let in_plaintext =
         "UNAVAILABLE: TLS: the server does not speak TLS; if it is to be reached without, give it `insecure`";
     assert_says(&status, &[&control_plane.addr().to_string(), in_plaintext]);
+}
+
+#[tokio::test]
+async fn s7_a_control_plane_with_an_older_version_of_tls_than_code_allows_is_not_asked() {
+    let backend = Backend::start("a").await;
+    let control_plane = listening(&backend).await;
+    let pki = Pki::old();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bootstrap = || pki.bootstrap(&format!("localhost:{}", listener.local_addr().unwrap().port()));
+    let (any, newer) = (bootstrap(), bootstrap());
+    let (clients, _) = mpsc::unbounded_channel();
+    let _relay = tls_relay(listener, pki.server.clone(), control_plane.addr(), clients);
+    let floor = SecurityFloor::new().min_tls_version(TlsVersion::V1_3);
+    let mesh = impatient().bootstrap(newer).security_floor(floor).build().await.unwrap();
+    let status = Client::new(&mesh, "xds:///greeter").hello().await.unwrap_err();
+    assert_says(&status, &["TLS", "ProtocolVersion", "Listener `greeter`"]);
+    let mesh = mesh_with(any).await;
+    assert_eq!(Client::new(&mesh, "xds:///greeter").hello().await.unwrap(), "a");
 }
 
 #[tokio::test]

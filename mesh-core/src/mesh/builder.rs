@@ -335,7 +335,11 @@ impl MeshBuilder {
         };
         #[cfg(feature = "tls")]
         let is_in_process = self.in_process.is_some();
-        let options = GrpcOptions { tasks: tasks.clone(), ..self.transport };
+        #[cfg(feature = "tls")]
+        let tls_1_3_only = self.floor.is_tls_1_3_only();
+        #[cfg(not(feature = "tls"))]
+        let tls_1_3_only = false;
+        let options = GrpcOptions { tasks: tasks.clone(), tls_1_3_only, ..self.transport };
         // Before anything runs that an error would leave behind.
         let transport = match &bootstrap {
             Some(bootstrap) => Some(transport_to(self.in_process, bootstrap, options, &runtime).await?),
@@ -350,8 +354,12 @@ impl MeshBuilder {
             None => None,
             Some((bootstrap, transport)) => {
                 let channel = |service: &ServerConfig| {
-                    let options =
-                        GrpcOptions { tasks: tasks.clone(), max_response: MAX_RESPONSE, ..Default::default() };
+                    let options = GrpcOptions {
+                        tasks: tasks.clone(),
+                        max_response: MAX_RESPONSE,
+                        tls_1_3_only,
+                        ..Default::default()
+                    };
                     let channel = SideChannel::new(service.clone(), options, &runtime, &cancel);
                     (service.uri.clone(), Arc::new(channel))
                 };

@@ -81,7 +81,8 @@ impl SecurityFloor {
         self.with(|floor| floor.mtls = true)
     }
 
-    /// No older version is offered. Default [`TlsVersion::V1_2`].
+    /// No older version is offered: on connections to endpoints, of servers, to the control plane and to the services that it
+    /// may have asked. What a certificate provider connects to is its own concern. Default [`TlsVersion::V1_2`].
     pub fn min_tls_version(self, version: TlsVersion) -> Self {
         self.with(|floor| floor.min_version = version)
     }
@@ -226,13 +227,15 @@ impl SecurityFloor {
         Err(Error::new(ErrorKind::Setup, message).with_next_step(next))
     }
 
+    /// Whether no older version than 1.3 is offered.
+    pub(crate) fn is_tls_1_3_only(&self) -> bool {
+        self.0.min_version == TlsVersion::V1_3
+    }
+
     /// The versions that are offered, the newest first.
     pub(super) fn versions(&self) -> &'static [&'static SupportedProtocolVersion] {
         static ALL: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
-        match self.0.min_version {
-            TlsVersion::V1_2 => &ALL,
-            TlsVersion::V1_3 => &ALL[..1],
-        }
+        if self.is_tls_1_3_only() { &ALL[..1] } else { &ALL }
     }
 
     /// Whether connections that a control plane has accepted may be secured so.

@@ -14,16 +14,21 @@ pub(crate) enum Credentials {
 }
 
 impl Credentials {
-    /// Reads what the credentials need. `server_name` is what the server's certificate must be valid for.
+    /// Reads what the credentials need. `server_name` is what the server's certificate must be valid for; `tls_1_3_only`: no
+    /// older version of TLS will do.
     ///
     /// # Errors
     ///
     /// A file cannot be read or used: never a reason to go without.
-    pub(crate) fn new(credentials: &ChannelCredentials, server_name: &str) -> Result<Self, Error> {
+    pub(crate) fn new(credentials: &ChannelCredentials, server_name: &str, tls_1_3_only: bool) -> Result<Self, Error> {
+        #[cfg(not(feature = "tls"))]
+        let _ = tls_1_3_only;
         match credentials {
             ChannelCredentials::Insecure => Ok(Self::Insecure),
             #[cfg(feature = "tls")]
-            ChannelCredentials::Tls(files) => Ok(Self::Tls(Box::new(tls::Tls::new(files.clone(), server_name)?))),
+            ChannelCredentials::Tls(files) => {
+                Ok(Self::Tls(Box::new(tls::Tls::new(files.clone(), server_name, tls_1_3_only)?)))
+            }
             #[cfg(not(feature = "tls"))]
             ChannelCredentials::Tls(_) => {
                 let message = format!("TLS to `{server_name}` needs mesh-core's feature `tls`, which is off");
@@ -107,6 +112,7 @@ mod tls {
     struct Source {
         files: TlsFiles,
         provider: Arc<CryptoProvider>,
+        tls_1_3_only: bool,
     }
 
     #[derive(Clone)]
@@ -129,11 +135,11 @@ mod tls {
     }
 
     impl Tls {
-        pub(super) fn new(files: TlsFiles, server_name: &str) -> Result<Self, Error> {
+        pub(super) fn new(files: TlsFiles, server_name: &str, tls_1_3_only: bool) -> Result<Self, Error> {
             let setup = |what: String| Error::new(ErrorKind::Setup, what);
             let server_name = ServerName::try_from(server_name.to_owned())
                 .map_err(|error| setup(format!("no certificate can be for `{server_name}`")).with_source(error))?;
-            let source = Source { files, provider: crypto()? };
+            let source = Source { files, provider: crypto()?, tls_1_3_only };
             let config = source.load().map_err(|error| {
                 setup("the `tls` credentials of the control plane cannot be used".to_owned()).with_source(error)
             })?;
@@ -203,8 +209,9 @@ mod tls {
     impl Source {
         /// All files in one go; roots, chain and key are used together or not at all.
         fn load(&self) -> Result<Arc<ClientConfig>, BoxError> {
+            let versions: &[_] = if self.tls_1_3_only { &[&TLS13] } else { &[&TLS13, &TLS12] };
             let builder = ClientConfig::builder_with_provider(self.provider.clone())
-                .with_protocol_versions(&[&TLS13, &TLS12])?
+                .with_protocol_versions(versions)?
                 .with_root_certificates(self.roots()?);
             let mut config = match &self.files.identity {
                 None => builder.with_no_client_auth(),

@@ -60,6 +60,8 @@ pub(crate) struct GrpcOptions {
     /// What each stream carries besides gRPC's own headers. Default nothing.
     pub(crate) headers: HeaderMap,
     pub(crate) tcp: TcpConfig,
+    /// Over TLS, no older version than 1.3 is offered. Default 1.2, too.
+    pub(crate) tls_1_3_only: bool,
 }
 
 impl Default for GrpcOptions {
@@ -72,6 +74,7 @@ impl Default for GrpcOptions {
             max_response: 64 << 20,
             headers: HeaderMap::new(),
             tcp: TcpConfig::default(),
+            tls_1_3_only: false,
         }
     }
 }
@@ -134,7 +137,7 @@ impl GrpcTransport {
         runtime: &Handle,
     ) -> Result<Self, Error> {
         let server_name = server.server_name.clone().unwrap_or_else(|| server.address.server_name());
-        let credentials = Credentials::new(&server.credentials, &server_name)?;
+        let credentials = Credentials::new(&server.credentials, &server_name, options.tls_1_3_only)?;
         let tokens: Vec<_> = server.tokens.iter().cloned().map(TokenFile::new).collect();
         if !tokens.is_empty() && !credentials.is_tls() {
             return Err(Error::new(ErrorKind::Setup, "a token is never sent in plaintext"));
