@@ -3,6 +3,8 @@
 #[expect(dead_code, reason = "what takes a whole handshake is tested over sockets")]
 mod chains;
 mod forge;
+#[cfg(feature = "server")]
+mod handshake;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
