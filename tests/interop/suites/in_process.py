@@ -1,4 +1,4 @@
-"""The tests of `tests/` that take too long for `cargo test`, in release and one at a time."""
+"""The tests of `tests/` that take too long for `cargo test`, one at a time."""
 
 import pytest
 
