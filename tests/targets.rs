@@ -14,6 +14,7 @@ use tonic::Code;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, impatient, quick};
 use crate::support::dns::{Answer, Dns, HERE, THERE, twins};
+use crate::support::until;
 
 #[tokio::test]
 async fn a_dns_name_is_resolved_again_when_its_answer_expires() {
@@ -130,8 +131,18 @@ async fn all_addresses_of_a_list_are_called() {
     let mesh = Mesh::builder().build().await.unwrap();
     for scheme in ["ipv4:", "static:///"] {
         let client = Client::new(&mesh, &format!("{scheme}{},{}", a.address(), b.address()));
-        client.hello_until("a").await;
-        client.hello_until("b").await;
+        client.recovers().await;
+        a.hold();
+        b.hold();
+        // One that takes long to answer gets no more of them than the other.
+        let calls = (0..20).map(|_| client.clone()).map(|client| tokio::spawn(async move { client.hello().await }));
+        let calls: Vec<_> = calls.collect();
+        until("calls at both", || a.in_flight() > 0 && b.in_flight() > 0).await;
+        a.release();
+        b.release();
+        for call in calls {
+            call.await.unwrap().unwrap();
+        }
     }
 }
 
