@@ -5,19 +5,22 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use http::request::Parts;
 use http_body_util::Empty;
-use mesh_core::testing::{ControlPlane, Resources, RouteBuilder, listener, route, route_config};
+use mesh_core::testing::{ControlPlane, Resources, RouteBuilder, endpoint, endpoints, listener, route, route_config};
 use mesh_core::{Bootstrap, CallInfo, Mesh};
 use mesh_tonic::MeshChannel;
 use mesh_xds_proto::envoy::config::core::v3::{DataSource, data_source};
+use mesh_xds_proto::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use mesh_xds_proto::envoy::config::route::v3::redirect_action::{PathRewriteSpecifier, SchemeRewriteSpecifier};
 use mesh_xds_proto::envoy::config::route::v3::route_action::{ClusterSpecifier, HostRewriteSpecifier};
 use mesh_xds_proto::envoy::config::route::v3::{DirectResponseAction, RedirectAction, RouteAction, route as action};
 use mesh_xds_proto::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tonic::Code;
 use tonic::metadata::MetadataMap;
 use tower::ServiceExt;
 
+use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, quick, quick_mesh};
 use crate::support::witness::witness;
@@ -48,6 +51,12 @@ async fn seen(channel: &MeshChannel, requests: &mut mpsc::UnboundedReceiver<Part
     let failure = channel.clone().oneshot(request).await.expect_err("the witness resets it");
     let head = requests.try_recv().unwrap_or_else(|_| panic!("{uri} was not sent: {failure}"));
     head.uri.to_string()
+}
+
+/// Waits until the witness sees this of requests for the URI.
+async fn until_seen(channel: &MeshChannel, requests: &mut mpsc::UnboundedReceiver<Parts>, uri: &str, expected: &str) {
+    let reached = async { while seen(channel, requests, uri).await != expected {} };
+    timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("{uri} never became {expected}"));
 }
 
 #[tokio::test]
@@ -95,6 +104,34 @@ async fn an_authority_is_rewritten_by_a_trusted_control_plane_and_never_the_appl
         let mesh = quick().control_plane(&control_plane).bootstrap(bootstrap).build().await.expect("a mesh");
         let channel = MeshChannel::new(&mesh, "xds:///greeter").expect("a target");
         assert_eq!(seen(&channel, &mut requests, uri).await, expected, "{features:?} {uri}");
+    }
+}
+
+#[tokio::test]
+async fn an_authority_is_that_of_the_endpoint_where_a_trusted_control_plane_says_so() {
+    let (address, mut requests) = witness().await;
+    let host = HostRewriteSpecifier::AutoHostRewrite(true);
+    let route = forwarding(route(), |action| action.host_rewrite_specifier = Some(host));
+    let control_plane = serving(address, [route]);
+    let trusting = |feature: &str| {
+        let bootstrap = Bootstrap::builder("in-process").insecure().node_id("test").server_feature(feature);
+        quick().control_plane(&control_plane).bootstrap(bootstrap.build().expect("a bootstrap"))
+    };
+    let mesh = trusting("trusted_xds_server").build().await.expect("a mesh");
+    let channel = MeshChannel::new(&mesh, "xds:///greeter").expect("a target");
+    let other = trusting("xds_v3").build().await.expect("a mesh");
+    let of_other = MeshChannel::new(&other, "xds:///greeter").expect("a target");
+    for (hostname, expected) in
+        [("a.example:80", "http://a.example:80/s/M"), ("b.example", "http://b.example/s/M"), ("", "http://greeter/s/M")]
+    {
+        control_plane.put(endpoints("greeter").endpoint(endpoint(address).modify(|member| {
+            let Some(HostIdentifier::Endpoint(endpoint)) = &mut member.host_identifier else { unreachable!() };
+            endpoint.hostname = hostname.to_owned();
+        })));
+        control_plane.acked("type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment").await;
+        until_seen(&channel, &mut requests, "/s/M", expected).await;
+        assert_eq!(seen(&channel, &mut requests, "http://own.example/s/M").await, "http://own.example/s/M");
+        assert_eq!(seen(&of_other, &mut requests, "/s/M").await, "http://greeter/s/M");
     }
 }
 

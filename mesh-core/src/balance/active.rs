@@ -59,6 +59,8 @@ pub(crate) struct Active<C: Connect> {
     named: Option<NamedPolicy>,
     /// Whether there ever was an endpoint of several addresses.
     may_move: bool,
+    /// Whether there ever was an endpoint with a host name.
+    may_be_named: bool,
     /// Whether endpoints were ever asked to report beside their calls.
     may_report: bool,
     ejections: Ejections,
@@ -94,6 +96,7 @@ impl<C: Connect> Active<C> {
             own: options.own_policy(&config.cluster.name).cloned(),
             named: None,
             may_move: false,
+            may_be_named: false,
             may_report: false,
             ejections: Ejections::new(options.outlier_detection.value),
             in_use: None,

@@ -299,11 +299,19 @@ fn wanted(call: &Call) -> PickRequest<'_> {
     PickRequest { avoid: &call.avoid, hash: call.hash, session: call.session.as_deref(), now: None }
 }
 
-fn send<C, B>(call: &Call, picked: Picked<C>, request: Outgoing<C, B>, classify: &'static dyn Classify) -> Boxed<C, B>
+fn send<C, B>(
+    call: &Call,
+    picked: Picked<C>,
+    mut request: Outgoing<C, B>,
+    classify: &'static dyn Classify,
+) -> Boxed<C, B>
 where
     C: Connect,
     Slot<C>: SendRequest<B>,
 {
+    if call.takes_host_of_endpoint() {
+        Slot::<C>::set_authority(&mut request, picked.in_flight.endpoint().authority().as_deref());
+    }
     let peer = picked.slot.peer();
     if let Err(error) = call.check_peer(&peer) {
         return State::failed(error::stranger(error, &picked.in_flight));

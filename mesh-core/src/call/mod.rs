@@ -237,6 +237,15 @@ impl Call {
         table.map(|table| table.virtual_host.attempt_count).unwrap_or_default()
     }
 
+    /// Whether the host name of the endpoint that it is sent to becomes its authority (A81).
+    pub(crate) fn takes_host_of_endpoint(&self) -> bool {
+        let table = self.snapshot.as_ref().and_then(|snapshot| snapshot.routing.as_ref().ok());
+        let route = table.zip(self.route).map(|(table, route)| &table.virtual_host.routes[route]);
+        route.is_some_and(|route| route.auto_host)
+            && table.is_some_and(|table| table.trusted)
+            && !self.has_own_authority
+    }
+
     /// The name of the call's route, for what outlives the call's head.
     pub(crate) fn route_name(&self) -> Option<Arc<str>> {
         self.snapshot.as_ref()?.route_name(self.route?)

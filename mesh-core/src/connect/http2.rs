@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::uri::Scheme;
+use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
@@ -28,6 +28,7 @@ use crate::error::BoxError;
 use crate::error::{Error, ErrorKind};
 use crate::http2;
 use crate::resource::endpoints::Address;
+use crate::resource::rewrite::rewrite_authority;
 #[cfg(feature = "tls")]
 use crate::resource::security::Security;
 #[cfg(feature = "tls")]
@@ -337,9 +338,14 @@ where
         self.peer.clone()
     }
 
+    fn set_authority(request: &mut Http2Request<B>, authority: Option<&Authority>) {
+        request.go_to(authority);
+    }
+
     fn send(self, mut request: Http2Request<B>) -> Http2Send<B> {
         request.go_over(self.is_secured);
-        Http2Send { send: self.slot.send(request.outgoing), over_tls: self.is_secured }
+        let Http2Request { outgoing, own_authority, .. } = request;
+        Http2Send { send: self.slot.send(outgoing), over_tls: self.is_secured, own_authority }
     }
 }
 
@@ -348,6 +354,8 @@ pub struct Http2Request<B> {
     outgoing: http2::Outgoing<B>,
     /// Its scheme is that of a connection over TLS, over which it did not go in the end.
     over_tls: bool,
+    /// The authority that it came with, if it has that of an endpoint.
+    own_authority: Option<Box<Authority>>,
 }
 
 impl<B> Http2Request<B> {
@@ -357,6 +365,24 @@ impl<B> Http2Request<B> {
             let scheme = if tls { Scheme::HTTPS } else { Scheme::HTTP };
             self.outgoing.head.uri = with_scheme(std::mem::take(&mut self.outgoing.head.uri), scheme);
             self.over_tls = tls;
+        }
+    }
+
+    /// To the endpoint of this authority; `None`: by its own.
+    fn go_to(&mut self, authority: Option<&Authority>) {
+        let uri = &mut self.outgoing.head.uri;
+        match authority {
+            Some(authority) => {
+                if self.own_authority.is_none() {
+                    self.own_authority = uri.authority().cloned().map(Box::new);
+                }
+                rewrite_authority(uri, authority);
+            }
+            None => {
+                if let Some(own) = self.own_authority.take() {
+                    rewrite_authority(uri, &own);
+                }
+            }
         }
     }
 }
@@ -370,7 +396,7 @@ fn with_scheme(uri: Uri, scheme: Scheme) -> Uri {
 
 impl<B> From<Request<B>> for Http2Request<B> {
     fn from(request: Request<B>) -> Self {
-        Self { outgoing: request.into(), over_tls: false }
+        Self { outgoing: request.into(), over_tls: false, own_authority: None }
     }
 }
 
@@ -386,6 +412,7 @@ impl<B> fmt::Debug for Http2Request<B> {
 pub struct Http2Send<B> {
     send: http2::Send<B>,
     over_tls: bool,
+    own_authority: Option<Box<Authority>>,
 }
 
 impl<B> Future for Http2Send<B>
@@ -399,13 +426,17 @@ where
         let sent = ready!(Pin::new(&mut self.send).poll(cx));
         Poll::Ready(match sent {
             Ok(response) => Ok(response.map(Http2Body)),
-            Err(error) => Err(failed(error, self.over_tls)),
+            Err(error) => Err(failed(error, self.over_tls, self.own_authority.take())),
         })
     }
 }
 
 #[cold]
-fn failed<B>(error: http2::SendError<B>, over_tls: bool) -> SendError<Http2Request<B>> {
+fn failed<B>(
+    error: http2::SendError<B>,
+    over_tls: bool,
+    own_authority: Option<Box<Authority>>,
+) -> SendError<Http2Request<B>> {
     use http2::SendErrorKind as From;
     let http2::SendError { kind, replay } = error;
     let refused = "REFUSED_STREAM";
@@ -420,7 +451,8 @@ fn failed<B>(error: http2::SendError<B>, over_tls: bool) -> SendError<Http2Reque
         From::TooLarge(why) => StreamError::new(SendErrorKind::TooLarge, why),
         From::RequestBody(why) => StreamError::new(SendErrorKind::RequestBody, why),
     };
-    SendError { error, replay: replay.map(|outgoing| Box::new(Http2Request { outgoing: *outgoing, over_tls })) }
+    let again = |outgoing: Box<_>| Box::new(Http2Request { outgoing: *outgoing, over_tls, own_authority });
+    SendError { error, replay: replay.map(again) }
 }
 
 /// The body of a response.
@@ -480,6 +512,20 @@ mod tests {
             (true, "https://greeter/hello?a=b"),
         ] {
             request.go_over(tls);
+            assert_eq!(request.outgoing.head.uri, uri);
+        }
+    }
+
+    #[test]
+    fn a_request_has_the_authority_of_the_endpoint_that_it_goes_to_at_last() {
+        let mut request = Http2Request::from(Request::get("http://greeter/hello?a=b").body(()).expect("a request"));
+        for (authority, uri) in [
+            (None, "http://greeter/hello?a=b"),
+            (Some("a.example:80"), "http://a.example:80/hello?a=b"),
+            (Some("b.example"), "http://b.example/hello?a=b"),
+            (None, "http://greeter/hello?a=b"),
+        ] {
+            request.go_to(authority.map(Authority::from_static).as_ref());
             assert_eq!(request.outgoing.head.uri, uri);
         }
     }

@@ -37,6 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::uri::Authority;
 
 pub use connectivity::ConnectivityState;
 pub use error::{SendError, SendErrorKind, StreamError};
@@ -138,6 +139,12 @@ pub trait SendRequest<B>: Send + 'static {
     type Body: http_body::Body<Data = Bytes, Error = StreamError>;
     /// Ends when the response's head is there.
     type Future: Future<Output = Result<http::Response<Self::Body>, SendError<Self::Outgoing>>> + Send;
+
+    /// Gives a request the authority of the endpoint that it is sent to (`auto_host_rewrite`, A81); `None`: the one that it came
+    /// with. Unless it is written otherwise, it keeps that.
+    fn set_authority(request: &mut Self::Outgoing, authority: Option<&Authority>) {
+        let _ = (request, authority);
+    }
 
     /// Whom the request would be sent to, as the connection's certificates say. Unless it is written otherwise, nobody
     /// says.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use arc_swap::ArcSwapOption;
 use http::HeaderMap;
+use http::uri::Authority;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -20,6 +22,8 @@ pub(crate) struct EndpointStats {
     answered: AtomicBool,
     pub(crate) address: Address,
     pub(crate) cluster: Arc<str>,
+    /// Its host name, for calls whose route has it take the place of their authority (A81).
+    authority: ArcSwapOption<Authority>,
     queue: Arc<SlotQueue>,
     pub(crate) load: EndpointLoad,
     outcomes: Outcomes,
@@ -33,10 +37,21 @@ impl EndpointStats {
             answered: AtomicBool::new(false),
             address,
             cluster,
+            authority: ArcSwapOption::empty(),
             queue,
             load: EndpointLoad::new(Instant::now()),
             outcomes: Outcomes::default(),
             criteria,
+        }
+    }
+
+    pub(crate) fn authority(&self) -> Option<Arc<Authority>> {
+        self.authority.load_full()
+    }
+
+    pub(crate) fn set_authority(&self, authority: Option<&Arc<Authority>>) {
+        if self.authority.load().as_ref() != authority {
+            self.authority.store(authority.cloned());
         }
     }
 

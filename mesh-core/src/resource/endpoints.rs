@@ -7,6 +7,8 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use http::uri::Authority;
+
 use super::socket_match::SocketLabels;
 use crate::error::Error;
 
@@ -70,6 +72,8 @@ pub(crate) struct Particulars {
     pub(crate) hash_key: Option<Arc<str>>,
     /// The name under which its certificate is asked for, where the cluster says so (A101).
     pub(crate) hostname: Option<Arc<str>>,
+    /// The same as the authority of requests, where the route says so: of a name that is resolved, with its port (A81).
+    pub(crate) authority: Option<Arc<Authority>>,
     /// By which its cluster chooses what secures its connections.
     pub(crate) socket_labels: Option<Arc<SocketLabels>>,
     /// What to connect to, in order of preference, if it is not `address` alone (A61, LOGICAL_DNS).
@@ -93,6 +97,10 @@ impl Endpoint {
 
     pub(crate) fn hostname(&self) -> Option<&Arc<str>> {
         self.particulars.as_ref()?.hostname.as_ref()
+    }
+
+    pub(crate) fn authority(&self) -> Option<&Arc<Authority>> {
+        self.particulars.as_ref()?.authority.as_ref()
     }
 
     pub(crate) fn socket_labels(&self) -> Option<&SocketLabels> {

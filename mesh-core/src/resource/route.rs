@@ -26,13 +26,23 @@ pub(crate) struct Route {
     pub(crate) path: Option<Arc<PathRewrite>>,
     /// What requests get in place of their authority, if the control plane may say so.
     pub(crate) host: Option<Authority>,
+    /// They get the host name of the endpoint that they are sent to, instead (A81).
+    pub(crate) auto_host: bool,
     /// Where copies of its calls go.
     pub(crate) mirrors: Arc<[MirrorPolicy]>,
 }
 
 impl Route {
     pub(crate) fn new(name: impl Into<Arc<str>>, action: RouteAction) -> Self {
-        Self { name: name.into(), action, level: Level::default(), path: None, host: None, mirrors: Arc::default() }
+        Self {
+            name: name.into(),
+            action,
+            level: Level::default(),
+            path: None,
+            host: None,
+            auto_host: false,
+            mirrors: Arc::default(),
+        }
     }
 }
 

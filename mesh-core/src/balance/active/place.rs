@@ -114,6 +114,10 @@ impl<C: Connect> Active<C> {
                 if self.may_move {
                     subchannel.move_to(endpoint.reached_at());
                 }
+                self.may_be_named |= endpoint.authority().is_some();
+                if self.may_be_named {
+                    subchannel.stats.set_authority(endpoint.authority());
+                }
                 // An endpoint listed twice counts once (A48).
                 if subchannel.stamp.swap(self.stamp, Ordering::Relaxed) != self.stamp {
                     let hash_key = endpoint.hash_key().cloned();

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
+use http::uri::Authority;
 use mesh_xds_proto::envoy::config::core::v3 as core;
 use mesh_xds_proto::envoy::config::core::v3::HealthStatus;
 use mesh_xds_proto::envoy::config::core::v3::address::Address as AddressKind;
@@ -239,9 +240,9 @@ fn endpoint(
         let metadata = metadata(&member.metadata, &[SOCKET_MATCH], &report.root().field("metadata"));
         // Whoever connects to it all the same (Envoy, in panic) does so as it asks.
         let socket_labels = labelled.endpoint(metadata.as_ref());
-        let hostname = hostname(member, &address, form);
+        let (hostname, authority) = (hostname(member, &address, form), authority(member, &address, form));
         let endpoint = Endpoint { health, ..Endpoint::new(address) };
-        let endpoint = endpoint.with(Particulars { hostname, socket_labels, ..Default::default() });
+        let endpoint = endpoint.with(Particulars { hostname, authority, socket_labels, ..Default::default() });
         return Some(endpoint).filter(|_| report.error_count() == 0);
     }
     member.judge(at);
@@ -261,9 +262,9 @@ fn endpoint(
     let metadata = metadata(&member.metadata, &[HASH_KEY, SOCKET_MATCH], &at.field("metadata"));
     let hash_key = metadata.as_ref().and_then(hash_key);
     let socket_labels = labelled.endpoint(metadata.as_ref());
-    let hostname = hostname(member, &address, form);
+    let (hostname, authority) = (hostname(member, &address, form), authority(member, &address, form));
     let endpoint = Endpoint { weight, health, ..Endpoint::new(address) };
-    Some(endpoint.with(Particulars { hash_key, hostname, socket_labels, reached_at }))
+    Some(endpoint.with(Particulars { hash_key, hostname, authority, socket_labels, reached_at }))
 }
 
 /// The name that is configured, else the one that is resolved (A101).
@@ -274,6 +275,17 @@ fn hostname(member: &proto::LbEndpoint, address: &Address, form: Form) -> Option
         Address::Host(host, _) if form == Form::Names => Some(host.clone()),
         _ => None,
     }
+}
+
+/// The same with its port if it is resolved (A81); `None` also if it can be no authority.
+fn authority(member: &proto::LbEndpoint, address: &Address, form: Form) -> Option<Arc<Authority>> {
+    let Some(HostIdentifier::Endpoint(endpoint)) = &member.host_identifier else { return None };
+    let authority = match address {
+        _ if !endpoint.hostname.is_empty() => Authority::try_from(endpoint.hostname.as_str()),
+        Address::Host(..) if form == Form::Names => Authority::try_from(address.to_string()),
+        _ => return None,
+    };
+    authority.ok().map(Arc::new)
 }
 
 /// In `envoy.lb` (A76).

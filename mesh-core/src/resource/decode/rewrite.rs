@@ -47,6 +47,10 @@ pub(super) fn host_rewrite(message: &proto::RouteAction, at: &At<'_>) -> Option<
     }
 }
 
+pub(super) fn auto_host_rewrite(message: &proto::RouteAction) -> bool {
+    matches!(message.host_rewrite_specifier, Some(HostRewriteSpecifier::AutoHostRewrite(true)))
+}
+
 /// An empty text asks for nothing.
 pub(super) fn authority(text: &str, at: &At<'_>) -> Option<Authority> {
     if text.is_empty() {

@@ -11,7 +11,7 @@ use super::mirror::mirror_policies;
 use super::place::{At, cut, quoted};
 use super::rate_limit::rate_limits;
 use super::retry_policy::{hedges, retry_policy};
-use super::rewrite::{direct_response, host_rewrite, path_rewrite, redirect};
+use super::rewrite::{auto_host_rewrite, direct_response, host_rewrite, path_rewrite, redirect};
 use super::route_action::{OfHost, forward};
 use super::route_match::route_match;
 use crate::resource::domain::{BadDomain, DomainIndex};
@@ -113,12 +113,12 @@ fn route(message: proto::Route, host: &OfHost, at: &At<'_>) -> Option<(RouteMatc
     let condition = at.required("match", message.r#match);
     let condition = condition.and_then(|condition| route_match(&condition, &at.field("match")));
     let matched = condition.as_ref().map_or(Matched::Whole, |condition| condition.path().into());
-    let (path, authority, mirrors) = match &message.action {
+    let (path, authority, auto_host, mirrors) = match &message.action {
         Some(Action::Route(action)) => {
             let at = &at.field("route");
             let path = path_rewrite(action, matched, at).map(Arc::new);
             let mirrors = mirror_policies(&action.request_mirror_policies, at).or_else(|| host.mirrors.clone());
-            (path, host_rewrite(action, at), mirrors.unwrap_or_default())
+            (path, host_rewrite(action, at), auto_host_rewrite(action), mirrors.unwrap_or_default())
         }
         _ => Default::default(),
     };
@@ -136,7 +136,7 @@ fn route(message: proto::Route, host: &OfHost, at: &At<'_>) -> Option<(RouteMatc
         "" => cut(&condition.to_string()).to_owned(),
         name => name.to_owned(),
     };
-    Some((condition, Route { level, path, host: authority, mirrors, ..Route::new(name, action) }))
+    Some((condition, Route { level, path, host: authority, auto_host, mirrors, ..Route::new(name, action) }))
 }
 
 fn answer(answer: Option<RouteAnswer>) -> Option<RouteAction> {

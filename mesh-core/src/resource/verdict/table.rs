@@ -1130,7 +1130,7 @@ messages! {
     }
     one host_rewrite_specifier: route::route_action::HostRewriteSpecifier {
         HostRewriteLiteral "host_rewrite_literal": Act("from a `trusted_xds_server`, unless the application set the authority (A81)"),
-        AutoHostRewrite "auto_host_rewrite": Ignore,
+        AutoHostRewrite "auto_host_rewrite": Act("from a `trusted_xds_server`, unless the application set the authority (A81)"),
         HostRewriteHeader "host_rewrite_header": Ignore,
         HostRewritePathRegex "host_rewrite_path_regex": Ignore,
         HostRewrite "host_rewrite": Ignore,
@@ -1844,7 +1844,7 @@ messages! {
     "Endpoint" endpoint::Endpoint {
         address: Act("required"),
         health_check_config: Ignore,
-        hostname: Act("with `auto_host_sni` (A101)"),
+        hostname: Act("with `auto_host_sni` (A101) and `auto_host_rewrite` (A81)"),
         additional_addresses: Act("tried in turn, 250 ms apart (A61)"),
         observability_name: Ignore,
     }
