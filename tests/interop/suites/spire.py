@@ -44,9 +44,10 @@ def test_svids_rotate_and_no_call_fails_either_way(programs, folder, tmp_path):
     assert not site.has_nacked()
 
 
-def test_its_secrets_rotate_and_no_call_fails_either_way(programs, folder, tmp_path):
+@pytest.mark.parametrize("sds", ["", "disable_spiffe_cert_validation = true"], ids=["by trust domain", "roots alone"])
+def test_its_secrets_rotate_and_no_call_fails_either_way(programs, folder, tmp_path, sds):
     """As Envoy takes certificates and roots from an agent (SDS)."""
-    spire = Spire(programs)
+    spire = Spire(programs, sds=sds)
     site = SecretsSite(programs, folder, tmp_path, spire)
     running = both_ways(site)
     until(lambda: min(map(spire.renewals, ("ours", "server"))) >= 3, 60, "renewals")

@@ -64,6 +64,8 @@ class Authority:
         names += [x509.IPAddress(ipaddress.ip_address(ip)) for ip in ips]
         made = _certificate(_subject(subject) if subject else x509.Name([]), self.subject, key.public_key(), life)
         made = made.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        # As an SVID has it; Envoy's validator for SPIFFE takes none without.
+        made = made.add_extension(x509.KeyUsage(True, *[False] * 8), critical=True)
         made = made.add_extension(x509.ExtendedKeyUsage(_USAGES), critical=False)
         if names:
             # Critical where the subject is empty (RFC 5280, 4.2.1.6).

@@ -26,6 +26,10 @@ class Connection:
 
     def statuses(self, calls):
         """The `grpc-status` of each call, which is a path, an authority and a list of headers."""
+        return [dict(reversed(headers)).get("grpc-status") for headers in self.headers(calls)]
+
+    def headers(self, calls):
+        """The headers of each response, with its trailers behind them."""
         found = []
         for begin in range(0, len(calls), _AT_ONCE):
             found += self._together(calls[begin : begin + _AT_ONCE])
@@ -36,7 +40,7 @@ class Connection:
 
     def _together(self, calls):
         opened = [self._send(*call) for call in calls]
-        statuses, left = {}, set(opened)
+        headers, left = {stream: [] for stream in opened}, set(opened)
         while left:
             self.stream.sendall(self.http.data_to_send())
             data = self.stream.recv(1 << 16)
@@ -44,8 +48,7 @@ class Connection:
                 raise ConnectionError("closed by the server")
             for event in self.http.receive_data(data):
                 if isinstance(event, (h2.events.ResponseReceived, h2.events.TrailersReceived)):
-                    status = dict(event.headers).get("grpc-status")
-                    statuses[event.stream_id] = statuses.get(event.stream_id) or status
+                    headers[event.stream_id] += event.headers
                 elif isinstance(event, h2.events.DataReceived):
                     self.http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                 elif isinstance(event, (h2.events.StreamEnded, h2.events.StreamReset)):
@@ -53,7 +56,7 @@ class Connection:
                 elif isinstance(event, h2.events.ConnectionTerminated):
                     raise ConnectionError(f"GOAWAY: {event.error_code}")
         self.stream.sendall(self.http.data_to_send())
-        return [statuses.get(stream) for stream in opened]
+        return [headers[stream] for stream in opened]
 
     def _send(self, path, authority, headers):
         stream = self.http.get_next_available_stream_id()

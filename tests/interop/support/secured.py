@@ -3,7 +3,7 @@
 import socket
 import ssl
 
-from support.xds import GOOGLE, LISTENER, address, manager, routes
+from support.xds import ADS, GOOGLE, LISTENER, address, manager, routes
 
 SERVING = {"match": {"prefix": "/"}, "non_forwarding_action": {}}
 MTLS, TLS, PLAINTEXT = "mtls", "tls", "plaintext"
@@ -38,12 +38,14 @@ def downstream(asks):
 
 
 def by_secrets(agent, own, roots, *sans):
-    """A TLS context whose certificate and roots are secrets of these names, which the agent at a Unix socket has (SDS)."""
-    at = {"api_type": "GRPC", "transport_api_version": "V3"}
-    at["grpc_services"] = [{"google_grpc": {"target_uri": f"unix:{agent}", "stat_prefix": "agent"}}]
-    secret = lambda name: {"name": name, "sds_config": {"api_config_source": at, "resource_api_version": "V3"}}
-    names = [{"exact": san} for san in sans]
-    validation = {"default_validation_context": {"match_subject_alt_names": names} if names else {}}
+    """A TLS context whose certificate and roots are secrets of these names (SDS), which the agent at a Unix socket has; a
+    cluster of Envoy's, in a dictionary; or if there is none the control plane."""
+    service = agent if isinstance(agent, dict) else {"google_grpc": {"target_uri": f"unix:{agent}", "stat_prefix": "agent"}}
+    at = {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [service]}
+    place = {"api_config_source": at, "resource_api_version": "V3"} if agent else ADS
+    secret = lambda name: {"name": name, "sds_config": place}
+    names = [{"san_type": "URI", "matcher": {"exact": san}} for san in sans]
+    validation = {"default_validation_context": {"match_typed_subject_alt_names": names} if names else {}}
     validation["validation_context_sds_secret_config"] = secret(roots)
     return {"tls_certificate_sds_secret_configs": [secret(own)], "combined_validation_context": validation}
 
@@ -56,6 +58,28 @@ def upstream_by_secrets(*secrets):
 def downstream_by_secrets(*secrets):
     """The transport socket of a filter chain that asks callers for a certificate, by the secrets of an agent."""
     return _socket("DownstreamTlsContext", common_tls_context=by_secrets(*secrets), require_client_certificate=True)
+
+
+def certificate_secret(name, issued):
+    """A secret with a certificate and its key."""
+    chain, key, _ = issued.pem()
+    pair = {"certificate_chain": _inline(chain), "private_key": _inline(key)}
+    return {"@type": f"{GOOGLE}{_TLS}.Secret", "name": name, "tls_certificate": pair}
+
+
+def roots_secret(name, *authorities, domain=None):
+    """A secret with roots; of a trust domain, as SPIRE sends them, if there is one."""
+    roots = _inline(b"".join(authority.roots.read_bytes() for authority in authorities))
+    validation = {"trusted_ca": roots}
+    if domain:
+        config = {"trust_domains": [{"name": domain, "trust_bundle": roots}]}
+        typed = {"@type": f"{GOOGLE}{_TLS}.SPIFFECertValidatorConfig", **config}
+        validation = {"custom_validator_config": {"name": "envoy.tls.cert_validator.spiffe", "typed_config": typed}}
+    return {"@type": f"{GOOGLE}{_TLS}.Secret", "name": name, "validation_context": validation}
+
+
+def _inline(pem):
+    return {"inline_string": pem.decode()}
 
 
 def rbac(action, policies, name="rbac"):

@@ -54,9 +54,9 @@ def last_call(server):
         return json.loads(channel.unary_unary("/interop.Echo/Last")(b"", timeout=10))
 
 
-def control_plane(programs, folder):
+def control_plane(programs, folder, *options):
     """Our control plane."""
-    argv = [ours("control-plane"), "--listen", "127.0.0.1:0", folder.path]
+    argv = [ours("control-plane"), "--listen", "127.0.0.1:0", *options, folder.path]
     return programs.serve("control-plane", argv)
 
 

@@ -33,7 +33,7 @@ agent {{
   socket_path = "{folder}/agent.sock"
   trust_domain = "mesh.test"
   insecure_bootstrap = true
-  sds {{ disable_spiffe_cert_validation = true }}
+  sds {{ {sds} }}
   experimental {{ sync_interval = "1s" }}
 }}
 plugins {{
@@ -51,12 +51,12 @@ class Spire:
     # How it calls a workload's certificate and the authorities of its trust domain.
     SECRETS = ("default", "ROOTCA")
 
-    def __init__(self, programs, life="10s", ca_life="1h"):
+    def __init__(self, programs, life="10s", ca_life="1h", sds=""):
         self.programs = programs
         self.folder = programs.folder / "spire"
         self.socket = self.folder / "agent.sock"
         self.folder.mkdir()
-        settings = {"folder": self.folder, "port": free_ports(1)[0], "life": life, "ca_life": ca_life}
+        settings = {"folder": self.folder, "port": free_ports(1)[0], "life": life, "ca_life": ca_life, "sds": sds}
         self.agent_argv = self._configured("agent", _AGENT, settings)
         self.server = programs.start("spire-server", self._configured("server", _SERVER, settings))
         until(self._is_healthy, 30, "SPIRE's server to be healthy")

@@ -131,13 +131,13 @@ class Folder:
         return self.path / f"{kind}-{name_of(resource)}.yaml"
 
 
-def bootstrap(folder, server, node=None, providers=None, name="bootstrap"):
+def bootstrap(folder, server, node=None, providers=None, name="bootstrap", **more):
     """A gRPC bootstrap file for one ADS server, and its path. `providers` are those of certificates (A29)."""
-    path = folder / f"{name}-{server.rsplit(':', 1)[1]}.json"
+    path = folder / f"{name}-{server.rsplit(':', 1)[1].replace('/', '-')}.json"
     credentials = [{"type": "insecure"}]
     servers = [{"server_uri": server, "channel_creds": credentials, "server_features": ["xds_v3"]}]
     node = node or {"id": "interop", "cluster": "interop"}
     of_servers = {"server_listener_resource_name_template": "server-%s"}
     certificates = {"certificate_providers": providers} if providers else {}
-    path.write_text(json.dumps({"xds_servers": servers, "node": node, **of_servers, **certificates}))
+    path.write_text(json.dumps({"xds_servers": servers, "node": node, **of_servers, **certificates, **more}))
     return path
