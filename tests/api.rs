@@ -20,6 +20,7 @@ use tonic::{Code, Request};
 use tower::ServiceBuilder;
 
 use crate::support::backend::Backend;
+use crate::support::network::ClosedPort;
 
 fn hello() -> HelloRequest {
     HelloRequest { name: "mesh".into() }
@@ -103,10 +104,14 @@ async fn the_authority_is_the_targets_path_and_never_the_endpoints() {
     control_plane.set(Resources::service("greeter", [address]));
     let mesh = Mesh::builder().control_plane(&control_plane).build().await.unwrap();
     let fixed = format!("static:///{address}");
+    // Only the second answers, and gets the name of the first.
+    let two = format!("static:///{},{address}", ClosedPort::new().address());
+    let first = two["static:///".len()..].split(',').next().expect("an address").to_owned();
     for (target, authority, expected) in [
         ("xds:///greeter", None, "greeter"),
         ("xds:///greeter", Some("shop.example:80"), "shop.example:80"),
         (&*fixed, None, &*address.to_string()),
+        (&*two, None, &*first),
     ] {
         let mut builder = MeshChannel::builder(&mesh, target);
         if let Some(authority) = authority {

@@ -95,6 +95,10 @@ impl Folder {
             return None;
         }
         file.text = text;
+        // Most editors empty a file before they write it: nothing is taken away for that.
+        if file.text.trim().is_empty() && !file.resources.is_empty() {
+            return Some(problem(&path, "is empty; remove it if nothing of it is to be served any more"));
+        }
         match decode(&self.decoder, &path, &file.text) {
             Ok(resources) => {
                 file.resources = resources;
@@ -178,6 +182,10 @@ mod tests {
         assert!(said[0].text.starts_with("read the folder: "), "{}", said[0]);
         assert_eq!((folder.read(), folder.generation()), (Vec::new(), 1));
         fs::rename(&away, &path).unwrap();
+        assert_eq!((folder.read(), folder.generation()), (Vec::new(), 1));
+
+        fs::write(path.join("cluster.yaml"), "\n").unwrap();
+        assert!(folder.read()[0].text.starts_with("is empty"), "as it is for a moment when it is written anew");
         assert_eq!((folder.read(), folder.generation()), (Vec::new(), 1));
 
         fs::write(path.join("cluster.yaml"), CLUSTER.replace("name", "nam")).unwrap();

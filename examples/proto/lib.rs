@@ -15,3 +15,8 @@ pub mod helloworld {
 pub mod grpc_testing {
     include!("generated/grpc.testing.rs");
 }
+
+/// The client of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
