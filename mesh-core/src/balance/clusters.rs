@@ -17,7 +17,7 @@ use super::error;
 use super::options::BalanceOptions;
 use super::outlier::{Method, Unenforced};
 use super::picker::Picker;
-use super::status::EndpointReport;
+use super::status::{EndpointReport, statuses};
 use super::watchers::Watchers;
 use crate::connect::{Connect, ConnectivityState, Leaving, Limits};
 use crate::error::{Error, ErrorKind};
@@ -113,17 +113,22 @@ impl<C: Connect> Clusters<C> {
         aggregate.leaves().into_iter().map(|(entry, leaf)| (entry, Arc::ptr_eq(&leaf, &current))).collect()
     }
 
-    /// The endpoints of the entry's cluster and how they are.
+    /// The endpoints of the entry's cluster and how they are. Who looks makes no running state.
     pub(crate) fn states(&self, entry: &ClusterEntry) -> Vec<EndpointReport> {
-        match entry.leaves {
-            Some(_) => Vec::new(),
-            None => self.balancer(entry).map_or_else(|_| Vec::new(), |balancer| balancer.statuses()),
-        }
+        let config = entry.config.as_ref().ok().filter(|_| entry.leaves.is_none());
+        let Some(config) = config.filter(|config| self.0.check(&entry.key, config).is_ok()) else { return Vec::new() };
+        let unused = || statuses(&config.endpoints, |_| None);
+        self.running(entry).map_or_else(unused, |balancer| balancer.statuses())
     }
 
     /// How often endpoints of the entry's cluster were ejected, or were not although they were outliers.
     pub(crate) fn ejections(&self, entry: &ClusterEntry) -> Vec<(Method, Option<Unenforced>, u64)> {
-        self.balancer(entry).map_or_else(|_| Vec::new(), |balancer| balancer.ejections().list())
+        self.running(entry).map_or_else(Vec::new, |balancer| balancer.ejections().list())
+    }
+
+    /// The running state of the entry's cluster, if there is one.
+    fn running(&self, entry: &ClusterEntry) -> Option<Arc<Balancer<C>>> {
+        self.attached(entry).and_then(Balancer::arc).or_else(|| self.0.known(&entry.key))
     }
 
     /// What a call would say that waited for an endpoint of the entry's cluster.
