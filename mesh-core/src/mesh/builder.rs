@@ -364,6 +364,7 @@ impl MeshBuilder {
                     (service.uri.clone(), Arc::new(channel))
                 };
                 let local = LocalNames {
+                    profile: self.profile.value,
                     grpc_services: Arc::new(bootstrap.allowed_grpc_services().iter().map(channel).collect()),
                     #[cfg(all(feature = "tls", feature = "server"))]
                     fails_closed: self.floor.demand_on_callers(),

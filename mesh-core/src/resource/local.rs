@@ -1,4 +1,4 @@
-//! What this process has that resources may ask for by name.
+//! What this process has that resources may ask for by name, and how it reads them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,11 +6,14 @@ use std::sync::Arc;
 use super::named_policy::Policies;
 #[cfg(feature = "tls")]
 use crate::files::AllowedFolders;
+use crate::profile::Profile;
 use crate::xds::transport::side_channel::SideChannel;
 
-/// Named things of the application and of the bootstrap, and which files may be named; clones share them.
+/// Named things of the application and of the bootstrap, which files may be named, and whose rules hold; clones share them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LocalNames {
+    /// Whose rules hold.
+    pub(crate) profile: Profile,
     /// Balancing policies (A52).
     pub(crate) policies: Policies,
     /// Certificate providers (A29).

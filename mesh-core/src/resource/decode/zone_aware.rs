@@ -1,5 +1,6 @@
 //! How the localities of a priority share calls: `zone_aware_lb_config` and `locality_weighted_lb_config`, which stand in
-//! `common_lb_config` beside `lb_policy`, and in the configurations of Envoy's policies.
+//! `common_lb_config` beside `lb_policy`, and in the configurations of Envoy's policies. gRPC reads neither: in its profile
+//! they are listed.
 
 use mesh_xds_proto::envoy::config::cluster::v3::Cluster;
 use mesh_xds_proto::envoy::config::cluster::v3::cluster::common_lb_config;
@@ -12,9 +13,12 @@ use mesh_xds_proto::envoy::r#type::v3::Percent;
 
 use super::place::At;
 use super::value::whole_percent;
+use crate::profile::Profile;
 use crate::resource::cluster::Balancing;
 use crate::resource::verdict::Fields;
 use crate::resource::zone_aware::{LocalityBasis, ZoneAware};
+
+const NO_ZONES: &str = "no call goes by zones without `Profile::Envoy` and `MeshBuilder::local_cluster`";
 
 /// Lists that of a cluster which has no use for it.
 pub(super) fn unused(cluster: &Cluster, why: &'static str, at: &At<'_>) {
@@ -29,6 +33,10 @@ pub(super) fn in_cluster(balancing: Balancing, specifier: Option<&InCluster>, at
     let Some(InCluster::ZoneAwareLbConfig(config)) = specifier else { return Some(balancing) };
     let common_lb_config::ZoneAwareLbConfig { routing_enabled, min_cluster_size, fail_traffic_on_panic } = config;
     let at = &at.field("zone_aware_lb_config");
+    if !is_envoys(at) {
+        at.ignored(NO_ZONES);
+        return Some(balancing);
+    }
     config.judge(at);
     unless_unknown(at);
     let zones = ZoneAware {
@@ -42,6 +50,10 @@ pub(super) fn in_cluster(balancing: Balancing, specifier: Option<&InCluster>, at
 pub(super) fn in_policy(balancing: Balancing, config: Option<&LocalityLbConfig>, at: &At<'_>) -> Option<Balancing> {
     let Some(config) = config else { return Some(balancing) };
     let at = &at.field("locality_lb_config");
+    if !is_envoys(at) {
+        at.ignored("gRPC's policies have none (A48, A52), and it counts in `Profile::Envoy` alone");
+        return Some(balancing);
+    }
     config.judge(at);
     match at.required("locality_config_specifier", config.locality_config_specifier.as_ref())? {
         InPolicy::LocalityWeightedLbConfig(_) => Some(Balancing { by_locality: true, ..balancing }),
@@ -87,9 +99,13 @@ fn limits(routing_enabled: Option<&Percent>, min_cluster_size: Option<u64>, at: 
     Some(ZoneAware { routing_enabled, min_cluster_size, ..default })
 }
 
+fn is_envoys(at: &At<'_>) -> bool {
+    at.report().local.profile == Profile::Envoy
+}
+
 /// Lists the configuration where nobody said how those who call share out over zones.
 fn unless_unknown(at: &At<'_>) {
     if !at.report().local.knows_zones {
-        at.ignored("no call goes by zones without `Profile::Envoy` and `MeshBuilder::local_cluster`");
+        at.ignored(NO_ZONES);
     }
 }

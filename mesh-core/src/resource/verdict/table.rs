@@ -106,6 +106,7 @@ const NO_MEANING: &str = "has no meaning in gRPC";
 const RING_SIZE: &str = "at most 8,388,608, more is refused; rings have at most 4,096 entries (A42)";
 /// On zone-aware choice.
 const ZONES: &str = "in `Profile::Envoy`, with `MeshBuilder::local_cluster`; of ROUND_ROBIN, LEAST_REQUEST and RANDOM; otherwise listed";
+const OF_LOCALITIES: &str = "in `Profile::Envoy`; otherwise listed: gRPC's policies have none (A48, A52)";
 const ROUTING_ENABLED: &str = "0 to 100 %, rounded to a whole one; 100 % if unset";
 const MIN_CLUSTER_SIZE: &str = "healthy endpoints; 6 if unset";
 const FAIL_ON_PANIC: &str = "in `Profile::Envoy`, with or without a local cluster";
@@ -1721,14 +1722,14 @@ messages! {
 
     "RoundRobin" policies::round_robin::v3::RoundRobin {
         slow_start_config: Act,
-        locality_lb_config: Act,
+        locality_lb_config: Act(OF_LOCALITIES),
     }
 
     "LeastRequest" policies::least_request::v3::LeastRequest {
         choice_count: Act("2 to 10; more is 10, less is refused (A48)"),
         active_request_bias: Ignore(NO_MEANING),
         slow_start_config: Act,
-        locality_lb_config: Act,
+        locality_lb_config: Act(OF_LOCALITIES),
         enable_full_scan: Ignore if is_true,
         selection_method: Ignore,
     }
@@ -1796,7 +1797,7 @@ messages! {
     }
 
     "Random" policies::random::v3::Random {
-        locality_lb_config: Act,
+        locality_lb_config: Act(OF_LOCALITIES),
     }
 
     "ClusterLoadAssignment" endpoint::ClusterLoadAssignment {

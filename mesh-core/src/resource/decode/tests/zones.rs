@@ -12,11 +12,16 @@ use mesh_xds_proto::envoy::extensions::load_balancing_policies::least_request::v
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::random::v3::Random;
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::round_robin::v3::RoundRobin;
 use mesh_xds_proto::envoy::r#type::v3::Percent;
+use prost::Message;
 use prost_types::Any;
 
-use super::fixture::{Fixture, any, balanced_by};
-use crate::resource::cluster::Balancing;
+use super::fixture::{Fixture, any, balanced_by, decode};
+use crate::profile::Profile;
+use crate::resource::CLUSTER;
+use crate::resource::cluster::{Balancing, Cluster};
+use crate::resource::local::LocalNames;
 use crate::resource::zone_aware::{LocalityBasis, ZoneAware};
+use crate::xds::resource_type::Extensions;
 
 fn beside(lb_policy: LbPolicy, config: ZoneAwareLbConfig) -> Fixture {
     let mut f = Fixture::default();
@@ -32,8 +37,12 @@ fn inside(policy: Any) -> Fixture {
     f
 }
 
+/// In Envoy's profile.
 fn balancing(f: &Fixture) -> Result<Balancing, Vec<String>> {
-    f.cluster().map(|cluster| cluster.balancing)
+    let local = Extensions::new(LocalNames { profile: Profile::Envoy, ..LocalNames::default() });
+    let decoded = (CLUSTER.decode)(&f.cluster.encode_to_vec(), &local).value;
+    let cluster = decoded.map(|value| value.downcast::<Cluster>().expect("a cluster").balancing.clone());
+    cluster.map_err(|errors| errors.iter().map(ToString::to_string).collect())
 }
 
 fn zones(config: policy::ZoneAwareLbConfig) -> Option<LocalityLbConfig> {
@@ -77,6 +86,29 @@ fn localities_share_by_weight_if_the_policy_itself_says_so() {
     let by_locality = |config: RoundRobin| balancing(&inside(any(&config))).unwrap().by_locality;
     assert!(by_locality(RoundRobin { locality_lb_config, ..Default::default() }));
     assert!(!by_locality(RoundRobin::default()));
+}
+
+#[test]
+fn in_grpcs_profile_nobody_reads_how_localities_share_beside_their_weights() {
+    let weighted = InPolicy::LocalityWeightedLbConfig(policy::LocalityWeightedLbConfig {});
+    let weighted = Some(LocalityLbConfig { locality_config_specifier: Some(weighted) });
+    let bad = zones(policy::ZoneAwareLbConfig { locality_basis: 7, ..Default::default() });
+    let at = "load_balancing_policy.policies.typed_extension_config.typed_config.locality_lb_config";
+    for locality_lb_config in [weighted, bad, Some(LocalityLbConfig::default())] {
+        for policy in [
+            any(&RoundRobin { locality_lb_config, ..Default::default() }),
+            any(&LeastRequest { locality_lb_config, ..Default::default() }),
+            any(&Random { locality_lb_config }),
+        ] {
+            let (cluster, ignored) = decode::<Cluster>(&CLUSTER, &inside(policy).cluster);
+            let Balancing { by_locality, zones, .. } = cluster.expect("gRPC accepts it").balancing;
+            assert_eq!((by_locality, zones, ignored), (false, None, vec![at.to_owned()]));
+        }
+    }
+    let beyond = ZoneAwareLbConfig { routing_enabled: Some(Percent { value: 101.0 }), ..Default::default() };
+    let (cluster, ignored) = decode::<Cluster>(&CLUSTER, &beside(LbPolicy::Random, beyond).cluster);
+    assert_eq!(cluster.expect("gRPC accepts it").balancing.zones, None);
+    assert_eq!(ignored, ["common_lb_config.zone_aware_lb_config"]);
 }
 
 #[test]
