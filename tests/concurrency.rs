@@ -6,7 +6,7 @@ use mesh_core::context::Context;
 use mesh_core::deadline::DeadlineLayer;
 use mesh_core::filter::{ConcurrencyLimit, ConcurrencyLimitLayer, ConcurrencyStatus};
 use mesh_core::server::ServerOptions;
-use mesh_core::testing::{ControlPlane, FilterChainBuilder, filter_chain, server_listener};
+use mesh_core::testing::{ControlPlane, FilterChainBuilder, Resources, filter_chain, listener, server_listener};
 use mesh_core::{Criticality, Mesh};
 use mesh_examples::helloworld::HelloRequest;
 use mesh_tonic::{Grpc, MeshChannel, MeshServer, server_context};
@@ -25,7 +25,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::backend::Backend;
-use crate::support::client::{Client, metadata, quick};
+use crate::support::client::{Client, metadata, quick, quick_mesh};
 use crate::support::configured::Setting;
 use crate::support::in_time;
 use crate::support::served::Served;
@@ -85,6 +85,50 @@ async fn soon(what: &str, asked: impl Future<Output = ()>) {
 fn only(mut all: Vec<ConcurrencyStatus>) -> ConcurrencyStatus {
     assert_eq!(all.len(), 1, "{all:?}");
     all.remove(0)
+}
+
+/// A client whose listener has the filter, of a greeter that the mesh does not serve.
+async fn limited_client(limit: &pb::AdaptiveConcurrency) -> (Backend, ControlPlane, Mesh, Client) {
+    let greeter = Backend::start("a").await;
+    let control_plane = ControlPlane::new();
+    let limited = listener("greeter").filter("limit", limit);
+    control_plane.set(Resources::service("greeter", [greeter.address()]).with(limited));
+    let mesh = quick_mesh(&control_plane).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    (greeter, control_plane, mesh, client)
+}
+
+#[tokio::test]
+async fn a_clients_limit_refuses_one_call_more_before_it_is_sent() {
+    let (greeter, _control_plane, mesh, client) = limited_client(&filter(gradient())).await;
+    greeter.hold();
+    let calls = [held(&client, &greeter, None).await, held(&client, &greeter, None).await];
+    let refused = client.hello().await.expect_err("two are under way");
+    assert_eq!((refused.code(), refused.message()), (Code::Unavailable, "reached concurrency limit"));
+    assert_eq!(greeter.calls(), 2);
+    greeter.release();
+    for call in calls {
+        assert_eq!(call.await.expect("no panic").expect("it is answered"), "a");
+    }
+    assert_eq!(client.hello().await.expect("there is room again"), "a");
+    assert_eq!(mesh.ignored_fields(), []);
+}
+
+#[tokio::test]
+async fn a_stream_counts_until_its_response_begins() {
+    let endless = tokio_stream::pending::<HelloRequest>;
+    let (greeter, _control_plane, _mesh, client) = limited_client(&filter(gradient())).await;
+    let mut streams = Vec::new();
+    for _ in 0..5 {
+        streams.push(client.greeter().chat(endless()).await.expect("those before it count no more"));
+    }
+    assert_eq!(greeter.in_flight(), 5);
+    let it = Setting::start(chain(&filter(gradient())), ServerOptions::new()).await;
+    for number in 1..=5 {
+        streams.push(it.client.greeter().chat(endless()).await.expect("those before it count no more"));
+        let status = only(it.server.status().concurrency);
+        assert_eq!((status.in_flight, it.greeter.in_flight()), (0, number));
+    }
 }
 
 #[tokio::test]
