@@ -1,10 +1,14 @@
 //! Attempts: what is made again, where and how often, and what bounds it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mesh_core::testing::{ControlPlane, Resources, RouteBuilder, listener, route, route_config, virtual_host};
 use mesh_core::{CallInfo, CallOptions, Mesh, Profile};
 use mesh_examples::helloworld::HelloRequest;
+use mesh_examples::helloworld::greeter_client::GreeterClient;
+use mesh_tonic::MeshChannel;
 use mesh_xds_proto::envoy::config::cluster::v3::circuit_breakers::{Thresholds, thresholds};
 use mesh_xds_proto::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
 use mesh_xds_proto::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
@@ -17,10 +21,13 @@ use prost_types::Duration as Interval;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Status};
+use tower::util::MapResponseLayer;
 
 use crate::support::backend::Backend;
 use crate::support::client::{Client, SOON, assert_says, metadata, quick, quick_mesh};
+use crate::support::frames::{FrameServer, REFUSED_STREAM};
 use crate::support::greeter::Greeter;
+use crate::support::in_time;
 use crate::support::tier::Tier;
 use crate::support::timed::timed;
 use crate::support::timeout::read_timeout;
@@ -155,6 +162,29 @@ async fn the_application_can_have_a_call_made_once() {
     request.extensions_mut().insert(CallOptions::new().no_retry(true));
     client.greeter().say_hello(request).await.unwrap_err();
     assert_eq!(backend.calls(), 1);
+}
+
+/// Has the first response say that the server is unavailable, whatever it was.
+fn refused_at_first<R>(refused: &Arc<AtomicBool>) -> impl Fn(http::Response<R>) -> http::Response<R> + Clone + use<R> {
+    let refused = refused.clone();
+    move |mut response| {
+        if !refused.swap(true, Ordering::Relaxed) {
+            response.headers_mut().insert("grpc-status", http::HeaderValue::from_static("14"));
+        }
+        response
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_that_a_layer_of_the_application_makes_fail_is_made_again() {
+    let backend = Backend::start("a").await;
+    let control_plane = serving(retrying("unavailable", 1), &[&backend]);
+    let mesh = quick_mesh(&control_plane).await;
+    let layer = MapResponseLayer::new(refused_at_first(&Arc::default()));
+    let channel = MeshChannel::builder(&mesh, "xds:///greeter").attempt_layer(layer).build().unwrap();
+    let reply = GreeterClient::new(channel).say_hello(HelloRequest::default()).await.expect("the second attempt");
+    assert_eq!(reply.extensions().get::<CallInfo>().unwrap().attempts(), 2);
+    assert_eq!(backend.calls(), 2);
 }
 
 #[tokio::test]
@@ -672,6 +702,38 @@ async fn each_attempt_is_told_its_number_and_the_caller_how_many_there_were_if_t
         assert_eq!(answered, (told_to == "caller").then(|| "3".to_owned()), "told to {told_to}");
         assert_eq!(mesh.ignored_fields(), []);
     }
+}
+
+#[tokio::test]
+async fn a_refused_request_that_is_sent_elsewhere_is_the_same_attempt_and_counts_in_the_answer() {
+    const COUNT: &str = "x-envoy-attempt-count";
+    let backend = Backend::start("a").await;
+    let refusing = FrameServer::start(|mut peer| async move {
+        peer.greet(&[]).await?;
+        loop {
+            let call = peer.next_call().await?;
+            peer.reset(call, REFUSED_STREAM).await?;
+        }
+    })
+    .await;
+    let control_plane = ControlPlane::new();
+    let host = virtual_host(["greeter"]).route(route().cluster("greeter")).modify(|host| {
+        (host.include_request_attempt_count, host.include_attempt_count_in_response) = (true, true);
+    });
+    let service = Resources::service("greeter", [refusing.address(), backend.address()]);
+    control_plane.set(service.with(route_config("greeter").with(host)));
+    let mesh = quick_mesh(&control_plane).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    let sent_twice = async {
+        loop {
+            let reply = client.greeter().say_hello(HelloRequest::default()).await.expect("the other one answers");
+            if reply.metadata().get(COUNT).is_some_and(|count| count == "2") {
+                return;
+            }
+        }
+    };
+    in_time("a request is refused, and answered elsewhere", sent_twice).await;
+    assert!(told(&backend, COUNT).iter().all(|count| count.as_deref() == Some("1")));
 }
 
 #[tokio::test]

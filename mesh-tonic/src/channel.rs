@@ -98,7 +98,7 @@ impl<'a, L> MeshChannelBuilder<'a, L> {
     /// control plane.
     pub fn build(self) -> Result<MeshChannel<L::Service>, mesh_core::Error>
     where
-        L: Layer<Attempt>,
+        L: Layer<Attempt, Service: 'static>,
     {
         let target = self.mesh.target_with_authority(self.target, self.authority)?;
         let stack = self.mesh.client_stack(&target, Some(deadline::encode_timeout), Some(&Grpc), &self.attempt_layer);
@@ -115,7 +115,7 @@ impl<'a, L> MeshChannelBuilder<'a, L> {
 impl<A, B, R> Service<Request<B>> for MeshChannel<A>
 where
     A: Service<Request<AttemptBody<B>>, Response = Response<R>, Error = mesh_core::Error> + Clone,
-    B: Body<Data = Bytes>,
+    B: Body<Data = Bytes> + Send + 'static,
     R: Body<Data = Bytes, Error = mesh_core::Error> + Send + Unpin + 'static,
 {
     type Response = Response<ResponseBody<CallBody<R>>>;

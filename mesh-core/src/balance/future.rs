@@ -215,7 +215,7 @@ impl<C: Connect> Attempt<C> {
         }
     }
 
-    /// The request's extensions become the response's.
+    /// The request's extensions become the response's, unless they are wanted for another attempt.
     fn respond<D: Body>(
         &mut self,
         response: Response<D>,
@@ -226,20 +226,26 @@ impl<C: Connect> Attempt<C> {
         let endpoint = recorder.endpoint();
         endpoint.answered();
         let (mut attempts, mut route, mut set_cookie, mut tells) = (1, None, None, false);
+        let mut is_final = true;
         if let Some(call) = self.extensions.get_mut::<Call>() {
             set_cookie = call.set_cookie.take();
             attempts = call.attempt.max(1) + u32::from(self.refused);
             route = call.route_name();
             tells = call.attempt_count().in_response;
-            if let Some(progress) = &call.progress {
-                progress.set(Stage::Responding(endpoint.address.clone()));
+            if let Some(follower) = &call.follower {
+                follower.progress().set(Stage::Responding(endpoint.address.clone()));
+                if follower.may_repeat(response.status(), response.headers()) {
+                    call.set_cookie.clone_from(&set_cookie);
+                    is_final = false;
+                }
             }
         }
         let info = CallInfo::new(endpoint.cluster.clone(), endpoint.address.clone(), attempts, peer);
-        self.extensions.clear();
-        self.extensions.insert(info);
+        let mut extensions = if is_final { std::mem::take(&mut self.extensions) } else { Extensions::new() };
+        extensions.clear();
+        extensions.insert(info);
         let mut response = response.map(|body| ResponseBody::new(body, recorder, route));
-        let inner = std::mem::replace(response.extensions_mut(), std::mem::take(&mut self.extensions));
+        let inner = std::mem::replace(response.extensions_mut(), extensions);
         if !inner.is_empty() {
             response.extensions_mut().extend(inner);
         }
@@ -276,6 +282,25 @@ impl<C: Connect> Attempt<C> {
             }
             _ => State::failed(error::stream(failure.error, Some(recorder.in_flight()))),
         }
+    }
+}
+
+impl<C: Connect> Drop for Attempt<C> {
+    fn drop(&mut self) {
+        // Those of an attempt with a final response are the response's by now.
+        if !self.extensions.is_empty() {
+            give_back(std::mem::take(&mut self.extensions));
+        }
+    }
+}
+
+/// To whom follows the call, for another attempt.
+#[cold]
+fn give_back(mut extensions: Extensions) {
+    // Who keeps them is not kept by them.
+    let follower = extensions.get_mut::<Call>().and_then(|call| call.follower.take());
+    if let Some(follower) = follower {
+        follower.take_back(extensions);
     }
 }
 
@@ -316,7 +341,7 @@ where
     if let Err(error) = call.check_peer(&peer) {
         return State::failed(error::stranger(error, &picked.in_flight));
     }
-    if let Some(progress) = &call.progress {
+    if let Some(progress) = call.progress() {
         progress.set(Stage::Sent(picked.in_flight.endpoint().address.clone()));
     }
     State::boxed(|| {

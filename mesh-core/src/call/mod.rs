@@ -5,6 +5,7 @@
 //! response's extensions.
 
 mod classify;
+mod progress;
 mod protocol;
 
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::time::Duration;
 pub use classify::Classify;
 pub(crate) use classify::HttpStatus;
 use http::{HeaderName, HeaderValue};
-use parking_lot::Mutex;
+pub(crate) use progress::{Follow, Progress, Stage};
 pub use protocol::{AnswerProtocol, Protocol, Pushback, RetryCode, RetryProtocol};
 use tokio::time::Instant;
 
@@ -159,8 +160,8 @@ pub struct Call {
     pub(crate) expected: Option<Arc<ExpectedPeers>>,
     /// How the peer is told of the deadline, by each attempt anew.
     pub(crate) tell_deadline: Option<EncodeDeadline>,
-    /// Where the call stands, for the message of a deadline that passes; only kept when there is a deadline.
-    pub(crate) progress: Option<Arc<Progress>>,
+    /// Who above follows the call: for the message of a deadline that passes, or for the attempts after this one.
+    pub(crate) follower: Option<Arc<dyn Follow>>,
 }
 
 /// Where the session of a call is.
@@ -182,9 +183,14 @@ impl Call {
         Self { timeout, deadline: inbound.or(own), inherited: inbound.is_some(), context, ..Self::default() }
     }
 
+    /// Where the call stands, if anybody follows it.
+    pub(crate) fn progress(&self) -> Option<&Progress> {
+        self.follower.as_deref().map(Follow::progress)
+    }
+
     /// Since when this call waits: since now, if it did not before.
     pub(crate) fn starts_to_wait(&mut self) -> Instant {
-        if let Some(progress) = &self.progress {
+        if let Some(progress) = self.progress() {
             progress.starts_to_wait();
         }
         *self.waiting_since.get_or_insert_with(Instant::now)
@@ -277,54 +283,4 @@ pub(crate) fn hash_key(extensions: &http::Extensions) -> Option<u64> {
 #[cfg(feature = "retry")]
 pub(crate) fn is_idempotent(extensions: &http::Extensions) -> bool {
     extensions.get::<CallOptions>().is_some_and(|options| options.idempotent)
-}
-
-/// Where a call stands.
-#[derive(Debug, Default)]
-pub(crate) struct Progress(Mutex<Place>);
-
-#[derive(Debug, Default)]
-struct Place {
-    stage: Stage,
-    waiting_since: Option<Instant>,
-    /// In the waits that are over.
-    waited: Duration,
-}
-
-/// The stages a call passes through.
-#[derive(Clone, Debug, Default)]
-pub(crate) enum Stage {
-    /// Not handed to an endpoint yet.
-    #[default]
-    Waiting,
-    /// Held back by an injected fault.
-    Delayed,
-    /// Sent to this endpoint, no response head yet.
-    Sent(Address),
-    /// The response head is there, its body is not complete.
-    Responding(Address),
-}
-
-impl Progress {
-    pub(crate) fn set(&self, stage: Stage) {
-        let mut place = self.0.lock();
-        place.stage = stage;
-        if let Some(since) = place.waiting_since.take() {
-            place.waited += since.elapsed();
-        }
-    }
-
-    pub(crate) fn stage(&self) -> Stage {
-        self.0.lock().stage.clone()
-    }
-
-    fn starts_to_wait(&self) {
-        self.0.lock().waiting_since.get_or_insert_with(Instant::now);
-    }
-
-    /// How long the call waited, until it was handed to an endpoint or given up.
-    #[cfg(feature = "retry")]
-    pub(crate) fn waited(&self) -> Duration {
-        self.0.lock().waited
-    }
 }

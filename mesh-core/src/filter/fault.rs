@@ -45,7 +45,7 @@ pub(super) fn inject(fault: &Fault, running: &Arc<Running>, cluster: Option<&str
     let answer = abort.map(|status| Answer::new(status, ABORT));
     match (delay, answer) {
         (Some(delay), then) => {
-            if let Some(progress) = head.extensions.get::<Call>().and_then(|call| call.progress.as_ref()) {
+            if let Some(progress) = head.extensions.get::<Call>().and_then(Call::progress) {
                 progress.set(Stage::Delayed);
             }
             Step::Pause { delay, then, active }

@@ -136,7 +136,7 @@ where
 /// The deadline that the peer is told is nearer than before the pause.
 fn went_on(head: &mut Parts) {
     let Some(call) = head.extensions.get::<Call>() else { return };
-    if let Some(progress) = &call.progress {
+    if let Some(progress) = call.progress() {
         progress.set(Stage::Waiting);
     }
     if let Some((encode, remaining)) = call.tell_deadline.zip(call.remaining()) {

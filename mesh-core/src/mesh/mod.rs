@@ -251,7 +251,7 @@ impl Mesh {
     /// [`TimeoutLayer::protocol`]: crate::timeout::TimeoutLayer::protocol
     /// [`RetryLayer::protocol`]: crate::retry::RetryLayer::protocol
     /// [`FilterLayer::protocol`]: crate::filter::FilterLayer::protocol
-    pub fn client_stack<L: Layer<Attempt>>(
+    pub fn client_stack<L: Layer<Attempt, Service: 'static>>(
         &self,
         target: &Target,
         tell_deadline: Option<EncodeDeadline>,

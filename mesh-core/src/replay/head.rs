@@ -23,12 +23,6 @@ pub(crate) struct HeadCopy {
 }
 
 impl HeadCopy {
-    pub(crate) fn new(method: &Method, uri: &Uri, headers: &HeaderMap) -> Self {
-        let mut copy = Self::default();
-        copy.fill(method, uri, headers);
-        copy
-    }
-
     /// Makes an empty copy one of this head, without moving it about.
     pub(crate) fn fill(&mut self, method: &Method, uri: &Uri, headers: &HeaderMap) {
         self.method.clone_from(method);

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http::request::Parts;
 use http::{Request, Response};
 use pin_project::pin_project;
 use tokio::time::Sleep;
@@ -42,26 +43,31 @@ enum State<F> {
 impl<S, B> Attempts<S, B>
 where
     S: Service<Request<RequestBody<B>>>,
+    B: Send + 'static,
 {
     /// Makes the first attempt; `service` is ready for it.
-    pub(super) fn start(mut service: S, mut plan: Plan<B>) -> Self {
-        let state = attempt(&mut plan, &mut service);
-        Self { service, plan, state }
+    pub(super) fn start(service: S, plan: Plan<B>, first: Parts) -> Pin<Box<Self>> {
+        // Made where it stays: a future in it, and the head for later attempts, are much to move.
+        let mut attempts = Box::pin(Self { service, plan, state: State::Starting });
+        let mut me = attempts.as_mut().project();
+        let state = attempt(me.plan.first(first), me.plan, me.service);
+        me.state.set(state);
+        attempts
     }
 }
 
-fn attempt<S, B>(plan: &mut Plan<B>, service: &mut S) -> State<S::Future>
+fn attempt<S, B>(request: Request<RequestBody<B>>, plan: &Plan<B>, service: &mut S) -> State<S::Future>
 where
     S: Service<Request<RequestBody<B>>>,
 {
-    let progress = plan.progress().clone();
-    let attempt = service.call(plan.request(&progress));
-    State::Attempting { attempt, limit: plan.policy.until_head().map(tokio::time::sleep) }
+    let attempt = service.call(request);
+    State::Attempting { attempt, limit: plan.policy().until_head().map(tokio::time::sleep) }
 }
 
 impl<S, B, R> Future for Attempts<S, B>
 where
     S: Service<Request<RequestBody<B>>, Response = Response<R>, Error = Error>,
+    B: Send + 'static,
 {
     type Output = Result<Response<R>, Error>;
 
@@ -71,7 +77,7 @@ where
             let next = match me.state.as_mut().project() {
                 StateProjection::Starting => {
                     ready!(me.service.poll_ready(cx))?;
-                    attempt(me.plan, me.service)
+                    attempt(me.plan.next(), me.plan, me.service)
                 }
                 StateProjection::BackingOff(delay) => {
                     ready!(delay.poll(cx));
@@ -86,13 +92,15 @@ where
                             Err(me.plan.timed_out())
                         }
                     };
+                    // The attempt is over: with it goes what it still sends, and its call comes back.
+                    me.state.set(State::Starting);
+                    me.plan.regain();
                     match next_delay(me.plan, &outcome) {
                         Ok(delay) => State::BackingOff(tokio::time::sleep(delay)),
                         Err(why) => return Poll::Ready(me.plan.finish(outcome, me.plan.made(), why)),
                     }
                 }
             };
-            // The attempt that is over is dropped here, and with it what it still sends.
             me.state.set(next);
         }
     }
@@ -103,7 +111,7 @@ fn next_delay<B, R>(plan: &mut Plan<B>, outcome: &Result<Response<R>, Error>) ->
     if !plan.failed(outcome) || !plan.has_attempts() {
         return Err(Final::ByPolicy);
     }
-    let delay = match plan.next(outcome) {
+    let delay = match plan.delay(outcome) {
         Next::Never => return Err(Final::ByPolicy),
         Next::AsTold(delay) | Next::Backoff(delay) => delay,
     };

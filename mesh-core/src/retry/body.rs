@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
+use http::{Extensions, HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::budget::Budgets;
+use super::following::Following;
 use super::kept::Kept;
+use crate::call::{Follow, Progress};
 
 /// The body of an attempt's request: the call's own, or, where a policy may have the call made again, one that can be
 /// sent again.
@@ -32,14 +35,17 @@ impl<B> RequestBody<B> {
 /// One attempt's reading of the shared body.
 #[derive(Debug)]
 struct Reader<B> {
-    shared: Shared<B>,
+    shared: Arc<Shared<B>>,
     number: u32,
 }
 
-/// A body that can be read several times, while what was read of it is held (reference counts, not copies).
-#[derive(Debug)]
-pub(super) struct Shared<B>(Arc<Mutex<Held<B>>>);
+/// What the attempts of one call share, in one allocation.
+pub(super) struct Shared<B> {
+    body: Mutex<Held<B>>,
+    pub(super) following: Following,
+}
 
+/// A body that can be read several times, while what was read of it is held (reference counts, not copies).
 struct Held<B> {
     body: B,
     kept: Kept,
@@ -56,34 +62,34 @@ struct Held<B> {
 
 impl<B> Shared<B> {
     /// `concurrent`: several attempts read it at the same time.
-    pub(super) fn new(body: B, concurrent: bool, budgets: Budgets) -> Self {
+    pub(super) fn new(body: B, concurrent: bool, budgets: Budgets, following: Following) -> Arc<Self> {
         let waiting = concurrent.then(Vec::new);
         let kept = Kept::new(budgets);
         let held = Held { body, kept, ended: false, read: SmallVec::new(), oldest: 1, only: None, waiting };
-        Self(Arc::new(Mutex::new(held)))
+        Arc::new(Self { body: Mutex::new(held), following })
     }
 
     /// The body for another attempt, whose number is one more than the last one's, from its start on.
-    pub(super) fn again(&self) -> RequestBody<B> {
-        let mut held = self.0.lock();
+    pub(super) fn again(self: &Arc<Self>) -> RequestBody<B> {
+        let mut held = self.body.lock();
         held.read.push(0);
         RequestBody(Source::Again(Reader { shared: self.clone(), number: held.newest() }))
     }
 
     /// Whether the body can be sent from its start.
     pub(super) fn is_held(&self) -> bool {
-        self.0.lock().only.is_none()
+        self.body.lock().only.is_none()
     }
 
     /// Ends whatever attempts so far still send.
     pub(super) fn end_readers(&self) {
-        let mut held = self.0.lock();
+        let mut held = self.body.lock();
         held.oldest = held.newest() + 1;
     }
 
     /// There will be no other attempt than this one.
     pub(super) fn commit(&self, attempt: u32) {
-        self.0.lock().commit(attempt);
+        self.body.lock().commit(attempt);
     }
 }
 
@@ -173,7 +179,7 @@ impl<B: Body<Data = Bytes> + Unpin> Held<B> {
 
 impl<B> Drop for Reader<B> {
     fn drop(&mut self) {
-        let mut held = self.shared.0.lock();
+        let mut held = self.shared.body.lock();
         // The body may have remembered this one's waker alone.
         held.wake_others(self.number);
     }
@@ -189,14 +195,14 @@ where
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match &mut self.0 {
             Source::Once(body) => Pin::new(body).poll_frame(cx),
-            Source::Again(reader) => reader.shared.0.lock().poll_next(reader.number, cx),
+            Source::Again(reader) => reader.shared.body.lock().poll_next(reader.number, cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Source::Once(body) => body.is_end_stream(),
-            Source::Again(reader) => reader.shared.0.lock().is_end_stream(reader.number),
+            Source::Again(reader) => reader.shared.body.lock().is_end_stream(reader.number),
         }
     }
 
@@ -208,14 +214,22 @@ where
     }
 }
 
-impl<B> Clone for Shared<B> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
+impl<B: Send + 'static> Follow for Shared<B> {
+    fn progress(&self) -> &Progress {
+        self.following.progress()
+    }
+
+    fn may_repeat(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        self.following.may_repeat(status, headers)
+    }
+
+    fn take_back(&self, extensions: Extensions) {
+        self.following.take_back(extensions);
     }
 }
 
-impl<B> std::fmt::Debug for Held<B> {
+impl<B> std::fmt::Debug for Shared<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Held").field("readers", &self.read.len()).finish_non_exhaustive()
+        f.debug_struct("Shared").field("following", &self.following).finish_non_exhaustive()
     }
 }

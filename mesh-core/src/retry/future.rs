@@ -48,8 +48,8 @@ where
         Self { state: State::Once { attempt, observer } }
     }
 
-    pub(super) fn retrying(attempts: Attempts<S, B>) -> Self {
-        Self { state: State::Retrying(Box::pin(attempts)) }
+    pub(super) fn retrying(attempts: Pin<Box<Attempts<S, B>>>) -> Self {
+        Self { state: State::Retrying(attempts) }
     }
 
     pub(super) fn hedging(attempts: Hedged<S, B>) -> Self {
@@ -60,6 +60,7 @@ where
 impl<S, B, R> Future for ResponseFuture<S, B>
 where
     S: Service<Request<RequestBody<B>>, Response = Response<R>, Error = Error>,
+    B: Send + 'static,
 {
     type Output = Result<Response<R>, Error>;
 

@@ -12,13 +12,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http::request::Parts;
 use http::{Request, Response};
 use tokio::time::{Instant, Sleep};
 use tower_service::Service;
 
 use super::body::RequestBody;
 use super::plan::{Final, Next, Plan};
-use crate::call::Progress;
+use crate::call::{Follow, Progress};
 use crate::error::Error;
 use crate::resource::retry_policy::Hedge;
 
@@ -47,17 +48,18 @@ where
 
 struct Running<F> {
     number: u32,
-    progress: Arc<Progress>,
+    follower: Arc<dyn Follow>,
     attempt: Pin<Box<F>>,
 }
 
 impl<S, B> Hedged<S, B>
 where
     S: Service<Request<RequestBody<B>>>,
+    B: Send + 'static,
 {
     /// Makes the first attempt; `service` is ready for it.
-    pub(super) fn start(service: S, plan: Plan<B>, hedge: Hedge) -> Self {
-        let progress = plan.progress().clone();
+    pub(super) fn start(service: S, mut plan: Plan<B>, hedge: Hedge, first: Parts) -> Self {
+        let (first, follower) = (plan.first(first), plan.follower());
         let mut hedged = Self {
             service,
             plan,
@@ -68,13 +70,13 @@ where
             why: Final::ByPolicy,
             failure: None,
         };
-        hedged.attempt(progress);
+        hedged.attempt(first, follower);
         hedged
     }
 
-    fn attempt(&mut self, progress: Arc<Progress>) {
-        let attempt = Box::pin(self.service.call(self.plan.request(&progress)));
-        self.running.push(Running { number: self.plan.made(), progress, attempt });
+    fn attempt(&mut self, request: Request<RequestBody<B>>, follower: Arc<dyn Follow>) {
+        let attempt = Box::pin(self.service.call(request));
+        self.running.push(Running { number: self.plan.made(), follower, attempt });
         self.next = None;
         self.schedule(self.hedge.delay);
     }
@@ -94,6 +96,7 @@ where
 impl<S, B, R> Hedged<S, B>
 where
     S: Service<Request<RequestBody<B>>, Response = Response<R>, Error = Error>,
+    B: Send + 'static,
 {
     /// Ready when an attempt was started, or when there is none to start any more.
     fn poll_start(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
@@ -105,9 +108,11 @@ where
             return Poll::Ready(Ok(()));
         }
         for running in &self.running {
-            self.plan.avoid(&running.progress);
+            self.plan.avoid(running.follower.progress().stage());
         }
-        self.attempt(Arc::default());
+        let follower: Arc<dyn Follow> = Arc::new(Progress::default());
+        let request = self.plan.beside(follower.clone());
+        self.attempt(request, follower);
         Poll::Ready(Ok(()))
     }
 
@@ -123,8 +128,8 @@ where
 
     /// An attempt failed in a way that the policy names.
     fn failed(&mut self, attempt: &Running<S::Future>, outcome: Outcome<R>) {
-        self.plan.avoid(&attempt.progress);
-        match self.plan.next(&outcome) {
+        self.plan.avoid(attempt.follower.progress().stage());
+        match self.plan.delay(&outcome) {
             // Those that run go on (A6).
             Next::Never => (self.next, self.is_forbidden) = (None, true),
             Next::AsTold(delay) => {
@@ -152,6 +157,7 @@ where
 impl<S, B, R> Future for Hedged<S, B>
 where
     S: Service<Request<RequestBody<B>>, Response = Response<R>, Error = Error>,
+    B: Send + 'static,
 {
     type Output = Result<Response<R>, Error>;
 
@@ -163,7 +169,7 @@ where
                     self.failure.get_or_insert((attempt.number, outcome));
                 }
                 Poll::Ready((attempt, outcome)) => {
-                    self.plan.progress().set(attempt.progress.stage());
+                    self.plan.progress().set(attempt.follower.progress().stage());
                     return Poll::Ready(self.finish(attempt.number, outcome, Final::ByPolicy));
                 }
                 Poll::Pending => match self.poll_start(cx)? {

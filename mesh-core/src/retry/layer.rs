@@ -46,13 +46,14 @@ pub struct RetryLayer {
     budgets: Budgets,
     pub(super) policy: Option<Arc<RetryPolicy>>,
     protocol: Option<&'static dyn RetryProtocol>,
+    lends: bool,
 }
 
 impl RetryLayer {
     /// With the default budget, for calls of whose protocol nothing is known but HTTP.
     pub fn new() -> Self {
         let limits = Limits::DEFAULT;
-        Self { limits, budgets: Budgets::new(limits), policy: None, protocol: None }
+        Self { limits, budgets: Budgets::new(limits), policy: None, protocol: None, lends: false }
     }
 
     /// How many retries a cluster gets: so many for each hundred calls that have a retry policy, and so many more each
@@ -93,6 +94,14 @@ impl RetryLayer {
         self.protocol = Some(protocol);
         self
     }
+
+    /// Whether the service below is the mesh's own alone, which gives the extensions of a request that failed back to who
+    /// follows its call: then an attempt needs no copy of them.
+    #[cfg(feature = "discover")]
+    pub(crate) fn lend_extensions(mut self, lends: bool) -> Self {
+        self.lends = lends;
+        self
+    }
 }
 
 impl Default for RetryLayer {
@@ -105,7 +114,7 @@ impl<S> Layer<S> for RetryLayer {
     type Service = Retry<S>;
 
     fn layer(&self, inner: S) -> Retry<S> {
-        let terms = Terms { budgets: self.budgets.clone(), protocol: self.protocol };
+        let terms = Terms { budgets: self.budgets.clone(), protocol: self.protocol, lends: self.lends };
         Retry { inner, terms, policy: self.policy.clone() }
     }
 }

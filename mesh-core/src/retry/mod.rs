@@ -25,6 +25,7 @@
 mod attempts;
 mod body;
 mod budget;
+mod following;
 mod future;
 mod hedge;
 mod in_force;
@@ -49,6 +50,7 @@ pub use layer::RetryLayer;
 use tower_service::Service;
 
 use self::attempts::Attempts;
+use self::following::Verdict;
 use self::hedge::Hedged;
 use self::observer::Observer;
 use self::plan::{Plan, Terms};
@@ -69,6 +71,7 @@ pub struct Retry<S> {
 impl<S, B, R> Service<Request<B>> for Retry<S>
 where
     S: Service<Request<RequestBody<B>>, Response = Response<R>, Error = Error> + Clone,
+    B: Send + 'static,
 {
     type Response = Response<R>;
     type Error = Error;
@@ -89,10 +92,11 @@ where
         let ready = std::mem::replace(&mut self.inner, clone);
         let is_repeatable = self.is_repeatable(&request);
         let hedge = policy.hedge.filter(|_| is_repeatable && policy.max_attempts > 1);
-        let plan = Plan::new(request, policy, self.terms.clone(), hedge.is_some(), is_repeatable);
+        let verdict = Verdict { policy, protocol: self.terms.protocol, is_repeatable };
+        let (plan, first) = Plan::new(request, verdict, &self.terms, hedge.is_some());
         match hedge {
-            Some(hedge) => ResponseFuture::hedging(Hedged::start(ready, plan, hedge)),
-            None => ResponseFuture::retrying(Attempts::start(ready, plan)),
+            Some(hedge) => ResponseFuture::hedging(Hedged::start(ready, plan, hedge, first)),
+            None => ResponseFuture::retrying(Attempts::start(ready, plan, first)),
         }
     }
 }

@@ -6,20 +6,26 @@ use crate::call::{RetryCode, RetryProtocol};
 use crate::error::{Error, ErrorKind};
 use crate::resource::retry_policy::{Conditions, RetryPolicy};
 
-type Protocol = Option<&'static dyn RetryProtocol>;
+pub(super) type Protocol = Option<&'static dyn RetryProtocol>;
 
 /// Whether an attempt that ended so is to be repeated.
 pub(super) fn is_retriable<R>(policy: &RetryPolicy, protocol: Protocol, outcome: &Result<Response<R>, Error>) -> bool {
     match outcome {
-        Ok(response) => of_head(policy, protocol, response.status(), response.headers()),
+        Ok(response) => is_retriable_head(policy, protocol, response.status(), response.headers()),
         Err(error) => match error.response() {
-            Some((status, headers)) => of_head(policy, protocol, status, headers),
+            Some((status, headers)) => is_retriable_head(policy, protocol, status, headers),
             None => of_error(policy, protocol, error),
         },
     }
 }
 
-fn of_head(policy: &RetryPolicy, protocol: Protocol, status: StatusCode, headers: &HeaderMap) -> bool {
+/// Whether one whose response has this head is.
+pub(super) fn is_retriable_head(
+    policy: &RetryPolicy,
+    protocol: Protocol,
+    status: StatusCode,
+    headers: &HeaderMap,
+) -> bool {
     let code = protocol.and_then(|protocol| protocol.code_of_response(status, headers));
     policy.conditions.has(named(code)) || policy.retries_response(status, headers)
 }

@@ -9,10 +9,12 @@ use tokio::time::Instant;
 
 use super::body::{RequestBody, Shared};
 use super::budget::{Account, Budgets};
+use super::following::{Following, Verdict};
 use super::observer::pass_on;
-use super::outcome::is_retriable;
+use super::outcome::Protocol;
 use crate::backoff::Backoff;
-use crate::call::{self, Call, Progress, Pushback, RetryProtocol, Stage};
+use crate::call::{self, Call, Follow, Progress, Pushback, Stage};
+use crate::context::Context;
 use crate::error::{Error, ErrorKind};
 use crate::replay::{Head, HeadCopy};
 use crate::resource::retry_policy::RetryPolicy;
@@ -21,32 +23,28 @@ use crate::resource::retry_policy::RetryPolicy;
 #[derive(Clone, Debug)]
 pub(super) struct Terms {
     pub(super) budgets: Budgets,
-    pub(super) protocol: Option<&'static dyn RetryProtocol>,
+    pub(super) protocol: Protocol,
+    /// Whether the service gives the extensions of a request that failed back to who follows its call.
+    pub(super) lends: bool,
 }
 
 /// One call that has a policy.
 pub(super) struct Plan<B> {
-    /// The request's head, until the first attempt has it.
-    first: Option<Parts>,
     /// What later attempts are made of.
     head: HeadCopy,
     version: Version,
-    /// The request's, with the call as it was before the first attempt.
+    /// The request's, with its call; empty while an attempt has them.
     extensions: Extensions,
-    body: Shared<B>,
-    pub(super) policy: Arc<RetryPolicy>,
+    /// Whom the call helps to serve.
+    context: Context,
+    shared: Arc<Shared<B>>,
     backoff: Backoff,
-    protocol: Option<&'static dyn RetryProtocol>,
     account: Account,
-    /// Where the call stands: for the message of its deadline, and so that a next attempt can go elsewhere.
-    progress: Arc<Progress>,
     /// Attempts so far.
     made: u32,
     /// What the call had waited before its first attempt.
     waited_before: Duration,
     is_hedged: bool,
-    /// Whether a server may act on the request twice.
-    is_repeatable: bool,
 }
 
 /// When to try again after an attempt that failed.
@@ -68,43 +66,42 @@ pub(super) enum Final {
 }
 
 impl<B> Plan<B> {
-    /// `is_hedged`: whether attempts run beside each other; `is_repeatable`: whether a server may act on the request twice.
-    pub(super) fn new(
-        request: Request<B>,
-        policy: Arc<RetryPolicy>,
-        terms: Terms,
-        is_hedged: bool,
-        is_repeatable: bool,
-    ) -> Self {
+    /// The plan, and the head of the first attempt. `is_hedged`: whether attempts run beside each other.
+    pub(super) fn new(request: Request<B>, verdict: Verdict, terms: &Terms, is_hedged: bool) -> (Self, Parts) {
         let (mut first, body) = request.into_parts();
-        let (head, version) = (HeadCopy::new(&first.method, &first.uri, &first.headers), first.version);
         let mut extensions = std::mem::take(&mut first.extensions);
         let call = call::of(&mut extensions);
-        let progress = call.progress.get_or_insert_default().clone();
+        let (context, outer) = (call.context.clone(), call.follower.take());
         let waited_before = call.waiting_since.map(|since| since.elapsed()).unwrap_or_default();
         let account = Account::open(terms.budgets.of(call.cluster.as_deref()));
-        let (body, backoff) = (Shared::new(body, is_hedged, terms.budgets), Backoff::new(policy.backoff));
-        let protocol = terms.protocol;
-        Self {
-            first: Some(first),
-            head,
-            version,
+        let backoff = Backoff::new(verdict.policy.backoff);
+        let following = Following::new(verdict, outer, terms.lends && !is_hedged);
+        let plan = Self {
+            head: HeadCopy::default(),
+            version: first.version,
             extensions,
-            body,
-            policy,
+            context,
+            shared: Shared::new(body, is_hedged, terms.budgets.clone(), following),
             backoff,
-            protocol,
             account,
-            progress,
             made: 0,
             waited_before,
             is_hedged,
-            is_repeatable,
-        }
+        };
+        (plan, first)
     }
 
-    pub(super) fn progress(&self) -> &Arc<Progress> {
-        &self.progress
+    pub(super) fn policy(&self) -> &RetryPolicy {
+        &self.shared.following.verdict.policy
+    }
+
+    fn protocol(&self) -> Protocol {
+        self.shared.following.verdict.protocol
+    }
+
+    /// Where the call stands.
+    pub(super) fn progress(&self) -> &Progress {
+        self.shared.following.progress()
     }
 
     /// The number of the last attempt.
@@ -116,51 +113,75 @@ impl<B> Plan<B> {
         call::of(&mut self.extensions)
     }
 
-    /// The next attempt, which keeps `progress`.
-    pub(super) fn request(&mut self, progress: &Arc<Progress>) -> Request<RequestBody<B>> {
-        let previous = self.made;
-        self.made += 1;
-        let (mut head, mut extensions) = (self.head(), self.extensions.clone());
-        let call = call::of(&mut extensions);
-        call.attempt = self.made;
-        call.progress = Some(progress.clone());
-        if previous > 0 {
-            // All waits of a call together are bounded.
-            let waited = self.waited_before + self.progress.waited();
-            call.waiting_since =
-                Some(waited).filter(|waited| !waited.is_zero()).and_then(|waited| Instant::now().checked_sub(waited));
-            let told = self.protocol.map(|protocol| protocol.tell_attempts(previous));
-            let deadline = call.tell_deadline.zip(call.remaining()).map(|(encode, remaining)| encode(remaining));
-            for (name, mut value) in told.into_iter().chain(deadline) {
-                value.set_sensitive(true);
-                head.headers.insert(name, value);
-            }
+    /// The first attempt, of the head that the plan was made with.
+    pub(super) fn first(&mut self, head: Parts) -> Request<RequestBody<B>>
+    where
+        B: Send + 'static,
+    {
+        self.head.fill(&head.method, &head.uri, &head.headers);
+        self.request(head, self.follower())
+    }
+
+    /// Who follows attempts that do not run beside others.
+    pub(super) fn follower(&self) -> Arc<dyn Follow>
+    where
+        B: Send + 'static,
+    {
+        self.shared.clone()
+    }
+
+    /// Another attempt after the last.
+    pub(super) fn next(&mut self) -> Request<RequestBody<B>>
+    where
+        B: Send + 'static,
+    {
+        self.beside(self.follower())
+    }
+
+    /// Another attempt, which `follower` follows.
+    pub(super) fn beside(&mut self, follower: Arc<dyn Follow>) -> Request<RequestBody<B>> {
+        let (mut head, ()) = Request::new(()).into_parts();
+        let Head { method, uri, headers } = self.head.to_head();
+        (head.method, head.uri, head.version, head.headers) = (method, uri, self.version, headers);
+        // All waits of a call together are bounded.
+        let waited = self.waited_before + self.progress().waited();
+        let told = self.protocol().map(|protocol| protocol.tell_attempts(self.made));
+        let call = self.call();
+        call.waiting_since =
+            Some(waited).filter(|waited| !waited.is_zero()).and_then(|waited| Instant::now().checked_sub(waited));
+        let deadline = call.tell_deadline.zip(call.remaining()).map(|(encode, remaining)| encode(remaining));
+        for (name, mut value) in told.into_iter().chain(deadline) {
+            value.set_sensitive(true);
+            head.headers.insert(name, value);
         }
-        head.extensions = extensions;
-        let body = self.body.again();
+        self.request(head, follower)
+    }
+
+    fn request(&mut self, mut head: Parts, follower: Arc<dyn Follow>) -> Request<RequestBody<B>> {
+        self.made += 1;
+        let lends = self.shared.following.lends;
+        head.extensions = if lends { std::mem::take(&mut self.extensions) } else { self.extensions.clone() };
+        let call = call::of(&mut head.extensions);
+        call.attempt = self.made;
+        call.follower = Some(follower);
+        self.shared.following.start(self.has_attempts());
+        let body = self.shared.again();
         if !self.is_hedged && !self.has_attempts() {
-            self.body.commit(self.made);
+            self.shared.commit(self.made);
         }
         Request::from_parts(head, body)
     }
 
-    fn head(&mut self) -> Parts {
-        self.first.take().unwrap_or_else(|| {
-            let (mut parts, ()) = Request::new(()).into_parts();
-            let Head { method, uri, headers } = self.head.to_head();
-            (parts.method, parts.uri, parts.version, parts.headers) = (method, uri, self.version, headers);
-            parts
-        })
-    }
-
-    fn is_retriable<R>(&self, outcome: &Result<Response<R>, Error>) -> bool {
-        let unprocessed = outcome.as_ref().is_err_and(|error| !error.request_sent());
-        (self.is_repeatable || unprocessed) && is_retriable(&self.policy, self.protocol, outcome)
+    /// An attempt that had the call's extensions is over.
+    pub(super) fn regain(&mut self) {
+        if let Some(extensions) = self.shared.following.returned() {
+            self.extensions = extensions;
+        }
     }
 
     /// Whether the policy has the call tried again after this, which counts for those after it.
     pub(super) fn failed<R>(&self, outcome: &Result<Response<R>, Error>) -> bool {
-        let failed = self.is_retriable(outcome);
+        let failed = self.shared.following.verdict.is_retriable(outcome);
         if let Some(throttle) = self.account.throttle() {
             let head = match outcome {
                 Ok(response) => Some((response.status(), response.headers())),
@@ -176,19 +197,19 @@ impl<B> Plan<B> {
     }
 
     fn forbids_another(&self, headers: &HeaderMap) -> bool {
-        self.protocol.and_then(|protocol| protocol.pushback(headers)) == Some(Pushback::Stop)
+        self.protocol().and_then(|protocol| protocol.pushback(headers)) == Some(Pushback::Stop)
     }
 
     fn is_success(&self, status: StatusCode, headers: &HeaderMap) -> bool {
-        self.protocol.map_or(status.is_success(), |protocol| protocol.is_success(status, headers))
+        self.protocol().map_or(status.is_success(), |protocol| protocol.is_success(status, headers))
     }
 
     pub(super) fn has_attempts(&self) -> bool {
-        self.made < self.policy.max_attempts
+        self.made < self.policy().max_attempts
     }
 
     /// When the next attempt comes after one that ended so.
-    pub(super) fn next<R>(&mut self, outcome: &Result<Response<R>, Error>) -> Next {
+    pub(super) fn delay<R>(&mut self, outcome: &Result<Response<R>, Error>) -> Next {
         let headers = match outcome {
             Ok(response) => Some(response.headers()),
             Err(error) => error.response().map(|(_, headers)| headers),
@@ -198,7 +219,7 @@ impl<B> Plan<B> {
     }
 
     fn told(&mut self, headers: &HeaderMap) -> Option<Next> {
-        match self.protocol.and_then(|protocol| protocol.pushback(headers)) {
+        match self.protocol().and_then(|protocol| protocol.pushback(headers)) {
             Some(Pushback::Stop) => return Some(Next::Never),
             Some(Pushback::After(delay)) => {
                 self.backoff.reset();
@@ -206,16 +227,18 @@ impl<B> Plan<B> {
             }
             None => {}
         }
-        let limited = self.policy.rate_limited.as_deref()?.delay(headers, SystemTime::now())?;
+        let limited = self.policy().rate_limited.as_deref()?.delay(headers, SystemTime::now())?;
         // Half as long again at most, so that those who were refused together do not return together.
         Some(Next::AsTold(limited.mul_f64(1.0 + fastrand::f64() / 2.0)))
     }
 
     /// Whether an attempt after `delay` makes sense, budget aside.
-    pub(super) fn is_possible(&mut self, delay: Duration) -> bool {
+    pub(super) fn is_possible(&self, delay: Duration) -> bool {
+        // Without its call there is nothing to make an attempt of: one that was not even handed to an endpoint had it.
+        let Some(call) = self.extensions.get::<Call>() else { return false };
         // Whatever would come after the deadline tells the caller less than what there is.
-        let in_time = self.call().deadline.is_none_or(|deadline| Instant::now() + delay < deadline);
-        in_time && self.has_attempts() && self.body.is_held()
+        let in_time = call.deadline.is_none_or(|deadline| Instant::now() + delay < deadline);
+        in_time && self.has_attempts() && self.shared.is_held()
     }
 
     /// Allows an attempt after `delay`, and pays for it.
@@ -234,25 +257,24 @@ impl<B> Plan<B> {
 
     /// Whatever the attempts so far send ends: the next one takes their place.
     pub(super) fn end_attempts(&mut self) {
-        self.body.end_readers();
-        let progress = self.progress.clone();
-        self.avoid(&progress);
-        progress.set(Stage::Waiting);
+        self.shared.end_readers();
+        self.avoid(self.progress().stage());
+        self.progress().set(Stage::Waiting);
     }
 
-    /// Later attempts go elsewhere than one did, if they can.
-    pub(super) fn avoid(&mut self, progress: &Progress) {
-        if let Stage::Sent(endpoint) | Stage::Responding(endpoint) = progress.stage() {
+    /// Later attempts go elsewhere than one that stands there, if they can.
+    pub(super) fn avoid(&mut self, stage: Stage) {
+        if let Stage::Sent(endpoint) | Stage::Responding(endpoint) = stage {
             self.call().failed_at(&endpoint);
         }
     }
 
     /// The attempt took longer than one may.
     pub(super) fn timed_out(&self) -> Error {
-        let limit = self.policy.until_head().unwrap_or_default();
+        let limit = self.policy().until_head().unwrap_or_default();
         let mut error =
             Error::new(ErrorKind::Deadline, format!("attempt took longer than the route's {limit:?} per try"));
-        if let Stage::Sent(endpoint) | Stage::Responding(endpoint) = self.progress.stage() {
+        if let Stage::Sent(endpoint) | Stage::Responding(endpoint) = self.progress().stage() {
             error.context_mut().endpoint = Some(endpoint.to_string());
             error = error.sent();
         }
@@ -266,19 +288,19 @@ impl<B> Plan<B> {
         attempt: u32,
         why: Final,
     ) -> Result<Response<R>, Error> {
-        self.body.commit(attempt);
-        let (made, protocol) = (self.made, self.protocol);
-        let call = self.call();
+        self.shared.commit(attempt);
+        let made = self.made;
         if let Ok(response) = &outcome {
-            pass_on(&call.context, protocol, response);
+            pass_on(&self.context, self.protocol(), response);
         }
+        let call = self.extensions.get::<Call>();
         if why == Final::OutOfBudget {
-            call.context.forbid_retry();
-            let cluster = call.cluster.as_ref().map(|cluster| &*cluster.key.name);
+            self.context.forbid_retry();
+            let cluster = call.and_then(|call| call.cluster.as_ref()).map(|cluster| &*cluster.key.name);
             tracing::debug!(cluster, attempts = made, "retry budget used up");
         }
         if let Err(error) = &mut outcome {
-            call.explain(error);
+            call.into_iter().for_each(|call| call.explain(error));
             error.context_mut().attempts = match why {
                 Final::OutOfBudget => Some(format!("{made}, then the cluster's retry budget was used up")),
                 Final::ByPolicy if made > 1 => Some(made.to_string()),

@@ -155,7 +155,7 @@ impl Bench {
 
     async fn send<B>(&self, request: Request<B>) -> Result<Response<Empty<Bytes>>, Error>
     where
-        B: http_body::Body<Data = Bytes, Error = Infallible> + Unpin,
+        B: http_body::Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
     {
         let service = service_fn(|request: Request<RequestBody<B>>| {
             let answer = self.answers.lock().pop_front().unwrap_or(Answer::Well);
@@ -170,11 +170,11 @@ impl Bench {
         mut answer: Answer,
     ) -> Result<Response<Empty<Bytes>>, Error>
     where
-        B: http_body::Body<Data = Bytes, Error = Infallible> + Unpin,
+        B: http_body::Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
     {
         let (head, mut body) = request.into_parts();
         let call = head.extensions.get::<Call>().expect("the call");
-        if let Some(progress) = &call.progress {
+        if let Some(progress) = call.progress() {
             let endpoint = format!("10.0.0.{}:80", call.attempt).parse().expect("an address");
             progress.set(Stage::Sent(endpoint));
         }

@@ -13,6 +13,9 @@
 //! | 9 | [`Cluster`] | an attempt that is not admitted must not take an endpoint's place |
 //! | 10 | [`Balance`] | picks the endpoint and sends; TLS is part of its connections |
 
+#[cfg(feature = "retry")]
+use std::any::TypeId;
+
 use tower_layer::Layer;
 
 use crate::balance::Balance;
@@ -102,7 +105,10 @@ pub(crate) struct ClientStackBuilder {
 }
 
 impl ClientStackBuilder {
-    pub(crate) fn build<L: Layer<Attempt>>(self, attempt_layer: &L) -> ClientStack<L::Service> {
+    pub(crate) fn build<L>(self, attempt_layer: &L) -> ClientStack<L::Service>
+    where
+        L: Layer<Attempt, Service: 'static>,
+    {
         #[cfg(feature = "timeout")]
         let timeout = self.timeout();
         #[cfg(feature = "cluster")]
@@ -113,7 +119,8 @@ impl ClientStackBuilder {
         let mirror = self.mirror.by(attempt.clone());
         let attempt = attempt_layer.layer(attempt);
         #[cfg(feature = "retry")]
-        let attempt = self.retry.layer(attempt);
+        // A layer of the application's may answer by itself, or change what failed.
+        let attempt = self.retry.lend_extensions(TypeId::of::<L::Service>() == TypeId::of::<Attempt>()).layer(attempt);
         #[cfg(feature = "mirror")]
         let attempt = mirror.layer(attempt);
         #[cfg(feature = "filter")]

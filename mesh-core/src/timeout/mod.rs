@@ -95,7 +95,7 @@ fn start<B>(request: &mut Request<B>, settings: Settings) -> Option<Timer> {
         return None;
     }
     let progress = Arc::new(Progress::default());
-    call.progress = Some(progress.clone());
+    call.follower = Some(progress.clone());
     let (cluster, route) = (call.cluster.clone(), call.route_name());
     let Some((remaining, deadline)) = remaining.zip(deadline) else {
         let (deadline, limit) = (never(Instant::now()), Duration::ZERO);

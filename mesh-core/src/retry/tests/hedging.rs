@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::resource::retry_policy::Hedge;
 use crate::retry::body::Shared;
+use crate::retry::following::{Following, Verdict};
 
 /// Attempts that start 100 ms after each other, or as soon as one fails.
 fn hedged(retry_on: &str, attempts: u32) -> RetryPolicy {
@@ -150,7 +151,9 @@ async fn a_reader_goes_on_when_the_one_that_the_body_knows_is_dropped() {
         receiver.poll_recv(cx).map(|data| data.map(|data: Bytes| Ok::<_, Infallible>(Frame::data(data))))
     });
     let budgets = Bench::new(hedged("unavailable", 2)).budgets();
-    let shared = Shared::new(StreamBody::new(frames), true, budgets.clone());
+    let policy = Arc::new(hedged("unavailable", 2));
+    let verdict = Verdict { policy, protocol: None, is_repeatable: true };
+    let shared = Shared::new(StreamBody::new(frames), true, budgets.clone(), Following::new(verdict, None, false));
     let (mut first, mut second) = (shared.again(), shared.again());
     let waiting = tokio::spawn(async move { first.frame().await.map(|frame| frame.expect("infallible").into_data()) });
     tokio::task::yield_now().await;
