@@ -24,6 +24,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, metadata, quick, quick_mesh};
 use crate::support::configured::Setting;
@@ -103,7 +104,7 @@ async fn a_clients_limit_refuses_one_call_more_before_it_is_sent() {
     let (greeter, _control_plane, mesh, client) = limited_client(&filter(gradient())).await;
     greeter.hold();
     let calls = [held(&client, &greeter, None).await, held(&client, &greeter, None).await];
-    let refused = client.hello().await.expect_err("two are under way");
+    let refused = client.hello_within(PATIENCE).await.expect_err("two are under way");
     assert_eq!((refused.code(), refused.message()), (Code::Unavailable, "reached concurrency limit"));
     assert_eq!(greeter.calls(), 2);
     greeter.release();

@@ -33,6 +33,13 @@ pub(crate) struct Args {
     /// Whose rules hold where those of gRPC and Envoy differ.
     #[arg(long, value_enum, default_value = "grpc")]
     profile: ProfileName,
+    /// The cluster that these callers are of, whose endpoints say how many of the calls can stay in their zone; with the
+    /// profile envoy.
+    #[arg(long, value_name = "CLUSTER")]
+    pub(crate) local_cluster: Option<String>,
+    /// Throttles retries by so many tokens, of which a failure takes one and an answer gives a part back (A6).
+    #[arg(long, value_name = "TOKENS,RATIO", value_parser = parse_throttling)]
+    pub(crate) retry_throttling: Option<(u32, f32)>,
     /// The :authority of the calls, if not the target's own.
     #[arg(long, value_name = "HOST")]
     pub(crate) authority: Option<String>,
@@ -42,6 +49,9 @@ pub(crate) struct Args {
     /// Prints a JSON line per call, as it ends.
     #[arg(long)]
     pub(crate) each: bool,
+    /// Adds the values of this header of the response to the line of each call; may be repeated.
+    #[arg(long, value_name = "NAME", requires = "each")]
+    pub(crate) show: Vec<HeaderName>,
     /// Adds to the summary which fields the control plane set that nothing acts on.
     #[arg(long)]
     pub(crate) ignored: bool,
@@ -118,6 +128,11 @@ fn parse_method(text: &str) -> Result<PathAndQuery, String> {
         }
         _ => Err("it is not /package.Service/Method".to_owned()),
     }
+}
+
+fn parse_throttling(text: &str) -> Result<(u32, f32), String> {
+    let parsed = text.split_once(',').and_then(|(tokens, ratio)| Some((tokens.parse().ok()?, ratio.parse().ok()?)));
+    parsed.ok_or_else(|| "it is not two numbers".to_owned())
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {

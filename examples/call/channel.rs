@@ -25,6 +25,14 @@ pub(crate) async fn open(args: &Args) -> Result<(Mesh, Channel), Failure> {
         None => Mesh::builder(),
     };
     let builder = args.allow_files_below.iter().fold(builder, MeshBuilder::allow_files_below);
+    let builder = match &args.local_cluster {
+        Some(name) => builder.local_cluster(name.as_str()),
+        None => builder,
+    };
+    let builder = match args.retry_throttling {
+        Some((tokens, ratio)) => builder.retry_throttling(tokens, ratio),
+        None => builder,
+    };
     let mesh = builder.profile(args.profile()).build().await?;
     let channel = match &args.authority {
         Some(authority) => MeshChannel::builder(&mesh, &args.target).authority(authority).build()?,

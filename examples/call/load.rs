@@ -10,7 +10,8 @@ use mesh_core::CallOptions;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
-use tonic::{Request, Status};
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
 
 use crate::args::Args;
 use crate::channel::{Channel, Endpoint};
@@ -25,6 +26,8 @@ pub(crate) struct Ended {
     pub(crate) at: Duration,
     pub(crate) took: Duration,
     pub(crate) result: Result<Bytes, Status>,
+    /// Those of the answer, of a call that succeeded.
+    pub(crate) headers: MetadataMap,
     /// The endpoint that it was sent to, if it was sent.
     pub(crate) endpoint: Option<String>,
 }
@@ -85,11 +88,16 @@ impl Load {
     async fn call(&self, number: u64) -> Ended {
         let started = Instant::now();
         let endpoint = Endpoint::default();
-        let result = self.unary(number, endpoint.clone()).await;
-        Ended { number, at: self.start.elapsed(), took: started.elapsed(), result, endpoint: endpoint.get() }
+        let answer = self.unary(number, endpoint.clone()).await;
+        let (at, took) = (self.start.elapsed(), started.elapsed());
+        let (headers, result) = match answer.map(Response::into_parts) {
+            Ok((headers, reply, _)) => (headers, Ok(reply)),
+            Err(status) => (MetadataMap::new(), Err(status)),
+        };
+        Ended { number, at, took, result, headers, endpoint: endpoint.get() }
     }
 
-    async fn unary(&self, number: u64, endpoint: Endpoint) -> Result<Bytes, Status> {
+    async fn unary(&self, number: u64, endpoint: Endpoint) -> Result<Response<Bytes>, Status> {
         let mut request = Request::new(self.args.data.clone());
         *request.metadata_mut() = self.args.metadata(number);
         if !self.args.deadline.is_zero() {
@@ -99,6 +107,6 @@ impl Load {
         request.extensions_mut().insert(CallOptions::new().wait_for_ready(self.args.wait_for_ready));
         let mut grpc = tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(self.args.max_reply);
         grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
-        Ok(grpc.unary(request, self.args.method.clone(), Raw).await?.into_inner())
+        grpc.unary(request, self.args.method.clone(), Raw).await
     }
 }

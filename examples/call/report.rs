@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
+use http::HeaderName;
 use mesh_core::{IgnoredField, Setting};
 use serde::Serialize;
 use tonic::Code;
@@ -37,6 +38,9 @@ pub(crate) struct Report {
     in_force: Option<Vec<String>>,
     #[serde(skip)]
     each: bool,
+    /// Headers of answers that are shown.
+    #[serde(skip)]
+    show: Vec<HeaderName>,
     #[serde(skip)]
     last_reply: Option<Bytes>,
     /// Of all calls, in nanoseconds.
@@ -53,6 +57,8 @@ struct Line<'a> {
     ms: f64,
     endpoint: Option<&'a str>,
     message: Option<&'a str>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<&'a str, Vec<&'a str>>,
 }
 
 impl Report {
@@ -69,6 +75,7 @@ impl Report {
             ignored: None,
             in_force: None,
             each: args.each,
+            show: args.show.clone(),
             last_reply: None,
             latencies: Histogram::new_with_bounds(1, HOUR, 3).expect("these bounds and this precision are possible"),
         }
@@ -76,14 +83,16 @@ impl Report {
 
     /// Counts a call.
     pub(crate) fn add(&mut self, ended: Ended) {
-        let Ended { number, at, took, result, endpoint } = ended;
+        let Ended { number, at, took, result, headers, endpoint } = ended;
         let (code, message) = match &result {
             Ok(_) => (Code::Ok, None),
             Err(status) => (status.code(), Some(status.message())),
         };
         if self.each {
             let endpoint = endpoint.as_deref();
-            let line = Line { n: number, t_ms: ms(at), code: name(code), ms: ms(took), endpoint, message };
+            let values = |name| headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+            let headers = self.show.iter().map(|name| (name.as_str(), values(name.as_str()))).collect();
+            let line = Line { n: number, t_ms: ms(at), code: name(code), ms: ms(took), endpoint, message, headers };
             println!("{}", serde_json::to_string(&line).expect("numbers and strings are JSON"));
         }
         self.calls += 1;

@@ -4,7 +4,7 @@ import pytest
 
 from support import calls, servers
 from support.envoy import proxy
-from support.xds import assignment, cluster, endpoints, listener, locality, member, route, routes
+from support.xds import assignment, bootstrap, cluster, endpoints, listener, locality, member, route, routes
 
 TARGET = "xds:///table"
 KEYS = 400
@@ -187,3 +187,39 @@ def test_shares_of_priorities(sides, backends, case):
     assert shares[0] == pytest.approx(shares[1], abs=100 * POINT)
     if expected:
         assert shares[0] == pytest.approx(expected, abs=100 * POINT)
+
+
+# Of the callers and of the endpoints how many are in each of three zones, of which ours is the first, and what the cluster
+# says besides: shares are compared, and equal to those expected where these are known.
+ZONES = {
+    "all stay": ((1, 1, 1), (2, 2, 2), {}, [1, 0, 0]),
+    "two of three stay": ((2, 1, 1), (2, 2, 2), {}, [2 / 3, 1 / 6, 1 / 6]),
+    "the others have room of their own": ((3, 1, 2), (2, 3, 1), {}, None),
+    "few endpoints here": ((1, 1, 1), (1, 2, 3), {}, None),
+    "many endpoints here": ((1, 2, 3), (4, 1, 1), {}, [1, 0, 0]),
+    "half of the calls": ((1, 1, 1), (2, 2, 2), {"routing_enabled": {"value": 50}}, None),
+    "too few endpoints": ((1, 1, 1), (2, 2, 2), {"min_cluster_size": 7}, [1 / 3] * 3),
+    "none here": ((1, 1, 1), (0, 3, 3), {}, [0, 1 / 2, 1 / 2]),
+}
+
+
+@pytest.mark.parametrize("case", ZONES)
+def test_shares_of_zones(programs, folder, tmp_path, backends, case):
+    callers, counts, zones, expected = ZONES[case]
+    left = iter(backends)
+    members = [[next(left) for _ in range(count)] for count in counts]
+    # Nobody calls the callers.
+    peers = [[f"192.0.2.{zone + 1}:{port + 1}" for port in range(count)] for zone, count in enumerate(callers)]
+    spread = lambda name, sets: assignment(name, *(locality(zone, *of) for zone, of in zip("abc", sets) if of))
+    one = cluster("one", common_lb_config={"zone_aware_lb_config": zones})
+    sets = [(one, spread("one", members)), (cluster("callers"), spread("callers", peers))]
+    table = routes("table", route("one"))
+    node = {"id": "interop", "cluster": "interop", "locality": {"region": "a"}}
+    folder.put(listener("table"), table, *(part for pair in sets for part in pair))
+    config = bootstrap(tmp_path, servers.control_plane(programs, folder).address, node)
+    envoy = proxy(programs, table, *sets, node=node, cluster_manager={"local_cluster_name": "callers"})
+    sides = Sides(programs, config, envoy).shares(profile="envoy", **{"local-cluster": "callers"})
+    ours, theirs = ([sum(side.get(at, 0) for at in zone) for zone in members] for side in sides)
+    assert ours == pytest.approx(theirs, abs=POINT)
+    if expected:
+        assert ours == pytest.approx(expected, abs=POINT)

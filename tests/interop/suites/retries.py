@@ -1,5 +1,7 @@
 """Retries: our client makes the attempts that gRPC C-core's makes, by the same policies of our control plane."""
 
+import json
+
 import pytest
 
 from support import calls, servers
@@ -109,3 +111,35 @@ def test_no_attempt_starts_after_the_deadline(outcome):
     done, taken = outcome(policy("unavailable", 3, retry_back_off=slow), headers=failing("UNAVAILABLE"), deadline="1s")
     # C-core waits for the deadline, and ours says at once what the last attempt failed of.
     assert (done.failed, taken) == (1, 1)
+
+
+# Tokens, what an answer gives back, and how many attempts the server fails before it answers all: the calls of one client,
+# one after the other, make the same attempts as those of gRPC C-core's, whose service config says what our code says (A6).
+THROTTLINGS = [(4, 0.5, 3), (4, 0.5, 9), (4, 1.0, 6), (10, 0.1, 4), (10, 0.5, 8), (10, 0.5, 30), (2, 0.1, 1), (1000, 1.0, 12)]
+
+
+@pytest.mark.parametrize(("tokens", "ratio", "times"), THROTTLINGS)
+def test_throttling_lets_the_same_attempts_pass(programs, folder, tmp_path, tokens, ratio, times):
+    number = 20
+    options = {"count": number, "each": True, "headers": failing("UNAVAILABLE", times)}
+    ends = []
+
+    def run(client, target, server, **more):
+        done = calls.call(programs, client, target, **options, **more)
+        ends.append(([line["code"] for line in done.each], servers.calls_taken(server)))
+
+    server = servers.c_core_echo(programs)
+    table = routes("greeter", route("greeter"))
+    table["virtual_hosts"][0]["routes"][0]["route"]["retry_policy"] = policy("unavailable", 4)
+    folder.put(*service("greeter", server.address))
+    folder.put(table)
+    config = bootstrap(tmp_path, servers.control_plane(programs, folder).address)
+    run(calls.mesh(), TARGET, server, bootstrap=config, **{"retry-throttling": f"{tokens},{ratio}"})
+
+    server = servers.c_core_echo(programs)
+    backoff = {"initialBackoff": "0.025s", "maxBackoff": "0.050s", "backoffMultiplier": 2}
+    retry = {"maxAttempts": 5, **backoff, "retryableStatusCodes": ["UNAVAILABLE"]}
+    throttling = {"maxTokens": tokens, "tokenRatio": ratio}
+    said = {"methodConfig": [{"name": [{}], "retryPolicy": retry}], "retryThrottling": throttling}
+    run(calls.c_core(), f"static:///{server.address}", server, **{"service-config": json.dumps(said)})
+    assert ends[0] == ends[1]

@@ -73,11 +73,11 @@ def fixed_cluster(name, *addresses):
     return http2_cluster(name, type="STATIC", load_assignment=plain(xds.endpoints(name, *addresses)))
 
 
-def proxy(programs, table, *sets):
+def proxy(programs, table, *sets, filters=(), **more):
     """An Envoy that is configured as a client by xDS would be; each set is a cluster and its assignment."""
-    inbound = plain(xds.socket_listener("in", codec_type="HTTP2", route_config=plain(table)))
+    inbound = plain(xds.socket_listener("in", filters, codec_type="HTTP2", route_config=plain(table)))
     clusters = [_with_endpoints(cluster, assignment) for cluster, assignment in sets]
-    return Envoy(programs, {"static_resources": {"listeners": [inbound], "clusters": clusters}})
+    return Envoy(programs, {"static_resources": {"listeners": [inbound], "clusters": clusters}, **more})
 
 
 def _with_endpoints(cluster, assignment):

@@ -48,9 +48,9 @@ def listener(name, routes=None, filters=()):
     return {"@type": LISTENER, "name": name, "api_listener": {"api_listener": manager(*filters, **rds(routes or name))}}
 
 
-def socket_listener(name, **http):
+def socket_listener(name, http_filters=(), **http):
     """A listener for Envoy, at a port that the system chooses."""
-    filters = [{"name": "http", "typed_config": manager(**http)}]
+    filters = [{"name": "http", "typed_config": manager(*http_filters, **http)}]
     return {"@type": LISTENER, "name": name, "address": address("127.0.0.1:0"), "filter_chains": [{"filters": filters}]}
 
 

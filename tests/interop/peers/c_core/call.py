@@ -22,6 +22,8 @@ def options():
     parser.add_argument("--xds-credentials", action="store_true", help="TLS as the control plane says (A29)")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--each", action="store_true")
+    parser.add_argument("--show", action="append", default=[], help="a header of the answers for the line of each call")
+    parser.add_argument("--service-config", help="in the place of round robin, for static targets")
     parser.add_argument("--count", type=int, default=1)
     parser.add_argument("--concurrency", type=int, default=1)
     parser.add_argument("--rate", type=float)
@@ -70,12 +72,13 @@ class Calls:
         metadata = [(name, numbered(value, number)) for name, value in self.args.header]
         call = self.send(self.args.data, metadata=metadata, timeout=self.args.deadline)
         code, message = await call.code(), await call.details()
-        headers = dict(await call.initial_metadata() or ())
-        self.note(number, begin, code.name, message or "", headers.get("echo-address"))
+        headers = list(await call.initial_metadata() or ())
+        self.note(number, begin, code.name, message or "", headers)
         if code.name == "OK":
             self.reply = await call
 
-    def note(self, number, begin, code, message, endpoint):
+    def note(self, number, begin, code, message, headers):
+        endpoint = dict(headers).get("echo-address")
         now = time.monotonic()
         taken = (now - begin) * 1000
         self.codes[code] += 1
@@ -87,7 +90,8 @@ class Calls:
         if self.args.each:
             since = (now - self.begin) * 1000
             line = {"n": number, "t_ms": since, "code": code, "ms": taken, "endpoint": endpoint, "message": message}
-            print(json.dumps(line), flush=True)
+            shown = {name: [value for key, value in headers if key == name] for name in self.args.show}
+            print(json.dumps(line | ({"headers": shown} if shown else {})), flush=True)
 
     async def by_concurrency(self):
         left = iter(range(self.args.count))
@@ -123,7 +127,7 @@ async def main(args):
     target, config = args.target, []
     if target.startswith("static:///"):
         target = "ipv4:" + target.removeprefix("static:///")
-        config = [("grpc.service_config", _ROUND_ROBIN)]
+        config = [("grpc.service_config", args.service_config or _ROUND_ROBIN)]
     # The fallback where the control plane asks for no TLS.
     credentials = grpc.experimental.insecure_channel_credentials()
     if args.xds_credentials:
