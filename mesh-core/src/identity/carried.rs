@@ -122,7 +122,7 @@ impl CertificateProvider for Carried {
                 Box::pin(pending())
             }
             Self::Files(files) => {
-                let interval = if files.is_watched { REFRESH_WATCHED } else { REFRESH };
+                let interval = files.refresh_interval();
                 let read = move |_: Option<&KeyMaterial>| files.material();
                 Box::pin(watch(interval, read, publisher))
             }
@@ -131,6 +131,10 @@ impl CertificateProvider for Carried {
 }
 
 impl CarriedFiles {
+    fn refresh_interval(&self) -> Duration {
+        if self.is_watched { REFRESH_WATCHED } else { REFRESH }
+    }
+
     fn read(&self) -> Result<Contents, BoxError> {
         let (identity, trust) = match &self.what {
             FilesOf::Identity { chain, key } => (Some([chain.read()?, key.read()?]), None),
@@ -223,5 +227,96 @@ impl fmt::Debug for Content {
             Self::Inline(bytes) => write!(f, "{} bytes", bytes.len()),
             Self::File(file) => file.fmt(f),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, IsCa, KeyIdMethod,
+        KeyPair,
+    };
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::files::AllowedFolders;
+
+    /// An authority of its own.
+    fn issuer() -> CertifiedIssuer<'static, KeyPair> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    fn lists(issuer: &CertifiedIssuer<'static, KeyPair>) -> RevocationLists {
+        let now = std::time::SystemTime::now();
+        let list = CertificateRevocationListParams {
+            this_update: now.into(),
+            next_update: (now + Duration::from_secs(60)).into(),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let pem = list.signed_by(issuer).unwrap().pem().unwrap();
+        RevocationLists::from_pem(pem.as_bytes()).unwrap()
+    }
+
+    fn file(folder: &Path, name: &str, content: &str) -> NamedFile {
+        fs::write(folder.join(name), content).unwrap();
+        let mut allowed = AllowedFolders::default();
+        allowed.allow(folder);
+        allowed.named(folder.join(name).to_str().unwrap()).unwrap()
+    }
+
+    fn files(what: FilesOf) -> CarriedFiles {
+        CarriedFiles { what, vouching: Vouching::default(), is_watched: false }
+    }
+
+    #[test]
+    fn roots_in_a_file_vouch_for_no_more_than_the_resource_says() {
+        let (folder, issuer) = (TempDir::new().unwrap(), issuer());
+        let roots = files(FilesOf::Roots(file(folder.path(), "ca", &issuer.pem())));
+        let trust = roots.material().unwrap().0.trust.expect("roots");
+        assert!(trust.revocation_lists().is_none() && trust.peers().is_none());
+        let revoked = Some(lists(&issuer));
+        let limited = CarriedFiles { vouching: Vouching { revoked: revoked.clone(), ..Vouching::default() }, ..roots };
+        let (material, _) = limited.material().unwrap();
+        assert!(material.identity.is_none());
+        assert!(material.trust.expect("roots").revocation_lists() == revoked.as_ref());
+    }
+
+    #[test]
+    fn a_certificate_is_read_with_its_key_and_both_are_named_where_they_are_files() {
+        let (folder, issuer) = (TempDir::new().unwrap(), issuer());
+        let chain = file(folder.path(), "crt", &issuer.pem());
+        let key = || file(folder.path(), "key", &issuer.key().serialize_pem());
+        let inline = Content::Inline(issuer.pem().into_bytes().into());
+        let folder = folder.path().display();
+        for (chain, list) in
+            [(Content::File(chain), format!("{folder}/crt and {folder}/key")), (inline, format!("{folder}/key"))]
+        {
+            let pair = files(FilesOf::Identity { chain, key: key() });
+            let (material, _) = pair.material().unwrap();
+            assert!(material.identity.is_some() && material.trust.is_none());
+            let carried = Carried::Files(pair);
+            assert!(carried.at_once().is_none());
+            assert_eq!((carried.kind(), &*carried.name()), ("files", &*list));
+            assert_eq!(carried.label(), format!("the files {list} that the resource names"));
+        }
+        assert!(
+            files(FilesOf::Identity { chain: Content::Inline(b"none"[..].into()), key: key() }).material().is_err()
+        );
+    }
+
+    #[test]
+    fn files_are_read_oftener_if_their_folder_is_to_be_watched() {
+        let (folder, issuer) = (TempDir::new().unwrap(), issuer());
+        let roots = files(FilesOf::Roots(file(folder.path(), "ca", &issuer.pem())));
+        assert_eq!(roots.refresh_interval(), Duration::from_secs(600));
+        assert_eq!(CarriedFiles { is_watched: true, ..roots }.refresh_interval(), Duration::from_secs(10));
     }
 }

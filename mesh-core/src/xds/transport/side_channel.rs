@@ -263,3 +263,121 @@ impl fmt::Debug for SideChannel {
         f.debug_struct("SideChannel").field("target", &self.target()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::io::DuplexStream;
+    use tokio::sync::mpsc;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::bootstrap::{Bootstrap, GrpcService};
+    use crate::xds::transport::connector::BoxIo;
+
+    /// A service in this process: refuses connections, or hands on its ends of them.
+    struct Service {
+        channel: SideChannel,
+        refuses: Arc<AtomicBool>,
+        connections: mpsc::UnboundedReceiver<DuplexStream>,
+    }
+
+    fn service() -> Service {
+        let allowed = GrpcService::new("127.0.0.1:1").insecure();
+        let bootstrap = Bootstrap::builder("a:1").insecure().allow_grpc_service(allowed).build().expect("a bootstrap");
+        let (runtime, end) = (Handle::current(), CancellationToken::new());
+        let (refuses, (accepted, connections)) = (Arc::new(AtomicBool::new(true)), mpsc::unbounded_channel());
+        let connect = {
+            let refuses = refuses.clone();
+            move || {
+                if refuses.load(Ordering::Relaxed) {
+                    return Err(io::Error::from(io::ErrorKind::ConnectionRefused));
+                }
+                let (ours, theirs) = tokio::io::duplex(1 << 16);
+                accepted.send(theirs).expect("the test listens");
+                Ok(Box::new(ours) as BoxIo)
+            }
+        };
+        let transport = GrpcTransport::in_process(Arc::new(connect), &bootstrap, GrpcOptions::default(), &runtime);
+        let server = bootstrap.allowed_grpc_services()[0].clone();
+        let channel = SideChannel::new(server, GrpcOptions::default(), &runtime, &end);
+        channel.inner.state.lock().transport = Some(transport.expect("a transport"));
+        Service { channel, refuses, connections }
+    }
+
+    impl Service {
+        async fn call(&self) -> Result<Bytes, StreamError> {
+            self.channel.call("/a/b", HeaderMap::new(), Bytes::new()).await
+        }
+
+        /// How long calls fail from now on without another attempt to connect.
+        fn backoff(&self) -> Duration {
+            match &self.channel.inner.state.lock().link {
+                Link::Failed(_, until) => until.saturating_duration_since(Instant::now()),
+                _ => panic!("the last attempt failed"),
+            }
+        }
+
+        /// Makes calls until so many attempts have failed; how long the last one is waited out.
+        async fn fails(&self, attempts: u32) -> Duration {
+            for _ in 1..attempts {
+                self.call().await.expect_err("it is refused");
+                sleep(self.backoff()).await;
+            }
+            self.call().await.expect_err("it is refused");
+            self.backoff()
+        }
+
+        /// Takes a connection, which lives for so long and has no calls, and is over then.
+        async fn serves(&mut self, life: Duration) {
+            self.refuses.store(false, Ordering::Relaxed);
+            let connecting = self.channel.inner.slot();
+            let accepting = async {
+                let accepted = self.connections.recv().await.expect("a connection");
+                h2::server::handshake(accepted).await.expect("a handshake")
+            };
+            let (slot, mut connection): (_, h2::server::Connection<_, Bytes>) = tokio::join!(connecting, accepting);
+            drop(slot.expect("it is connected"));
+            let ends = async {
+                sleep(life).await;
+            };
+            tokio::select! {
+                _ = connection.accept() => panic!("nobody calls"),
+                () = ends => {}
+            }
+            self.refuses.store(true, Ordering::Relaxed);
+            drop(connection);
+            // The client finds the end of it before its next call does.
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_cannot_be_reached_is_tried_ever_less_often_until_it_was_there_for_a_while() {
+        let longest_first = BACKOFF.initial.mul_f64(1.0 + BACKOFF.jitter);
+        let mut service = service();
+        assert!(service.fails(1).await <= longest_first);
+        sleep(BACKOFF.max).await;
+        assert!(service.fails(6).await > 3 * BACKOFF.initial);
+        sleep(BACKOFF.max * 2).await;
+        // One that closes its connections at once is not there.
+        service.serves(SHORT_LIFE / 2).await;
+        service.call().await.expect_err("its connection is over");
+        assert!(service.backoff() > 3 * BACKOFF.initial);
+        sleep(BACKOFF.max * 2).await;
+        service.serves(2 * SHORT_LIFE).await;
+        assert!(service.fails(1).await <= longest_first, "it was there, and should be looked for soon");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_fail_at_once_while_a_failure_is_young() {
+        let service = service();
+        service.call().await.expect_err("it is refused");
+        let before = Instant::now();
+        service.call().await.expect_err("it was refused a moment ago");
+        assert_eq!(before.elapsed(), Duration::ZERO);
+        assert!(service.connections.is_empty());
+    }
+}

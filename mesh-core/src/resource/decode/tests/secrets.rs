@@ -497,6 +497,27 @@ fn of_several_sources_one_is_used_and_the_others_are_listed_or_refused() {
 }
 
 #[test]
+fn a_context_has_the_whole_chain_looked_up_in_its_own_lists_or_its_leaf_alone() {
+    let Pems { list, .. } = pems();
+    let lists = RevocationLists::from_pem(list.as_bytes()).expect("lists");
+    for (only_verify_leaf_cert_crl, lists) in [(false, lists.clone()), (true, lists.leaf_only())] {
+        let validated = tls::CertificateValidationContext {
+            ca_certificate_provider_instance: instance(),
+            crl: text(&list),
+            only_verify_leaf_cert_crl,
+            ..trusting(None)
+        };
+        let kind = Some(ValidationContextType::ValidationContext(validated));
+        let common = tls::CommonTlsContext { validation_context_type: kind, ..Default::default() };
+        for side in [Side::Client, Side::Server] {
+            let (read, said) = context(|at| validation(&common, side, at));
+            assert_eq!(said, "");
+            assert!(read.expect("it is good").revoked.as_ref() == Some(&lists), "{only_verify_leaf_cert_crl}");
+        }
+    }
+}
+
+#[test]
 fn a_server_believes_no_roots_of_the_system_and_holds_nobody_to_names_without_roots() {
     let context_of = |validation| {
         let kind = Some(ValidationContextType::ValidationContext(validation));
