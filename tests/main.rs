@@ -54,6 +54,7 @@ mod server_listeners;
 mod server_mtls;
 mod sessions;
 mod shutdown;
+mod siege;
 mod socket_matches;
 mod spiffe_validator;
 mod storm;

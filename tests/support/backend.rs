@@ -48,6 +48,7 @@ struct State {
     in_flight: Counter,
     connections: Counter,
     messages: Counter,
+    replies: Counter,
     seen: Mutex<Vec<SeenCall>>,
     held: watch::Sender<bool>,
     behaviour: Mutex<Behaviour>,
@@ -88,6 +89,7 @@ impl Backend {
             in_flight: Counter::new(),
             connections: Counter::new(),
             messages: Counter::new(),
+            replies: Counter::new(),
             seen: Mutex::default(),
             held: watch::Sender::new(false),
             behaviour: Mutex::default(),
@@ -218,6 +220,11 @@ impl Backend {
         self.state.messages.get()
     }
 
+    /// How many replies the calls to `SayHelloStream` had, whether they were sent or not.
+    pub(crate) fn replies(&self) -> u64 {
+        self.state.replies.get()
+    }
+
     /// The calls that came, with their metadata.
     pub(crate) fn seen(&self) -> Vec<SeenCall> {
         self.state.seen.lock().clone()
@@ -305,9 +312,10 @@ impl Greeter for Instance {
         let call = self.state.admit("SayHelloStream", &request).await?;
         let count = request.into_inner().name.parse().unwrap_or(3);
         let replies = stream::repeat_with({
-            let reply = self.state.reply();
+            let (reply, replies) = (self.state.reply(), self.state.replies.clone());
             move || {
                 let _in_flight = &call;
+                replies.add(1);
                 Ok(reply.clone())
             }
         });

@@ -11,6 +11,7 @@
 //! }).await;
 //! ```
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -18,7 +19,7 @@ use std::panic::AssertUnwindSafe;
 use futures_util::FutureExt;
 use mesh_examples::helloworld::HelloReply;
 use prost::Message;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -27,11 +28,13 @@ use super::Counter;
 // Frame types (RFC 9113, 6).
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
+pub(crate) const PRIORITY: u8 = 2;
 pub(crate) const RST_STREAM: u8 = 3;
 pub(crate) const SETTINGS: u8 = 4;
 pub(crate) const PING: u8 = 6;
 pub(crate) const GOAWAY: u8 = 7;
 pub(crate) const WINDOW_UPDATE: u8 = 8;
+pub(crate) const CONTINUATION: u8 = 9;
 
 // Flags.
 pub(crate) const ACK: u8 = 0x1;
@@ -113,6 +116,17 @@ pub(crate) struct Frame {
     pub(crate) payload: Vec<u8>,
 }
 
+impl Frame {
+    async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Self> {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await?;
+        let [a, b, c, kind, flags, stream_id @ ..] = head;
+        let mut payload = vec![0; usize::try_from(u32::from_be_bytes([0, a, b, c])).expect("64 bits")];
+        stream.read_exact(&mut payload).await?;
+        Ok(Self { kind, flags, stream: u32::from_be_bytes(stream_id) & 0x7fff_ffff, payload })
+    }
+}
+
 /// One connection, as the side that a test plays sees it.
 pub(crate) struct Peer {
     stream: TcpStream,
@@ -161,6 +175,33 @@ impl Peer {
     }
 }
 
+/// A client that sends more than a server is to bear.
+impl Peer {
+    /// Sends what `next` makes of 0, 1, 2, … for as long as the server lets it, reads what comes meanwhile, and returns how often each
+    /// type of frame came before the server ended the connection.
+    pub(crate) async fn flood(&mut self, mut next: impl FnMut(u32) -> Vec<u8>) -> HashMap<u8, usize> {
+        let (mut reading, mut writing) = self.stream.split();
+        let mut came = HashMap::new();
+        let sends = async {
+            for number in 0.. {
+                // The server may end the connection before it has all of it; that is seen by who reads.
+                if writing.write_all(&next(number)).await.is_err() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let reads = async {
+            while let Ok(frame) = Frame::read(&mut reading).await {
+                *came.entry(frame.kind).or_default() += 1;
+            }
+        };
+        tokio::select! { () = sends => {} () = reads => {} }
+        came
+    }
+}
+
 /// Reading.
 impl Peer {
     /// Reads the preface and writes the server's settings.
@@ -173,12 +214,7 @@ impl Peer {
 
     /// The next frame, whatever it is.
     pub(crate) async fn next_frame(&mut self) -> io::Result<Frame> {
-        let mut head = [0; 9];
-        self.stream.read_exact(&mut head).await?;
-        let [a, b, c, kind, flags, stream @ ..] = head;
-        let mut payload = vec![0; usize::try_from(u32::from_be_bytes([0, a, b, c])).expect("64 bits")];
-        self.stream.read_exact(&mut payload).await?;
-        Ok(Frame { kind, flags, stream: u32::from_be_bytes(stream) & 0x7fff_ffff, payload })
+        Frame::read(&mut self.stream).await
     }
 
     /// The next frame of this type. Settings and pings before it are acknowledged, other frames skipped.
@@ -267,15 +303,19 @@ impl Peer {
 
     /// A frame, right or wrong.
     pub(crate) async fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(payload.len()).expect("a short frame").to_be_bytes();
-        let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
-        self.bytes(&[head.as_slice(), payload].concat()).await
+        self.bytes(&frame(kind, flags, stream, payload)).await
     }
 
     /// Bytes that need not be a frame.
     pub(crate) async fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes).await
     }
+}
+
+/// The bytes of a frame, right or wrong.
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a short frame").to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// Headers as literals that are not indexed, without Huffman coding (RFC 7541, 6.2.2).

@@ -167,7 +167,11 @@ where
     let mut heard = 0;
     loop {
         tokio::select! {
-            result = http2.as_mut() => return if result.is_ok() { "it was done" } else { "it was lost" },
+            result = http2.as_mut() => return match result {
+                Ok(()) => "it was done",
+                Err(_) if traffic.is_flood() => "its client sent too many frames that ask for nothing",
+                Err(_) => "it was lost",
+            },
             () = ends.cut.cancelled() => return "it was cut",
             () = ends.shutdown.cancelled(), if !shuts_down => shuts_down = true,
             // Also of one that drains for its certificates: what it serves by may be gone.

@@ -9,8 +9,11 @@ use std::task::{Context, Poll};
 use pin_project::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 #[cfg(feature = "tls")]
 use tokio_rustls::server::TlsStream;
+
+use super::frames::{Flood, Frames};
 
 /// The preface of HTTP/2 and the head of the SETTINGS frame behind it (RFC 9113, 3.4): who sent less has not begun.
 const BEGINNING: usize = 24 + 9;
@@ -84,6 +87,7 @@ struct Counts {
     read: AtomicUsize,
     has_begun: AtomicBool,
     is_writing: AtomicBool,
+    is_flood: AtomicBool,
 }
 
 impl Traffic {
@@ -102,6 +106,16 @@ impl Traffic {
         self.0.is_writing.load(Ordering::Relaxed)
     }
 
+    /// Whether the peer sent so many frames that ask for nothing that no more is read.
+    pub(super) fn is_flood(&self) -> bool {
+        self.0.is_flood.load(Ordering::Relaxed)
+    }
+
+    fn flooded(&self, Flood: Flood) -> io::Error {
+        self.0.is_flood.store(true, Ordering::Relaxed);
+        io::Error::other("a flood of frames that ask for nothing")
+    }
+
     fn came(&self, bytes: usize) {
         // One task alone reads, so nothing is lost between the two.
         let read = self.read().wrapping_add(bytes);
@@ -116,18 +130,19 @@ impl Traffic {
     }
 }
 
-/// A stream whose traffic is noticed.
+/// A stream whose traffic is noticed, and that ends when its peer floods it.
 #[pin_project]
 pub(super) struct Noticed<I> {
     #[pin]
     inner: I,
     traffic: Traffic,
+    frames: Frames,
 }
 
 impl<I> Noticed<I> {
     pub(super) fn new(inner: I) -> (Self, Traffic) {
         let traffic = Traffic::default();
-        (Self { inner, traffic: traffic.clone() }, traffic)
+        (Self { inner, traffic: traffic.clone(), frames: Frames::new(Instant::now()) }, traffic)
     }
 }
 
@@ -136,8 +151,12 @@ impl<I: AsyncRead> AsyncRead for Noticed<I> {
         let this = self.project();
         let before = buffer.filled().len();
         let result = this.inner.poll_read(cx, buffer);
-        this.traffic.came(buffer.filled().len() - before);
-        result
+        let came = &buffer.filled()[before..];
+        this.traffic.came(came.len());
+        match this.frames.came(came) {
+            Ok(()) => result,
+            Err(flood) => Poll::Ready(Err(this.traffic.flooded(flood))),
+        }
     }
 }
 
@@ -145,7 +164,9 @@ impl<I: AsyncWrite> AsyncWrite for Noticed<I> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.project();
         this.traffic.writing(true);
-        this.inner.poll_write(cx, bytes)
+        let result = this.inner.poll_write(cx, bytes);
+        this.frames.wrote(&result);
+        result
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -173,7 +194,9 @@ impl<I: AsyncWrite> AsyncWrite for Noticed<I> {
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
         this.traffic.writing(true);
-        this.inner.poll_write_vectored(cx, parts)
+        let result = this.inner.poll_write_vectored(cx, parts);
+        this.frames.wrote(&result);
+        result
     }
 }
 

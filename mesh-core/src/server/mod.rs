@@ -16,6 +16,7 @@ mod answer;
 mod caller;
 mod connection;
 mod follow;
+mod frames;
 mod held;
 mod io;
 mod listener;

@@ -1,0 +1,311 @@
+//! Clients that attack a server with HTTP/2 (R-17 of the plan for reliability): each way that an advisory knows, while others call.
+//! Who resets streams, or makes the server do so, is in `server.rs`.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mesh_core::Mesh;
+use mesh_core::server::ServerOptions;
+use mesh_tonic::MeshServer;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::support::backend::Backend;
+use crate::support::client::Client;
+use crate::support::frames::{
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE, PING, PRIORITY, Peer,
+    RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, header_block,
+};
+use crate::support::in_time;
+use crate::support::served::Served;
+
+/// Calls that are made beside each attack, at least.
+const CALLS: usize = 20;
+const SOON: Duration = Duration::from_millis(200);
+const PADDED: u8 = 0x8;
+
+/// What a flood begins with, and what it repeats.
+type Flood = (&'static str, Vec<Vec<u8>>, Vec<u8>);
+/// What is sent for each stream.
+type Attack = (&'static str, fn(u32) -> Vec<u8>);
+
+/// A server, and somebody who calls it whatever others do.
+struct Siege {
+    greeter: Backend,
+    server: Served,
+    client: Client,
+    _mesh: Mesh,
+}
+
+impl Siege {
+    async fn start(options: ServerOptions) -> Self {
+        Self::of(Backend::start("a").await, options).await
+    }
+
+    async fn of(greeter: Backend, options: ServerOptions) -> Self {
+        let server = Served::start(options, |server: MeshServer| server.add_service(greeter.service())).await;
+        let mesh = Mesh::builder().build().await.expect("a mesh");
+        let client = Client::new(&mesh, &server.target());
+        assert_eq!(client.hello().await.unwrap(), greeter.name());
+        Self { greeter, server, client, _mesh: mesh }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// What comes of an attack, which no call beside it feels.
+    async fn bears<T>(&self, what: &str, attack: impl Future<Output = T>) -> T {
+        let over = Cell::new(false);
+        let attack = async {
+            let outcome = attack.await;
+            over.set(true);
+            outcome
+        };
+        let calls = async {
+            let mut calls = 0;
+            while calls < CALLS || !over.get() {
+                let answer = self.client.hello().await;
+                assert_eq!(answer.as_deref().map_err(ToString::to_string), Ok(self.greeter.name()), "beside: {what}");
+                calls += 1;
+            }
+        };
+        in_time(what, async { tokio::join!(attack, calls).0 }).await
+    }
+
+    /// That an attacker who sends all this is cut, and leaves nothing behind.
+    async fn cuts(&self, what: &str, begin: &[Vec<u8>], next: impl FnMut(u32) -> Vec<u8>) -> HashMap<u8, usize> {
+        let mut attacker = Peer::connect(self.address()).await.unwrap();
+        attacker.bytes(&begin.concat()).await.unwrap();
+        let came = self.bears(what, attacker.flood(next)).await;
+        self.is_alone(what).await;
+        came
+    }
+
+    /// That there is nothing but the client's connection, and nothing is done for anybody else.
+    async fn is_alone(&self, what: &str) {
+        self.server.wait_for(what, |status| (status.connections, status.in_flight) == (1, 0)).await;
+        self.greeter.wait_for_in_flight(0).await;
+    }
+}
+
+/// The head of a call of the greeter, without its end.
+fn call(stream: u32, method: &str) -> Vec<u8> {
+    let path = format!("/helloworld.Greeter/{method}");
+    let block = header_block(&[
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", &path),
+        (":authority", "greeter"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ]);
+    frame(HEADERS, END_HEADERS, stream, &block)
+}
+
+/// A whole call of the greeter, with this name.
+fn whole_call(stream: u32, method: &str, name: &str) -> Vec<u8> {
+    let length = u8::try_from(name.len()).expect("a short name");
+    let message = [&[0, 0, 0, 0, length + 2, 0x0a, length], name.as_bytes()].concat();
+    [call(stream, method), frame(DATA, END_STREAM, stream, &message)].concat()
+}
+
+fn settings(id: u16, value: u32) -> Vec<u8> {
+    frame(SETTINGS, 0, 0, &[&id.to_be_bytes()[..], &value.to_be_bytes()].concat())
+}
+
+fn times(count: usize, bytes: &[u8]) -> Vec<u8> {
+    bytes.repeat(count)
+}
+
+/// The `number`th stream that a client opens.
+fn stream(number: u32) -> u32 {
+    2 * number + 1
+}
+
+#[tokio::test]
+async fn r17_frames_that_ask_for_nothing_end_the_connection_that_is_flooded_with_them() {
+    let it = Siege::start(ServerOptions::new()).await;
+    let priority = |stream: u32| frame(PRIORITY, 0, stream, &[0, 0, 0, 0, 16]);
+    let floods: [Flood; 8] = [
+        ("PING (CVE-2019-9512)", vec![], frame(PING, 0, 0, &[7; 8])),
+        ("acknowledged PINGs that nobody sent", vec![], frame(PING, ACK, 0, &[7; 8])),
+        ("SETTINGS (CVE-2019-9515)", vec![], frame(SETTINGS, 0, 0, &[])),
+        (
+            "windows that open and shut under open streams",
+            (0..100).map(|number| call(stream(number), "Chat")).collect(),
+            [settings(INITIAL_WINDOW_SIZE, 0), settings(INITIAL_WINDOW_SIZE, 1 << 20)].concat(),
+        ),
+        ("PRIORITY (CVE-2019-9513)", vec![call(1, "Chat")], [priority(1), priority(3), priority(5)].concat()),
+        ("resets of a stream that is closed", vec![call(1, "Chat")], frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes())),
+        ("frames of no known type", vec![], frame(0xbe, 0, 0, b"anything")),
+        ("windows of a stream, one byte at a time", vec![call(1, "Chat")], frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1])),
+    ];
+    for (what, begin, next) in floods {
+        it.cuts(what, &begin, |_| times(100, &next)).await;
+    }
+}
+
+/// As it cannot be answered, no more is read of it, and it ends by its silence.
+#[tokio::test]
+async fn r17_a_client_that_asks_and_never_reads_is_cut_and_little_is_made_for_it() {
+    const REPLY: usize = 10_000;
+    let greeter = Backend::start(&"a".repeat(REPLY)).await;
+    let it = Siege::of(greeter, ServerOptions::new().keepalive(Some(SOON), SOON)).await;
+    let mut attacker = Peer::connect(it.address()).await.unwrap();
+    attacker.bytes(&settings(INITIAL_WINDOW_SIZE, u32::MAX >> 1)).await.unwrap();
+    // Each has more to answer than all buffers on the way take.
+    let calls: Vec<u8> = (0..10).flat_map(|number| whole_call(stream(number), "SayHelloStream", "100000000")).collect();
+    attacker.bytes(&calls).await.unwrap();
+    it.bears("a deaf client (CVE-2019-9517)", it.is_alone("a deaf client")).await;
+    let bytes = it.greeter.replies() * REPLY as u64;
+    // What the system's buffers take, and 400 kB for each call.
+    assert!(bytes < 32 << 20, "{bytes} bytes were made for who takes none");
+    drop(attacker);
+}
+
+#[tokio::test]
+async fn r17_headers_without_an_end_end_the_connection() {
+    let it = Siege::start(ServerOptions::new()).await;
+    let begun = || vec![frame(HEADERS, 0, 1, &header_block(&[(":method", "POST"), (":path", "/")]))];
+    let small = frame(CONTINUATION, 0, 1, &header_block(&[("x-more", "and more")]));
+    it.cuts("CONTINUATION (RUSTSEC-2024-0332)", &begun(), |_| small.clone()).await;
+    it.cuts("empty CONTINUATION (CVE-2019-9518)", &begun(), |_| frame(CONTINUATION, 0, 1, &[])).await;
+    // A value of 2 MiB (RFC 7541, 5.1), of which none may be kept.
+    let endless = [&[0, 1, b'x', 0x7f][..], &[0x81, 0xff, 0x7f]].concat();
+    let begun = vec![frame(HEADERS, 0, 1, &endless)];
+    it.cuts("one header without an end", &begun, |_| frame(CONTINUATION, 0, 1, &[b'v'; 16_000])).await;
+    assert_eq!(it.greeter.seen().iter().filter(|seen| seen.method != "SayHello").count(), 0);
+}
+
+#[tokio::test]
+async fn r17_frames_without_content_end_the_connection() {
+    let it = Siege::start(ServerOptions::new()).await;
+    let open = || vec![call(1, "CollectHellos")];
+    let data = |flags, payload: &[u8]| times(100, &frame(DATA, flags, 1, payload));
+    it.cuts("empty DATA (CVE-2019-9518, RUSTSEC-2026-0258)", &open(), |_| data(0, &[])).await;
+    it.cuts("DATA of padding alone", &open(), |_| data(PADDED, &[0])).await;
+    it.cuts("empty HEADERS", &[], |number| frame(HEADERS, END_HEADERS, stream(number), &[])).await;
+    it.cuts("HEADERS again and again", &open(), |_| frame(HEADERS, END_HEADERS, 1, &header_block(&[("x", "y")]))).await;
+    // Headers whose name is empty (CVE-2019-9516).
+    it.cuts("nameless headers", &[], |number| frame(HEADERS, END_HEADERS, stream(number), &[0, 0, 0].repeat(1_000)))
+        .await;
+}
+
+/// Of a message that comes a byte at a time no more is kept than of one that comes at once.
+#[tokio::test]
+async fn r17_a_message_in_frames_of_one_byte_that_nobody_reads_ends_the_connection() {
+    let it = Siege::start(ServerOptions::new()).await;
+    it.greeter.hold();
+    let mut attacker = Peer::connect(it.address()).await.unwrap();
+    attacker.bytes(&call(1, "CollectHellos")).await.unwrap();
+    it.greeter.wait_for_in_flight(1).await;
+    let drip = times(100, &frame(DATA, 0, 1, &[0]));
+    in_time("frames of one byte", attacker.flood(|_| drip.clone())).await;
+    it.greeter.release();
+    it.is_alone("frames of one byte").await;
+}
+
+#[tokio::test]
+async fn r17_headers_that_are_larger_than_they_look_reach_no_handler_and_end_the_connection() {
+    let it = Siege::start(ServerOptions::new()).await;
+    // One header of 3,000 bytes is put into the table (RFC 7541, 6.2.1), and named 15,000 times (6.1): 45 MB.
+    let value = [b'v'; 3_000];
+    let literal = [&[0x40, 1, b'x', 0x7f][..], &[0xb9, 0x16], &value].concat();
+    let request = header_block(&[(":method", "POST"), (":scheme", "http"), (":path", "/helloworld.Greeter/SayHello")]);
+    let bomb = |number: u32| {
+        let named = vec![0xbe; 15_000];
+        let block = [&request[..], if number == 0 { &literal } else { &[] }, &named].concat();
+        let (first, rest) = block.split_at(16_000.min(block.len()));
+        let id = stream(number);
+        [frame(HEADERS, END_STREAM, id, first), frame(CONTINUATION, END_HEADERS, id, rest)].concat()
+    };
+    it.cuts("HPACK bomb (CVE-2016-6581)", &[], bomb).await;
+    let many = header_block(&[("x-y", "z")]).repeat(1_900);
+    let lists = |number| frame(HEADERS, END_HEADERS | END_STREAM, stream(number), &[&request[..], &many].concat());
+    it.cuts("lists of 1,900 headers", &[], lists).await;
+    assert!(it.greeter.seen().iter().all(|seen| seen.metadata.len() < 20), "a handler got them");
+}
+
+/// Streams that the server is made to reset while it works on them (CVE-2025-8671), or to refuse.
+#[tokio::test]
+async fn r17_a_client_that_has_the_server_reset_its_streams_is_cut_and_has_no_more_calls_than_streams() {
+    let it = Siege::start(ServerOptions::new().max_concurrent_streams(50)).await;
+    it.greeter.hold();
+    let before = it.greeter.calls();
+    let attacks: [Attack; 3] = [
+        ("streams whose window overflows", |number| {
+            let overflow = 0x7fff_ffff_u32.to_be_bytes();
+            [call(stream(number), "Chat"), frame(WINDOW_UPDATE, 0, stream(number), &overflow)].concat()
+        }),
+        ("streams that go on behind their end", |number| {
+            [whole_call(stream(number), "SayHello", ""), frame(DATA, 0, stream(number), &[0])].concat()
+        }),
+        ("more streams than allowed", |number| call(stream(number), "Chat")),
+    ];
+    for (what, next) in attacks {
+        let mut attacker = Peer::connect(it.address()).await.unwrap();
+        let came = in_time(what, attacker.flood(next)).await;
+        let (resets, most) = (came.get(&RST_STREAM).copied().unwrap_or_default(), 256);
+        assert!(resets <= most, "{what}: {resets} resets");
+        it.server.wait_for(what, |status| (status.connections, status.in_flight) == (1, 0)).await;
+    }
+    let calls = it.greeter.calls() - before;
+    assert!(calls <= 3 * 256, "{calls} calls were begun");
+    it.greeter.release();
+    it.bears("all that", async {}).await;
+    it.is_alone("all that").await;
+}
+
+/// Slow readers (CVE-2019-9511): the protocol allows them, so they cost no more than their streams until their time is up.
+#[tokio::test]
+async fn r17_a_client_that_takes_no_byte_of_its_answers_holds_its_own_streams_alone_and_until_its_age() {
+    let options = ServerOptions::new().max_concurrent_streams(20).max_connection_age(Some(5 * SOON)).drain_grace(SOON);
+    let it = Siege::start(options).await;
+    let mut attacker = Peer::connect(it.address()).await.unwrap();
+    attacker.bytes(&settings(INITIAL_WINDOW_SIZE, 0)).await.unwrap();
+    let calls: Vec<u8> = (0..20).flat_map(|number| whole_call(stream(number), "SayHelloStream", "100000000")).collect();
+    attacker.bytes(&calls).await.unwrap();
+    it.server.wait_for("calls", |status| status.open.iter().any(|open| open.in_flight == 20)).await;
+    let slow = async {
+        // It answers what it is asked, so it is there; and takes a byte of each answer now and then.
+        let mut answered = 0;
+        while let Ok(frame_) = attacker.next_frame().await {
+            let ack = matches!(frame_.kind, PING | SETTINGS) && frame_.flags & ACK == 0;
+            if ack
+                && attacker
+                    .frame(frame_.kind, ACK, 0, &frame_.payload.repeat(usize::from(frame_.kind == PING)))
+                    .await
+                    .is_err()
+            {
+                break;
+            }
+            answered += usize::from(frame_.kind == DATA);
+            if frame_.kind == GOAWAY {
+                assert_eq!(answered, 0, "bytes that there was no window for");
+            }
+        }
+    };
+    it.bears("a slow reader", slow).await;
+    it.server.wait_for("the end of the slow reader", |status| status.in_flight == 0).await;
+}
+
+/// What is no HTTP/2 at all, from connections that never get to a call.
+#[tokio::test]
+async fn r17_what_is_no_http2_ends_without_a_call() {
+    let it = Siege::start(ServerOptions::new().handshake_timeout(SOON)).await;
+    let garbage = async {
+        for seed in 0..20_u8 {
+            let mut stream = TcpStream::connect(it.address()).await.unwrap();
+            let bytes: Vec<u8> = (0..4_000_u32).map(|at| (at * 31 + u32::from(seed) * 17) as u8).collect();
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, &bytes).await;
+            let mut rest = Vec::new();
+            let _ = timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await.expect("it ends");
+        }
+    };
+    it.bears("garbage", garbage).await;
+    it.is_alone("garbage").await;
+}
