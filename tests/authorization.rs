@@ -13,9 +13,8 @@ use mesh_xds_proto::envoy::config::rbac::v3::permission::Rule;
 use mesh_xds_proto::envoy::config::rbac::v3::principal::{Authenticated, Identifier};
 use mesh_xds_proto::envoy::config::rbac::v3::rbac::audit_logging_options::{AuditCondition, AuditLoggerConfig};
 use mesh_xds_proto::envoy::config::rbac::v3::rbac::{Action, AuditLoggingOptions};
-use mesh_xds_proto::envoy::config::rbac::v3::{Permission, Policy, Principal, Rbac as Rules};
+use mesh_xds_proto::envoy::config::rbac::v3::{Permission, Principal, Rbac as Rules};
 use mesh_xds_proto::envoy::config::route::v3::HeaderMatcher;
-use mesh_xds_proto::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use mesh_xds_proto::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
 use mesh_xds_proto::envoy::extensions::rbac::audit_loggers::stream::v3::StdoutAuditLog;
 use mesh_xds_proto::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
@@ -30,43 +29,13 @@ use crate::support::backend::Backend;
 use crate::support::client::{self, Client, quick, quick_mesh};
 use crate::support::configured::Setting;
 use crate::support::in_time;
+use crate::support::log::Log;
 use crate::support::pki::{dns, uri};
+use crate::support::rbac::{allow, any, deny, header, permission, principal, rbac, rules, with_header};
 use crate::support::secured_server::{CLIENT, Site, optional, secured};
 use crate::support::served::Served;
 
 const HELLO: &str = "/helloworld.Greeter/SayHello";
-
-fn any() -> (Permission, Principal) {
-    (permission(Rule::Any(true)), principal(Identifier::Any(true)))
-}
-
-fn permission(rule: Rule) -> Permission {
-    Permission { rule: Some(rule) }
-}
-
-fn principal(identifier: Identifier) -> Principal {
-    Principal { identifier: Some(identifier) }
-}
-
-fn rules(action: Action, policies: impl IntoIterator<Item = (Permission, Principal)>) -> Rules {
-    let policies = policies.into_iter().enumerate().map(|(place, (permission, principal))| {
-        let policy = Policy { permissions: vec![permission], principals: vec![principal], ..Default::default() };
-        (format!("policy-{place}"), policy)
-    });
-    Rules { action: action as i32, policies: policies.collect(), ..Default::default() }
-}
-
-fn rbac(action: Action, policies: impl IntoIterator<Item = (Permission, Principal)>) -> Rbac {
-    Rbac { rules: Some(rules(action, policies)), ..Default::default() }
-}
-
-fn allow(policies: impl IntoIterator<Item = (Permission, Principal)>) -> Rbac {
-    rbac(Action::Allow, policies)
-}
-
-fn deny(policies: impl IntoIterator<Item = (Permission, Principal)>) -> Rbac {
-    rbac(Action::Deny, policies)
-}
 
 fn with(filter: &Rbac) -> FilterChainBuilder {
     filter_chain().filter("rbac", filter)
@@ -75,11 +44,6 @@ fn with(filter: &Rbac) -> FilterChainBuilder {
 fn path(path: &str) -> Permission {
     let exact = StringMatcher { match_pattern: Some(MatchPattern::Exact(path.into())), ..Default::default() };
     permission(Rule::UrlPath(PathMatcher { rule: Some(path_matcher::Rule::Path(exact)) }))
-}
-
-fn header(name: &str, value: &str) -> HeaderMatcher {
-    let specifier = Some(HeaderMatchSpecifier::ExactMatch(value.into()));
-    HeaderMatcher { name: name.into(), header_match_specifier: specifier, ..Default::default() }
 }
 
 fn inverted(header: HeaderMatcher) -> HeaderMatcher {
@@ -226,10 +190,20 @@ async fn every_filter_of_the_chain_must_let_a_call_pass() {
 }
 
 #[tokio::test]
-async fn shadow_rules_change_nothing() {
-    let shadow = Some(rules(Action::Deny, [any()]));
+async fn shadow_rules_change_nothing_and_what_they_would_have_refused_is_logged() {
+    let log = Log::of_everything();
+    let shadow = Some(rules(Action::Deny, [with_header("x-evil", "yes")]));
     let it = Setting::start(with(&Rbac { shadow_rules: shadow, ..allow([any()]) }), ServerOptions::new()).await;
     assert_eq!(it.client.recovers().await, "a");
+    let says = "shadow rules would have refused a call: policy `policy-0` of filter `rbac` denies it";
+    assert_eq!(log.lines_with(says), 0, "they let this one pass");
+    let evil = || client::metadata(&[("x-evil", "yes")]);
+    assert_eq!(it.client.hello_with(evil()).await.expect("it is served"), "a");
+    assert_eq!((log.lines_with(says), it.server.status().refused_calls), (1, 0));
+    // Rules beside them refuse all the same.
+    let shadow = Some(rules(Action::Allow, [any()]));
+    it.changes_to(with(&Rbac { shadow_rules: shadow, ..deny([any()]) })).await;
+    it.answers(Err(Code::PermissionDenied)).await.unwrap_err();
 }
 
 #[tokio::test]

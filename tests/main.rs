@@ -35,6 +35,7 @@ mod jwt;
 mod load;
 mod mirroring;
 mod mtls;
+mod open_streams;
 mod outlier_detection;
 mod peers;
 mod pick_first;

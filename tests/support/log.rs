@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tracing::Level;
 use tracing::subscriber::DefaultGuard;
 
 /// What is logged on this thread while it lives.
@@ -18,15 +19,28 @@ struct Text(Arc<Mutex<Vec<u8>>>);
 impl Log {
     /// Warnings and errors.
     pub(crate) fn of_warnings() -> Self {
+        Self::from(Level::WARN)
+    }
+
+    /// Whatever anybody logs, libraries too.
+    pub(crate) fn of_everything() -> Self {
+        Self::from(Level::TRACE)
+    }
+
+    fn from(level: Level) -> Self {
         let text = Text::default();
         let writer = text.clone();
-        let logging =
-            tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(move || writer.clone());
-        Self { text, _logging: tracing::subscriber::set_default(logging.finish()) }
+        let logging = tracing_subscriber::fmt().with_max_level(level).with_ansi(false);
+        let logging = logging.with_writer(move || writer.clone()).finish();
+        Self { text, _logging: tracing::subscriber::set_default(logging) }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.text.0.lock()).into_owned()
     }
 
     pub(crate) fn lines_with(&self, part: &str) -> usize {
-        String::from_utf8_lossy(&self.text.0.lock()).lines().filter(|line| line.contains(part)).count()
+        self.text().lines().filter(|line| line.contains(part)).count()
     }
 }
 

@@ -18,6 +18,7 @@ pub(crate) mod log;
 pub(crate) mod network;
 pub(crate) mod orca;
 pub(crate) mod pki;
+pub(crate) mod rbac;
 pub(crate) mod relay;
 pub(crate) mod sds;
 pub(crate) mod secured;
