@@ -2,11 +2,18 @@
 
 import pytest
 
-from support import servers
+from support import leaks, servers
 from support.calls import mesh
 from support.process import Programs
 from support.site import Site
 from support.xds import Folder, bootstrap
+
+
+@pytest.fixture(scope="session", autouse=True)
+def secrets_stay_secret():
+    """Fails the suite, at its end, if a program of ours printed a private key or a token."""
+    yield
+    assert not leaks.found(), "\n".join(leaks.found())
 
 
 @pytest.fixture

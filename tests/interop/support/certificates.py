@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from support import leaks
+
 _BACKDATED, _DAY = datetime.timedelta(minutes=5), datetime.timedelta(days=1)
 _USAGES = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
 
@@ -130,4 +132,4 @@ def _certificate(subject, issuer, key, life):
 
 def _pem(key):
     encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    return key.private_bytes(encoding, form, serialization.NoEncryption())
+    return leaks.key(key.private_bytes(encoding, form, serialization.NoEncryption()))

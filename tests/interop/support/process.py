@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 
+from support import leaks
 from support.wait import until
 
 
@@ -20,6 +21,7 @@ class Program:
         self.argv = [str(word) for word in argv]
         self.output = folder / f"{name}.out"
         self.errors = folder / f"{name}.err"
+        leaks.outputs_of(self)
         with self.output.open("wb") as out, self.errors.open("wb") as err:
             self.process = subprocess.Popen(
                 self.argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=os.environ | (env or {})

@@ -8,6 +8,8 @@ import json
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
 
+from support import leaks
+
 _HASHES = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}
 _CURVES = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1()}
 
@@ -74,4 +76,4 @@ def token(key, alg, claims, **header):
     }
     body = claims if isinstance(claims, str) else json.dumps(claims)
     signed = f"{encoded(json.dumps(head).encode())}.{encoded(body.encode())}"
-    return f"{signed}.{encoded(key.sign(alg, signed.encode()))}"
+    return leaks.token(f"{signed}.{encoded(key.sign(alg, signed.encode()))}")
