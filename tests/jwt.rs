@@ -46,7 +46,7 @@ use crate::support::jwt::{Issuer, now};
 use crate::support::log::Log;
 use crate::support::served::Served;
 
-fn provider(issuer: &str, keys: &Issuer) -> pb::JwtProvider {
+pub(crate) fn provider(issuer: &str, keys: &Issuer) -> pb::JwtProvider {
     let keys = DataSource { specifier: Some(Specifier::InlineString(keys.set())), ..Default::default() };
     pb::JwtProvider {
         issuer: issuer.into(),
@@ -60,7 +60,7 @@ fn requires(requirement: RequiresType) -> pb::JwtRequirement {
     pb::JwtRequirement { requires_type: Some(requirement) }
 }
 
-fn by(provider: &str) -> pb::JwtRequirement {
+pub(crate) fn by(provider: &str) -> pb::JwtRequirement {
     requires(RequiresType::ProviderName(provider.into()))
 }
 
@@ -74,13 +74,13 @@ fn prefix(prefix: &str) -> Option<RouteMatch> {
 }
 
 /// One provider, `joe`, and one rule for all calls.
-fn filter(provider: pb::JwtProvider, requirement: pb::JwtRequirement) -> pb::JwtAuthentication {
+pub(crate) fn filter(provider: pb::JwtProvider, requirement: pb::JwtRequirement) -> pb::JwtAuthentication {
     let rule =
         pb::RequirementRule { r#match: prefix("/"), requirement_type: Some(RequirementType::Requires(requirement)) };
     pb::JwtAuthentication { providers: [("joe".into(), provider)].into(), rules: vec![rule], ..Default::default() }
 }
 
-fn chain(filter: &pb::JwtAuthentication) -> FilterChainBuilder {
+pub(crate) fn chain(filter: &pb::JwtAuthentication) -> FilterChainBuilder {
     filter_chain().filter("jwt", filter)
 }
 
