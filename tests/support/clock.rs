@@ -11,7 +11,7 @@ use tokio::time::{advance, pause};
 /// How often the time of a test is set forward.
 const TICK: Duration = Duration::from_millis(2);
 /// By how much at most: what is beyond that is a time in which nothing ran, and no reason to give anything up.
-const MOST: Duration = Duration::from_millis(50);
+pub(crate) const MOST: Duration = Duration::from_millis(50);
 
 thread_local! {
     static IS_RUNNING: Cell<bool> = const { Cell::new(false) };
