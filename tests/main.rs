@@ -36,7 +36,6 @@ mod jwt;
 mod load;
 mod mirroring;
 mod mtls;
-mod open_streams;
 mod outlier_detection;
 mod peers;
 mod pick_first;

@@ -15,10 +15,8 @@ use http::Request;
 use indexmap::IndexSet;
 use tokio_util::sync::CancellationToken;
 
-use super::ConnectInfo;
 use super::access::{denied, inbound_call};
 use super::mode::ServingMode;
-use super::open::OpenCalls;
 use super::passage::{Passage, Terms};
 use super::secure::Securing;
 use super::state::ConnectionState;
@@ -30,7 +28,6 @@ use crate::resource::filter::FilterConfig;
 use crate::resource::filter_chain::{FilterChain, FilterChains};
 use crate::resource::listener::{Listener, RouteSource, SocketListener};
 use crate::resource::matcher::RequestHead;
-use crate::resource::rbac::RbacFilter;
 use crate::resource::rbac::access::decide;
 use crate::resource::route::RouteAction;
 use crate::resource::route_config::RouteConfiguration;
@@ -67,11 +64,7 @@ pub(super) struct Admission {
 
 /// The chain of connections. What it holds may change while they are open.
 #[derive(Debug)]
-pub(super) struct ChainState {
-    in_force: ArcSwap<ChainInForce>,
-    /// Those of its calls that end when it denies them.
-    open: OpenCalls,
-}
+pub(super) struct ChainState(ArcSwap<ChainInForce>);
 
 #[derive(Debug)]
 struct ChainInForce {
@@ -112,7 +105,7 @@ impl Setup {
     /// What the first of the others falls short of.
     pub(super) fn check(&self, securing: &Securing) -> Result<(), Error> {
         self.chains.iter().try_for_each(|state| {
-            let in_force = state.in_force.load();
+            let in_force = state.0.load();
             let ChainInForce { chain, .. } = &**in_force;
             securing.check(&chain.name, chain.security.as_ref()).map_err(|error| in_force.located(error))
         })
@@ -122,7 +115,7 @@ impl Setup {
     pub(super) fn concurrency(&self) -> Vec<ConcurrencyStatus> {
         let (mut seen, mut all) = (HashSet::new(), Vec::new());
         for state in &self.chains {
-            let in_force = state.in_force.load();
+            let in_force = state.0.load();
             let chain = &in_force.chain.name;
             in_force.passed.iter().for_each(|chains| {
                 chains.each_filter(&mut |filter, config| {
@@ -139,16 +132,7 @@ impl Setup {
 
     /// Gives its connections what other chains with the same matches say.
     fn update(&self, chains: Vec<ChainInForce>) {
-        for (state, chain) in self.chains.iter().zip(chains) {
-            state.in_force.store(Arc::new(chain));
-            state.open.judge(state);
-        }
-    }
-
-    /// Judges the calls that were let in under another setup, as if they came now.
-    fn judge_calls_of(&self, before: &Self) {
-        let chain_of = |info: &ConnectInfo| self.admit(info.local_address, info.peer_address)?.chain;
-        before.chains.iter().for_each(|state| state.open.hand_on(chain_of));
+        self.chains.iter().zip(chains).for_each(|(state, chain)| state.0.store(Arc::new(chain)));
     }
 
     fn has_the_matches_of(&self, other: &FilterChains) -> bool {
@@ -157,36 +141,9 @@ impl Setup {
 }
 
 impl ChainState {
-    fn new(chain: ChainInForce) -> Self {
-        Self { in_force: ArcSwap::from_pointee(chain), open: OpenCalls::default() }
-    }
-
-    pub(super) fn open(&self) -> &OpenCalls {
-        &self.open
-    }
-
-    /// What its policies say of a call that has passed its filters already. What is not theirs to say denies none, such as that
-    /// no route leads to it any more.
-    pub(super) fn allows(&self, request: &Request<()>, deny_by_default: bool) -> Result<(), Error> {
-        let chain = self.in_force.load();
-        let Ok(routes) = &chain.routes else { return Ok(()) };
-        let head = RequestHead::of(request);
-        let Some(place) = routes.virtual_host_index(head.authority) else { return Ok(()) };
-        let host = &routes.virtual_hosts[place];
-        let Some(index) = host.route(&head, || fastrand::u32(..1_000_000)) else { return Ok(()) };
-        let passed = chain.passed[place].get(index, 0);
-        // What a composite would have the call pass may be what allows it.
-        let is_known = passed.is_none_or(|chain| {
-            !chain.filters.iter().any(|filter| matches!(filter.config, FilterConfig::Composite(_)))
-        });
-        let call = inbound_call(request);
-        decide(&call, policies(passed), deny_by_default && is_known, None)
-            .map_err(|refusal| denied(refusal, &call, &host.routes[index].name))
-    }
-
     /// What secures its connections; that never changes.
     pub(super) fn security(&self) -> Option<Arc<DownstreamTls>> {
-        self.in_force.load().chain.security.clone()
+        self.0.load().chain.security.clone()
     }
 
     /// Whether a call is to be served: its route says so, with `non_forwarding_action` (A36), and its policies do (A41).
@@ -197,7 +154,7 @@ impl ChainState {
         terms: &Terms,
         connection: &Arc<ConnectionState>,
     ) -> Result<Option<Passage>, Error> {
-        let chain = self.in_force.load();
+        let chain = self.0.load();
         let routes = chain.routes.as_ref().map_err(|problem| chain.located(problem.to_error()))?;
         let head = RequestHead::of(request);
         let place = routes.virtual_host_index(head.authority).ok_or_else(|| {
@@ -230,25 +187,21 @@ fn pass<B>(
     terms: &Terms,
     connection: &Arc<ConnectionState>,
 ) -> Result<Option<Passage>, Error> {
-    match passed {
+    let filters = match passed {
         None if !terms.deny_by_default => return Ok(None),
         Some(chain) if !chain.only_decides() => {
             return Ok(Some(Passage::new(chain.clone(), route.clone(), terms, connection)));
         }
-        _ => {}
-    }
-    let call = inbound_call(request);
-    decide(&call, policies(passed), terms.deny_by_default, Some(&terms.audit))
-        .map_err(|refusal| denied(refusal, &call, route))?;
-    Ok(None)
-}
-
-/// Those of the filters that are policies.
-fn policies(passed: Option<&Arc<Chain>>) -> impl Iterator<Item = (&str, &RbacFilter)> {
-    passed.into_iter().flat_map(|chain| &chain.filters).filter_map(|filter| match &filter.config {
+        passed => passed.into_iter().flat_map(|chain| &chain.filters),
+    };
+    let filters = filters.filter_map(|filter| match &filter.config {
         FilterConfig::Rbac(rbac) => Some((&*filter.name, &**rbac)),
         _ => None,
-    })
+    });
+    let call = inbound_call(request);
+    decide(&call, filters, terms.deny_by_default, Some(&terms.audit))
+        .map_err(|refusal| denied(refusal, &call, route))?;
+    Ok(None)
 }
 
 impl ChainInForce {
@@ -339,7 +292,7 @@ impl InForce {
     }
 
     fn chains(&self) -> Vec<Arc<ChainInForce>> {
-        self.setup.chains.iter().map(|state| state.in_force.load_full()).collect()
+        self.setup.chains.iter().map(|state| state.0.load_full()).collect()
     }
 }
 
@@ -526,7 +479,7 @@ impl Watcher {
                 in_force.setup.clone()
             }
             _ => {
-                let chains = chains.into_iter().map(|chain| Arc::new(ChainState::new(chain)));
+                let chains = chains.into_iter().map(|chain| Arc::new(ChainState(ArcSwap::from_pointee(chain))));
                 let (chains, drain) = (chains.collect(), CancellationToken::new());
                 Arc::new(Setup { matches: Some(listener.clone()), chains, drain })
             }
@@ -545,9 +498,6 @@ impl Watcher {
         let now = self.in_force.as_ref().map(|now| &now.setup);
         if let Some(before) = before.filter(|before| !now.is_some_and(|now| Arc::ptr_eq(now, before))) {
             before.drain.cancel();
-            if let Some(now) = now {
-                now.judge_calls_of(&before);
-            }
         }
     }
 

@@ -21,7 +21,6 @@ mod held;
 mod io;
 mod listener;
 mod mode;
-mod open;
 mod options;
 mod parties;
 mod passage;

@@ -28,7 +28,6 @@ pub struct ServerOptions {
     pub(crate) shutdown_timeout: Duration,
     pub(super) tcp: TcpConfig,
     pub(super) deny_by_default: bool,
-    pub(super) ends_denied_streams: bool,
     pub(crate) concurrency_limit: Option<Arc<ConcurrencyLimit>>,
 }
 
@@ -46,7 +45,6 @@ impl Default for ServerOptions {
             shutdown_timeout: Duration::from_secs(30),
             tcp: TcpConfig::default(),
             deny_by_default: false,
-            ends_denied_streams: false,
             concurrency_limit: None,
         }
     }
@@ -129,17 +127,6 @@ impl ServerOptions {
     /// Default: calls that nothing denies are served, as in gRPC.
     pub fn deny_by_default(mut self) -> Self {
         self.deny_by_default = true;
-        self
-    }
-
-    /// Ends calls that are open when policies (RBAC, A41) come into force that deny them, at once: the caller hears that it is not
-    /// allowed, and what the handler would still read of it fails. Policies see such a call as its filters let it pass; its token is
-    /// not verified again, and other filters are not asked. [`ServerStatus::refused_calls`] counts it. Each call's head is kept for
-    /// that. Default: policies decide when a call begins, as in gRPC.
-    ///
-    /// [`ServerStatus::refused_calls`]: crate::ServerStatus::refused_calls
-    pub fn end_denied_streams(mut self) -> Self {
-        self.ends_denied_streams = true;
         self
     }
 

@@ -31,8 +31,6 @@ use crate::snapshot::{Chain, ChainFilter};
 pub(super) struct Terms {
     pub(super) protocol: Option<&'static dyn InboundProtocol>,
     pub(super) deny_by_default: bool,
-    /// Calls that are open end when they are denied.
-    pub(super) ends_denied_streams: bool,
     pub(super) running: Arc<Running>,
     pub(super) audit: Arc<AuditLog>,
 }

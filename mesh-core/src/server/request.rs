@@ -20,7 +20,6 @@ use super::answer::{Answer, ResponseBody, State};
 use super::caller::Caller;
 use super::held::HeldCall;
 use super::listener::ChainState;
-use super::open::{OpenCall, Watched};
 use super::passage::{Next, Passage, Terms};
 use super::state::{ConnectionState, InFlight, ServerState};
 use crate::deadline::InboundProtocol;
@@ -43,37 +42,22 @@ pub struct ConnectInfo {
 /// The body of a request.
 #[pin_project]
 #[derive(Debug)]
-pub struct RequestBody {
-    #[pin]
-    incoming: Incoming,
-    /// What may end it before its end.
-    watched: Option<Watched>,
-}
-
-impl RequestBody {
-    fn new(incoming: Incoming, call: Option<&Arc<OpenCall>>) -> Self {
-        Self { incoming, watched: call.map(Watched::new) }
-    }
-}
+pub struct RequestBody(#[pin] Incoming);
 
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let this = self.project();
-        if this.watched.as_mut().is_some_and(|watched| watched.poll_denied(cx).is_ready()) {
-            return Poll::Ready(Some(Err(Error::new(ErrorKind::PermissionDenied, NOT_ALLOWED))));
-        }
-        this.incoming.poll_frame(cx).map(|frame| frame.map(|result| result.map_err(unreadable)))
+        self.project().0.poll_frame(cx).map(|frame| frame.map(|result| result.map_err(unreadable)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.0.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.0.size_hint()
     }
 }
 
@@ -113,13 +97,6 @@ pub(super) struct Refusals {
 }
 
 impl<S> Calls<S> {
-    /// A call that is to end when it is denied.
-    fn open(&self) -> Option<Arc<OpenCall>> {
-        let Terms { deny_by_default, ends_denied_streams, .. } = self.terms;
-        let chain = self.chain.as_ref().filter(|_| ends_denied_streams)?;
-        Some(OpenCall::new(chain.clone(), deny_by_default, self.refusals.clone()))
-    }
-
     /// What is left to be done before the call is served, or why it is not.
     fn admit(&self, request: &Request<RequestBody>) -> Result<Option<Passage>, Error> {
         one_authority(request)?;
@@ -136,28 +113,10 @@ impl<S> Calls<S> {
     }
 }
 
-/// Keeps a call that has passed its filters, if it may have to be ended.
-///
-/// # Errors
-///
-/// It is denied by what came into force meanwhile.
-pub(super) fn enter(request: &Request<RequestBody>) -> Result<(), Error> {
-    request.body().watched.as_ref().map_or(Ok(()), |watched| watched.call.enter(request))
-}
-
 impl Refusals {
     /// The head of the answer to a call that is not to be served, for this reason.
     pub(super) fn answer(&self, error: &Error) -> Response<()> {
         self.server.refuse_call(error);
-        self.told(error)
-    }
-
-    /// The head of the answer to a call that is not allowed.
-    pub(super) fn denied(&self) -> Response<()> {
-        self.told(&Error::new(ErrorKind::PermissionDenied, NOT_ALLOWED))
-    }
-
-    fn told(&self, error: &Error) -> Response<()> {
         let vague;
         let error = match error.kind() {
             ErrorKind::Protocol => error,
@@ -231,7 +190,7 @@ where
     fn state(&self, request: Request<RequestBody>, permit: Option<Permit>) -> (State<S, R>, Option<Permit>) {
         match self.admit(&request) {
             Err(error) => (State::refused(self.refusals.answer(&error)), None),
-            Ok(None) => (self.served(request, None), permit),
+            Ok(None) => (State::Served(self.service.clone().oneshot(request), None), permit),
             Ok(Some(mut passage)) => {
                 passage.keep(permit);
                 (self.pass(Box::new(passage), request), None)
@@ -239,18 +198,12 @@ where
         }
     }
 
-    fn served(&self, request: Request<RequestBody>, passage: Option<Box<Passage>>) -> State<S, R> {
-        match enter(&request) {
-            Ok(()) => State::Served(self.service.clone().oneshot(request), passage),
-            Err(error) => State::refused(self.refusals.answer(&error)),
-        }
-    }
-
     /// Passes the call through its filters.
     fn pass(&self, mut passage: Box<Passage>, request: Request<RequestBody>) -> State<S, R> {
         let (mut head, body) = request.into_parts();
+        let service = self.service.clone();
         match passage.request(&mut head, 0) {
-            Next::Serve => self.served(Request::from_parts(head, body), Some(passage)),
+            Next::Serve => State::Served(service.oneshot(Request::from_parts(head, body)), Some(passage)),
             Next::Refuse(error) => State::refused(self.refusals.answer(&error)),
             Next::Deny(answer, why) => {
                 self.refusals.server.refuse_call(&why);
@@ -258,8 +211,7 @@ where
             }
             Next::Answer(answer) => State::Answered(Some(Ok(passage.changed(answer)))),
             Next::Hold(hold) => {
-                let (service, refusals) = (self.service.clone(), self.refusals.clone());
-                let call = HeldCall { passage, head, body, service, refusals };
+                let call = HeldCall { passage, head, body, service, refusals: self.refusals.clone() };
                 State::Held(Box::pin(call.serve(hold)))
             }
         }
@@ -278,8 +230,7 @@ where
     type Future = Answer<S, R>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let open = self.open();
-        let mut request = request.map(|body| RequestBody::new(body, open.as_ref()));
+        let mut request = request.map(RequestBody);
         request.extensions_mut().insert(self.info);
         // Of two authorities that may differ, policies and handlers must see the same one (A41).
         if request.uri().authority().is_some() {
@@ -293,6 +244,6 @@ where
         } else {
             self.begin(request)
         };
-        Answer::new(state, in_flight, permit, open.as_ref())
+        Answer::new(state, in_flight, permit)
     }
 }
