@@ -144,9 +144,35 @@ async fn r17_frames_that_ask_for_nothing_end_the_connection_that_is_flooded_with
         ("frames of no known type", vec![], frame(0xbe, 0, 0, b"anything")),
         ("windows of a stream, one byte at a time", vec![call(1, "Chat")], frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1])),
     ];
-    for (what, begin, next) in floods {
-        it.cuts(what, &begin, |_| times(100, &next)).await;
+    for (cut, (what, begin, next)) in (1..).zip(floods) {
+        let came = it.cuts(what, &begin, |_| times(100, &next)).await;
+        assert_eq!(came.get(&GOAWAY), Some(&1), "{what}: it is told");
+        it.server.wait_for(what, |status| status.flooding == cut).await;
     }
+}
+
+/// As gRPC's clients do, which say of each message that they have it, and measure the way with a PING; here with four, so that its
+/// own messages do not pay for them.
+#[tokio::test]
+async fn r17_a_client_that_acknowledges_each_of_its_many_small_messages_is_no_flood() {
+    const MESSAGES: usize = 3_000;
+    let it = Siege::of(Backend::start("").await, ServerOptions::new()).await;
+    let mut peer = Peer::connect(it.address()).await.unwrap();
+    let empty = frame(DATA, 0, 1, &[0; 5]);
+    peer.bytes(&[call(1, "Chat"), empty.clone()].concat()).await.unwrap();
+    let update = |stream| frame(WINDOW_UPDATE, 0, stream, &5_u32.to_be_bytes());
+    let next = [update(0), update(1), times(4, &frame(PING, 0, 0, &[7; 8])), empty].concat();
+    let to_and_fro = async {
+        for round in 0..MESSAGES {
+            let answer = peer.next_of(DATA).await.unwrap_or_else(|error| panic!("cut in {round}: {error}"));
+            assert_eq!(answer.payload, [0; 5]);
+            peer.bytes(&next).await.unwrap();
+        }
+    };
+    it.bears("a conversation", to_and_fro).await;
+    assert_eq!(it.server.status().flooding, 0);
+    drop(peer);
+    it.is_alone("no flood").await;
 }
 
 /// As it cannot be answered, no more is read of it, and it ends by its silence.

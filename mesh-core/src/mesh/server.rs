@@ -284,6 +284,10 @@ pub struct ServerStatus {
     /// Connections without a call that a shutdown closed a second or two after their client was told of it, as it answered
     /// nothing.
     pub silent: u64,
+    /// Connections that were cut as their client sent too many HTTP/2 frames that ask for nothing, such as PING, SETTINGS and
+    /// WINDOW_UPDATE: more than what its calls and their messages allow, and 2,000 at once or 100 a second beside. The client is
+    /// told by a GOAWAY with ENHANCE_YOUR_CALM; the log has a warning, one a minute at most.
+    pub flooding: u64,
     /// The connections that are open.
     pub open: Vec<ServerConnection>,
 }
@@ -328,6 +332,7 @@ impl ServerStatus {
             failed_handshakes,
             last_handshake_error,
             silent: state.silent(),
+            flooding: state.flooding(),
             open: state.open().iter().map(|connection| ServerConnection::of(connection)).collect(),
             refused_calls,
             last_refused_call,

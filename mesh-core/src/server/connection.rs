@@ -169,7 +169,10 @@ where
         tokio::select! {
             result = http2.as_mut() => return match result {
                 Ok(()) => "it was done",
-                Err(_) if traffic.is_flood() => "its client sent too many frames that ask for nothing",
+                Err(_) if traffic.is_flood() => {
+                    server.flooding_connection(state.peer_address);
+                    "its client sent too many frames that ask for nothing"
+                }
                 Err(_) => "it was lost",
             },
             () = ends.cut.cancelled() => return "it was cut",

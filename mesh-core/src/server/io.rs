@@ -18,6 +18,9 @@ use super::frames::{Flood, Frames};
 /// The preface of HTTP/2 and the head of the SETTINGS frame behind it (RFC 9113, 3.4): who sent less has not begun.
 const BEGINNING: usize = 24 + 9;
 
+/// GOAWAY with ENHANCE_YOUR_CALM (RFC 9113, 6.8 and 7). Which calls were begun h2 alone knows, so it vouches for none that was not.
+const CALM: &[u8] = b"\0\0\x17\x07\0\0\0\0\0\x7f\xff\xff\xff\0\0\0\x0btoo_many_frames";
+
 /// A connection to a client.
 #[pin_project(project = Way)]
 pub(super) enum Stream {
@@ -146,27 +149,33 @@ impl<I> Noticed<I> {
     }
 }
 
-impl<I: AsyncRead> AsyncRead for Noticed<I> {
+impl<I: AsyncRead + AsyncWrite> AsyncRead for Noticed<I> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.project();
+        let mut this = self.project();
         let before = buffer.filled().len();
-        let result = this.inner.poll_read(cx, buffer);
+        let result = this.inner.as_mut().poll_read(cx, buffer);
         let came = &buffer.filled()[before..];
         this.traffic.came(came.len());
-        match this.frames.came(came) {
-            Ok(()) => result,
-            Err(flood) => Poll::Ready(Err(this.traffic.flooded(flood))),
+        let Err(flood) = this.frames.came(came) else { return result };
+        if this.frames.is_between() {
+            go_away(this.inner, cx);
         }
+        // What fails has read nothing.
+        buffer.set_filled(before);
+        Poll::Ready(Err(this.traffic.flooded(flood)))
+    }
+}
+
+/// Tells the peer why its connection ends, if that can be written at once: nothing waits for one that floods.
+fn go_away(mut stream: Pin<&mut impl AsyncWrite>, cx: &mut Context<'_>) {
+    if let Poll::Ready(Ok(_)) = stream.as_mut().poll_write(cx, CALM) {
+        let _ = stream.poll_flush(cx);
     }
 }
 
 impl<I: AsyncWrite> AsyncWrite for Noticed<I> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.project();
-        this.traffic.writing(true);
-        let result = this.inner.poll_write(cx, bytes);
-        this.frames.wrote(&result);
-        result
+        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -195,7 +204,9 @@ impl<I: AsyncWrite> AsyncWrite for Noticed<I> {
         let this = self.project();
         this.traffic.writing(true);
         let result = this.inner.poll_write_vectored(cx, parts);
-        this.frames.wrote(&result);
+        if let Poll::Ready(Ok(written)) = result {
+            this.frames.wrote(parts.iter().map(|part| &**part), written);
+        }
         result
     }
 }
@@ -253,5 +264,33 @@ mod tests {
         stuck.write_all(b"a").await.unwrap();
         assert!(stuck.flush().now_or_never().is_none());
         assert!(traffic.is_writing());
+    }
+
+    /// With a flood of PINGs, when it wrote this before.
+    async fn told(written: &[u8]) -> Vec<u8> {
+        let (mut peer, ours) = duplex(1 << 20);
+        let (mut ours, traffic) = Noticed::new(ours);
+        ours.write_all(written).await.unwrap();
+        let ping = *b"\0\0\x08\x06\0\0\0\0\0pingping";
+        peer.write_all(&[&[0; 24][..], &ping.repeat(10_000)].concat()).await.unwrap();
+        assert!(!traffic.is_flood());
+        let error = ours.read_to_end(&mut Vec::new()).await.unwrap_err();
+        assert_eq!((traffic.is_flood(), error.kind()), (true, io::ErrorKind::Other));
+        drop(ours);
+        let mut came = Vec::new();
+        peer.read_to_end(&mut came).await.unwrap();
+        came.split_off(written.len())
+    }
+
+    #[tokio::test]
+    async fn who_floods_is_told_so_between_two_frames() {
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        for written in [&b""[..], &settings] {
+            let came = told(written).await;
+            let [0, 0, length, kind, 0, 0, 0, 0, 0, payload @ ..] = &came[..] else { panic!("{came:?}") };
+            assert_eq!((usize::from(*length), *kind), (payload.len(), 7));
+            assert_eq!(payload[4..8], [0, 0, 0, 11], "ENHANCE_YOUR_CALM");
+        }
+        assert_eq!(told(&settings[..8]).await, b"", "it would be read as a part of the frame");
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
 use parking_lot::Mutex;
@@ -16,6 +17,9 @@ use crate::criticality::Criticality;
 use crate::error::Error;
 use crate::filter::{Answer, ConcurrencyLimit, ConcurrencyStatus, Running};
 use crate::resource::filter::concurrency::Permit;
+
+/// Floods in between are counted alone.
+const BETWEEN_WARNINGS: Duration = Duration::from_secs(60);
 
 /// A running server, as its connections and `Mesh::status` see it.
 #[derive(Debug)]
@@ -33,6 +37,9 @@ pub(crate) struct ServerState {
     /// Why the last handshake failed.
     last_handshake_error: Mutex<Option<Arc<str>>>,
     silent: AtomicU64,
+    flooding: AtomicU64,
+    /// When it was last told that clients do.
+    told_of_flood: Mutex<Option<Instant>>,
     refused_calls: AtomicU64,
     /// Why the last of them was. Locked when a call is refused, never by one that is served.
     last_refused_call: Mutex<Option<Arc<str>>>,
@@ -97,6 +104,8 @@ impl ServerState {
             failed_handshakes: AtomicU64::new(0),
             last_handshake_error: Mutex::default(),
             silent: AtomicU64::new(0),
+            flooding: AtomicU64::new(0),
+            told_of_flood: Mutex::default(),
             refused_calls: AtomicU64::new(0),
             last_refused_call: Mutex::default(),
             cannot_secure: Mutex::default(),
@@ -178,6 +187,23 @@ impl ServerState {
 
     pub(super) fn silent_connection(&self) {
         self.silent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Connections that were cut as their client sent too many frames that ask for nothing.
+    pub(crate) fn flooding(&self) -> u64 {
+        self.flooding.load(Ordering::Relaxed)
+    }
+
+    /// It is told once in a while: who attacks comes again and again.
+    pub(super) fn flooding_connection(&self, peer: SocketAddr) {
+        let flooding = self.flooding.fetch_add(1, Ordering::Relaxed) + 1;
+        let now = Instant::now();
+        let mut told = self.told_of_flood.lock();
+        if told.is_none_or(|before| now.duration_since(before) >= BETWEEN_WARNINGS) {
+            *told = Some(now);
+            let address = self.address;
+            tracing::warn!(%address, %peer, flooding, "a client was cut that sent too many frames that ask for nothing");
+        }
     }
 
     /// Calls that the listener does not let be served, and why the last one was not.
