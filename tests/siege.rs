@@ -155,7 +155,7 @@ async fn r17_frames_that_ask_for_nothing_end_the_connection_that_is_flooded_with
 /// own messages do not pay for them.
 #[tokio::test]
 async fn r17_a_client_that_acknowledges_each_of_its_many_small_messages_is_no_flood() {
-    const MESSAGES: usize = 3_000;
+    const MESSAGES: usize = 2_000;
     let it = Siege::of(Backend::start("").await, ServerOptions::new()).await;
     let mut peer = Peer::connect(it.address()).await.unwrap();
     let empty = frame(DATA, 0, 1, &[0; 5]);
