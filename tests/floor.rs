@@ -562,7 +562,6 @@ const ATTEMPTS: &[Attempt] = &[
     ),
 ];
 
-/// R-25 of the plan for reliability.
 #[tokio::test]
 async fn r25_no_way_to_ask_for_less_is_obeyed_each_is_said_and_nothing_goes_out_in_plaintext() {
     let log = Log::of_warnings();

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, timeout};
 
-use crate::rotation::hold;
+use crate::rotation::{hold, until};
 use crate::server_mtls::{begun_call, closed};
 use crate::support::PATIENCE;
 use crate::support::backend::Backend;
@@ -227,7 +227,8 @@ async fn s3_what_a_listener_does_not_let_in_any_more_loses_its_open_calls_and_ot
     site.server.wait_for("the other call goes on", goes_on).await;
 }
 
-/// The same of a cluster: a call that is under way does not go on with an endpoint that was revoked.
+/// The same of a cluster: a call that is under way does not go on with an endpoint that was revoked, however often its cluster
+/// changed since it began.
 #[tokio::test]
 async fn s3_what_a_cluster_does_not_let_in_any_more_loses_the_calls_in_flight_and_others_keep_theirs() {
     let site = Site::mutual().await;
@@ -248,6 +249,10 @@ async fn s3_what_a_cluster_does_not_let_in_any_more_loses_the_calls_in_flight_an
         *call = Some(hold(&client, backend).await);
     }
 
+    let connected = front.accepted();
+    validation(&mut asked).crl = inline(&site.authority.revocation_list(&[], HOUR));
+    site.ask(&asked);
+    until("another connection, and the one of the call has left", || front.accepted() > connected).await;
     validation(&mut asked).crl = inline(&site.authority.revocation_list(&[&second], HOUR));
     site.ask(&asked);
     let lost = timeout(PATIENCE, lost.expect("a call")).await.expect("it does not go on");

@@ -254,7 +254,7 @@ pub(crate) async fn hold(client: &Client, backend: &Backend) -> tokio::task::Joi
     }
 }
 
-/// R-08 of the plan for reliability, at a small size: both sides get new certificates all the time, the authority is
+/// Both sides get new certificates all the time, the authority is
 /// replaced with an overlap, and no call notices.
 #[tokio::test]
 async fn s3_rotations_of_both_sides_and_of_the_authority_under_load_fail_no_call() {

@@ -1,13 +1,14 @@
-//! What a server's control plane may not lower (R-25 of the plan for reliability): each way to ask for less of callers.
+//! What a server's control plane may not lower: each way to ask for less of callers.
 
 use base64::Engine as _;
 use mesh_core::SecurityFloor;
 use mesh_core::identity::{KeyMaterial, TrustBundle};
 use mesh_core::server::ServerOptions;
 use mesh_core::testing::{any, filter_chain, server_listener};
+use mesh_xds_proto::envoy::config::cluster::v3::Cluster;
 use mesh_xds_proto::envoy::config::core::v3::data_source::Specifier;
 use mesh_xds_proto::envoy::config::core::v3::transport_socket::ConfigType;
-use mesh_xds_proto::envoy::config::core::v3::{DataSource, TransportSocket};
+use mesh_xds_proto::envoy::config::core::v3::{DataSource, TransportSocket, TypedExtensionConfig};
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context as common_tls;
 use mesh_xds_proto::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
@@ -172,8 +173,14 @@ const ATTEMPTS: &[Attempt] = &[
     ),
     (
         "a validator of another kind",
-        |site| validate(site, |names| names.custom_validator_config = Some(Default::default())),
-        Nack("custom_validator_config"),
+        |site| {
+            validate(site, |names| {
+                names.ca_certificate_provider_instance = None;
+                let typed_config = Some(any(&Cluster::default()));
+                names.custom_validator_config = Some(TypedExtensionConfig { name: "yes".into(), typed_config });
+            });
+        },
+        Nack("custom_validator_config.typed_config"),
     ),
 ];
 

@@ -298,6 +298,17 @@ async fn s11_a_change_of_the_chains_tls_drains_connections_and_a_change_of_route
 }
 
 #[tokio::test]
+async fn s3_who_showed_no_certificate_loses_its_open_calls_once_one_is_required() {
+    let site = Site::with_chain(secured(&optional())).await;
+    let mut anonymous = site.handshake(None, &["h2"]).await.unwrap();
+    anonymous.write_all(&begun_call()).await.unwrap();
+    site.server.wait_for("a call", |status| status.in_flight == 1).await;
+    site.listen(secured(&context()));
+    assert!(closed(anonymous).await, "its caller is told");
+    site.server.wait_for("no connection", |status| status.connections == 0).await;
+}
+
+#[tokio::test]
 async fn tls_without_a_control_plane_takes_a_line() {
     let site = Site::with_code(|server| server.tls(ServerTls::new("default"))).await;
     let caller = site.authority.svid(CLIENT);

@@ -1,4 +1,4 @@
-//! Clients that attack a server with HTTP/2 (R-17 of the plan for reliability): each way that an advisory knows, while others call.
+//! Clients that attack a server with HTTP/2: each way that an advisory knows, while others call.
 //! Who resets streams, or makes the server do so, is in `server.rs`.
 
 use std::cell::Cell;

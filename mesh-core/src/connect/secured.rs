@@ -53,7 +53,13 @@ impl Secured {
 
     /// This takes the place of the context that it was made by: a peer that would not be let in by it loses the connection.
     pub(super) fn reconsider(&self, security: &Security) {
-        self.successor.send_replace(Some(security.clone()));
+        self.successor.send_if_modified(|known| {
+            let is_new = known.as_ref() != Some(security);
+            if is_new {
+                *known = Some(security.clone());
+            }
+            is_new
+        });
     }
 
     /// Whom it leads to.
@@ -121,9 +127,7 @@ impl Kept {
                 }
                 Some(successor) = &mut judging => {
                     judging = OptionFuture::default();
-                    if let Some(successor) = successor {
-                        successor.judge(&mut self.lifetime);
-                    }
+                    self.lifetime.reconsider(successor);
                     continue;
                 }
             };

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::connectivity::{Connectivity, ConnectivityState, Phase};
 use super::first::{advice, connect, connect_first};
-use super::leaving::Leaving;
+use super::leaving::{Leaving, Left};
 use super::outcomes::{Criteria, Ended, Streak};
 use super::readiness::{Readiness, Withheld};
 use super::stats::{EndpointStats, SlotQueue};
@@ -263,7 +263,7 @@ impl<C: Connect> Subchannel<C> {
 
     /// Takes no new calls; those in flight end in their own time, then the connections close.
     pub(crate) fn drain(&self) {
-        self.end().into_iter().for_each(|(_, connection)| self.environment.leaving.add(connection));
+        self.end().into_iter().for_each(|(_, connection)| self.leave(connection));
     }
 
     /// The same, because the endpoint is secured by another context from now on: calls to a peer that it does not let in do
@@ -271,8 +271,14 @@ impl<C: Connect> Subchannel<C> {
     pub(crate) fn drain_for(&self, successor: &Security) {
         for (_, connection) in self.end() {
             connection.reconsider(successor);
-            self.environment.leaving.add(connection);
+            self.leave(connection);
         }
+    }
+
+    /// A connection takes no new calls, and has its own time for those it has.
+    fn leave(&self, connection: C::Connection) {
+        let cluster = self.environment.criteria.clone();
+        self.environment.leaving.add(Left { cluster, endpoint: self.address().clone(), connection });
     }
 
     /// Closes the connections now.
@@ -354,7 +360,7 @@ impl<C: Connect> Subchannel<C> {
             let next = tokio::select! {
                 why = connection.ended() => {
                     self.remove(&mut self.state.lock(), number);
-                    self.environment.leaving.add(connection);
+                    self.leave(connection);
                     return why;
                 }
                 next = self.successor(&connection) => next,
@@ -399,7 +405,7 @@ impl<C: Connect> Subchannel<C> {
             self.remove(state, number);
             connected(state, address);
         });
-        self.environment.leaving.add(old);
+        self.leave(old);
         replaced.map(|number| (new, number))
     }
 

@@ -526,7 +526,7 @@ mod tests {
         assert_eq!(state.borrow().generation, 2, "nor does what is expired");
     }
 
-    /// R-09 of the plan for reliability: an outage of the issuer is announced in time, however long it is.
+    /// An outage of the issuer is announced in time, however long it is.
     #[tokio::test(start_paused = true)]
     async fn s1_a_certificate_that_is_not_renewed_is_announced_at_a_half_three_quarters_nine_tenths_and_its_end() {
         let (publisher, state) = Publisher::new("default".into(), &TaskTracker::new());

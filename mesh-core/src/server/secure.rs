@@ -55,15 +55,15 @@ pub(super) struct Certificates {
     asked: Option<Asked>,
 }
 
-/// What is asked of the caller of a connection, by the configuration that holds now: a connection that drains because that
-/// changed does not go on with a caller whom it does not let in any more.
+/// What is asked of the caller of a connection over TLS, by the configuration that holds now: a connection that drains because
+/// that changed does not go on with a caller whom it does not let in any more. One in plaintext has the time of all that drain.
 #[cfg(feature = "tls")]
 struct Asked {
     securing: Arc<Securing>,
     server: Arc<ServerState>,
     connection: Arc<ConnectionState>,
     news: watch::Receiver<()>,
-    /// What was asked last.
+    /// By what it was judged last.
     context: Arc<DownstreamTls>,
 }
 
@@ -104,7 +104,11 @@ impl Certificates {
         let turn = loop {
             tokio::select! {
                 turn = lifetime.next() => break turn,
-                (securing, context) = asked_anew(asked) => securing.acceptor.reconsider(lifetime, &context),
+                (asked, context) = asked_anew(asked) => {
+                    if asked.securing.acceptor.reconsider(lifetime, &context) {
+                        asked.context = context;
+                    }
+                }
             }
         };
         match turn {
@@ -129,9 +133,9 @@ impl Certificates {
     }
 }
 
-/// What is asked from now on, and by whom.
+/// What is asked from now on.
 #[cfg(feature = "tls")]
-async fn asked_anew(asked: &mut Option<Asked>) -> (Arc<Securing>, Arc<DownstreamTls>) {
+async fn asked_anew(asked: &mut Option<Asked>) -> (&mut Asked, Arc<DownstreamTls>) {
     let Some(asked) = asked else { return std::future::pending().await };
     loop {
         if asked.news.changed().await.is_err() {
@@ -139,8 +143,7 @@ async fn asked_anew(asked: &mut Option<Asked>) -> (Arc<Securing>, Arc<Downstream
         }
         let context = asked.now();
         if let Some(context) = context.filter(|context| *context != asked.context) {
-            asked.context = context.clone();
-            return (asked.securing.clone(), context);
+            return (asked, context);
         }
     }
 }

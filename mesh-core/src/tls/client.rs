@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::client::Resumption;
@@ -11,13 +12,14 @@ use rustls_native_certs::CertificateResult;
 use rustls_pki_types::{IpAddr, Ipv4Addr, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OnceCell;
+use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::advice;
 use super::facts::{ConnectionSecurity, Peer, protocol};
 use super::floor::SecurityFloor;
-use super::lifetime::Lifetime;
+use super::lifetime::{Lifetime, Successor};
 use super::material::Material;
 use super::verify::{Expected, Trusted, Verifier};
 use crate::aside::Ongoing;
@@ -27,6 +29,8 @@ use crate::resource::security::{Security, UpstreamTls};
 use crate::resource::upstream_tls::RootsFrom;
 
 pub(super) const H2: &[u8] = b"h2";
+/// How long until it is tried again to gather what verifies the peer of an open connection.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Secures connections to endpoints; clones share what it knows.
 #[derive(Clone)]
@@ -55,13 +59,6 @@ pub(crate) struct Handshake {
     vouching: Option<(Provider, TrustBundle)>,
 }
 
-/// By what a peer is looked at anew.
-pub(crate) struct Successor {
-    provider: Provider,
-    trust: TrustBundle,
-    verifier: Arc<Verifier>,
-}
-
 impl ClientTls {
     /// With the certificates of these providers, and no less security than the floor's.
     pub(crate) fn new(providers: Providers, floor: SecurityFloor) -> Self {
@@ -86,15 +83,24 @@ impl ClientTls {
     /// When a certificate or roots are missing or expired: never a reason to go without.
     pub(crate) async fn prepare(&self, security: &Security) -> Result<Handshake, Error> {
         let context = self.context(security)?;
-        let crypto = match &self.0.crypto {
-            Some(crypto) => crypto.clone(),
-            None => crypto()?,
-        };
+        let crypto = self.crypto()?;
         let own = context.identity.as_ref().map(|source| self.provider(source)).transpose()?;
         let identity = match &own {
             Some(provider) => Some(provider.identity(&*provider.material().await?)?),
             None => None,
         };
+        let (verifier, vouching) = self.verifier(security, context, identity.as_ref()).await?;
+        let config = config(crypto, verifier.clone(), identity.as_ref(), security.server_name.is_some())?;
+        Ok(Handshake { config, server_name: server_name(security)?, verifier, identity, own, vouching })
+    }
+
+    /// What verifies the peer, and the provider of the roots with what it had, unless they are the system's.
+    async fn verifier(
+        &self,
+        security: &Security,
+        context: &Arc<UpstreamTls>,
+        own: Option<&Identity>,
+    ) -> Result<(Arc<Verifier>, Option<(Provider, TrustBundle)>), Error> {
         let vouching = match &context.roots {
             RootsFrom::System => None,
             RootsFrom::Source(source) => {
@@ -106,7 +112,7 @@ impl ClientTls {
         let trust = match &vouching {
             None => Trusted::System(self.system_roots().await?.clone()),
             Some((_, bundle)) => {
-                let own = identity.as_ref().and_then(Identity::spiffe_id).map(|id| id.trust_domain());
+                let own = own.and_then(Identity::spiffe_id).map(|id| id.trust_domain());
                 Trusted::Bundle { bundle: bundle.clone(), own }
             }
         };
@@ -115,18 +121,32 @@ impl ClientTls {
             context: context.clone(),
             asked: security.server_name.clone(),
         };
-        let floor = self.0.floor.clone();
-        let verifier = Arc::new(Verifier { trust, expected, crypto: crypto.clone(), floor });
-        let config = config(crypto, verifier.clone(), identity.as_ref(), security.server_name.is_some())?;
-        Ok(Handshake { config, server_name: server_name(security)?, verifier, identity, own, vouching })
+        let (crypto, floor) = (self.crypto()?, self.0.floor.clone());
+        Ok((Arc::new(Verifier { trust, expected, crypto, floor }), vouching))
+    }
+
+    fn crypto(&self) -> Result<Arc<CryptoProvider>, Error> {
+        self.0.crypto.clone().map_or_else(crypto, Ok)
     }
 
     /// By what the peer of an open connection is looked at anew, when `security` takes the place of what the connection was
-    /// made by. Waits as [`prepare`](Self::prepare) does; what cannot be had is held against nobody.
-    pub(crate) async fn successor(&self, security: Security) -> Option<Successor> {
-        let Handshake { verifier, vouching, .. } = self.prepare(&security).await.ok()?;
-        let (provider, trust) = vouching?;
-        Some(Successor { provider, trust, verifier })
+    /// made by. Waits until the roots are there: nobody is judged without.
+    pub(crate) async fn successor(&self, security: Security) -> Successor<Arc<Verifier>> {
+        loop {
+            if let Ok(successor) = self.successor_now(&security).await {
+                return successor;
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    async fn successor_now(&self, security: &Security) -> Result<Successor<Arc<Verifier>>, Error> {
+        let context = self.context(security)?;
+        let own = context.identity.as_ref().map(|source| self.provider(source)).transpose()?;
+        // Only its trust domain is asked for: a certificate that is missing holds nothing up.
+        let identity = own.as_ref().and_then(|provider| provider.material_now().ok()?.identity.clone());
+        let (verify, vouching) = self.verifier(security, context, identity.as_ref()).await?;
+        Ok(Successor { verify, vouching, own })
     }
 
     /// What is asked for, if it is enough.
@@ -149,12 +169,6 @@ impl ClientTls {
 
     pub(super) fn provider(&self, source: &MaterialSource) -> Result<Provider, Error> {
         self.0.providers.of(source)
-    }
-}
-
-impl Successor {
-    pub(crate) fn judge(self, lifetime: &mut Lifetime) {
-        lifetime.reconsider(self.provider, self.trust, self.verifier);
     }
 }
 
@@ -186,9 +200,9 @@ impl Handshake {
             self.verifier.verify_chain(&chain).map_err(|error| failed("the handshake failed").with_source(error))?;
         let security =
             ConnectionSecurity { protocol, peer: Peer::new(&leaf, &chain[0]), identity: self.identity, replaced: None };
-        let mut lifetime = Lifetime::new(&security, self.own);
+        let mut lifetime = Lifetime::new(&security, self.own).with_chain(chain);
         if let Some((provider, bundle)) = self.vouching {
-            lifetime = lifetime.vouched_for_by(provider, bundle, chain, self.verifier);
+            lifetime = lifetime.vouched_for_by(provider, bundle, self.verifier);
         }
         Ok((stream, security, lifetime))
     }

@@ -33,6 +33,8 @@ pub(crate) struct Lifetime {
     plan: Plan,
     /// The provider of what was shown to the peer, and what that was.
     own: Option<(Provider, Identity)>,
+    /// The peer's, the leaf first; empty if it showed none.
+    chain: Vec<CertificateDer<'static>>,
     /// What vouches for the peer; `None`: what never changes, as the system's roots.
     vouching: Option<Vouching>,
     peer: String,
@@ -40,15 +42,32 @@ pub(crate) struct Lifetime {
 
 struct Vouching {
     provider: Provider,
-    /// The roots by which the peer was verified last, and the trust domain of the own certificate then.
+    /// Of the certificate whose trust domain is ours.
+    own: Option<Provider>,
+    /// The roots by which the peer was verified last, and our trust domain then.
     by: (Option<TrustBundle>, Option<TrustDomain>),
-    /// The peer's, the leaf first.
-    chain: Vec<CertificateDer<'static>>,
     verify: Box<dyn VerifyAgain>,
+}
+
+/// What a connection's peer is verified by from now on.
+pub(crate) struct Successor<V> {
+    /// What says now whether the peer is let in.
+    pub(crate) verify: V,
+    /// The provider of the roots, unless they never change, and what it had.
+    pub(crate) vouching: Option<(Provider, TrustBundle)>,
+    /// The provider of our certificate.
+    pub(crate) own: Option<Provider>,
 }
 
 /// Verifies the chain of a peer that was verified once.
 pub(crate) trait VerifyAgain: Send + Sync {
+    /// Whether it is let in.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not.
+    fn verify_now(&self, chain: &[CertificateDer<'static>]) -> Result<(), String>;
+
     /// Whether these roots vouch for it now, for one whose own certificate is of the trust domain `own`.
     ///
     /// # Errors
@@ -82,7 +101,13 @@ impl Lifetime {
             Some(Peer { serial, .. }) => format!("serial number {serial}"),
             None => "it showed none".to_owned(),
         };
-        Self { plan, own, vouching: None, peer }
+        Self { plan, own, chain: Vec::new(), vouching: None, peer }
+    }
+
+    /// What the peer showed, the leaf first.
+    pub(crate) fn with_chain(mut self, chain: Vec<CertificateDer<'static>>) -> Self {
+        self.chain = chain;
+        self
     }
 
     /// The peer is verified again whenever `provider` publishes other roots than `trust`, by which it was verified.
@@ -90,26 +115,37 @@ impl Lifetime {
         mut self,
         provider: Provider,
         trust: TrustBundle,
-        chain: Vec<CertificateDer<'static>>,
         verify: impl VerifyAgain + 'static,
     ) -> Self {
         let own = domain(self.own.as_ref().map(|(_, shown)| shown));
-        self.vouching = Some(Vouching { provider, by: (Some(trust), own), chain, verify: Box::new(verify) });
+        let of_own = self.own.as_ref().map(|(provider, _)| provider.clone());
+        self.vouching = Some(Vouching { provider, own: of_own, by: (Some(trust), own), verify: Box::new(verify) });
         self
     }
 
-    /// The connection was made by a context that another one has taken the place of: its peer must be one that this takes,
-    /// too, now and whenever `provider` publishes other roots. A peer whom only the system's roots vouched for, or nobody,
-    /// is as it was.
-    pub(crate) fn reconsider(&mut self, provider: Provider, trust: TrustBundle, verify: impl VerifyAgain + 'static) {
-        let Some(Vouching { chain, .. }) = self.vouching.take() else { return };
-        let own = domain(self.own.as_ref().map(|(_, shown)| shown));
-        let vouching = Vouching { provider, by: (Some(trust), own), chain, verify: Box::new(verify) };
-        if let Err(why) = vouching.verify() {
-            let why = format!("what secures its connections now does not let it in: {why}");
-            self.plan.handle_refused(why.into(), Now::here().at);
+    /// The connection was made by a context that another one has taken the place of: its peer must be one that this lets in,
+    /// too, now and whenever other roots are published.
+    pub(crate) fn reconsider<V: VerifyAgain + 'static>(&mut self, successor: Successor<V>) {
+        let Successor { verify, vouching, mut own } = successor;
+        if let Err(why) = verify.verify_now(&self.chain) {
+            self.refuse(&why);
         }
-        self.vouching = Some(vouching);
+        self.vouching = vouching.map(|(provider, trust)| {
+            let domain = own.as_mut().and_then(latest_domain);
+            Vouching { provider, own, by: (Some(trust), domain), verify: Box::new(verify) }
+        });
+    }
+
+    /// What secures connections now does not let the peer in.
+    pub(crate) fn refuse(&mut self, why: &str) {
+        let why = format!("what secures its connections now does not let it in: {why}");
+        self.plan.handle_refused(why.into(), Now::here().at);
+    }
+
+    /// Whether the peer proved who it is.
+    #[cfg(feature = "server")]
+    pub(crate) fn has_peer(&self) -> bool {
+        !self.chain.is_empty()
     }
 
     /// What is to become of the connection next; waits until there is something. May be dropped and asked again.
@@ -131,23 +167,22 @@ impl Lifetime {
 
     /// Takes in what the providers published.
     fn look(&mut self, now: Now) {
-        let mut own = None;
         if let Some((provider, shown)) = &mut self.own {
             let latest = provider.latest().material.and_then(|material| material.identity.clone());
             if latest.as_ref().is_some_and(|latest| latest != shown) {
                 self.plan.handle_renewed(now, fastrand::f64());
             }
-            own = domain(latest.as_ref()).or_else(|| domain(Some(shown)));
         }
         let Some(vouching) = self.vouching.as_mut().filter(|_| !self.plan.is_refused()) else { return };
         let state = vouching.provider.latest();
         let Some(material) = state.material else { return };
+        let own = vouching.own.as_mut().and_then(latest_domain).or_else(|| vouching.by.1.clone());
         let by = (material.trust.clone(), own);
         if by == vouching.by {
             return;
         }
         vouching.by = by;
-        if let Err(why) = vouching.verify() {
+        if let Err(why) = vouching.verify(&self.chain) {
             let published = state.updated.map_or(now.at, |(at, _)| at);
             let name = &vouching.provider.name;
             let why = format!("the roots that certificate provider `{name}` has now do not vouch for it: {why}");
@@ -177,10 +212,10 @@ impl Lifetime {
 }
 
 impl Vouching {
-    fn verify(&self) -> Result<(), String> {
+    fn verify(&self, chain: &[CertificateDer<'static>]) -> Result<(), String> {
         let (trust, own) = &self.by;
         let trust = trust.as_ref().ok_or("there are none")?;
-        self.verify.verify_again(trust, own.as_ref(), &self.chain)
+        self.verify.verify_again(trust, own.as_ref(), chain)
     }
 }
 
@@ -193,6 +228,11 @@ pub(super) async fn news(provider: Option<&mut Provider>) {
     if !has_news {
         pending().await
     }
+}
+
+/// The trust domain of the certificate that a provider has now.
+fn latest_domain(provider: &mut Provider) -> Option<TrustDomain> {
+    domain(provider.latest().material?.identity.as_ref())
 }
 
 fn domain(identity: Option<&Identity>) -> Option<TrustDomain> {
@@ -241,6 +281,10 @@ mod tests {
     struct Unless(TrustBundle);
 
     impl VerifyAgain for Unless {
+        fn verify_now(&self, _: &[CertificateDer<'static>]) -> Result<(), String> {
+            Ok(())
+        }
+
         fn verify_again(
             &self,
             trust: &TrustBundle,
@@ -286,7 +330,7 @@ mod tests {
             |trust: &TrustBundle| publisher.publish(KeyMaterial::new().identity(own.clone()).trust(trust.clone()));
         publish(&first);
         let lifetime = Lifetime::new(&facts, Some(provider.clone()));
-        let mut lifetime = lifetime.vouched_for_by(provider, first, chain, Unless(bad.clone()));
+        let mut lifetime = lifetime.with_chain(chain).vouched_for_by(provider, first, Unless(bad.clone()));
         let changes = async {
             tokio::time::sleep(Duration::from_secs(60)).await;
             publish(&second);
@@ -311,7 +355,7 @@ mod tests {
         // It was verified by the first; since then, the other was published.
         publisher.publish(KeyMaterial::new().identity(own).trust(bad.clone()));
         let lifetime = Lifetime::new(&facts, Some(provider.clone()));
-        let mut lifetime = lifetime.vouched_for_by(provider, first, chain, Unless(bad));
+        let mut lifetime = lifetime.with_chain(chain).vouched_for_by(provider, first, Unless(bad));
         assert!(matches!(lifetime.next().await, Turn::Drain(_)));
     }
 }

@@ -20,10 +20,10 @@ use tokio_rustls::server::TlsStream;
 use super::client::H2;
 use super::facts::{AcceptedSecurity, Peer, protocol};
 use super::floor::SecurityFloor;
-use super::lifetime::Lifetime;
+use super::lifetime::{Lifetime, Successor};
 use super::verify::{Expected, Trusted, Verifier};
 use crate::error::{Error, ErrorKind};
-use crate::identity::{Identity, Provider, Providers, TrustBundle, crypto};
+use crate::identity::{Identity, Provider, Providers, TrustBundle, TrustDomain, crypto};
 use crate::resource::security::DownstreamTls;
 
 /// HTTP/2 by its own name, and by the one that Istio's proxies have for it among themselves.
@@ -78,14 +78,9 @@ impl Acceptor {
         let crypto = crypto()?;
         let (own, identity) = self.identity(context)?;
         let vouching = self.vouching(context)?;
-        let verifier = vouching.as_ref().map(|(_, bundle)| {
-            let own = identity.spiffe_id().map(|id| id.trust_domain());
-            let trust = Trusted::Bundle { bundle: bundle.clone(), own };
-            let (expected, floor) = (Expected::Caller(context.clone()), self.floor.clone());
-            Arc::new(Verifier { trust, expected, crypto: crypto.clone(), floor })
-        });
-        let is_of_validator = vouching.as_ref().is_some_and(|(_, bundle)| bundle.is_of_spiffe_validator());
-        let is_required = is_of_validator || context.callers.as_ref().is_some_and(|callers| callers.is_required);
+        let domain = identity.spiffe_id().map(|id| id.trust_domain());
+        let verifier = vouching.as_ref().map(|(_, bundle)| self.verifier(context, bundle, domain)).transpose()?;
+        let is_required = requires(context, vouching.as_ref());
         let callers: Arc<dyn ClientCertVerifier> = match &verifier {
             None => WebPkiClientVerifier::no_client_auth(),
             Some(verifier) => Arc::new(CallerVerifier { verifier: verifier.clone(), is_required }),
@@ -94,14 +89,33 @@ impl Acceptor {
         Ok(Accepting { config, verifier, identity, own, vouching })
     }
 
-    /// The context that a connection was accepted by has made room for another: its caller must be one that this takes, too.
-    /// What cannot be told now is held against nobody.
-    pub(crate) fn reconsider(&self, lifetime: &mut Lifetime, context: &Arc<DownstreamTls>) {
-        let Ok(Accepting { verifier: Some(verifier), vouching: Some((provider, trust)), .. }) = self.prepare(context)
-        else {
-            return;
-        };
-        lifetime.reconsider(provider, trust, verifier);
+    fn verifier(
+        &self,
+        context: &Arc<DownstreamTls>,
+        bundle: &TrustBundle,
+        own: Option<TrustDomain>,
+    ) -> Result<Arc<Verifier>, Error> {
+        let trust = Trusted::Bundle { bundle: bundle.clone(), own };
+        let (expected, floor) = (Expected::Caller(context.clone()), self.floor.clone());
+        Ok(Arc::new(Verifier { trust, expected, crypto: crypto()?, floor }))
+    }
+
+    /// The context that a connection was accepted by has made room for another: its caller must be one that this lets in, too.
+    /// `false`: what it takes to tell is not there.
+    pub(crate) fn reconsider(&self, lifetime: &mut Lifetime, context: &Arc<DownstreamTls>) -> bool {
+        let Ok(vouching) = self.vouching(context) else { return false };
+        let is_required = requires(context, vouching.as_ref());
+        let Some((provider, bundle)) = vouching else { return true };
+        let own = self.providers.of(&context.identity).ok();
+        let identity = own.as_ref().and_then(|own| own.material_now().ok()?.identity.clone());
+        let domain = identity.as_ref().and_then(Identity::spiffe_id).map(|id| id.trust_domain());
+        let Ok(verify) = self.verifier(context, &bundle, domain) else { return false };
+        if lifetime.has_peer() {
+            lifetime.reconsider(Successor { verify, vouching: Some((provider, bundle)), own });
+        } else if is_required {
+            lifetime.refuse("it showed no certificate, which is required now");
+        }
+        true
     }
 
     fn identity(&self, context: &DownstreamTls) -> Result<(Provider, Identity), Error> {
@@ -116,6 +130,12 @@ impl Acceptor {
         let bundle = provider.material_now()?.trust.clone().ok_or_else(|| provider.without_roots())?;
         Ok(Some((provider, bundle)))
     }
+}
+
+/// Whether callers must show a certificate.
+fn requires(context: &DownstreamTls, vouching: Option<&(Provider, TrustBundle)>) -> bool {
+    vouching.is_some_and(|(_, bundle)| bundle.is_of_spiffe_validator())
+        || context.callers.as_ref().is_some_and(|callers| callers.is_required)
 }
 
 impl Accepting {
@@ -148,9 +168,9 @@ impl Accepting {
             None => None,
         };
         let security = AcceptedSecurity { protocol, peer, identity: self.identity };
-        let mut lifetime = Lifetime::accepted(&security, self.own);
+        let mut lifetime = Lifetime::accepted(&security, self.own).with_chain(chain);
         if let (Some(verifier), Some((provider, bundle))) = (verifier, self.vouching) {
-            lifetime = lifetime.vouched_for_by(provider, bundle, chain, verifier);
+            lifetime = lifetime.vouched_for_by(provider, bundle, verifier);
         }
         Ok((stream, security, lifetime))
     }

@@ -268,6 +268,10 @@ impl ServerCertVerifier for Verifier {
 }
 
 impl VerifyAgain for Arc<Verifier> {
+    fn verify_now(&self, chain: &[CertificateDer<'static>]) -> Result<(), String> {
+        self.verify_chain(chain).map(drop).map_err(|error| error.to_string())
+    }
+
     fn verify_again(
         &self,
         trust: &TrustBundle,

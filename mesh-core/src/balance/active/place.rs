@@ -115,7 +115,8 @@ impl<C: Connect> Active<C> {
                     subchannel.move_to(endpoint.reached_at());
                 }
                 self.may_be_named |= endpoint.authority().is_some();
-                if self.may_be_named {
+                // One address has one authority: that of the name that comes first, for which it is secured, too.
+                if self.may_be_named && subchannel.stamp.load(Ordering::Relaxed) <= self.released {
                     subchannel.stats.set_authority(endpoint.authority());
                 }
                 // An endpoint listed twice counts once (A48).
@@ -159,8 +160,13 @@ impl<C: Connect> Active<C> {
             return subchannel.clone();
         }
         let security = self.security(endpoint);
+        if let Some(security) = &security {
+            let here = |other: &Address| (other == address).then(|| security.clone());
+            self.environment.leaving.reconsider(&self.environment.criteria, here);
+        }
         let subchannel =
             Subchannel::start(address.clone(), endpoint.reached_at().cloned(), security, &self.environment);
+        subchannel.stats.set_authority(endpoint.authority());
         if let Some(old) = self.subchannels.insert(address.clone(), subchannel.clone()) {
             leave(&old, subchannel.security.as_ref());
         }
@@ -204,6 +210,7 @@ impl<C: Connect> Active<C> {
             }
             is_same
         });
+        self.environment.leaving.reconsider(&self.environment.criteria, successor);
     }
 
     /// Whether its connections are secured as the cluster now asks.
