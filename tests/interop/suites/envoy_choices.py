@@ -133,10 +133,13 @@ def test_shares_of_localities(sides, backends, policy):
     ]
     weighted = cluster("one", lb_policy=policy, **LOCALITY_WEIGHTS)
     ours, envoy = sides(routes("table", route("one")), (weighted, assignment("one", *parts))).shares()
-    expected = [0.1, 0.15, 0.15, 0.2, 0.2, 0.2]
-    for at, share in zip(backends, expected):
-        assert ours[at] == pytest.approx(share, abs=POINT)
-        assert ours[at] == pytest.approx(envoy[at], abs=POINT)
+    for ends, share in (backends[:1], 0.1), (backends[1:3], 0.3), (backends[3:], 0.6):
+        of_locality = [sum(side[at] for at in ends) for side in (ours, envoy)]
+        assert of_locality == [pytest.approx(share, abs=POINT)] * 2
+        # Among those of a locality, the one that answers soonest has the least requests, and so more of them.
+        for at in ends if policy != "LEAST_REQUEST" else ():
+            assert ours[at] == pytest.approx(share / len(ends), abs=POINT)
+            assert ours[at] == pytest.approx(envoy[at], abs=POINT)
 
 
 def test_round_robin_gives_each_its_turn(sides, backends):
