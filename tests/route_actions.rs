@@ -9,7 +9,6 @@ use mesh_core::testing::{ControlPlane, Resources, RouteBuilder, endpoint, endpoi
 use mesh_core::{Bootstrap, CallInfo, Mesh};
 use mesh_tonic::MeshChannel;
 use mesh_xds_proto::envoy::config::core::v3::{DataSource, data_source};
-use mesh_xds_proto::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use mesh_xds_proto::envoy::config::route::v3::redirect_action::{PathRewriteSpecifier, SchemeRewriteSpecifier};
 use mesh_xds_proto::envoy::config::route::v3::route_action::{ClusterSpecifier, HostRewriteSpecifier};
 use mesh_xds_proto::envoy::config::route::v3::{DirectResponseAction, RedirectAction, RouteAction, route as action};
@@ -23,6 +22,7 @@ use tower::ServiceExt;
 use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, quick, quick_mesh};
+use crate::support::secured::host_name;
 use crate::support::witness::witness;
 
 /// Changes the action of a route that forwards.
@@ -124,10 +124,8 @@ async fn an_authority_is_that_of_the_endpoint_where_a_trusted_control_plane_says
     for (hostname, expected) in
         [("a.example:80", "http://a.example:80/s/M"), ("b.example", "http://b.example/s/M"), ("", "http://greeter/s/M")]
     {
-        control_plane.put(endpoints("greeter").endpoint(endpoint(address).modify(|member| {
-            let Some(HostIdentifier::Endpoint(endpoint)) = &mut member.host_identifier else { unreachable!() };
-            endpoint.hostname = hostname.to_owned();
-        })));
+        control_plane
+            .put(endpoints("greeter").endpoint(endpoint(address).modify(|member| host_name(member, hostname))));
         control_plane.acked("type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment").await;
         until_seen(&channel, &mut requests, "/s/M", expected).await;
         assert_eq!(seen(&channel, &mut requests, "http://own.example/s/M").await, "http://own.example/s/M");

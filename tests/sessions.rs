@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use mesh_core::identity::KeyMaterial;
 use mesh_core::testing::{
     ControlPlane, EndpointBuilder, Resources, RouteBuilder, cluster, endpoint, endpoints, listener, route,
     route_config, virtual_host,
@@ -20,8 +21,11 @@ use mesh_xds_proto::envoy::r#type::http::v3::{Cookie, CookieAttribute};
 use tonic::{Code, Request, Status};
 
 use crate::support::backend::Backend;
-use crate::support::client::{Client, assert_says, quick_mesh};
+use crate::support::client::{Client, assert_says, quick, quick_mesh};
 use crate::support::in_time;
+use crate::support::pki::{Authority, dns};
+use crate::support::secured::{Site, context, host_name, secured_by};
+use crate::support::tls::{TlsFront, server};
 
 fn kept_in(cookie: Cookie) -> StatefulSession {
     let state = mesh_core::testing::any(&CookieBasedSessionState { cookie: Some(cookie) });
@@ -256,6 +260,48 @@ async fn a_client_that_starts_late_connects_to_an_endpoint_that_is_draining_for_
     }
     assert_eq!(begin(&client).await.0, "1");
     assert_eq!(greeters.backends[0].connections(), connections + 1);
+}
+
+/// It is connected for its session alone, and then the control plane has another name for it.
+#[tokio::test]
+async fn s5_a_session_goes_on_over_a_connection_that_is_secured_as_its_endpoint_is_now() {
+    let authority = Authority::new();
+    let config = || server(&authority.issue(&[dns("one.shop.test"), dns("two.shop.test")], |_| {}), None);
+    let backend = Backend::start("b").await;
+    let front = TlsFront::start(backend.address(), config()).await;
+    let config = config();
+    let site = Site::with(authority, config).await;
+    let mut asked = context(&[]);
+    asked.common_tls_context.as_mut().unwrap().tls_certificate_provider_instance = None;
+    (asked.auto_host_sni, asked.auto_sni_san_validation) = (true, true);
+    site.control_plane.put(secured_by(cluster("greeter"), &asked).modify(|cluster| {
+        let statuses = [HealthStatus::Healthy, HealthStatus::Draining].map(|status| status as i32).to_vec();
+        cluster.common_lb_config.get_or_insert_default().override_host_status = Some(HealthStatusSet { statuses });
+    }));
+    site.control_plane.put(listener("greeter").rds("greeter").filter("session", &kept_in(cookie())));
+    let known_as = |name: &str, health| {
+        let other = endpoint(front.address()).modify(|member| host_name(member, "one.shop.test"));
+        site.control_plane
+            .put(endpoints("greeter").endpoint(site.endpoint_known_as(name).health(health)).endpoint(other));
+    };
+    known_as("one.shop.test", HealthStatus::Healthy);
+    let roots = || KeyMaterial::new().trust(site.authority.trust());
+    let early = site.mesh(quick().certificate_provider("default", roots())).await;
+    let session = session_at(&Client::new(&early, "xds:///greeter"), "a").await;
+    known_as("one.shop.test", HealthStatus::Draining);
+    let late = site.mesh(quick().certificate_provider("default", roots())).await;
+    let client = Client::new(&late, "xds:///greeter");
+    assert_eq!(call(&client, Some(&session)).await.unwrap(), ("a".to_owned(), None));
+
+    known_as("two.shop.test", HealthStatus::Draining);
+    let has_new_name =
+        || site.front.clients().last().is_some_and(|one| one.server_name.as_deref() == Some("two.shop.test"));
+    in_time("a connection for the new name", async {
+        while !has_new_name() {
+            assert_eq!(call(&client, Some(&session)).await.unwrap().0, "a");
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -21,6 +21,6 @@ impl AnswerProtocol for Grpc {
     }
 
     fn is_health_check(&self, path: &str) -> bool {
-        path.starts_with("/grpc.health.v1.Health/")
+        matches!(path.strip_prefix("/grpc.health.v1.Health/"), Some("Check" | "List" | "Watch"))
     }
 }

@@ -9,6 +9,7 @@ use mesh_core::{CertificateProviderStatus, Mesh, MeshBuilder};
 use mesh_xds_proto::envoy::config::cluster::v3::cluster::TransportSocketMatch;
 use mesh_xds_proto::envoy::config::core::v3::transport_socket::ConfigType;
 use mesh_xds_proto::envoy::config::core::v3::{Metadata, TransportSocket};
+use mesh_xds_proto::envoy::config::endpoint::v3::LbEndpoint;
 use mesh_xds_proto::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use mesh_xds_proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
@@ -67,10 +68,7 @@ impl Site {
     }
 
     pub(crate) fn endpoint_known_as(&self, name: &str) -> EndpointBuilder {
-        endpoint(self.front.address()).modify(|endpoint| {
-            let Some(HostIdentifier::Endpoint(endpoint)) = &mut endpoint.host_identifier else { panic!("an endpoint") };
-            endpoint.hostname = name.to_owned();
-        })
+        endpoint(self.front.address()).modify(|endpoint| host_name(endpoint, name))
     }
 
     pub(crate) fn material(&self) -> KeyMaterial {
@@ -85,6 +83,11 @@ impl Site {
     pub(crate) async fn mesh(&self, builder: MeshBuilder) -> Mesh {
         builder.control_plane(&self.control_plane).build().await.expect("a mesh")
     }
+}
+
+pub(crate) fn host_name(endpoint: &mut LbEndpoint, name: &str) {
+    let Some(HostIdentifier::Endpoint(endpoint)) = &mut endpoint.host_identifier else { panic!("an endpoint") };
+    endpoint.hostname = name.to_owned();
 }
 
 pub(crate) fn instance() -> tls::CertificateProviderPluginInstance {

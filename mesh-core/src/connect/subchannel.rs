@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::connectivity::{Connectivity, ConnectivityState, Phase};
 use super::first::{advice, connect, connect_first};
-use super::leaving::{Leaving, Left};
+use super::leaving::Leaving;
 use super::outcomes::{Criteria, Ended, Streak};
 use super::readiness::{Readiness, Withheld};
 use super::stats::{EndpointStats, SlotQueue};
@@ -277,8 +277,7 @@ impl<C: Connect> Subchannel<C> {
 
     /// A connection takes no new calls, and has its own time for those it has.
     fn leave(&self, connection: C::Connection) {
-        let cluster = self.environment.criteria.clone();
-        self.environment.leaving.add(Left { cluster, endpoint: self.address().clone(), connection });
+        self.environment.leaving.add(&self.environment.criteria, self.address(), connection);
     }
 
     /// Closes the connections now.

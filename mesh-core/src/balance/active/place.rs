@@ -1,7 +1,7 @@
 //! Which endpoints a part has: those of its priority that are usable and wanted, each with its subchannel.
 
 use std::cell::LazyCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -145,7 +145,7 @@ impl<C: Connect> Active<C> {
 
     /// Whether the address stands in the cluster before, under another name. One address has one subchannel, secured for
     /// the name that comes first: a second one would drain it.
-    fn is_taken(&self, endpoint: &Endpoint) -> bool {
+    pub(super) fn is_taken(&self, endpoint: &Endpoint) -> bool {
         let may_differ = self.config.cluster.securities().any(|security| security.is_some());
         let known = self.subchannels.get(&endpoint.address).filter(|_| may_differ);
         let is_in_use = |known: &&Arc<Subchannel<C>>| known.stamp.load(Ordering::Relaxed) > self.released;
@@ -161,8 +161,7 @@ impl<C: Connect> Active<C> {
         }
         let security = self.security(endpoint);
         if let Some(security) = &security {
-            let here = |other: &Address| (other == address).then(|| security.clone());
-            self.environment.leaving.reconsider(&self.environment.criteria, here);
+            self.environment.leaving.reconsider_at(&self.environment.criteria, address, security);
         }
         let subchannel =
             Subchannel::start(address.clone(), endpoint.reached_at().cloned(), security, &self.environment);
@@ -195,12 +194,14 @@ impl<C: Connect> Active<C> {
 
     /// No call is made any more on a connection that was made by another security context.
     pub(super) fn forget_secured_otherwise(&mut self) {
-        let (cluster, endpoints) = (&self.config.cluster, &self.config.endpoints);
-        let successor = |address: &Address| {
-            let localities = endpoints.priorities.iter().flat_map(|priority| &priority.localities);
-            let endpoint = localities.flat_map(|locality| &locality.endpoints).find(|one| one.address == *address)?;
-            Security::of(cluster, endpoint)
-        };
+        let (cluster, priorities) = (&self.config.cluster, &self.config.endpoints.priorities);
+        let endpoints = LazyCell::new(|| {
+            let localities = priorities.iter().flat_map(|priority| &priority.localities);
+            let endpoints = localities.flat_map(|locality| &locality.endpoints);
+            // An address that is listed twice is secured for the name that comes first.
+            endpoints.rev().map(|endpoint| (&endpoint.address, endpoint)).collect::<HashMap<_, _>>()
+        });
+        let successor = |address: &Address| Security::of(cluster, endpoints.get(address)?);
         self.subchannels.retain(|address, subchannel| {
             let known = subchannel.security.as_ref().and_then(|security| security.context.as_ref());
             // Those of endpoints that are secured by another one of these now are found when they are placed.
@@ -214,7 +215,7 @@ impl<C: Connect> Active<C> {
     }
 
     /// Whether its connections are secured as the cluster now asks.
-    fn is_secured_for(&self, subchannel: &Subchannel<C>, endpoint: &Endpoint) -> bool {
+    pub(super) fn is_secured_for(&self, subchannel: &Subchannel<C>, endpoint: &Endpoint) -> bool {
         Security::is_of(subchannel.security.as_ref(), &self.config.cluster, endpoint)
     }
 

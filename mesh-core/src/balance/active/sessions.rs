@@ -1,10 +1,11 @@
 //! Which endpoints of a cluster in use may have sessions (A55), and those that are connected for that alone.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::Active;
 use crate::balance::sessions::{SessionEndpoint, SessionEndpoints};
-use crate::connect::Connect;
+use crate::connect::{Connect, Subchannel};
 use crate::profile::Profile;
 use crate::resource::endpoints::{Address, Endpoint, Priority};
 
@@ -15,7 +16,11 @@ impl<C: Connect> Active<C> {
         for endpoint in self.may_have_sessions() {
             let (address, others) = (&endpoint.address, endpoint.reached_at().into_iter().flat_map(|all| all.iter()));
             for known_as in std::iter::once(address).chain(others) {
-                let subchannel = self.subchannels.get(address).cloned();
+                // One that sessions alone have, and that is secured otherwise than the endpoint now asks, takes no more calls:
+                // the next of a session connects it anew.
+                let may_take =
+                    |known: &&Arc<Subchannel<C>>| self.is_secured_for(known, endpoint) || self.is_taken(endpoint);
+                let subchannel = self.subchannels.get(address).filter(may_take).cloned();
                 found.insert(known_as.clone(), SessionEndpoint { address: address.clone(), subchannel });
             }
         }

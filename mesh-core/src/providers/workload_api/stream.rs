@@ -34,7 +34,7 @@ const MIN_SILENCE: Duration = Duration::from_secs(1);
 /// A socket that is not there costs nothing to look for, and its return should be noticed within a second.
 const UNREACHABLE: BackoffConfig =
     BackoffConfig { initial: Duration::from_millis(50), multiplier: 1.6, max: Duration::from_millis(600), jitter: 0.2 };
-/// No agent is asked more often than this on average, even if it answers and ends each stream at once.
+/// An agent that answers, and ends each stream then, is asked no more often.
 const BETWEEN_REQUESTS: Duration = Duration::from_secs(1);
 const REFUSED: BackoffConfig =
     BackoffConfig { initial: Duration::from_millis(200), multiplier: 1.6, max: Duration::from_secs(5), jitter: 0.2 };
