@@ -88,7 +88,8 @@ fn fields() -> String {
          Every field of the xDS messages that are read, in the order in which they are met. *Act*: it is acted on; *on\n\
          clients*: a server lists it as if it were ignored. *Ignore*: it changes nothing, and `Mesh::ignored_fields` lists it when it is set. *Call fails*: the resource is\n\
          accepted, and calls that meet the field fail, as in gRPC. *NACK*: a resource that sets it is refused. A field of\n\
-         a message type that is ignored or refused stands for all it contains.\n",
+         a message type that is ignored or refused stands for all it contains. Without the cargo feature of mesh-core's that a\n\
+         field names, it is ignored.\n",
     );
     let mut message = "";
     for row in verdicts() {
@@ -104,7 +105,9 @@ fn fields() -> String {
             Verdict::Nack => "NACK",
             other => panic!("docs/fields.md does not know {other:?}"),
         };
-        let _ = writeln!(text, "| `{}` | {verdict} | {} |", row.field, row.note);
+        let feature = row.feature.map(|feature| format!("feature `{feature}`"));
+        let notes = Some(row.note.to_owned()).filter(|note| !note.is_empty()).into_iter().chain(feature);
+        let _ = writeln!(text, "| `{}` | {verdict} | {} |", row.field, notes.collect::<Vec<_>>().join("; "));
     }
     text
 }

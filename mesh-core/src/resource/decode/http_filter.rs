@@ -41,7 +41,7 @@ use super::value::Extension;
 use crate::resource::filter::composite::Composite;
 use crate::resource::filter::{FilterConfig, HeaderMutationConfig, HttpFilter, HttpFilters, Override, Overrides};
 use crate::resource::rbac::RbacFilter;
-use crate::resource::verdict::Fields;
+use crate::resource::verdict::{Fields, feature_off};
 
 /// Filters run others that run others so deep at most (A103).
 const MAX_DEPTH: u32 = 8;
@@ -160,6 +160,9 @@ fn of_extension(extension: &Extension<'_>, is_optional: bool, within: Within, at
     if extension.is::<Router>() {
         judge::<Router>(extension, place);
         Kind::Terminal
+    } else if !cfg!(feature = "filter") {
+        without_feature(is_optional, &at.key("typed_config", &extension.type_name));
+        Kind::Skipped
     } else if side != Some(Side::Client) && extension.is::<Rbac>() {
         extension.unpack(place).map_or(Kind::Skipped, |message| Kind::Filter(access(rbac::rbac(&message, place))))
     } else if side != Some(Side::Client) && extension.is::<JwtAuthentication>() {
@@ -270,7 +273,7 @@ fn jwt(extension: &Extension<'_>, at: &At<'_>) -> Option<FilterConfig> {
 
 #[cfg(not(feature = "jwt"))]
 fn jwt(_: &Extension<'_>, at: &At<'_>) -> Option<FilterConfig> {
-    at.error("needs mesh-core's feature `jwt`, which is off");
+    at.error(feature_off!("jwt"));
     None
 }
 
@@ -281,7 +284,7 @@ fn jwt_of_route(extension: &Extension<'_>, at: &At<'_>) -> Option<Override> {
 
 #[cfg(not(feature = "jwt"))]
 fn jwt_of_route(_: &Extension<'_>, at: &At<'_>) -> Option<Override> {
-    at.error("needs mesh-core's feature `jwt`, which is off");
+    at.error(feature_off!("jwt"));
     None
 }
 
@@ -315,6 +318,15 @@ fn rate_limit(message: &LocalRateLimit, is_override: bool, at: &At<'_>) -> Filte
 fn judge<M: Message + Default + Name + Fields>(extension: &Extension<'_>, at: &At<'_>) {
     if let Some(message) = extension.unpack::<M>(at) {
         message.judge(at);
+    }
+}
+
+/// No layer passes calls through filters.
+fn without_feature(is_optional: bool, at: &At<'_>) {
+    if is_optional {
+        at.ignored(feature_off!("filter"));
+    } else {
+        at.error(concat!(feature_off!("filter"), ", and the filter is not optional"));
     }
 }
 

@@ -17,8 +17,8 @@ pub(super) fn mirror_policies(messages: &[RequestMirrorPolicy], at: &At<'_>) -> 
     if messages.is_empty() {
         return None;
     }
+    // Clusters that only copies would go to are not asked for.
     if !cfg!(feature = "mirror") {
-        at.field("request_mirror_policies").ignored("the feature `mirror` is off");
         return None;
     }
     let policies = messages.iter().enumerate();

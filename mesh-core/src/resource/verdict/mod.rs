@@ -4,6 +4,17 @@
 //! writes [`Fields::judge`], which lists the ignored fields that are set and refuses the refused ones; a decoder calls
 //! it first and then reads what it acts on. The macro destructures each message without `..`: a field that a new
 //! version of xDS adds does not compile until it has a verdict.
+//!
+//! A field that a layer acts on says of which cargo feature that is. Without the feature nothing acts on it: it is listed as
+//! every other such field, and the list says which feature is missing.
+
+/// Why nothing acts on what a layer would act on. A text that is put together where it is compiled.
+macro_rules! feature_off {
+    ($feature:literal) => {
+        concat!("mesh-core's feature `", $feature, "` is off")
+    };
+}
+pub(crate) use feature_off;
 
 pub(crate) mod table;
 
@@ -44,6 +55,8 @@ pub struct FieldVerdict {
     pub verdict: Verdict,
     /// The condition or the reason; empty if there is nothing to add.
     pub note: &'static str,
+    /// The cargo feature of mesh-core's without which nothing acts on it; [`verdict`](Self::verdict) is that of this build.
+    pub feature: Option<&'static str>,
 }
 
 /// The wrapper that a resource may come in. It is read in place, where responses are, and not by a decoder.
@@ -59,7 +72,7 @@ const WRAPPER: [FieldVerdict; 8] = [
 ];
 
 const fn of_wrapper(field: &'static str, verdict: Verdict, note: &'static str) -> FieldVerdict {
-    FieldVerdict { message: "Resource", field, verdict, note }
+    FieldVerdict { message: "Resource", field, verdict, note, feature: None }
 }
 
 /// Every field of the xDS messages that a client reads, in the order in which they are met: the wrapper of resources,

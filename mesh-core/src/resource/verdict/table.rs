@@ -31,16 +31,18 @@ use super::{FieldVerdict, Fields, IsSet, Verdict};
 use crate::resource::decode::place::At;
 use crate::resource::decode::value::{is_positive, is_true};
 
-/// Writes the rows of a message, and [`Fields`] for it. A row is `field: Verdict`, a note in brackets, and after `if`
-/// the function that says whether the field asks for anything when that is not simply its being set. The cases of a
-/// oneof stand together.
+/// Writes the rows of a message, and [`Fields`] for it. A row is `field: Verdict`, a note in brackets, after `of` the
+/// cargo feature of the layer that acts on it (a case's then says after `or` what becomes of it otherwise, if it is not
+/// ignored), and after `if` the function that says whether the field asks for anything when that is not simply its being
+/// set. The cases of a oneof stand together.
 macro_rules! messages {
     ($(
         $name:literal $message:path {
-            $($field:ident: $verdict:ident $(($note:expr))? $(if $asks:path)?),* $(,)?
+            $($field:ident: $verdict:ident $(($note:expr))? $(of $feature:literal)? $(if $asks:path)?),* $(,)?
         }
         $(one $oneof:ident: $kind:path {
-            $($case:ident $case_name:literal: $case_verdict:ident $(($case_note:expr))?),* $(,)?
+            $($case:ident $case_name:literal: $case_verdict:ident $(($case_note:expr))? $(of $case_feature:literal $(or $off:ident)?)?),*
+            $(,)?
         })*
     )*) => {
         /// The full name of each message and its rows.
@@ -49,21 +51,21 @@ macro_rules! messages {
 
         $(impl Fields for $message {
             const VERDICTS: &'static [FieldVerdict] = &[
-                $(row!($name, stringify!($field), $verdict, $($note)?),)*
-                $($(row!($name, $case_name, $case_verdict, $($case_note)?),)*)*
+                $(row!($name, stringify!($field), $verdict, ($($note)?) $($feature)?),)*
+                $($(row!($name, $case_name, $case_verdict, ($($case_note)?) $($case_feature $($off)?)?),)*)*
             ];
 
             fn judge(&self, at: &At<'_>) {
                 let Self { $($field,)* $($oneof,)* } = self;
                 $(if asks!($field $(, $asks)?) {
-                    const { row!($name, stringify!($field), $verdict, $($note)?) }.apply(at);
+                    const { row!($name, stringify!($field), $verdict, ($($note)?) $($feature)?) }.apply(at);
                 })*
                 $({
                     use $kind as Case;
                     match $oneof {
                         None => {}
                         $(Some(Case::$case(..)) => {
-                            const { row!($name, $case_name, $case_verdict, $($case_note)?) }.apply(at);
+                            const { row!($name, $case_name, $case_verdict, ($($case_note)?) $($case_feature $($off)?)?) }.apply(at);
                         })*
                     }
                 })*
@@ -74,11 +76,30 @@ macro_rules! messages {
 }
 
 macro_rules! row {
-    ($message:expr, $field:expr, $verdict:ident,) => {
-        row!($message, $field, $verdict, "")
+    ($message:expr, $field:expr, $verdict:ident, () $($rest:tt)*) => {
+        row!($message, $field, $verdict, ("") $($rest)*)
     };
-    ($message:expr, $field:expr, $verdict:ident, $note:expr) => {
-        FieldVerdict { message: $message, field: unescaped($field), verdict: Verdict::$verdict, note: $note }
+    ($message:expr, $field:expr, $verdict:ident, ($note:expr)) => {
+        FieldVerdict {
+            message: $message,
+            field: unescaped($field),
+            verdict: Verdict::$verdict,
+            note: $note,
+            feature: None,
+        }
+    };
+    ($message:expr, $field:expr, $verdict:ident, ($note:expr) $feature:literal) => {
+        row!($message, $field, $verdict, ($note) $feature Ignore)
+    };
+    ($message:expr, $field:expr, $verdict:ident, ($note:expr) $feature:literal $off:ident) => {
+        FieldVerdict {
+            feature: Some($feature),
+            ..if cfg!(feature = $feature) {
+                row!($message, $field, $verdict, ($note))
+            } else {
+                row!($message, $field, $off, (feature_off!($feature)))
+            }
+        }
     };
 }
 
@@ -217,7 +238,7 @@ messages! {
         server_header_transformation: Ignore,
         scheme_header_transformation: Ignore,
         max_request_headers_kb: Ignore,
-        stream_idle_timeout: Ignore(IN_ENVOYS_PROFILE) if is_positive,
+        stream_idle_timeout: Ignore(IN_ENVOYS_PROFILE) of "timeout" if is_positive,
         stream_flush_timeout: Ignore,
         request_timeout: Ignore,
         request_headers_timeout: Ignore,
@@ -280,7 +301,7 @@ messages! {
         max_connection_duration_jitter: Ignore,
         max_headers_count: Ignore,
         max_response_headers_kb: Ignore,
-        max_stream_duration: Act("A31; 0 s: no limit"),
+        max_stream_duration: Act("A31; 0 s: no limit") of "timeout",
         headers_with_underscores_action: Ignore,
         max_requests_per_connection: Ignore,
     }
@@ -960,19 +981,19 @@ messages! {
         virtual_hosts: Act,
         vhds: Ignore,
         internal_only_headers: Ignore,
-        response_headers_to_add: Act("as in Envoy"),
-        response_headers_to_remove: Act("as in Envoy"),
-        request_headers_to_add: Act("as in Envoy"),
-        request_headers_to_remove: Act("as in Envoy"),
-        most_specific_header_mutations_wins: Act("as in Envoy"),
+        response_headers_to_add: Act("as in Envoy") of "filter",
+        response_headers_to_remove: Act("as in Envoy") of "filter",
+        request_headers_to_add: Act("as in Envoy") of "filter",
+        request_headers_to_remove: Act("as in Envoy") of "filter",
+        most_specific_header_mutations_wins: Act("as in Envoy") of "filter",
         validate_clusters: Ignore("a route may name a cluster that comes later") if is_true,
         max_direct_response_body_size_bytes: Ignore,
         cluster_specifier_plugins: Ignore,
-        request_mirror_policies: ClientActs("as in Envoy; the route's, else the virtual host's, else the route configuration's"),
+        request_mirror_policies: ClientActs("as in Envoy; the route's, else the virtual host's, else the route configuration's") of "mirror",
         ignore_port_in_host_matching: Ignore(NO_MEANING),
         vhost_header: Ignore,
         ignore_path_parameters_in_path_matching: Ignore,
-        typed_per_filter_config: Act("as in Envoy; the virtual host's goes before it"),
+        typed_per_filter_config: Act("as in Envoy; the virtual host's goes before it") of "filter",
         metadata: Ignore,
         route_specifiers: Ignore,
     }
@@ -984,22 +1005,22 @@ messages! {
         matcher: CallFails("its routes are not read"),
         require_tls: Ignore,
         virtual_clusters: Ignore,
-        rate_limits: Act("for `local_ratelimit`, by its `vh_rate_limits`; no filter in a composite takes them"),
-        request_headers_to_add: Act("as in Envoy"),
-        request_headers_to_remove: Act("as in Envoy"),
-        response_headers_to_add: Act("as in Envoy"),
-        response_headers_to_remove: Act("as in Envoy"),
+        rate_limits: Act("for `local_ratelimit`, by its `vh_rate_limits`; no filter in a composite takes them") of "filter",
+        request_headers_to_add: Act("as in Envoy") of "filter",
+        request_headers_to_remove: Act("as in Envoy") of "filter",
+        response_headers_to_add: Act("as in Envoy") of "filter",
+        response_headers_to_remove: Act("as in Envoy") of "filter",
         cors: Ignore,
-        typed_per_filter_config: Act("A39; what is not supported is refused unless it is optional"),
+        typed_per_filter_config: Act("A39; what is not supported is refused unless it is optional") of "filter",
         include_request_attempt_count: ClientActs("`x-envoy-attempt-count`, from 1; what the call has of that name is replaced"),
         include_attempt_count_in_response: ClientActs("of responses from endpoints; answers of the mesh's own have none"),
-        retry_policy: ClientActs("for routes that have none (A44)"),
+        retry_policy: ClientActs("for routes that have none (A44)") of "retry",
         retry_policy_typed_config: Ignore,
-        hedge_policy: ClientActs("for routes that have none"),
+        hedge_policy: ClientActs("for routes that have none") of "retry",
         include_is_timeout_retry_header: Ignore,
         per_request_buffer_limit_bytes: Ignore,
         request_body_buffer_limit: Ignore,
-        request_mirror_policies: ClientActs("as in Envoy; the route's, else the virtual host's, else the route configuration's"),
+        request_mirror_policies: ClientActs("as in Envoy; the route's, else the virtual host's, else the route configuration's") of "mirror",
         metadata: Ignore,
         route_specifiers: Ignore,
     }
@@ -1009,11 +1030,11 @@ messages! {
         r#match: Act("required"),
         metadata: Ignore,
         decorator: Ignore,
-        typed_per_filter_config: Act("A39; what is not supported is refused unless it is optional"),
-        request_headers_to_add: Act("as in Envoy"),
-        request_headers_to_remove: Act("as in Envoy"),
-        response_headers_to_add: Act("as in Envoy"),
-        response_headers_to_remove: Act("as in Envoy"),
+        typed_per_filter_config: Act("A39; what is not supported is refused unless it is optional") of "filter",
+        request_headers_to_add: Act("as in Envoy") of "filter",
+        request_headers_to_remove: Act("as in Envoy") of "filter",
+        response_headers_to_add: Act("as in Envoy") of "filter",
+        response_headers_to_remove: Act("as in Envoy") of "filter",
         tracing: Ignore,
         per_request_buffer_limit_bytes: Ignore,
         stat_prefix: Ignore,
@@ -1022,8 +1043,8 @@ messages! {
     }
     one action: route::route::Action {
         Route "route": ClientActs("a server's call fails (A36)"),
-        Redirect "redirect": ClientActs("as in Envoy; a server's call fails (A36)"),
-        DirectResponse "direct_response": ClientActs("as in Envoy; a server's call fails (A36)"),
+        Redirect "redirect": ClientActs("as in Envoy; a server's call fails (A36)") of "filter" or CallFails,
+        DirectResponse "direct_response": ClientActs("as in Envoy; a server's call fails (A36)") of "filter" or CallFails,
         FilterAction "filter_action": CallFails,
         NonForwardingAction "non_forwarding_action": Act("a server serves the call itself (A36); a client's call fails"),
     }
@@ -1096,21 +1117,21 @@ messages! {
     "RouteAction" route::RouteAction {
         cluster_not_found_response_code: Ignore,
         metadata_match: Ignore,
-        prefix_rewrite: Act("as in Envoy"),
-        regex_rewrite: Act("as in Envoy"),
+        prefix_rewrite: Act("as in Envoy") of "filter",
+        regex_rewrite: Act("as in Envoy") of "filter",
         path_rewrite_policy: Ignore,
         path_rewrite: Ignore,
         append_x_forwarded_host: Ignore,
-        timeout: Ignore(IN_ENVOYS_PROFILE) if is_positive,
-        idle_timeout: Ignore(IN_ENVOYS_PROFILE) if is_positive,
+        timeout: Ignore(IN_ENVOYS_PROFILE) of "timeout" if is_positive,
+        idle_timeout: Ignore(IN_ENVOYS_PROFILE) of "timeout" if is_positive,
         flush_timeout: Ignore,
         early_data_policy: Ignore,
-        retry_policy: Act("A44; the virtual host's is not merged into it"),
+        retry_policy: Act("A44; the virtual host's is not merged into it") of "retry",
         retry_policy_typed_config: Ignore,
-        request_mirror_policies: Act("as in Envoy; the route's, else the virtual host's, else the route configuration's"),
+        request_mirror_policies: Act("as in Envoy; the route's, else the virtual host's, else the route configuration's") of "mirror",
         priority: Ignore,
-        rate_limits: Act("for `local_ratelimit`; no filter in a composite takes them"),
-        include_vh_rate_limits: Act("as in Envoy"),
+        rate_limits: Act("for `local_ratelimit`; no filter in a composite takes them") of "filter",
+        include_vh_rate_limits: Act("as in Envoy") of "filter",
         hash_policy: Act("for clusters whose policy has affinity (A42)"),
         cors: Ignore,
         max_grpc_timeout: Ignore("replaced by `max_stream_duration`") if is_positive,
@@ -1119,8 +1140,8 @@ messages! {
         internal_redirect_policy: Ignore,
         internal_redirect_action: Ignore,
         max_internal_redirects: Ignore,
-        hedge_policy: Act("the virtual host's is not merged into it"),
-        max_stream_duration: Act,
+        hedge_policy: Act("the virtual host's is not merged into it") of "retry",
+        max_stream_duration: Act of "timeout",
     }
     one cluster_specifier: route::route_action::ClusterSpecifier {
         Cluster "cluster": Act,
@@ -1130,7 +1151,7 @@ messages! {
         InlineClusterSpecifierPlugin "inline_cluster_specifier_plugin": CallFails,
     }
     one host_rewrite_specifier: route::route_action::HostRewriteSpecifier {
-        HostRewriteLiteral "host_rewrite_literal": Act("from a `trusted_xds_server`, unless the application set the authority (A81)"),
+        HostRewriteLiteral "host_rewrite_literal": Act("from a `trusted_xds_server`, unless the application set the authority (A81)") of "filter",
         AutoHostRewrite "auto_host_rewrite": Act("from a `trusted_xds_server`, unless the application set the authority (A81)"),
         HostRewriteHeader "host_rewrite_header": Ignore,
         HostRewritePathRegex "host_rewrite_path_regex": Ignore,
@@ -1151,7 +1172,7 @@ messages! {
         retry_on: Act("gRPC's five codes (A44) and Envoy's conditions; unknown words are listed"),
         num_retries: Act("default 1, at least 1; at most 5 attempts in all (A6)"),
         per_try_timeout: Act("to the response's head, as in Envoy"),
-        per_try_idle_timeout: Act("as in Envoy; what the call sends counts, too"),
+        per_try_idle_timeout: Act("as in Envoy; what the call sends counts, too") of "timeout",
         retry_priority: Ignore,
         retry_host_predicate: Act("`previous_hosts`, which holds anyway; others are listed"),
         retry_options_predicates: Ignore,
@@ -1249,14 +1270,14 @@ messages! {
         cluster_header: Act("as in Envoy, if there is no `name`; clusters that no route names are asked for, up to 100"),
         weight: Act("required"),
         metadata_match: Ignore,
-        request_headers_to_add: Act("as in Envoy"),
-        request_headers_to_remove: Act("as in Envoy"),
-        response_headers_to_add: Act("as in Envoy"),
-        response_headers_to_remove: Act("as in Envoy"),
-        typed_per_filter_config: Act("A39; what is not supported is refused unless it is optional"),
+        request_headers_to_add: Act("as in Envoy") of "filter",
+        request_headers_to_remove: Act("as in Envoy") of "filter",
+        response_headers_to_add: Act("as in Envoy") of "filter",
+        response_headers_to_remove: Act("as in Envoy") of "filter",
+        typed_per_filter_config: Act("A39; what is not supported is refused unless it is optional") of "filter",
     }
     one host_rewrite_specifier: route::weighted_cluster::cluster_weight::HostRewriteSpecifier {
-        HostRewriteLiteral "host_rewrite_literal": Act("as the route's, if that has none"),
+        HostRewriteLiteral "host_rewrite_literal": Act("as the route's, if that has none") of "filter",
     }
 
     "FilterConfig" route::FilterConfig {
@@ -1417,9 +1438,9 @@ messages! {
         priority: Act("HIGH is listed as ignored"),
         max_connections: Act("as in Envoy: of more than one to an endpoint; per endpoint 1 to 10 (A105)"),
         max_pending_requests: Act("as in Envoy, if set: calls that wait for an endpoint or a stream"),
-        max_requests: Act("1024 if unset; 0 lets no call pass (A32)"),
-        max_retries: Act("no limit if unset: the mesh's own budget holds anyway"),
-        retry_budget: Act("in place of `max_retries`; a share of the calls that have a retry policy"),
+        max_requests: Act("1024 if unset; 0 lets no call pass (A32)") of "cluster",
+        max_retries: Act("no limit if unset: the mesh's own budget holds anyway") of "retry",
+        retry_budget: Act("in place of `max_retries`; a share of the calls that have a retry policy") of "retry",
         track_remaining: Ignore(NO_MEANING),
         max_connection_pools: Ignore(NO_MEANING),
     }
@@ -1808,7 +1829,7 @@ messages! {
     }
 
     "ClusterLoadAssignment.Policy" endpoint::cluster_load_assignment::Policy {
-        drop_overloads: Act,
+        drop_overloads: Act of "cluster",
         overprovisioning_factor: Act("greater than 0, by default 140; in `Profile::Envoy`"),
         endpoint_stale_after: Ignore,
         weighted_priority_health: Ignore,

@@ -17,4 +17,6 @@ mod secrets;
 mod sessions;
 mod subsetting;
 mod verdicts;
+#[cfg(not(any(feature = "filter", feature = "timeout", feature = "mirror", feature = "retry", feature = "cluster")))]
+mod without_layers;
 mod zones;

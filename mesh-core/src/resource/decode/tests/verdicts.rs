@@ -28,7 +28,7 @@ use crate::resource::route_config::RouteConfiguration;
 use crate::resource::verdict::table::MESSAGES;
 use crate::resource::verdict::{FieldVerdict, Verdict, verdicts};
 use crate::resource::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION};
-use crate::xds::resource_type::Extensions;
+use crate::xds::resource_type::{Extensions, IgnoredField};
 
 pub(super) static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(mesh_xds_proto::FILE_DESCRIPTOR_SET).expect("the descriptors that are checked in")
@@ -59,21 +59,34 @@ fn the_table_has_each_field_of_the_wrapper() {
 #[test]
 fn each_field_that_is_not_acted_on_is_listed_or_refused() {
     let mut checked = 0;
-    for (full_name, rows) in MESSAGES {
-        let full_name = full_name();
-        for row in rows.iter().filter(|row| row.verdict != Verdict::Act) {
-            let field = descriptor(&full_name).get_field_by_name(row.field).expect("checked above");
-            check(&full_name, row, &sample(&field).encode_to_vec());
+    with_each_field(
+        |row| row.verdict != Verdict::Act,
+        |full_name, row, fixture| {
+            check(full_name, row, fixture);
             checked += 1;
-        }
-    }
+        },
+    );
     assert!(checked > 200, "{checked} fields");
 }
 
-fn check(full_name: &str, row: &FieldVerdict, sample: &[u8]) {
-    let mut fixture = Fixture::default();
-    place(full_name, sample, &mut fixture);
-    let (errors, ignored) = found(&fixture);
+/// Calls `check` with the resources that set one field of the table, for each that is `chosen`.
+pub(super) fn with_each_field(
+    chosen: impl Fn(&FieldVerdict) -> bool,
+    mut check: impl FnMut(&str, &FieldVerdict, &Fixture),
+) {
+    for (full_name, rows) in MESSAGES {
+        let full_name = full_name();
+        for row in rows.iter().filter(|row| chosen(row)) {
+            let field = descriptor(&full_name).get_field_by_name(row.field).expect("in the table as in the protos");
+            let mut fixture = Fixture::default();
+            place(&full_name, &sample(&field).encode_to_vec(), &mut fixture);
+            check(&full_name, row, &fixture);
+        }
+    }
+}
+
+fn check(full_name: &str, row: &FieldVerdict, fixture: &Fixture) {
+    let (errors, ignored) = found(fixture);
     let ends_here = |path: &str| path == row.field || path.ends_with(&format!(".{}", row.field));
     if row.verdict == Verdict::Nack {
         let refused = errors.iter().any(|(path, problem)| ends_here(path) && problem == row.note);
@@ -82,15 +95,15 @@ fn check(full_name: &str, row: &FieldVerdict, sample: &[u8]) {
         // The sample says nothing, which some of these must not; then there is nothing to list.
         let is_refused = row.verdict == Verdict::ClientActs && errors.iter().any(|(path, _)| path.contains(row.field));
         assert!(
-            is_refused || ignored.iter().any(|path| ends_here(path)),
+            is_refused || ignored.iter().any(|field| ends_here(&field.path)),
             "{full_name}.{}: {ignored:?}, {errors:?}",
             row.field
         );
     }
 }
 
-/// Errors and ignored paths of all resources, and those that only clients act on.
-fn found(fixture: &Fixture) -> (Vec<(String, String)>, Vec<String>) {
+/// Errors and ignored fields of all resources, and those that only clients act on.
+pub(super) fn found(fixture: &Fixture) -> (Vec<(String, String)>, Vec<IgnoredField>) {
     let decoded = [
         (LISTENER.decode)(&fixture.packed().encode_to_vec(), &Extensions::default()),
         (LISTENER.decode)(&fixture.server().encode_to_vec(), &Extensions::default()),
@@ -104,9 +117,9 @@ fn found(fixture: &Fixture) -> (Vec<(String, String)>, Vec<String>) {
     let mut ignored = Vec::new();
     for decoded in decoded {
         let routes = decoded.value.as_ref().ok().and_then(|value| value.downcast_ref::<RouteConfiguration>());
-        ignored.extend(routes.into_iter().flat_map(|routes| paths(routes.of_clients.clone())));
+        ignored.extend(routes.into_iter().flat_map(|routes| routes.of_clients.clone()));
         errors.extend(decoded.value.err().into_iter().flatten().map(|error| (error.path, error.problem)));
-        ignored.extend(paths(decoded.ignored));
+        ignored.extend(decoded.ignored);
     }
     (errors, ignored)
 }
