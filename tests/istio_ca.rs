@@ -10,11 +10,14 @@ use mesh_core::providers::IstioCa;
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep};
 
-use crate::support::client::{Client, quick};
+use crate::support::client::{Client, impatient, quick};
+use crate::support::clock::pass_times;
 use crate::support::istio::{Answer, Istio};
 use crate::support::pki::{Authority, uri};
-use crate::support::secured::{CLIENT, SERVER, Site, context, reported};
+use crate::support::relay::Relay;
+use crate::support::secured::{CLIENT, SERVER, Site, context, reported, says_in_time};
 use crate::support::timed::timed;
 use crate::support::tls::server;
 
@@ -181,6 +184,45 @@ async fn s1_the_last_certificate_stays_while_the_ca_refuses() {
         ca.say(Answer::Issue(CLIENT, HOUR));
         let status = reported(&mesh, |provider| provider.generation == 2).await;
         assert_eq!(status.last_error, None);
+    })
+    .await;
+}
+
+/// Issuer outage to expiry. Certificates go by the time of day, and all else by a clock that runs ahead while the CA is
+/// away: requests in vain become as rare as they get.
+#[tokio::test]
+async fn r09_calls_succeed_within_5_seconds_of_the_return_of_a_ca_that_was_away_beyond_the_certificates_end() {
+    timed(async || {
+        let ca = Istio::start(Answer::Issue(CLIENT, Duration::from_secs(2))).await;
+        let network = Relay::start(ca.address().parse().expect("an address")).await;
+        let pod = Pod::new(ca.authority());
+        let site = Site::with(Authority::new(), server(&ca.authority().svid(SERVER), Some(ca.authority()))).await;
+        site.ask(&context(&[SERVER]));
+        let mesh = site
+            .mesh(impatient().certificate_provider("default", pod.provider(network.address().to_string())))
+            .await;
+        let client = Client::new(&mesh, "xds:///greeter");
+        assert_eq!(client.hello().await.unwrap(), "a");
+        network.refuse(true);
+        network.cut();
+        let end = reported(&mesh, |provider| provider.generation == 1).await.expires.expect("a certificate");
+        pass_times(50);
+        while SystemTime::now() < end {
+            sleep(Duration::from_secs(1)).await;
+        }
+        pass_times(1);
+        let status = says_in_time(&client, "has an expired certificate: since 20").await;
+        assert!(status.message().contains("last error, at 20"), "{status:?}");
+        let in_vain = network.accepted();
+        assert!(in_vain > 10, "it was asked {in_vain} times");
+
+        ca.say(Answer::Issue(CLIENT, HOUR));
+        let before = Instant::now();
+        pass_times(4);
+        network.refuse(false);
+        assert_eq!(client.recovers().await, "a");
+        assert!(before.elapsed() <= Duration::from_secs(5), "{:?}", before.elapsed());
+        pass_times(1);
     })
     .await;
 }

@@ -47,7 +47,13 @@ impl Backoff {
 
     /// The delay before the next attempt; `random` is from 0 to 1.
     pub(crate) fn next_delay(&mut self, random: f64) -> Duration {
-        let delay = scale(self.base, 1.0 + self.config.jitter * (2.0 * random - 1.0), Duration::MAX);
+        self.next_delay_within(Duration::MAX, random)
+    }
+
+    /// As [`next_delay`](Self::next_delay), where the next attempt has this longest delay before jitter.
+    pub(crate) fn next_delay_within(&mut self, max: Duration, random: f64) -> Duration {
+        let jitter = 1.0 + self.config.jitter * (2.0 * random - 1.0);
+        let delay = scale(self.base.min(max), jitter, Duration::MAX);
         self.base = scale(self.base, self.config.multiplier, self.config.max);
         delay
     }
@@ -81,6 +87,15 @@ mod tests {
     fn jitter_moves_a_delay_by_its_share_either_way() {
         assert_eq!(delays(BackoffConfig::default(), 0.0, 1), [0.8]);
         assert_eq!(delays(BackoffConfig::default(), 1.0, 1), [1.2]);
+    }
+
+    #[test]
+    fn an_attempt_in_need_is_made_sooner_and_the_delays_grow_on() {
+        let mut backoff = Backoff::new(BackoffConfig::default());
+        let second = Duration::from_secs(1);
+        let delays: Vec<_> = (0..4).map(|_| backoff.next_delay_within(2 * second, 1.0).as_secs_f64()).collect();
+        assert_eq!(delays, [1.2, 1.92, 2.4, 2.4]);
+        assert!(backoff.next_delay(0.5) > 6 * second);
     }
 
     #[test]

@@ -15,6 +15,12 @@ pub(crate) const MOST: Duration = Duration::from_millis(50);
 
 thread_local! {
     static IS_RUNNING: Cell<bool> = const { Cell::new(false) };
+    static PACE: Cell<u32> = const { Cell::new(1) };
+}
+
+/// From now on the time of this test, which [passes over stalls](pass_over_stalls), passes so many times as fast as the real one.
+pub(crate) fn pass_times(pace: u32) {
+    PACE.set(pace);
 }
 
 /// From now on time passes in this test's runtime, which must not be paused, as it really does, but for the times in which the
@@ -39,7 +45,7 @@ pub(crate) fn pass_over_stalls() {
             // That somebody set it back is no time that passed.
             let passed = now.duration_since(last).unwrap_or_default();
             last = now;
-            advance(passed.min(MOST)).await;
+            advance(passed.min(MOST) * PACE.get()).await;
         }
     });
 }

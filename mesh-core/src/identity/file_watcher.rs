@@ -19,7 +19,7 @@ use crate::files;
 const TRIES: usize = 3;
 /// After a failure the files are looked at sooner.
 const RETRY: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(10);
+const RETRY_MAX: Duration = Duration::from_secs(4);
 
 /// Reads certificates from files, again and again: what gRPC's bootstrap calls `file_watcher` (A29).
 ///

@@ -24,7 +24,8 @@ const ROOTS: &str = "/var/run/secrets/istio/root-cert.pem";
 /// The key is made here (P-256) for each certificate and never leaves the process. The CA is reached over TLS alone; the
 /// token is read anew for each request, the roots for each and every 10 s besides. A certificate is renewed when 40 to 60 %
 /// of its life since its receipt are over; no more than one request goes out in a second. While the CA does not answer or
-/// refuses, the last certificate stays in use until it expires, and the CA is asked again within 36 s.
+/// refuses, the last certificate stays in use until it expires, and the CA is asked again within 36 s; within 4 s when less than
+/// 30 s of the certificate are left, or nothing.
 ///
 /// Peers are trusted by the same roots as the CA, if they are of the own trust domain.
 ///

@@ -37,7 +37,7 @@ const UNREACHABLE: BackoffConfig =
 /// An agent that answers, and ends each stream then, is asked no more often.
 const BETWEEN_REQUESTS: Duration = Duration::from_secs(1);
 const REFUSED: BackoffConfig =
-    BackoffConfig { initial: Duration::from_millis(200), multiplier: 1.6, max: Duration::from_secs(5), jitter: 0.2 };
+    BackoffConfig { initial: Duration::from_millis(200), multiplier: 1.6, max: Duration::from_secs(4), jitter: 0.2 };
 
 /// Why a stream is over.
 enum End {
