@@ -276,7 +276,7 @@ async fn a_clients_listener_has_no_access_control() {
     assert_eq!(call.await.unwrap().unwrap_err().code(), Code::Unavailable);
 }
 
-fn named(id: &str) -> Principal {
+pub(crate) fn named(id: &str) -> Principal {
     let exact = StringMatcher { match_pattern: Some(MatchPattern::Exact(id.into())), ..Default::default() };
     principal(Identifier::Authenticated(Authenticated { principal_name: Some(exact) }))
 }

@@ -30,9 +30,11 @@ use mesh_xds_proto::xds::r#type::matcher::v3::matcher::{MatcherTree, MatcherType
 use prost::{Message, Name};
 use tonic::Code;
 
+use crate::open_streams::{Chat, ending};
 use crate::support::client::{assert_says, metadata};
 use crate::support::configured::Setting;
 use crate::support::greeter::Greeter;
+use crate::support::rbac::{any as any_call, deny};
 
 fn xds<M: Message + Name>(message: &M) -> XdsExtension {
     XdsExtension { name: "named".to_owned(), typed_config: Some(any(message)) }
@@ -150,11 +152,7 @@ fn run_abort() -> ExecuteFilterAction {
 
 #[tokio::test]
 async fn a_share_of_the_calls_passes_the_filters_and_the_others_none() {
-    let share = RuntimeFractionalPercent {
-        default_value: Some(FractionalPercent { numerator: 20, denominator: 0 }),
-        ..Default::default()
-    };
-    let run = ExecuteFilterAction { sample_percent: Some(share), ..run_abort() };
+    let run = ExecuteFilterAction { sample_percent: Some(share(20)), ..run_abort() };
     let greeter = with(&composite(by_header([("five", action(&run))]))).await;
     let mut aborted = 0_u32;
     for _ in 0..1_000 {
@@ -232,6 +230,30 @@ async fn a_server_chooses_by_a_calls_headers_who_is_asked() {
     );
     let why = it.server.status().last_refused_call.expect("the server's operator is told why");
     assert!(why.contains("filter `choose` has no action for the call"), "{why}");
+}
+
+#[tokio::test]
+async fn s11_a_policy_that_a_composite_leads_to_ends_open_streams() {
+    let leading_to = |then| filter_chain().filter("choose", &composite(otherwise(by_header([("x", skip())]), then)));
+    let it = Setting::start(leading_to(skip()), ending()).await;
+    let mut chat = Chat::open(&it, false).await;
+    it.changes_to(leading_to(action(&run(&deny([any_call()]))))).await;
+    assert_eq!(chat.end().await.code(), Code::PermissionDenied);
+}
+
+fn skip() -> OnMatch {
+    action(&SkipFilter {})
+}
+
+/// Half of all calls pass this filter.
+pub(crate) fn of_a_half<M: Message + Name>(filter: &M) -> ExtensionWithMatcher {
+    let run = ExecuteFilterAction { sample_percent: Some(share(50)), ..run(filter) };
+    composite(otherwise(by_header([("x", skip())]), action(&run)))
+}
+
+fn share(percent: u32) -> RuntimeFractionalPercent {
+    let default_value = Some(FractionalPercent { numerator: percent, denominator: 0 });
+    RuntimeFractionalPercent { default_value, ..Default::default() }
 }
 
 /// What a transport adds is not the same in every client, and clients do not choose by it (A28); a server has it as it came.

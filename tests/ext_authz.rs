@@ -53,7 +53,7 @@ use crate::support::secured_server::{CLIENT, SERVER, Site, context, secured};
 /// How `server_listener` calls the listener of a server.
 const LISTENERS: &str = "grpc/server?xds.resource.listening_address=%s";
 
-fn allowing(service: &Authorization) -> MeshBuilder {
+pub(crate) fn allowing(service: &Authorization) -> MeshBuilder {
     quick().bootstrap(bootstrap([service]))
 }
 
@@ -75,7 +75,7 @@ fn service(target: &str) -> core::GrpcService {
     core::GrpcService { target_specifier: Some(TargetSpecifier::GoogleGrpc(google)), ..Default::default() }
 }
 
-fn asking(target: &str) -> pb::ExtAuthz {
+pub(crate) fn asking(target: &str) -> pb::ExtAuthz {
     pb::ExtAuthz { services: Some(Services::GrpcService(service(target))), ..Default::default() }
 }
 
@@ -99,7 +99,7 @@ async fn start_at(service: SocketAddr) -> Setting {
     Setting::start_in(mesh, chain(&asking(&service.to_string())), ServerOptions::new()).await
 }
 
-fn option(key: &str, value: &str, overwrites: bool) -> core::HeaderValueOption {
+pub(crate) fn option(key: &str, value: &str, overwrites: bool) -> core::HeaderValueOption {
     let header = core::HeaderValue { key: key.into(), value: value.into(), ..Default::default() };
     core::HeaderValueOption {
         header: Some(header),
@@ -108,7 +108,7 @@ fn option(key: &str, value: &str, overwrites: bool) -> core::HeaderValueOption {
     }
 }
 
-fn ok() -> CheckResponse {
+pub(crate) fn ok() -> CheckResponse {
     CheckResponse { status: Some(RpcStatus::default()), ..Default::default() }
 }
 

@@ -198,9 +198,8 @@ async fn r09_calls_succeed_within_5_seconds_of_the_return_of_a_ca_that_was_away_
         let pod = Pod::new(ca.authority());
         let site = Site::with(Authority::new(), server(&ca.authority().svid(SERVER), Some(ca.authority()))).await;
         site.ask(&context(&[SERVER]));
-        let mesh = site
-            .mesh(impatient().certificate_provider("default", pod.provider(network.address().to_string())))
-            .await;
+        let mesh =
+            site.mesh(impatient().certificate_provider("default", pod.provider(network.address().to_string()))).await;
         let client = Client::new(&mesh, "xds:///greeter");
         assert_eq!(client.hello().await.unwrap(), "a");
         network.refuse(true);

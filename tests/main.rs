@@ -36,6 +36,7 @@ mod jwt;
 mod load;
 mod mirroring;
 mod mtls;
+mod open_streams;
 mod outlier_detection;
 mod peers;
 mod pick_first;

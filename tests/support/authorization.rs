@@ -11,6 +11,7 @@ use mesh_xds_proto::envoy::service::auth::v3::{AttributeContext, CheckRequest, C
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::{Counter, unary};
@@ -33,6 +34,8 @@ struct State {
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
     Response(Box<CheckResponse>),
+    /// When its test says so.
+    Held(Arc<Notify>, Box<CheckResponse>),
     /// Bytes that are in no frame of gRPC, or no message.
     Raw(&'static [u8]),
     Status(u16, &'static str),
@@ -125,9 +128,14 @@ async fn handle(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, 
     state.asked.lock().push(Asked { attributes, headers: head.headers });
     state.checks.add(1);
     let answer = state.answer.lock().clone();
+    let mut respond_with = |response: &CheckResponse| {
+        unary::answer(&mut respond, Some(unary::frame(&response.encode_to_vec())), 0, "");
+    };
     match answer {
-        Answer::Response(response) => {
-            unary::answer(&mut respond, Some(unary::frame(&response.encode_to_vec())), 0, "");
+        Answer::Response(response) => respond_with(&response),
+        Answer::Held(until, response) => {
+            until.notified().await;
+            respond_with(&response);
         }
         Answer::Raw(bytes) => unary::answer(&mut respond, Some(Bytes::from_static(bytes)), 0, ""),
         Answer::Status(code, text) => unary::answer(&mut respond, None, code, text),

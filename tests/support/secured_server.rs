@@ -6,6 +6,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::StreamExt;
 use mesh_core::identity::{CertificateProvider, KeyMaterial, ProviderFuture, Publisher};
 use mesh_core::server::{Peer, ServerOptions, ServingMode};
 use mesh_core::testing::{ControlPlane, FilterChainBuilder, Resources, any, cluster, filter_chain, server_listener};
@@ -25,7 +26,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tonic::{Request, Response, Status};
+use tonic::codegen::BoxStream;
+use tonic::{Request, Response, Status, Streaming};
 
 use super::PATIENCE;
 use super::client::{Client, impatient, quick};
@@ -51,6 +53,11 @@ impl Greeter for WhoCalls {
         let forwarded = request.metadata().keys().any(|key| format!("{key:?}").contains("x-forwarded-client-cert"));
         let message = if forwarded { format!("{caller}, for another") } else { caller };
         Ok(Response::new(HelloReply { message }))
+    }
+
+    async fn chat(&self, request: Request<Streaming<HelloRequest>>) -> Result<Response<BoxStream<HelloReply>>, Status> {
+        let replies = request.into_inner().map(|request| request.map(|_| HelloReply::default()));
+        Ok(Response::new(Box::pin(replies)))
     }
 }
 

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use tower::util::Oneshot;
 use tower_service::Service;
 
-use super::held::Held;
+use super::held::{Held, Outcome};
+use super::open::{OpenCall, Watched};
 use super::passage::Passage;
 use super::request::RequestBody;
 use super::state::InFlight;
@@ -32,6 +33,8 @@ where
     in_flight: Option<Arc<InFlight>>,
     /// Its place among the calls that are served at a time, unless its passage has it.
     permit: Option<Permit>,
+    /// What may end it.
+    watched: Option<Watched>,
 }
 
 #[pin_project(project = StateProjection)]
@@ -50,8 +53,13 @@ impl<S, R> Answer<S, R>
 where
     S: Service<Request<RequestBody>>,
 {
-    pub(super) fn new(state: State<S, R>, in_flight: Arc<InFlight>, permit: Option<Permit>) -> Self {
-        Self { state, in_flight: Some(in_flight), permit }
+    pub(super) fn new(
+        state: State<S, R>,
+        in_flight: Arc<InFlight>,
+        permit: Option<Permit>,
+        call: Option<&Arc<OpenCall>>,
+    ) -> Self {
+        Self { state, in_flight: Some(in_flight), permit, watched: call.map(Watched::new) }
     }
 }
 
@@ -65,19 +73,16 @@ where
     }
 }
 
-impl<S, R> Future for Answer<S, R>
+impl<S, R> State<S, R>
 where
     S: Service<Request<RequestBody>, Response = Response<R>>,
     S::Error: Into<BoxError>,
 {
-    type Output = Result<Response<ResponseBody<R>>, BoxError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let response = match this.state.project() {
+    fn poll_answer(self: Pin<&mut Self>, cx: &mut Context<'_>, permit: &mut Option<Permit>) -> Poll<Outcome<R>> {
+        let response = match self.project() {
             StateProjection::Served(handler, passage) => {
                 let response = ready!(handler.poll(cx)).map_err(Into::into)?.map(filter::ResponseBody::passed);
-                if let Some(permit) = this.permit.take() {
+                if let Some(permit) = permit.take() {
                     permit.served(Instant::now());
                 }
                 match passage {
@@ -90,36 +95,71 @@ where
                 answer.take().expect("polled after it was ready")?.map(filter::ResponseBody::own)
             }
         };
+        Poll::Ready(Ok(response))
+    }
+}
+
+impl<S, R> Future for Answer<S, R>
+where
+    S: Service<Request<RequestBody>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+{
+    type Output = Result<Response<ResponseBody<R>>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let is_denied = this.watched.as_mut().is_some_and(|watched| watched.poll_denied(cx).is_ready());
+        let response = match this.watched {
+            Some(watched) if is_denied => watched.call.answer().map(|()| filter::ResponseBody::own(Bytes::new())),
+            _ => ready!(this.state.poll_answer(cx, this.permit))?,
+        };
         let in_flight = this.in_flight.take().expect("polled after it was ready");
-        Poll::Ready(Ok(response.map(|inner| ResponseBody { inner, in_flight })))
+        let watched = this.watched.take();
+        Poll::Ready(Ok(response.map(|inner| ResponseBody { inner: Some(inner), in_flight, watched })))
     }
 }
 
 /// The body of a response; its call is in flight until it is dropped, and all that came of it.
 #[pin_project]
 pub(super) struct ResponseBody<R> {
+    /// `None`: it was ended.
     #[pin]
-    inner: filter::ResponseBody<R>,
+    inner: Option<filter::ResponseBody<R>>,
     in_flight: Arc<InFlight>,
+    /// What may end it before its end.
+    watched: Option<Watched>,
 }
 
-impl<R: Body<Data = Bytes>> Body for ResponseBody<R> {
+impl<R> Body for ResponseBody<R>
+where
+    R: Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
+{
     type Data = Piece;
-    type Error = R::Error;
+    type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, R::Error>>> {
-        let this = self.project();
-        let frame = ready!(this.inner.poll_frame(cx));
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, BoxError>>> {
+        let mut this = self.project();
+        if this.watched.as_mut().is_some_and(|watched| watched.poll_denied(cx).is_ready()) {
+            this.inner.set(None);
+            // Those of the request see it by themselves.
+            let end = this.watched.take().and_then(|watched| watched.call.trailers());
+            return Poll::Ready(Some(
+                end.map(Frame::trailers).ok_or_else(|| h2::Error::from(h2::Reason::CANCEL).into()),
+            ));
+        }
+        let Some(inner) = this.inner.as_pin_mut() else { return Poll::Ready(None) };
+        let frame = ready!(inner.poll_frame(cx)).map(|frame| frame.map_err(Into::into));
         let piece = |bytes| Piece { bytes, _in_flight: this.in_flight.clone() };
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 

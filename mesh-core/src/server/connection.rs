@@ -101,7 +101,8 @@ pub(super) async fn serve<S, R>(
     let certificates = certificates.follow(&securing, &connected, context);
     let (server, connection) = (connected.server.clone(), connected.state.clone());
     let running = server.running.clone();
-    let terms = Terms { protocol, deny_by_default: options.deny_by_default, running, audit };
+    let ServerOptions { deny_by_default, ends_denied_streams, .. } = *options;
+    let terms = Terms { protocol, deny_by_default, ends_denied_streams, running, audit };
     let refusals = Refusals { server, protocol, limit };
     let calls = Calls { service, connection, info, caller, chain, terms, refusals };
     let (io, traffic) = Noticed::new(io);

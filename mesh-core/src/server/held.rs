@@ -10,7 +10,7 @@ use tower::ServiceExt as _;
 use tower_service::Service;
 
 use super::passage::{Hold, Next, Passage, Pause};
-use super::request::{Refusals, RequestBody};
+use super::request::{Refusals, RequestBody, enter};
 use crate::context::Context;
 use crate::error::BoxError;
 use crate::filter::ResponseBody;
@@ -53,7 +53,11 @@ impl<S> HeldCall<S> {
                 Next::Serve => break,
             }
         }
-        let call = service.oneshot(Request::from_parts(head, body));
+        let request = Request::from_parts(head, body);
+        if let Err(error) = enter(&request) {
+            return Ok(refusals.answer(&error).map(|()| ResponseBody::own(Bytes::new())));
+        }
+        let call = service.oneshot(request);
         let response = Context::serving(deadline).scope(call).await.map_err(Into::into)?;
         Ok(passage.served(response.map(ResponseBody::passed)))
     }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::{denied, inbound_call};
 use super::mode::ServingMode;
+use super::open::{OpenCall, OpenCalls};
 use super::passage::{Passage, Terms};
 use super::secure::Securing;
 use super::state::ConnectionState;
@@ -28,6 +29,7 @@ use crate::resource::filter::FilterConfig;
 use crate::resource::filter_chain::{FilterChain, FilterChains};
 use crate::resource::listener::{Listener, RouteSource, SocketListener};
 use crate::resource::matcher::RequestHead;
+use crate::resource::rbac::RbacFilter;
 use crate::resource::rbac::access::decide;
 use crate::resource::route::RouteAction;
 use crate::resource::route_config::RouteConfiguration;
@@ -64,10 +66,14 @@ pub(super) struct Admission {
 
 /// The chain of connections. What it holds may change while they are open.
 #[derive(Debug)]
-pub(super) struct ChainState(ArcSwap<ChainInForce>);
+pub(super) struct ChainState {
+    in_force: ArcSwap<ChainInForce>,
+    /// Those of its server's calls that end when they are denied.
+    open: Arc<OpenCalls>,
+}
 
 #[derive(Debug)]
-struct ChainInForce {
+pub(super) struct ChainInForce {
     listener: Arc<str>,
     chain: Arc<FilterChain>,
     routes: Result<Arc<RouteConfiguration>, Problem>,
@@ -105,7 +111,7 @@ impl Setup {
     /// What the first of the others falls short of.
     pub(super) fn check(&self, securing: &Securing) -> Result<(), Error> {
         self.chains.iter().try_for_each(|state| {
-            let in_force = state.0.load();
+            let in_force = state.in_force.load();
             let ChainInForce { chain, .. } = &**in_force;
             securing.check(&chain.name, chain.security.as_ref()).map_err(|error| in_force.located(error))
         })
@@ -115,7 +121,7 @@ impl Setup {
     pub(super) fn concurrency(&self) -> Vec<ConcurrencyStatus> {
         let (mut seen, mut all) = (HashSet::new(), Vec::new());
         for state in &self.chains {
-            let in_force = state.0.load();
+            let in_force = state.in_force.load();
             let chain = &in_force.chain.name;
             in_force.passed.iter().for_each(|chains| {
                 chains.each_filter(&mut |filter, config| {
@@ -132,7 +138,12 @@ impl Setup {
 
     /// Gives its connections what other chains with the same matches say.
     fn update(&self, chains: Vec<ChainInForce>) {
-        self.chains.iter().zip(chains).for_each(|(state, chain)| state.0.store(Arc::new(chain)));
+        for (state, chain) in self.chains.iter().zip(chains) {
+            // What is the same judges no call anew.
+            if !state.in_force.load().is_same(&chain) {
+                state.in_force.store(Arc::new(chain));
+            }
+        }
     }
 
     fn has_the_matches_of(&self, other: &FilterChains) -> bool {
@@ -141,9 +152,22 @@ impl Setup {
 }
 
 impl ChainState {
+    fn new(chain: ChainInForce, open: Arc<OpenCalls>) -> Self {
+        Self { in_force: ArcSwap::from_pointee(chain), open }
+    }
+
+    pub(super) fn open(&self) -> &Arc<OpenCalls> {
+        &self.open
+    }
+
+    /// What its connections and its calls get now.
+    pub(super) fn in_force(&self) -> Arc<ChainInForce> {
+        self.in_force.load_full()
+    }
+
     /// What secures its connections; that never changes.
     pub(super) fn security(&self) -> Option<Arc<DownstreamTls>> {
-        self.0.load().chain.security.clone()
+        self.in_force.load().chain.security.clone()
     }
 
     /// Whether a call is to be served: its route says so, with `non_forwarding_action` (A36), and its policies do (A41).
@@ -153,8 +177,9 @@ impl ChainState {
         request: &Request<B>,
         terms: &Terms,
         connection: &Arc<ConnectionState>,
+        open: Option<&OpenCall>,
     ) -> Result<Option<Passage>, Error> {
-        let chain = self.0.load();
+        let chain = self.in_force.load();
         let routes = chain.routes.as_ref().map_err(|problem| chain.located(problem.to_error()))?;
         let head = RequestHead::of(request);
         let place = routes.virtual_host_index(head.authority).ok_or_else(|| {
@@ -162,7 +187,9 @@ impl ChainState {
             chain.error(routes, message, "add the authority to a virtual host's `domains`")
         })?;
         let host = &routes.virtual_hosts[place];
-        let index = host.route(&head, || fastrand::u32(..1_000_000)).ok_or_else(|| {
+        let mut draws = open.map(OpenCall::draws);
+        let draw = || draws.as_mut().map_or_else(|| fastrand::u32(..1_000_000), |draw| draw());
+        let index = host.route(&head, draw).ok_or_else(|| {
             let message = format!("no route of virtual host `{}` matches path `{:.MOST_SHOWN$}`", host.name, head.path);
             chain.error(routes, message, "add a route with `non_forwarding_action` that matches")
         })?;
@@ -187,21 +214,25 @@ fn pass<B>(
     terms: &Terms,
     connection: &Arc<ConnectionState>,
 ) -> Result<Option<Passage>, Error> {
-    let filters = match passed {
+    match passed {
         None if !terms.deny_by_default => return Ok(None),
         Some(chain) if !chain.only_decides() => {
             return Ok(Some(Passage::new(chain.clone(), route.clone(), terms, connection)));
         }
-        passed => passed.into_iter().flat_map(|chain| &chain.filters),
-    };
-    let filters = filters.filter_map(|filter| match &filter.config {
-        FilterConfig::Rbac(rbac) => Some((&*filter.name, &**rbac)),
-        _ => None,
-    });
+        _ => {}
+    }
     let call = inbound_call(request);
-    decide(&call, filters, terms.deny_by_default, Some(&terms.audit))
+    decide(&call, policies(passed), terms.deny_by_default, Some(&terms.audit))
         .map_err(|refusal| denied(refusal, &call, route))?;
     Ok(None)
+}
+
+/// Those of the filters that are policies.
+fn policies(passed: Option<&Arc<Chain>>) -> impl Iterator<Item = (&str, &RbacFilter)> {
+    passed.into_iter().flat_map(|chain| &chain.filters).filter_map(|filter| match &filter.config {
+        FilterConfig::Rbac(rbac) => Some((&*filter.name, &**rbac)),
+        _ => None,
+    })
 }
 
 impl ChainInForce {
@@ -223,6 +254,27 @@ impl ChainInForce {
             }
         };
         Self { listener, chain, routes, passed }
+    }
+
+    /// What its policies say of a call that was let in before. What is not theirs to say denies none, such as that no route
+    /// leads to it any more.
+    pub(super) fn allows(&self, call: &OpenCall) -> Result<(), Error> {
+        let Ok(routes) = &self.routes else { return Ok(()) };
+        let mut head = call.head();
+        let (host, index, passed) = {
+            let seen = RequestHead::of_parts(&head);
+            let Some(place) = routes.virtual_host_index(seen.authority) else { return Ok(()) };
+            let host = &routes.virtual_hosts[place];
+            let Some(index) = host.route(&seen, call.draws()) else { return Ok(()) };
+            (host, index, self.passed[place].get(index, 0))
+        };
+        Passage::judge(passed, &host.routes[index].name, call, &mut head)
+    }
+
+    /// Whether its connections and calls get the same of both.
+    fn is_same(&self, other: &Self) -> bool {
+        other.routes.as_ref().is_ok_and(|routes| self.is_of(&other.chain, routes))
+            && Arc::ptr_eq(&self.passed, &other.passed)
     }
 
     /// Whether it is made of these values.
@@ -269,6 +321,8 @@ pub(super) struct Watcher {
     pub(super) name: Arc<str>,
     pub(super) address: SocketAddr,
     in_force: Option<InForce>,
+    /// It outlives listeners that go away.
+    open: Arc<OpenCalls>,
     /// Certificates and roots that chains name.
     #[cfg(feature = "tls")]
     material: Awaited,
@@ -292,7 +346,7 @@ impl InForce {
     }
 
     fn chains(&self) -> Vec<Arc<ChainInForce>> {
-        self.setup.chains.iter().map(|state| state.0.load_full()).collect()
+        self.setup.chains.iter().map(|state| state.in_force.load_full()).collect()
     }
 }
 
@@ -330,6 +384,7 @@ impl Watcher {
             name,
             address,
             in_force: None,
+            open: Arc::default(),
             #[cfg(feature = "tls")]
             material: Awaited::new(securing.acceptor.providers().clone()),
         }
@@ -469,6 +524,7 @@ impl Watcher {
             && let Ok(chains) = self.chains(socket, resources)
         {
             in_force.setup.update(chains);
+            self.open.judge(&in_force.setup);
         }
     }
 
@@ -479,12 +535,13 @@ impl Watcher {
                 in_force.setup.clone()
             }
             _ => {
-                let chains = chains.into_iter().map(|chain| Arc::new(ChainState(ArcSwap::from_pointee(chain))));
+                let chains = chains.into_iter().map(|chain| Arc::new(ChainState::new(chain, self.open.clone())));
                 let (chains, drain) = (chains.collect(), CancellationToken::new());
                 Arc::new(Setup { matches: Some(listener.clone()), chains, drain })
             }
         };
         self.replace(Some(InForce { listener: listener.clone(), setup: setup.clone() }));
+        self.open.judge(&setup);
         News::Mode(ServingMode::Serving, Some(setup))
     }
 

@@ -21,6 +21,7 @@ mod held;
 mod io;
 mod listener;
 mod mode;
+mod open;
 mod options;
 mod parties;
 mod passage;

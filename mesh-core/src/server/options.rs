@@ -28,6 +28,7 @@ pub struct ServerOptions {
     pub(crate) shutdown_timeout: Duration,
     pub(super) tcp: TcpConfig,
     pub(super) deny_by_default: bool,
+    pub(super) ends_denied_streams: bool,
     pub(crate) concurrency_limit: Option<Arc<ConcurrencyLimit>>,
 }
 
@@ -45,6 +46,7 @@ impl Default for ServerOptions {
             shutdown_timeout: Duration::from_secs(30),
             tcp: TcpConfig::default(),
             deny_by_default: false,
+            ends_denied_streams: false,
             concurrency_limit: None,
         }
     }
@@ -127,6 +129,21 @@ impl ServerOptions {
     /// Default: calls that nothing denies are served, as in gRPC.
     pub fn deny_by_default(mut self) -> Self {
         self.deny_by_default = true;
+        self
+    }
+
+    /// Ends calls that are open when policies (RBAC, A41) come into force that deny them, at once: the caller hears that it is not
+    /// allowed, and what the handler would still read of it fails. It is so for calls that filters hold back, too, and on connections
+    /// that drain. While no listener is in force, calls go on; the next one judges them. Policies see a call as it came, behind what
+    /// the filters before them change of it, also in the filters that a composite leads to. What tokens and other services said when
+    /// it came stays, and they are not asked again; nor is chance: what only a share of calls takes (`runtime_fraction`, a composite's
+    /// `sample_percent`) is for the same calls. Policies with audit logging write down how calls begin, not how they end.
+    /// [`ServerStatus::refused_calls`] counts it. Each call's head is kept for that, and its headers once more for each filter that is
+    /// not asked again. Default: policies decide when a call begins, as in gRPC.
+    ///
+    /// [`ServerStatus::refused_calls`]: crate::ServerStatus::refused_calls
+    pub fn end_denied_streams(mut self) -> Self {
+        self.ends_denied_streams = true;
         self
     }
 

@@ -12,6 +12,7 @@ use http::Response;
 use http::request::Parts;
 
 use super::access::{denied, inbound_head};
+use super::open::OpenCall;
 use super::parties::parties;
 use super::state::ConnectionState;
 use crate::call::AnswerProtocol;
@@ -21,7 +22,9 @@ use crate::filter::{ActiveFault, Check, Exchange, Running, Step};
 use crate::resource::answer::Answer;
 use crate::resource::ext_authz::Verdict;
 use crate::resource::filter::FilterConfig;
+use crate::resource::filter::composite::Chosen;
 use crate::resource::filter::concurrency::Permit;
+use crate::resource::matcher::RequestHead;
 use crate::resource::rbac::access::Access;
 use crate::resource::rbac::audit::AuditLog;
 use crate::snapshot::{Chain, ChainFilter};
@@ -31,6 +34,8 @@ use crate::snapshot::{Chain, ChainFilter};
 pub(super) struct Terms {
     pub(super) protocol: Option<&'static dyn InboundProtocol>,
     pub(super) deny_by_default: bool,
+    /// Calls that are open end when they are denied.
+    pub(super) ends_denied_streams: bool,
     pub(super) running: Arc<Running>,
     pub(super) audit: Arc<AuditLog>,
 }
@@ -42,6 +47,8 @@ pub(super) struct Passage {
     access: Access,
     connection: Arc<ConnectionState>,
     audit: Arc<AuditLog>,
+    /// If policies may end the call.
+    open: Option<Arc<OpenCall>>,
 }
 
 /// What becomes of a call behind some of its filters.
@@ -86,7 +93,7 @@ impl Passage {
         let caller = connection.peer_address.ip();
         let exchange = Exchange::inbound(chain, terms.running.clone(), protocol, route, caller);
         let (access, audit) = (Access::new(terms.deny_by_default), terms.audit.clone());
-        Self { exchange, access, connection: connection.clone(), audit }
+        Self { exchange, access, connection: connection.clone(), audit, open: None }
     }
 
     /// Passes the request through the filters from the `from`th on, and at last through what its route does.
@@ -97,6 +104,7 @@ impl Passage {
             if let FilterConfig::Jwt(jwt) = &filter.config {
                 match jwt.authenticate(head, SystemTime::now()) {
                     Ok(()) => {
+                        self.note(filter, head);
                         index += 1;
                         continue;
                     }
@@ -104,7 +112,10 @@ impl Passage {
                 }
             }
             match self.pass(filter, index, head) {
-                Ok(Step::Continue) => index += 1,
+                Ok(Step::Continue) => {
+                    self.note(filter, head);
+                    index += 1;
+                }
                 Ok(Step::Become(filters)) => chain = self.exchange.replace(index, &filters),
                 Ok(Step::Answer(answer)) => return Next::Answer(self.exchange.respond(answer)),
                 Ok(Step::Respond(response)) => return Next::Answer(response),
@@ -146,7 +157,73 @@ impl Passage {
     pub(super) fn checked(&mut self, check: &Check, verdict: Verdict, head: &mut Parts) -> Next {
         match self.exchange.take(check.filter(), verdict, head) {
             Step::Refuse(answer, why) => self.refuse(answer, why, head),
-            _ => self.request(head, check.filter() + 1),
+            _ => {
+                let chain = self.exchange.chain().clone();
+                chain.filters.get(check.filter()).into_iter().for_each(|filter| self.note(filter, head));
+                self.request(head, check.filter() + 1)
+            }
+        }
+    }
+
+    /// Judges an open call by the policies that its head would pass as it came, each behind what the filters before it do to the
+    /// head. Filters that are not asked again do what they did when it came.
+    pub(super) fn judge(
+        passed: Option<&Arc<Chain>>,
+        route: &Arc<str>,
+        call: &OpenCall,
+        head: &mut Parts,
+    ) -> Result<(), Error> {
+        let Terms { running, deny_by_default, .. } = &call.terms;
+        let mut chain = passed.cloned().unwrap_or_else(|| Arc::new(Chain::of(Vec::new())));
+        let mut exchange = Exchange::inbound(chain.clone(), running.clone(), None, route.clone(), call.caller());
+        let mut access = Access::new(*deny_by_default);
+        let (mut index, mut has_actions) = (0, true);
+        while let Some(filter) = chain.filters.get(index) {
+            match &filter.config {
+                FilterConfig::Rbac(rbac) => {
+                    let seen = inbound_head(head);
+                    let passed = access.pass(&seen, &filter.name, rbac, None);
+                    passed.map_err(|refusal| denied(refusal, &seen, route))?;
+                }
+                FilterConfig::HeaderMutation(_) => drop(exchange.pass(filter, index, head)),
+                FilterConfig::Composite(composite) => {
+                    match composite.choose(&RequestHead::of_parts(head), || call.draw(&filter.name)) {
+                        Chosen::Run(filters) => {
+                            chain = exchange.replace(index, filters);
+                            continue;
+                        }
+                        Chosen::Skip => {}
+                        // That is no verdict of a policy.
+                        Chosen::Nothing => has_actions = false,
+                    }
+                }
+                _ => {
+                    if let Some(headers) = call.noted(&filter.name) {
+                        head.headers = headers;
+                    }
+                }
+            }
+            index += 1;
+        }
+        match access.end() {
+            Err(refusal) if has_actions => Err(denied(refusal, &inbound_head(head), route)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the call is of a share of all: a number below a million.
+    fn draw(&self, filter: &str) -> u32 {
+        self.open.as_ref().map_or_else(|| fastrand::u32(..1_000_000), |open| open.draw(filter))
+    }
+
+    /// Notes for an open call what a filter made of its headers that is not asked again.
+    fn note(&self, filter: &ChainFilter, head: &Parts) {
+        let is_asked_again = matches!(
+            filter.config,
+            FilterConfig::Rbac(_) | FilterConfig::HeaderMutation(_) | FilterConfig::Composite(_)
+        );
+        if let Some(open) = self.open.as_ref().filter(|_| !is_asked_again) {
+            open.note(&filter.name, &head.headers);
         }
     }
 
@@ -161,10 +238,15 @@ impl Passage {
                 let parties = parties(&self.connection);
                 Ok(self.exchange.check(config, index, head, Some(parties)))
             }
-            FilterConfig::Composite(_) => match self.exchange.pass(filter, index, head) {
-                Step::Answer(_) => Err(misconfigured(format!("filter `{}` has no action for the call", filter.name))),
-                step => Ok(step),
-            },
+            FilterConfig::Composite(composite) => {
+                match composite.choose(&RequestHead::of_parts(head), || self.draw(&filter.name)) {
+                    Chosen::Run(filters) => Ok(Step::Become(filters.clone())),
+                    Chosen::Skip => Ok(Step::Continue),
+                    Chosen::Nothing => {
+                        Err(misconfigured(format!("filter `{}` has no action for the call", filter.name)))
+                    }
+                }
+            }
             // It can be in a route's composite (A103).
             FilterConfig::StatefulSession(_) => {
                 Err(misconfigured(format!("filter `{}` is not one of servers", filter.name)))
@@ -177,6 +259,11 @@ impl Passage {
     /// long filters held the call back.
     pub(super) fn keep(&mut self, permit: Option<Permit>) {
         self.exchange.keep(permit);
+    }
+
+    /// Policies may end the call.
+    pub(super) fn watch(&mut self, call: Option<Arc<OpenCall>>) {
+        self.open = call;
     }
 
     /// The handler's response, as [`changed`](Self::changed).

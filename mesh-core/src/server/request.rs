@@ -20,6 +20,7 @@ use super::answer::{Answer, ResponseBody, State};
 use super::caller::Caller;
 use super::held::HeldCall;
 use super::listener::ChainState;
+use super::open::{OpenCall, Watched};
 use super::passage::{Next, Passage, Terms};
 use super::state::{ConnectionState, InFlight, ServerState};
 use crate::deadline::InboundProtocol;
@@ -42,22 +43,37 @@ pub struct ConnectInfo {
 /// The body of a request.
 #[pin_project]
 #[derive(Debug)]
-pub struct RequestBody(#[pin] Incoming);
+pub struct RequestBody {
+    #[pin]
+    incoming: Incoming,
+    /// What may end it before its end.
+    watched: Option<Watched>,
+}
+
+impl RequestBody {
+    fn new(incoming: Incoming, call: Option<&Arc<OpenCall>>) -> Self {
+        Self { incoming, watched: call.map(Watched::new) }
+    }
+}
 
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        self.project().0.poll_frame(cx).map(|frame| frame.map(|result| result.map_err(unreadable)))
+        let this = self.project();
+        if this.watched.as_mut().is_some_and(|watched| watched.poll_denied(cx).is_ready()) {
+            return Poll::Ready(Some(Err(Error::new(ErrorKind::PermissionDenied, NOT_ALLOWED))));
+        }
+        this.incoming.poll_frame(cx).map(|frame| frame.map(|result| result.map_err(unreadable)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
+        self.incoming.size_hint()
     }
 }
 
@@ -97,11 +113,20 @@ pub(super) struct Refusals {
 }
 
 impl<S> Calls<S> {
+    /// A call that is to end when it is denied.
+    fn open<B>(&self, request: &Request<B>) -> Option<Arc<OpenCall>> {
+        let chain = self.chain.as_ref().filter(|_| self.terms.ends_denied_streams)?;
+        Some(OpenCall::new(request, self.info, chain, &self.terms, &self.refusals))
+    }
+
     /// What is left to be done before the call is served, or why it is not.
     fn admit(&self, request: &Request<RequestBody>) -> Result<Option<Passage>, Error> {
         one_authority(request)?;
         match &self.chain {
-            Some(chain) => chain.admit(request, &self.terms, &self.connection),
+            Some(chain) => {
+                let open = request.body().watched.as_ref().map(|watched| &*watched.call);
+                chain.admit(request, &self.terms, &self.connection, open)
+            }
             None if self.terms.deny_by_default => {
                 let call = inbound_call(request);
                 decide(&call, std::iter::empty(), true, Some(&self.terms.audit))
@@ -113,10 +138,28 @@ impl<S> Calls<S> {
     }
 }
 
+/// Keeps a call that has passed its filters, if it may have to be ended.
+///
+/// # Errors
+///
+/// It is denied by what came into force meanwhile.
+pub(super) fn enter(request: &Request<RequestBody>) -> Result<(), Error> {
+    request.body().watched.as_ref().map_or(Ok(()), |watched| watched.call.enter(request))
+}
+
 impl Refusals {
     /// The head of the answer to a call that is not to be served, for this reason.
     pub(super) fn answer(&self, error: &Error) -> Response<()> {
         self.server.refuse_call(error);
+        self.told(error)
+    }
+
+    /// The head of the answer to a call that is not allowed.
+    pub(super) fn denied(&self) -> Response<()> {
+        self.told(&Error::new(ErrorKind::PermissionDenied, NOT_ALLOWED))
+    }
+
+    fn told(&self, error: &Error) -> Response<()> {
         let vague;
         let error = match error.kind() {
             ErrorKind::Protocol => error,
@@ -190,20 +233,27 @@ where
     fn state(&self, request: Request<RequestBody>, permit: Option<Permit>) -> (State<S, R>, Option<Permit>) {
         match self.admit(&request) {
             Err(error) => (State::refused(self.refusals.answer(&error)), None),
-            Ok(None) => (State::Served(self.service.clone().oneshot(request), None), permit),
+            Ok(None) => (self.served(request, None), permit),
             Ok(Some(mut passage)) => {
                 passage.keep(permit);
+                passage.watch(request.body().watched.as_ref().map(|watched| watched.call.clone()));
                 (self.pass(Box::new(passage), request), None)
             }
+        }
+    }
+
+    fn served(&self, request: Request<RequestBody>, passage: Option<Box<Passage>>) -> State<S, R> {
+        match enter(&request) {
+            Ok(()) => State::Served(self.service.clone().oneshot(request), passage),
+            Err(error) => State::refused(self.refusals.answer(&error)),
         }
     }
 
     /// Passes the call through its filters.
     fn pass(&self, mut passage: Box<Passage>, request: Request<RequestBody>) -> State<S, R> {
         let (mut head, body) = request.into_parts();
-        let service = self.service.clone();
         match passage.request(&mut head, 0) {
-            Next::Serve => State::Served(service.oneshot(Request::from_parts(head, body)), Some(passage)),
+            Next::Serve => self.served(Request::from_parts(head, body), Some(passage)),
             Next::Refuse(error) => State::refused(self.refusals.answer(&error)),
             Next::Deny(answer, why) => {
                 self.refusals.server.refuse_call(&why);
@@ -211,7 +261,8 @@ where
             }
             Next::Answer(answer) => State::Answered(Some(Ok(passage.changed(answer)))),
             Next::Hold(hold) => {
-                let call = HeldCall { passage, head, body, service, refusals: self.refusals.clone() };
+                let (service, refusals) = (self.service.clone(), self.refusals.clone());
+                let call = HeldCall { passage, head, body, service, refusals };
                 State::Held(Box::pin(call.serve(hold)))
             }
         }
@@ -229,14 +280,15 @@ where
     type Error = BoxError;
     type Future = Answer<S, R>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let mut request = request.map(RequestBody);
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(self.info);
         // Of two authorities that may differ, policies and handlers must see the same one (A41).
         if request.uri().authority().is_some() {
             request.headers_mut().remove(header::HOST);
         }
         self.caller.introduce(&mut request);
+        let open = self.open(&request);
+        let request = request.map(|body| RequestBody::new(body, open.as_ref()));
         let in_flight = InFlight::on(&self.connection);
         let (state, permit) = if self.connection.refuses_calls() {
             // Nothing was done for it: its client makes it again, on another connection (RFC 9113, 8.7).
@@ -244,6 +296,6 @@ where
         } else {
             self.begin(request)
         };
-        Answer::new(state, in_flight, permit)
+        Answer::new(state, in_flight, permit, open.as_ref())
     }
 }

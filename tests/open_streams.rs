@@ -1,0 +1,279 @@
+//! Calls that are open when policies come that deny them (`ServerOptions::end_denied_streams`).
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use mesh_core::server::{ServerOptions, ServingMode};
+use mesh_core::testing::{FilterChainBuilder, filter_chain, listener, route, route_config};
+use mesh_examples::helloworld::{HelloReply, HelloRequest};
+use mesh_xds_proto::envoy::config::core::v3::CidrRange;
+use mesh_xds_proto::envoy::extensions::filters::http::header_mutation::v3::HeaderMutation;
+use mesh_xds_proto::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
+use mesh_xds_proto::envoy::service::auth::v3::check_response::HttpResponse;
+use mesh_xds_proto::envoy::service::auth::v3::{CheckResponse, OkHttpResponse};
+use tokio::sync::{Notify, mpsc};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Code, Request, Status, Streaming};
+
+use crate::authorization::named;
+use crate::composite::of_a_half;
+use crate::ext_authz::{allowing, asking, ok, option};
+use crate::support::authorization::{Answer, Authorization};
+use crate::support::client::{Client, metadata};
+use crate::support::configured::Setting;
+use crate::support::in_time;
+use crate::support::rbac::{allow, any, deny, with_header};
+use crate::support::secured_server::{CLIENT, Site, optional, secured};
+
+fn with(filter: &Rbac) -> FilterChainBuilder {
+    filter_chain().filter("rbac", filter)
+}
+
+fn no_evil() -> FilterChainBuilder {
+    with(&deny([with_header("x-evil", "yes")]))
+}
+
+pub(crate) fn ending() -> ServerOptions {
+    ServerOptions::new().end_denied_streams()
+}
+
+/// With another match, for the same connections.
+fn matching_otherwise(chain: FilterChainBuilder) -> FilterChainBuilder {
+    let loopback = CidrRange { address_prefix: "127.0.0.0".into(), prefix_len: Some(8) };
+    chain.modify(|chain| chain.filter_chain_match.get_or_insert_default().source_prefix_ranges = vec![loopback])
+}
+
+/// A call that is open both ways.
+pub(crate) struct Chat {
+    say: mpsc::UnboundedSender<HelloRequest>,
+    replies: Streaming<HelloReply>,
+}
+
+impl Chat {
+    pub(crate) async fn open(it: &Setting, is_evil: bool) -> Self {
+        let evil: &[_] = if is_evil { &[("x-evil", "yes")] } else { &[] };
+        Self::open_by(&it.client, evil).await
+    }
+
+    async fn open_by(client: &Client, headers: &[(&'static str, &str)]) -> Self {
+        let (say, said) = mpsc::unbounded_channel();
+        let mut request = Request::new(UnboundedReceiverStream::new(said));
+        *request.metadata_mut() = metadata(headers);
+        let replies = client.greeter().chat(request).await.expect("it is allowed").into_inner();
+        let mut chat = Self { say, replies };
+        chat.goes_on().await;
+        chat
+    }
+
+    pub(crate) async fn goes_on(&mut self) {
+        self.say.send(HelloRequest::default()).expect("the call reads");
+        in_time("a reply", self.replies.message()).await.expect("a reply").expect("no end");
+    }
+
+    async fn is_open(&mut self) -> bool {
+        let said = self.say.send(HelloRequest::default());
+        let reply = in_time("a reply or the end", self.replies.message()).await;
+        said.is_ok() && reply.is_ok_and(|reply| reply.is_some())
+    }
+
+    pub(crate) async fn end(&mut self) -> Status {
+        in_time("the end", async {
+            while self.replies.message().await?.is_some() {}
+            Ok(())
+        })
+        .await
+        .expect_err("it is denied")
+    }
+}
+
+#[tokio::test]
+async fn s11_open_streams_that_are_denied_end_and_the_others_go_on() {
+    let it = Setting::start(with(&allow([any()])), ending()).await;
+    let (mut good, mut evil) = (Chat::open(&it, false).await, Chat::open(&it, true).await);
+    it.greeter.wait_for_in_flight(2).await;
+    it.changes_to(no_evil()).await;
+    let status = evil.end().await;
+    assert_eq!((status.code(), status.message()), (Code::PermissionDenied, "the server does not allow this call"));
+    it.greeter.wait_for_in_flight(1).await;
+    good.goes_on().await;
+    let status = it.server.status();
+    assert_eq!((status.refused_calls, status.accepted), (1, 1), "no connection was drained");
+    let why = status.last_refused_call.expect("one was");
+    assert!(why.contains("policy `policy-0` of filter `rbac` denies it; path `/helloworld.Greeter/Chat`"), "{why}");
+    // What changes nothing for it ends nothing.
+    it.changes_to(with(&allow([any()]))).await;
+    good.goes_on().await;
+    it.changes_to(with(&deny([any()]))).await;
+    assert_eq!(good.end().await.code(), Code::PermissionDenied);
+    it.server.wait_for("no call", |status| status.in_flight == 0).await;
+}
+
+#[tokio::test]
+async fn s11_calls_that_are_not_answered_yet_and_their_uploads_end_too() {
+    let it = Setting::start(with(&allow([any()])), ending()).await;
+    it.greeter.hold();
+    let client = it.client.clone();
+    let unary = tokio::spawn(async move { client.hello().await });
+    let (say, said) = mpsc::unbounded_channel();
+    let mut greeter = it.client.greeter();
+    let upload = tokio::spawn(async move { greeter.collect_hellos(UnboundedReceiverStream::new(said)).await });
+    say.send(HelloRequest::default()).expect("the call reads");
+    it.greeter.wait_for_in_flight(2).await;
+    it.changes_to(with(&deny([any()]))).await;
+    assert_eq!(in_time("the call", unary).await.unwrap().unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!(in_time("the upload", upload).await.unwrap().unwrap_err().code(), Code::PermissionDenied);
+    it.greeter.wait_for_in_flight(0).await;
+}
+
+#[tokio::test]
+async fn s11_routes_filters_beside_policies_and_other_chains_end_them_as_well() {
+    let routes = |filter: Rbac| {
+        let per_route = RbacPerRoute { rbac: Some(filter) };
+        route_config("shared").routes([route().non_forwarding().filter_config("rbac", &per_route)])
+    };
+    let it = Setting::start(with(&allow([any()])).inline(routes(allow([any()]))), ending()).await;
+    it.control_plane.put(routes(allow([any()])));
+    it.changes_to(with(&allow([any()])).rds("shared")).await;
+    let mut chat = Chat::open(&it, false).await;
+    it.control_plane.put(routes(deny([any()])));
+    assert_eq!(chat.end().await.code(), Code::PermissionDenied, "by a route");
+
+    let mutated = |filter: &Rbac| filter_chain().filter("headers", &HeaderMutation::default()).filter("rbac", filter);
+    it.changes_to(mutated(&allow([any()]))).await;
+    it.client.recovers().await;
+    let mut chat = Chat::open(&it, false).await;
+    it.changes_to(mutated(&deny([any()]))).await;
+    assert_eq!(chat.end().await.code(), Code::PermissionDenied, "behind another filter");
+
+    it.changes_to(with(&allow([any()]))).await;
+    it.client.recovers().await;
+    let mut chat = Chat::open(&it, false).await;
+    it.changes_to(matching_otherwise(with(&deny([any()])))).await;
+    assert_eq!(chat.end().await.code(), Code::PermissionDenied, "by another chain, on a connection that drains");
+}
+
+#[tokio::test]
+async fn s11_policies_see_a_call_as_it_came_to_them_and_not_as_its_route_left_it() {
+    let removing = |filter: &Rbac| {
+        let route = route().non_forwarding().modify(|route| route.request_headers_to_remove = vec!["x-evil".into()]);
+        with(filter).inline(route_config("r").routes([route]))
+    };
+    let evil = || with_header("x-evil", "yes");
+    let it = Setting::start(removing(&allow([evil()])), ending()).await;
+    let mut chat = Chat::open(&it, true).await;
+    it.changes_to(removing(&allow([evil(), with_header("x-other", "yes")]))).await;
+    in_time("the new policies", async {
+        while it.client.hello_with(metadata(&[("x-other", "yes")])).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    chat.goes_on().await;
+    it.changes_to(removing(&deny([evil()]))).await;
+    assert_eq!(chat.end().await.code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn s11_a_call_that_is_held_back_while_other_chains_deny_it_ends() {
+    let checked = |value: &str| {
+        let headers = vec![option("x-user", value, true)];
+        let response = HttpResponse::OkResponse(OkHttpResponse { headers, ..Default::default() });
+        CheckResponse { http_response: Some(response), ..ok() }
+    };
+    let authorization = Authorization::start(checked("ada")).await;
+    let policed =
+        |filter: &Rbac| filter_chain().filter("authz", &asking(&authorization.target())).filter("rbac", filter);
+    let user = || with_header("x-user", "ada");
+    let it = Setting::start_in(allowing(&authorization), policed(&allow([user()])), ending()).await;
+    let mut chat = Chat::open(&it, false).await;
+    it.changes_to(policed(&allow([user(), with_header("x-other", "yes")]))).await;
+    let until = Arc::new(Notify::new());
+    authorization.say(Answer::Held(until.clone(), Box::new(checked("ada"))));
+    let client = it.client.clone();
+    let held = tokio::spawn(async move { client.hello().await });
+    authorization.checks().wait_for("a check", |checks| *checks == 2).await;
+    chat.goes_on().await;
+    it.changes_to(matching_otherwise(policed(&deny([user()])))).await;
+    assert_eq!(chat.end().await.code(), Code::PermissionDenied, "by a header that the check added");
+    let why = it.server.status().last_refused_call.expect("one was");
+    assert!(why.contains("policy `policy-0` of filter `rbac` denies it"), "{why}");
+    until.notify_one();
+    assert_eq!(in_time("the call", held).await.unwrap().unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!(it.greeter.calls(), 1, "the handler did not hear of it");
+}
+
+#[tokio::test]
+async fn s11_a_listener_that_went_away_and_comes_back_ends_what_it_denies() {
+    let it = Setting::start(with(&allow([any()])), ending()).await;
+    let mut chat = Chat::open(&it, false).await;
+    let name = format!("grpc/server?xds.resource.listening_address={}", it.server.address());
+    it.control_plane.put(listener(&name));
+    it.server.wait_for("its end", |status| matches!(status.mode, ServingMode::NotServing(_))).await;
+    chat.goes_on().await;
+    it.changes_to(with(&deny([any()]))).await;
+    assert_eq!(chat.end().await.code(), Code::PermissionDenied);
+}
+
+/// A call is of a share or it is not, however often it is judged: chance ends none.
+#[tokio::test]
+async fn s11_calls_that_are_not_of_the_share_that_is_denied_go_on() {
+    // One call ends at each change, the one that came last: then all have been judged.
+    let marked = |mark: &str| deny([with_header("x-mark", mark)]);
+    let by_composite = |mark: &str, filter: &Rbac| with(&marked(mark)).filter("half", &of_a_half(filter));
+    let by_route = |mark: &str, filter: &Rbac| {
+        let denied = RbacPerRoute { rbac: Some(filter.clone()) };
+        let half = route().non_forwarding().fraction(500_000).filter_config("half", &denied);
+        let routes = route_config("r").routes([half, route().non_forwarding()]);
+        with(&marked(mark)).filter("half", &allow([any()])).inline(routes)
+    };
+    for of_half in [&by_composite as &dyn Fn(&str, &Rbac) -> FilterChainBuilder, &by_route] {
+        let it = Setting::start(of_half("none", &allow([any()])), ending()).await;
+        let mut chats = Vec::new();
+        for _ in 0..24 {
+            chats.push(Chat::open_by(&it.client, &[("x-plain", "yes")]).await);
+        }
+        let mut left = Vec::new();
+        for mark in ["0", "1", "2", "3"] {
+            let mut last = Chat::open_by(&it.client, &[("x-mark", mark)]).await;
+            it.changes_to(of_half(mark, &deny([with_header("x-plain", "yes")]))).await;
+            assert_eq!(last.end().await.code(), Code::PermissionDenied);
+            let mut open = Vec::new();
+            for chat in &mut chats {
+                open.push(chat.is_open().await);
+            }
+            left.push(open);
+        }
+        assert!(left[0].contains(&true) && left[0].contains(&false), "{left:?}");
+        assert!(left.iter().all(|open| *open == left[0]), "{left:?}");
+    }
+}
+
+#[tokio::test]
+async fn s11_who_is_denied_by_name_loses_its_calls_and_others_keep_theirs() {
+    let chain = |filter: &Rbac| secured(&optional()).filter("rbac", filter);
+    let site = Site::start(Some(chain(&allow([any()]))), ending(), |server| server).await.certified().await;
+    let other = "spiffe://cluster.local/other";
+    let callers = [
+        site.caller(Some(&site.authority.svid(CLIENT))).await,
+        site.caller(Some(&site.authority.svid(other))).await,
+        site.caller(None).await,
+    ];
+    let [mut client, mut other_one, mut nobody] =
+        join_all(callers.iter().map(|caller| Chat::open_by(&caller.client, &[]))).await.try_into().ok().unwrap();
+    site.listen(chain(&deny([(any().0, named(CLIENT))])));
+    assert_eq!(client.end().await.code(), Code::PermissionDenied);
+    other_one.goes_on().await;
+    nobody.goes_on().await;
+    site.listen(chain(&allow([(any().0, named(other))])));
+    assert_eq!(nobody.end().await.code(), Code::PermissionDenied, "it has no name");
+    other_one.goes_on().await;
+}
+
+#[tokio::test]
+async fn s11_streams_that_are_open_go_on_by_default() {
+    let it = Setting::start(with(&allow([any()])), ServerOptions::new()).await;
+    let mut chat = Chat::open(&it, false).await;
+    it.changes_to(with(&deny([any()]))).await;
+    it.answers(Err(Code::PermissionDenied)).await.unwrap_err();
+    chat.goes_on().await;
+}
