@@ -9,7 +9,7 @@ use mesh_core::server::ServerOptions;
 use mesh_core::testing::{ControlPlane, FilterChainBuilder, Resources, filter_chain, listener, server_listener};
 use mesh_core::{Criticality, Mesh};
 use mesh_examples::helloworld::HelloRequest;
-use mesh_tonic::{Grpc, MeshChannel, MeshServer, server_context};
+use mesh_tonic::{Grpc, MeshChannel, MeshServer, deadline_layer};
 use mesh_xds_proto::envoy::config::core::v3::RuntimeFeatureFlag;
 use mesh_xds_proto::envoy::extensions::filters::http::adaptive_concurrency::v3 as pb;
 use mesh_xds_proto::envoy::r#type::v3::{HttpStatus, Percent};
@@ -335,9 +335,9 @@ async fn calls_that_serve_another_are_as_important_as_that() {
     let backend = Backend::start("a").await;
     let mesh = Mesh::builder().build().await.expect("a mesh");
     let next = Client::new(&mesh, &format!("static:///{}", backend.address()));
-    let below = Tier::start(server_context(), Duration::ZERO, &next).await;
+    let below = Tier::start(deadline_layer(), Duration::ZERO, &next).await;
     let between = Client::new(&mesh, &format!("static:///{}", below.address()));
-    let above = Tier::start(server_context(), Duration::ZERO, &between).await;
+    let above = Tier::start(deadline_layer(), Duration::ZERO, &between).await;
     let client = Client::new(&mesh, &format!("static:///{}", above.address()));
     let seen = |header: &'static str| {
         let values = backend.seen().pop().expect("a call").metadata;

@@ -376,9 +376,9 @@ async fn client_at(address: std::net::SocketAddr) -> (Mesh, Client) {
 async fn the_inbound_deadline_reaches_nested_calls_without_code_in_handlers() {
     let leaf = Backend::start("leaf").await;
     let (_mesh_c, to_leaf) = client_at(leaf.address()).await;
-    let c = Tier::start(mesh_tonic::server_context(), Duration::from_millis(10), &to_leaf).await;
+    let c = Tier::start(mesh_tonic::deadline_layer(), Duration::from_millis(10), &to_leaf).await;
     let (_mesh_b, to_c) = client_at(c.address()).await;
-    let b = Tier::start(mesh_tonic::server_context(), Duration::from_millis(10), &to_c).await;
+    let b = Tier::start(mesh_tonic::deadline_layer(), Duration::from_millis(10), &to_c).await;
     let (_mesh_a, to_b) = client_at(b.address()).await;
     assert_eq!(to_b.hello().await.unwrap(), "leaf");
     assert_eq!(told(&leaf), None, "no deadline comes of none");
@@ -412,7 +412,7 @@ async fn a_nested_call_is_not_made_when_its_time_is_over() {
             }
         }
     };
-    let layer = mesh_tonic::server_context().limit(SOON);
+    let layer = mesh_tonic::deadline_layer().limit(SOON);
     let tier = Tier::serving(layer, handler).await;
     let (_mesh_a, to_tier) = client_at(tier.address()).await;
     to_tier.hello().await.unwrap_err();
@@ -426,7 +426,7 @@ async fn a_nested_call_is_not_made_when_its_time_is_over() {
 async fn a_nested_call_is_cancelled_when_the_inbound_call_is() {
     let leaf = Backend::start("leaf").await;
     let (_mesh_b, to_leaf) = client_at(leaf.address()).await;
-    let tier = Tier::start(mesh_tonic::server_context(), Duration::ZERO, &to_leaf).await;
+    let tier = Tier::start(mesh_tonic::deadline_layer(), Duration::ZERO, &to_leaf).await;
     let (_mesh_a, to_tier) = client_at(tier.address()).await;
     leaf.hold();
     let call = tokio::spawn(async move { to_tier.hello().await });
@@ -438,7 +438,7 @@ async fn a_nested_call_is_cancelled_when_the_inbound_call_is() {
 
 #[tokio::test]
 async fn a_server_answers_at_the_deadline_though_its_handler_does_not() {
-    let layer = mesh_tonic::server_context().limit(SOON);
+    let layer = mesh_tonic::deadline_layer().limit(SOON);
     let tier = Tier::serving(layer, std::future::pending::<Result<String, Status>>).await;
     let (_mesh, client) = client_at(tier.address()).await;
     let status = client.hello().await.unwrap_err();

@@ -563,7 +563,7 @@ const ATTEMPTS: &[Attempt] = &[
 ];
 
 #[tokio::test]
-async fn r25_no_way_to_ask_for_less_is_obeyed_each_is_said_and_nothing_goes_out_in_plaintext() {
+async fn s7_no_way_to_ask_for_less_is_obeyed_each_is_said_and_nothing_goes_out_in_plaintext() {
     let log = Log::of_warnings();
     let tried = Tried { site: Site::mutual().await, plain: Backend::start("plain").await };
     tried.ask_for_enough();

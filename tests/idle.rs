@@ -196,7 +196,7 @@ async fn an_attempt_of_which_nothing_moves_is_made_again_elsewhere() {
         // A call that is made once is none of the policy's.
         greeter.backend.release();
         let mut request = tonic::Request::new(silent());
-        request.extensions_mut().insert(CallOptions::new().no_retry(true));
+        request.extensions_mut().insert(CallOptions::new().retry(false));
         request.set_timeout(2 * SOON);
         let mut replies = greeter.client.greeter().chat(request).await.unwrap().into_inner();
         replies.message().await.unwrap().expect("it is answered");

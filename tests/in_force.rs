@@ -48,7 +48,7 @@ async fn what_the_control_plane_says_is_told_from_what_code_says_and_from_defaul
     let options = BalanceOptions::new().connect_timeout(4 * SECOND).max_pending(1024);
     let local = RetryPolicy::on("reset").unwrap().max_attempts(3);
     let builder = Mesh::builder().balance(options).retry_policy(local).retry_budget(10, 1).retry_throttling(10, 0.5);
-    let builder = builder.drain_timeout(3 * SECOND).mirroring(7, 1 << 20, 16 << 20);
+    let builder = builder.drain_timeout(3 * SECOND).mirror_max_in_flight(7).mirror_buffer_size(1 << 20, 16 << 20);
     let mesh = builder.control_plane(&control_plane).build().await.unwrap();
     let settings = in_force(&mesh, "xds:///greeter").await;
     assert_has(

@@ -455,9 +455,9 @@ async fn the_layer_alone_lets_pass_what_it_is_told_to() {
     assert_eq!(ask(&either, &[("x-token", of_jim.clone())]).await.as_deref(), Ok("bob"));
     assert_eq!(ask(&either, &[bearer(of_jim)]).await, Err(Code::Unauthenticated), "it is not where jim's are");
     assert_eq!(ask(&either, &[]).await, Err(Code::Unauthenticated));
-    let open = tonic_with(JwtLayer::new(joe(&keys)).without_token("/helloworld.Greeter/")).await;
+    let open = tonic_with(JwtLayer::new(joe(&keys)).exempt_path_prefix("/helloworld.Greeter/")).await;
     assert_eq!(ask(&open, &[bearer(forged)]).await.as_deref(), Ok("nobody"), "what it says is not believed");
-    let other = tonic_with(JwtLayer::new(joe(&keys)).without_token("/grpc.health.v1.Health/")).await;
+    let other = tonic_with(JwtLayer::new(joe(&keys)).exempt_path_prefix("/grpc.health.v1.Health/")).await;
     assert_eq!(ask(&other, &[]).await, Err(Code::Unauthenticated));
 }
 

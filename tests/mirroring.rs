@@ -166,7 +166,12 @@ async fn a_mirror_that_cannot_be_reached_is_tried_now_and_then_and_used_when_it_
 async fn a_mirror_that_never_answers_takes_no_more_than_its_bound_and_no_shutdown_waits_for_it() {
     let mirror = Backend::start("mirror").await;
     mirror.hold();
-    let greeter = start_with(mirror.address(), mirrored([to("mirror")]), quick().mirroring(4, 1_000, 10_000)).await;
+    let greeter = start_with(
+        mirror.address(),
+        mirrored([to("mirror")]),
+        quick().mirror_max_in_flight(4).mirror_buffer_size(1_000, 10_000),
+    )
+    .await;
     call(&greeter, 10).await;
     mirror.wait_for_in_flight(4).await;
     let MirrorCounts { sent, skipped, cut, in_flight, held, .. } = counts(&greeter);
@@ -200,7 +205,12 @@ async fn a_stream_that_outgrows_the_buffer_is_mirrored_no_more_and_goes_on() {
     let mirror = Backend::start_with("mirror", "127.0.0.1:0", narrow).await;
     // It has the call and reads none of its messages.
     mirror.hold();
-    let greeter = start_with(mirror.address(), mirrored([to("mirror")]), quick().mirroring(8, 20_000, 1 << 20)).await;
+    let greeter = start_with(
+        mirror.address(),
+        mirrored([to("mirror")]),
+        quick().mirror_max_in_flight(8).mirror_buffer_size(20_000, 1 << 20),
+    )
+    .await;
     let (send, hellos) = mpsc::channel(1);
     let mut client = greeter.client.greeter();
     let call = tokio::spawn(async move { client.collect_hellos(ReceiverStream::new(hellos)).await });
@@ -224,7 +234,12 @@ async fn all_copies_together_hold_no_more_than_their_bound() {
     let narrow = |server: tonic::transport::Server| server.initial_stream_window_size(1_000);
     let mirror = Backend::start_with("mirror", "127.0.0.1:0", narrow).await;
     mirror.hold();
-    let greeter = start_with(mirror.address(), mirrored([to("mirror")]), quick().mirroring(100, 50_000, 100_000)).await;
+    let greeter = start_with(
+        mirror.address(),
+        mirrored([to("mirror")]),
+        quick().mirror_max_in_flight(100).mirror_buffer_size(50_000, 100_000),
+    )
+    .await;
     greeter.mesh.ready().await.expect("ready");
     for _ in 0..20 {
         // The connection takes a frame, and holds the rest of it until there is room; another one waits behind it.

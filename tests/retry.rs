@@ -159,7 +159,7 @@ async fn the_application_can_have_a_call_made_once() {
     backend.fail(down());
     let (_control_plane, _mesh, client) = client_of(retrying("unavailable", 4), &[&backend]).await;
     let mut request = Request::new(HelloRequest::default());
-    request.extensions_mut().insert(CallOptions::new().no_retry(true));
+    request.extensions_mut().insert(CallOptions::new().retry(false));
     client.greeter().say_hello(request).await.unwrap_err();
     assert_eq!(backend.calls(), 1);
 }
@@ -532,9 +532,9 @@ async fn retries_of_three_tiers_do_not_multiply() {
     let leaf = Backend::start("leaf").await;
     leaf.fail(down());
     let (_cp_c, _mesh_c, to_leaf) = retrying_client_of(leaf.address()).await;
-    let c = Tier::start(mesh_tonic::server_context(), Duration::ZERO, &to_leaf).await;
+    let c = Tier::start(mesh_tonic::deadline_layer(), Duration::ZERO, &to_leaf).await;
     let (_cp_b, _mesh_b, to_c) = retrying_client_of(c.address()).await;
-    let b = Tier::start(mesh_tonic::server_context(), Duration::ZERO, &to_c).await;
+    let b = Tier::start(mesh_tonic::deadline_layer(), Duration::ZERO, &to_c).await;
     let (_cp_a, _mesh_a, to_b) = retrying_client_of(b.address()).await;
     for _ in 0..CALLS {
         assert_eq!(to_b.hello().await.unwrap_err().code(), Code::Unavailable);
@@ -549,7 +549,7 @@ async fn a_servers_word_not_to_try_again_is_passed_on_by_those_without_a_policy(
     let leaf = Backend::start("leaf").await;
     leaf.fail(pushing_back("-1"));
     let (_cp_c, _mesh_c, to_leaf) = client_of(route(), &[&leaf]).await;
-    let c = Tier::start(mesh_tonic::server_context(), Duration::ZERO, &to_leaf).await;
+    let c = Tier::start(mesh_tonic::deadline_layer(), Duration::ZERO, &to_leaf).await;
     let (_cp_b, _mesh_b, to_c) = retrying_client_of(c.address()).await;
     for _ in 0..20 {
         to_c.hello().await.unwrap_err();

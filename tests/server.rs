@@ -4,22 +4,25 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, stream};
 use h2::client::SendRequest;
-use http::{Request, StatusCode};
+use http::{HeaderValue, Request, StatusCode};
 use mesh_core::Mesh;
-use mesh_core::server::{ServerOptions, ServingMode};
+use mesh_core::authorize::{Policy, Rbac, RbacLayer, Rule};
+use mesh_core::server::{RequestBody, ServerOptions, ServingMode};
 use mesh_examples::helloworld::HelloRequest;
 use mesh_examples::helloworld::greeter_server::{Greeter, GreeterServer};
 use mesh_examples::helloworld::{HelloReply, greeter_client::GreeterClient};
-use mesh_tonic::{MeshChannel, MeshServer};
+use mesh_tonic::{Grpc, MeshChannel, MeshServer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Response, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tower::util::MapRequestLayer;
 
 use crate::support::PATIENCE;
 use crate::support::backend::Backend;
@@ -143,6 +146,45 @@ async fn the_servers_own_limit_ends_a_call_that_has_no_deadline() {
     let error = Client::new(&mesh, &server.target()).hello().await.unwrap_err();
     assert_eq!(error.code(), Code::DeadlineExceeded);
     greeter.wait_for_in_flight(0).await;
+}
+
+/// Whether a call is served by a server with the two layers, the first outermost.
+async fn is_served(around: impl FnOnce(MeshServer) -> BoxedServe) -> Result<String, Status> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let target = format!("static:///{}", listener.local_addr().expect("a bound listener"));
+    let mesh = mesh().await;
+    let serving = tokio::spawn(around(MeshServer::new(&mesh))(listener));
+    let answer = Client::new(&mesh, &target).hello().await;
+    serving.abort();
+    answer
+}
+
+type BoxedServe = Box<dyn FnOnce(TcpListener) -> BoxFuture<'static, ()> + Send>;
+
+#[tokio::test]
+async fn layers_of_a_server_are_around_its_services_the_first_outermost() {
+    let greeter = Backend::start("a").await;
+    let mark = || {
+        MapRequestLayer::new(|mut request: Request<RequestBody>| {
+            request.headers_mut().insert("x-mark", HeaderValue::from_static("yes"));
+            request
+        })
+    };
+    let marked = || Policy::new([Rule::header("x-mark", "yes").expect("a header's name")], [Rule::any()]);
+    let refuse = || RbacLayer::new(Rbac::deny([("marked", marked())])).protocol(&Grpc);
+    let service = greeter.service();
+    let refused = is_served(|server| {
+        let server = server.layer(mark()).layer(refuse()).add_service(service);
+        Box::new(|listener| Box::pin(async { drop(server.serve(listener).await) }))
+    });
+    let refused = refused.await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+    let service = greeter.service();
+    let served = is_served(|server| {
+        let server = server.layer(refuse()).layer(mark()).add_service(service);
+        Box::new(|listener| Box::pin(async { drop(server.serve(listener).await) }))
+    });
+    assert_eq!(served.await.unwrap(), "a");
 }
 
 #[tokio::test]

@@ -185,7 +185,7 @@ const ATTEMPTS: &[Attempt] = &[
 ];
 
 #[tokio::test]
-async fn r25_no_way_to_ask_for_less_of_callers_is_obeyed_each_is_said_and_nobody_is_served_in_plaintext() {
+async fn s7_no_way_to_ask_for_less_of_callers_is_obeyed_each_is_said_and_nobody_is_served_in_plaintext() {
     let log = Log::of_warnings();
     let floor =
         SecurityFloor::new().require_mtls().allow_trust_domain("cluster.local".parse().unwrap()).local_roots_only();

@@ -127,7 +127,7 @@ fn stream(number: u32) -> u32 {
 }
 
 #[tokio::test]
-async fn r17_frames_that_ask_for_nothing_end_the_connection_that_is_flooded_with_them() {
+async fn s17_frames_that_ask_for_nothing_end_the_connection_that_is_flooded_with_them() {
     let it = Siege::start(ServerOptions::new()).await;
     let priority = |stream: u32| frame(PRIORITY, 0, stream, &[0, 0, 0, 0, 16]);
     let floods: [Flood; 8] = [
@@ -154,7 +154,7 @@ async fn r17_frames_that_ask_for_nothing_end_the_connection_that_is_flooded_with
 /// As gRPC's clients do, which say of each message that they have it, and measure the way with a PING; here with four, so that its
 /// own messages do not pay for them.
 #[tokio::test]
-async fn r17_a_client_that_acknowledges_each_of_its_many_small_messages_is_no_flood() {
+async fn s17_a_client_that_acknowledges_each_of_its_many_small_messages_is_no_flood() {
     const MESSAGES: usize = 2_000;
     let it = Siege::of(Backend::start("").await, ServerOptions::new()).await;
     let mut peer = Peer::connect(it.address()).await.unwrap();
@@ -177,7 +177,7 @@ async fn r17_a_client_that_acknowledges_each_of_its_many_small_messages_is_no_fl
 
 /// As it cannot be answered, no more is read of it, and it ends by its silence.
 #[tokio::test]
-async fn r17_a_client_that_asks_and_never_reads_is_cut_and_little_is_made_for_it() {
+async fn s17_a_client_that_asks_and_never_reads_is_cut_and_little_is_made_for_it() {
     const REPLY: usize = 10_000;
     let greeter = Backend::start(&"a".repeat(REPLY)).await;
     let it = Siege::of(greeter, ServerOptions::new().keepalive(Some(SOON), SOON)).await;
@@ -194,7 +194,7 @@ async fn r17_a_client_that_asks_and_never_reads_is_cut_and_little_is_made_for_it
 }
 
 #[tokio::test]
-async fn r17_headers_without_an_end_end_the_connection() {
+async fn s17_headers_without_an_end_end_the_connection() {
     let it = Siege::start(ServerOptions::new()).await;
     let begun = || vec![frame(HEADERS, 0, 1, &header_block(&[(":method", "POST"), (":path", "/")]))];
     let small = frame(CONTINUATION, 0, 1, &header_block(&[("x-more", "and more")]));
@@ -208,7 +208,7 @@ async fn r17_headers_without_an_end_end_the_connection() {
 }
 
 #[tokio::test]
-async fn r17_frames_without_content_end_the_connection() {
+async fn s17_frames_without_content_end_the_connection() {
     let it = Siege::start(ServerOptions::new()).await;
     let open = || vec![call(1, "CollectHellos")];
     let data = |flags, payload: &[u8]| times(100, &frame(DATA, flags, 1, payload));
@@ -223,7 +223,7 @@ async fn r17_frames_without_content_end_the_connection() {
 
 /// Of a message that comes a byte at a time no more is kept than of one that comes at once.
 #[tokio::test]
-async fn r17_a_message_in_frames_of_one_byte_that_nobody_reads_ends_the_connection() {
+async fn s17_a_message_in_frames_of_one_byte_that_nobody_reads_ends_the_connection() {
     let it = Siege::start(ServerOptions::new()).await;
     it.greeter.hold();
     let mut attacker = Peer::connect(it.address()).await.unwrap();
@@ -236,7 +236,7 @@ async fn r17_a_message_in_frames_of_one_byte_that_nobody_reads_ends_the_connecti
 }
 
 #[tokio::test]
-async fn r17_headers_that_are_larger_than_they_look_reach_no_handler_and_end_the_connection() {
+async fn s17_headers_that_are_larger_than_they_look_reach_no_handler_and_end_the_connection() {
     let it = Siege::start(ServerOptions::new()).await;
     // One header of 3,000 bytes is put into the table (RFC 7541, 6.2.1), and named 15,000 times (6.1): 45 MB.
     let value = [b'v'; 3_000];
@@ -258,7 +258,7 @@ async fn r17_headers_that_are_larger_than_they_look_reach_no_handler_and_end_the
 
 /// Streams that the server is made to reset while it works on them (CVE-2025-8671), or to refuse.
 #[tokio::test]
-async fn r17_a_client_that_has_the_server_reset_its_streams_is_cut_and_has_no_more_calls_than_streams() {
+async fn s17_a_client_that_has_the_server_reset_its_streams_is_cut_and_has_no_more_calls_than_streams() {
     let it = Siege::start(ServerOptions::new().max_concurrent_streams(50)).await;
     it.greeter.hold();
     let before = it.greeter.calls();
@@ -288,7 +288,7 @@ async fn r17_a_client_that_has_the_server_reset_its_streams_is_cut_and_has_no_mo
 
 /// Slow readers (CVE-2019-9511): the protocol allows them, so they cost no more than their streams until their time is up.
 #[tokio::test]
-async fn r17_a_client_that_takes_no_byte_of_its_answers_holds_its_own_streams_alone_and_until_its_age() {
+async fn s17_a_client_that_takes_no_byte_of_its_answers_holds_its_own_streams_alone_and_until_its_age() {
     let options = ServerOptions::new().max_concurrent_streams(20).max_connection_age(Some(5 * SOON)).drain_grace(SOON);
     let it = Siege::start(options).await;
     let mut attacker = Peer::connect(it.address()).await.unwrap();
@@ -321,7 +321,7 @@ async fn r17_a_client_that_takes_no_byte_of_its_answers_holds_its_own_streams_al
 
 /// What is no HTTP/2 at all, from connections that never get to a call.
 #[tokio::test]
-async fn r17_what_is_no_http2_ends_without_a_call() {
+async fn s17_what_is_no_http2_ends_without_a_call() {
     let it = Siege::start(ServerOptions::new().handshake_timeout(SOON)).await;
     let garbage = async {
         for seed in 0..20_u8 {

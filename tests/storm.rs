@@ -43,7 +43,7 @@ async fn leaf(works: watch::Receiver<bool>) -> Tier {
             Ok::<_, Status>("leaf".to_owned())
         }
     };
-    Tier::serving(mesh_tonic::server_context(), handler).await
+    Tier::serving(mesh_tonic::deadline_layer(), handler).await
 }
 
 /// A client of a tier, which tries up to five times.
@@ -88,11 +88,11 @@ async fn a_dead_tier_below_three_others_gets_no_storm_and_calls_succeed_soon_aft
     let works = watch::Sender::new(true);
     let leaf = leaf(works.subscribe()).await;
     let (_mesh_c, to_leaf) = client_of(&leaf, true).await;
-    let c = Tier::start(mesh_tonic::server_context(), Duration::ZERO, &to_leaf).await;
+    let c = Tier::start(mesh_tonic::deadline_layer(), Duration::ZERO, &to_leaf).await;
     let (_mesh_b, to_c) = client_of(&c, false).await;
-    let b = Tier::start(mesh_tonic::server_context(), Duration::ZERO, &to_c).await;
+    let b = Tier::start(mesh_tonic::deadline_layer(), Duration::ZERO, &to_c).await;
     let (_mesh_a, to_b) = client_of(&b, false).await;
-    let a = Tier::start(mesh_tonic::server_context(), Duration::ZERO, &to_b).await;
+    let a = Tier::start(mesh_tonic::deadline_layer(), Duration::ZERO, &to_b).await;
     let (_mesh, to_a) = client_of(&a, false).await;
 
     let tiers = [&a, &b, &c, &leaf];

@@ -21,8 +21,7 @@ pub(crate) async fn open(args: &Args) -> Result<(Mesh, Channel), Failure> {
     let builder = match &args.bootstrap {
         Some(file) => Mesh::builder().bootstrap_from_file(file)?,
         None if args.istio => Mesh::builder().istio_from_env()?,
-        None if has_bootstrap_in_env() => Mesh::builder().bootstrap_from_env()?,
-        None => Mesh::builder(),
+        None => Mesh::builder().bootstrap_from_env_if_set()?,
     };
     let builder = args.allow_files_below.iter().fold(builder, MeshBuilder::allow_files_below);
     let builder = match &args.local_cluster {
@@ -39,10 +38,6 @@ pub(crate) async fn open(args: &Args) -> Result<(Mesh, Channel), Failure> {
         None => MeshChannel::new(&mesh, &args.target)?,
     };
     Ok((mesh, Observed(channel)))
-}
-
-fn has_bootstrap_in_env() -> bool {
-    ["GRPC_XDS_BOOTSTRAP", "GRPC_XDS_BOOTSTRAP_CONFIG"].iter().any(|name| std::env::var_os(name).is_some())
 }
 
 /// The endpoint of a call: goes with the request, and is filled in when the call has ended.

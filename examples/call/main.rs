@@ -10,6 +10,7 @@ mod report;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::args::Args;
 use crate::report::Report;
@@ -20,6 +21,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(LevelFilter::WARN).with_ansi(false).init();
     let mut report = Report::new(&args);
     if let Err(error) = run(&args, &mut report).await {
         let text = whole_text(&*error);

@@ -1,4 +1,4 @@
-//! The main job in some 17 seconds: a greeter in two versions, a client that calls it all the while through the mesh,
+//! The main job in about 17 seconds: a greeter in two versions, a client that calls it all the while through the mesh,
 //! and an embedded control plane that shifts the traffic while instances crash, come and go; then a vault that serves by
 //! mTLS, whose certificates and whose policy change.
 //!
@@ -37,7 +37,7 @@ struct Args {
 /// What keeps the demo from going on.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// The demo takes some 16 s; what takes longer hangs.
+/// The demo takes about 17 s; what takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[tokio::main]

@@ -12,9 +12,10 @@ use mesh_tonic::MeshServer;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::{Request, Response, Status};
+use tracing_subscriber::filter::LevelFilter;
 
 /// Greets, until ctrl-c or SIGTERM. The first line on standard output is the address that it listens on. With
-/// GRPC_XDS_BOOTSTRAP it serves as the control plane says.
+/// GRPC_XDS_BOOTSTRAP or GRPC_XDS_BOOTSTRAP_CONFIG it serves as the control plane says.
 #[derive(Debug, Parser)]
 struct Args {
     /// Where to listen; port 0 lets the system choose.
@@ -52,12 +53,12 @@ impl Greeter for Instance {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args = Args::parse();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(LevelFilter::WARN).with_ansi(false).init();
     let listener = TcpListener::bind(args.listen).await?;
     println!("{}", listener.local_addr()?);
-    let builder = match std::env::var_os("GRPC_XDS_BOOTSTRAP") {
-        _ if args.istio => Mesh::builder().istio_from_env()?,
-        Some(_) => Mesh::builder().bootstrap_from_env()?,
-        None => Mesh::builder(),
+    let builder = match args.istio {
+        true => Mesh::builder().istio_from_env()?,
+        false => Mesh::builder().bootstrap_from_env_if_set()?,
     };
     let builder = args.allow_files_below.iter().fold(builder, MeshBuilder::allow_files_below);
     let mesh = builder.build().await?;

@@ -37,8 +37,7 @@ impl Connector {
     pub(crate) async fn mesh(&self) -> Result<Mesh, Failure> {
         let builder = match &self.bootstrap {
             Some(file) => Mesh::builder().bootstrap_from_file(file)?,
-            None if has_bootstrap_in_env() => Mesh::builder().bootstrap_from_env()?,
-            None => Mesh::builder(),
+            None => Mesh::builder().bootstrap_from_env_if_set()?,
         };
         Ok(builder.build().await?)
     }
@@ -51,10 +50,6 @@ impl Connector {
         };
         Ok(InterceptedService::new(channel, self.metadata.clone()))
     }
-}
-
-fn has_bootstrap_in_env() -> bool {
-    ["GRPC_XDS_BOOTSTRAP", "GRPC_XDS_BOOTSTRAP_CONFIG"].iter().any(|name| std::env::var_os(name).is_some())
 }
 
 /// Adds what `--additional_metadata` says.

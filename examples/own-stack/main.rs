@@ -103,7 +103,7 @@ async fn balancer_alone(addresses: [SocketAddr; 2]) -> Result<(), StdError> {
 
 /// A call with the deadline that the application gave its request, or one of 1 s.
 fn begin_call(mut request: Request<Body>) -> Request<Body> {
-    let timeout = mesh_tonic::timeout(request.headers()).unwrap_or(Duration::from_secs(1));
+    let timeout = mesh_tonic::decode_timeout(request.headers()).unwrap_or(Duration::from_secs(1));
     let call = Call::new(Some(timeout));
     request.extensions_mut().insert(call);
     request

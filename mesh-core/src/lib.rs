@@ -24,10 +24,23 @@
 //!
 //! # Features
 //!
-//! `discover`, `route`, `timeout`, `filter`, `mirror`, `retry`, `cluster`, `balance` and, for servers, `deadline`, a layer
-//! each (a `Mesh` takes `discover`, `route` and `balance`); `server` for [`Mesh::server`], `rbac` and `jwt` for layers of access control; `dns` for `dns:` targets and clusters found by DNS; `tls`, with
-//! `aws-lc` or `ring`, for certificates and what they secure; `spiffe` and `istio` for certificates from a SPIFFE Workload API and from Istio's CA;
-//! `testing`. All but `ring`, `istio` and `testing` are on by default.
+//! | feature | what it adds |
+//! |---|---|
+//! | `discover`, `route`, `timeout`, `filter`, `mirror`, `retry`, `cluster`, `balance`, `deadline` | the layer of that name; a `Mesh` takes `discover`, `route` and `balance` |
+//! | `server` | [`Mesh::server`] and its listeners |
+//! | `rbac`, `jwt` | [`authorize::RbacLayer`]; `jwt_authn` and [`authorize::JwtLayer`] |
+//! | `dns` | `dns:` targets, and clusters that are resolved by DNS |
+//! | `tls`, with `aws-lc` or `ring` | TLS for endpoints, servers and the control plane |
+//! | `post-quantum` | key exchange by X25519MLKEM768 wherever the peer can do it; off by default |
+//! | `spiffe`, `istio` | certificates from a SPIFFE Workload API; from Istio's CA (off by default) |
+//! | `testing` | the embedded control plane, for your own tests; off by default |
+//!
+//! Of `aws-lc` and `ring`, `aws-lc` is on by default.
+//!
+//! # Logs
+//!
+//! The mesh logs through `tracing`: resources that are rejected, certificates that near their end, clusters below the
+//! security floor. Any subscriber shows them.
 
 mod aside;
 #[cfg(feature = "server")]

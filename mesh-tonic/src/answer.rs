@@ -1,11 +1,11 @@
 //! The mesh's own answers as responses of gRPC: trailers only, as a server's that fails at once.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, header};
+use http::{Response, header};
 use mesh_core::filter::{Answer, AnswerProtocol};
 use tonic::{Code, Status};
 
-use crate::Grpc;
+use crate::grpc::{self, Grpc};
 
 impl AnswerProtocol for Grpc {
     fn respond(&self, answer: Answer) -> Response<Bytes> {
@@ -14,7 +14,7 @@ impl AnswerProtocol for Grpc {
         let mut response = Response::new(Bytes::new());
         let headers = response.headers_mut();
         headers.extend(answer.headers().iter().map(|(name, value)| (name.clone(), value.clone())));
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(header::CONTENT_TYPE, grpc::CONTENT_TYPE);
         // What fails is a message that no header can hold, and that is percent-encoded.
         let _ = Status::new(code, message).add_header(headers);
         response

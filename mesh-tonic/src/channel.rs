@@ -59,6 +59,7 @@ impl<A> MeshChannel<A> {
 
 /// Sets up a [`MeshChannel`].
 #[derive(Debug)]
+#[must_use = "a builder opens nothing until `build`"]
 pub struct MeshChannelBuilder<'a, L = Identity> {
     mesh: &'a Mesh,
     target: &'a str,
@@ -138,7 +139,7 @@ pub(crate) type CallBody<R> =
 
 /// Starts the call that the layers below go on with.
 fn prepare<B>(request: &mut Request<B>, user_agent: &HeaderValue) {
-    let timeout = deadline::timeout(request.headers());
+    let timeout = deadline::decode_timeout(request.headers());
     request.headers_mut().entry(header::USER_AGENT).or_insert_with(|| user_agent.clone());
     request.extensions_mut().insert(Call::new(timeout));
 }

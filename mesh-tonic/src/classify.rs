@@ -1,19 +1,14 @@
 //! What gRPC's responses say of the endpoint: the `grpc-status`, taken as the HTTP status that Envoy takes it as.
 
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode, header};
 use mesh_core::Classify;
 use mesh_core::connect::Outcome;
 use tonic::Code;
 
-use crate::grpc::Grpc;
-
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+use crate::grpc::{Grpc, MEDIA_TYPE, grpc_status};
 
 /// [`Code::Cancelled`] as it is written.
 const CANCELLED: &str = "1";
-
-const GRPC: &[u8] = b"application/grpc";
 
 impl Classify for Grpc {
     fn is_answer(&self, status: StatusCode, headers: &HeaderMap) -> bool {
@@ -34,15 +29,11 @@ impl Classify for Grpc {
 
 /// Whether what follows is of gRPC: `application/grpc`, perhaps with the messages' format or parameters.
 fn has_messages(headers: &HeaderMap) -> bool {
-    let content_type = headers.iter().find_map(|(name, value)| (*name == CONTENT_TYPE).then_some(value));
-    content_type.and_then(|value| value.as_bytes().split_at_checked(GRPC.len())).is_some_and(|(kind, rest)| {
-        (kind == GRPC || kind.eq_ignore_ascii_case(GRPC)) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+    let content_type = headers.iter().find_map(|(name, value)| (*name == header::CONTENT_TYPE).then_some(value));
+    let grpc = MEDIA_TYPE.as_bytes();
+    content_type.and_then(|value| value.as_bytes().split_at_checked(grpc.len())).is_some_and(|(kind, rest)| {
+        (kind == grpc || kind.eq_ignore_ascii_case(grpc)) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
     })
-}
-
-/// Found by looking at all: there are few, and hashing the name costs more.
-fn grpc_status(trailers: &HeaderMap) -> Option<&HeaderValue> {
-    trailers.iter().find_map(|(name, value)| (name == GRPC_STATUS).then_some(value))
 }
 
 fn of_code(code: Code) -> Outcome {
@@ -75,7 +66,11 @@ fn of_http(status: StatusCode) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use http::header::CONTENT_TYPE;
+    use http::{HeaderName, HeaderValue};
+
     use super::*;
+    use crate::grpc::GRPC_STATUS;
 
     #[test]
     fn a_response_is_what_envoy_takes_its_grpc_status_for() {

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use mesh_core::deadline::{DeadlineLayer, InboundProtocol};
 use tonic::{Code, Status};
 
-use crate::Grpc;
+use crate::grpc::{self, Grpc};
 use crate::retry::{PUSHBACK, failed};
 use crate::status::code_of;
 
@@ -20,22 +20,22 @@ const MOST_DIGITS: u128 = 99_999_999;
 /// ```
 /// use tonic::transport::Server;
 ///
-/// let server = Server::builder().layer(mesh_tonic::server_context());
+/// let server = Server::builder().layer(mesh_tonic::deadline_layer());
 /// # let _ = server;
 /// ```
-pub fn server_context() -> DeadlineLayer {
+pub fn deadline_layer() -> DeadlineLayer {
     DeadlineLayer::new().protocol(&Grpc)
 }
 
 impl InboundProtocol for Grpc {
     fn timeout(&self, headers: &HeaderMap) -> Option<Duration> {
-        timeout(headers)
+        decode_timeout(headers)
     }
 
     fn expired(&self) -> Response<()> {
         let mut response = Response::new(());
         *response.headers_mut() = self.expired_trailers();
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        response.headers_mut().insert(header::CONTENT_TYPE, grpc::CONTENT_TYPE);
         response
     }
 
@@ -59,7 +59,7 @@ impl InboundProtocol for Grpc {
 
 /// The time that the application gave a call: its request's `grpc-timeout`, if there is one and it is well-formed. For
 /// [`Call::new`](mesh_core::Call::new) in a stack of one's own.
-pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
+pub fn decode_timeout(headers: &HeaderMap) -> Option<Duration> {
     // Most calls have three headers and no timeout: looking at their names is cheaper than hashing this one.
     let (_, value) = headers.iter().find(|(name, _)| *name == GRPC_TIMEOUT)?;
     let value = value.to_str().ok()?;
@@ -140,7 +140,7 @@ mod tests {
         let read = |text: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(GRPC_TIMEOUT, text.parse().unwrap());
-            timeout(&headers)
+            decode_timeout(&headers)
         };
         assert_eq!(read("150m"), Some(Duration::from_millis(150)));
         assert_eq!(read("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));

@@ -17,7 +17,7 @@
 //!
 //! Only what mentions gRPC is here: the deadline's header, the status that an error becomes, what retries read and write,
 //! the form of the mesh's own answers.
-//! Everything else is [`mesh_core`].
+//! Everything else is [`mesh_core`], which is also exported from here: a dependency on this crate alone is enough.
 
 mod answer;
 mod body;
@@ -35,11 +35,12 @@ mod status;
 
 pub use body::ResponseBody;
 pub use channel::{MeshChannel, MeshChannelBuilder, ResponseFuture};
-pub use deadline::{encode_timeout, server_context, timeout};
+pub use deadline::{deadline_layer, decode_timeout, encode_timeout};
 pub use grpc::Grpc;
 #[cfg(feature = "health")]
 pub use health::ServerHealth;
+pub use mesh_core;
 pub use prepared::{Prepare, Prepared, PreparedLayer};
 #[cfg(feature = "server")]
-pub use server::MeshServer;
+pub use server::{MeshServer, Services};
 pub use status::Error;

@@ -7,10 +7,9 @@ use mesh_core::filter::AnswerStatus;
 use mesh_core::retry::{Pushback, RetryCode, RetryProtocol};
 use tonic::Code;
 
-use crate::Grpc;
+use crate::grpc::{Grpc, grpc_status};
 use crate::status::code_of;
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(crate) const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
@@ -20,7 +19,7 @@ impl RetryProtocol for Grpc {
     }
 
     fn code_of_response(&self, status: StatusCode, headers: &HeaderMap) -> Option<RetryCode> {
-        match headers.get(GRPC_STATUS) {
+        match grpc_status(headers) {
             Some(code) => named(Code::from_bytes(code.as_bytes())),
             None => named(Code::from_i32(AnswerStatus::Http(status).grpc_code().into())),
         }
@@ -50,7 +49,7 @@ impl RetryProtocol for Grpc {
 
 /// Whether these are an answer's last headers, and say that the call failed.
 pub(crate) fn failed(headers: &HeaderMap) -> bool {
-    headers.get(GRPC_STATUS).is_some_and(|code| code != "0")
+    grpc_status(headers).is_some_and(|code| code != "0")
 }
 
 fn named(code: Code) -> Option<RetryCode> {
@@ -67,6 +66,7 @@ fn named(code: Code) -> Option<RetryCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grpc::GRPC_STATUS;
 
     #[test]
     fn pushback_is_one_number_of_milliseconds_or_a_stop() {

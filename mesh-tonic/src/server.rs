@@ -5,13 +5,14 @@ use std::fmt;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderName, Request, Response};
 #[cfg(feature = "tls")]
 use mesh_core::identity::SpiffeId;
 #[cfg(feature = "tls")]
 use mesh_core::server::ServerTls;
 use mesh_core::server::{ConnectInfo, Ended, Listen, RequestBody, ServerOptions, ServingMode};
-use mesh_core::{Mesh, ServerBuilder};
+use mesh_core::{BoxError, Mesh, ServerBuilder};
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
@@ -19,6 +20,7 @@ use tonic::service::Routes;
 use tonic::transport::server::TcpConnectInfo;
 #[cfg(feature = "health")]
 use tonic_health::pb::health_server::HealthServer;
+use tower_layer::{Identity, Layer, Stack};
 
 use crate::Grpc;
 
@@ -40,9 +42,10 @@ use crate::Grpc;
 /// Each call is served in a [`Context`](mesh_core::context::Context): its deadline holds for the handler and for all calls
 /// that the handler makes through the mesh. A shutdown lets calls end, at most for [`ServerOptions::shutdown_timeout`].
 #[must_use = "a server does nothing until `serve` is called"]
-pub struct MeshServer {
+pub struct MeshServer<L = Identity> {
     builder: ServerBuilder,
     routes: Routes,
+    layer: L,
     hears: Option<Hears>,
     #[cfg(feature = "health")]
     health: crate::ServerHealth,
@@ -56,9 +59,33 @@ impl MeshServer {
         Self {
             builder: mesh.server().protocol(&Grpc),
             routes: Routes::default(),
+            layer: Identity::new(),
             hears: None,
             #[cfg(feature = "health")]
             health: crate::ServerHealth::new(),
+        }
+    }
+}
+
+impl<L> MeshServer<L> {
+    /// Puts a layer around all services, as `tonic::transport::Server::layer` does: one of [`mesh_core::authorize`], or of
+    /// tower's. Its requests have passed the filters that the control plane asks for. Of several, the first is the outermost.
+    ///
+    /// ```no_run
+    /// # async fn example(mesh: mesh_core::Mesh, address: std::net::SocketAddr) -> Result<(), mesh_core::Error> {
+    /// use tower::limit::ConcurrencyLimitLayer;
+    ///
+    /// mesh_tonic::MeshServer::new(&mesh).layer(ConcurrencyLimitLayer::new(100)).serve(address).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn layer<M>(self, layer: M) -> MeshServer<Stack<M, L>> {
+        MeshServer {
+            builder: self.builder,
+            routes: self.routes,
+            layer: Stack::new(layer, self.layer),
+            hears: self.hears,
+            #[cfg(feature = "health")]
+            health: self.health,
         }
     }
 
@@ -169,7 +196,7 @@ impl MeshServer {
         self
     }
 
-    /// Believes these callers what they say of others; see [`ServerBuilder::trusted_forwarders`].
+    /// Trusts what these callers, such as a gateway, say about others; see [`ServerBuilder::trusted_forwarders`].
     #[cfg(feature = "tls")]
     pub fn trusted_forwarders(mut self, ids: impl IntoIterator<Item = SpiffeId>) -> Self {
         self.builder = self.builder.trusted_forwarders(ids);
@@ -190,7 +217,14 @@ impl MeshServer {
     /// When the address cannot be listened on; when the mesh has a bootstrap that does not say how the server's listener
     /// is called; when the mesh has no certificate provider of a name that `tls` has; when the server is `permissive`
     /// against the floor.
-    pub async fn serve(self, listen: impl Into<Listen>) -> Result<Ended, mesh_core::Error> {
+    pub async fn serve<R>(self, listen: impl Into<Listen>) -> Result<Ended, mesh_core::Error>
+    where
+        L: Layer<Services>,
+        L::Service: Service<Request<RequestBody>, Response = Response<R>> + Clone + Send + 'static,
+        <L::Service as Service<Request<RequestBody>>>::Error: Into<BoxError>,
+        <L::Service as Service<Request<RequestBody>>>::Future: Send + 'static,
+        R: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
         self.serve_with_shutdown(listen, std::future::pending()).await
     }
 
@@ -199,14 +233,19 @@ impl MeshServer {
     ///
     /// # Errors
     ///
-    /// When the address cannot be listened on; when the mesh has a bootstrap that does not say how the server's listener
-    /// is called; when the mesh has no certificate provider of a name that `tls` has; when the server is `permissive`
-    /// against the floor.
-    pub async fn serve_with_shutdown(
+    /// As [`serve`](Self::serve).
+    pub async fn serve_with_shutdown<R>(
         self,
         listen: impl Into<Listen>,
         shutdown: impl Future<Output = ()>,
-    ) -> Result<Ended, mesh_core::Error> {
+    ) -> Result<Ended, mesh_core::Error>
+    where
+        L: Layer<Services>,
+        L::Service: Service<Request<RequestBody>, Response = Response<R>> + Clone + Send + 'static,
+        <L::Service as Service<Request<RequestBody>>>::Error: Into<BoxError>,
+        <L::Service as Service<Request<RequestBody>>>::Future: Send + 'static,
+        R: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
         let hears = self.hears;
         #[cfg(feature = "health")]
         let health = self.health;
@@ -219,21 +258,21 @@ impl MeshServer {
                 hears(mode);
             }
         });
-        builder.serve(listen, Handler(self.routes.prepare()), shutdown).await
+        builder.serve(listen, self.layer.layer(Services(self.routes.prepare())), shutdown).await
     }
 }
 
-impl fmt::Debug for MeshServer {
+impl<L> fmt::Debug for MeshServer<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MeshServer").finish_non_exhaustive()
     }
 }
 
-/// The services, which look for their peer where tonic's own server says it.
-#[derive(Clone)]
-struct Handler(Routes);
+/// The services of a [`MeshServer`], which find their peer where tonic's own server says it.
+#[derive(Clone, Debug)]
+pub struct Services(Routes);
 
-impl Service<Request<RequestBody>> for Handler {
+impl Service<Request<RequestBody>> for Services {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = <Routes as Service<Request<RequestBody>>>::Future;

@@ -37,7 +37,7 @@ pub struct JwtProvider {
 }
 
 impl JwtProvider {
-    /// Tokens whose `iss` is this one; empty: whose ever, if one of the keys signed them.
+    /// Tokens whose `iss` is this one. An empty issuer accepts any, if one of the keys signed the token.
     pub fn new(issuer: impl Into<String>, keys: JwkSet) -> Self {
         Self {
             issuer: issuer.into(),
@@ -186,9 +186,9 @@ impl JwtLayer {
         self
     }
 
-    /// Of calls whose path begins so, such as `/grpc.health.v1.Health/`, no token is looked at.
-    pub fn without_token(mut self, path_prefix: &str) -> Self {
-        self.open.push(path_prefix.to_owned());
+    /// Calls to paths that start with `prefix`, such as `/grpc.health.v1.Health/`, need no token, and none is read.
+    pub fn exempt_path_prefix(mut self, prefix: &str) -> Self {
+        self.open.push(prefix.to_owned());
         self
     }
 

@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Rbac, ResponseBody, ResponseFuture};
-use crate::deadline::InboundProtocol;
-use crate::error::{Error, ErrorKind};
+use crate::filter::{Answer, AnswerProtocol, AnswerStatus};
 use crate::resource::rbac::{RbacFilter, access};
 use crate::server::inbound_call;
+
+/// As a code of gRPC.
+const PERMISSION_DENIED: u8 = 7;
 
 /// Makes [`RbacService`]s.
 ///
@@ -22,18 +24,17 @@ use crate::server::inbound_call;
 #[derive(Clone, Debug)]
 pub struct RbacLayer {
     filter: Arc<RbacFilter>,
-    protocol: Option<&'static dyn InboundProtocol>,
+    protocol: Option<&'static dyn AnswerProtocol>,
 }
 
 impl RbacLayer {
-    /// Lets pass what this allows, or does not deny. Callers of a protocol of which nothing is known but HTTP are answered
-    /// with 403.
+    /// Lets pass what this allows, or does not deny. Other calls are refused: with 403, or gRPC's PERMISSION_DENIED.
     pub fn new(rbac: Rbac) -> Self {
         Self { filter: Arc::new(RbacFilter { rules: Some(rbac), shadow: None }), protocol: None }
     }
 
-    /// What the callers speak; gRPC's is the adapter's.
-    pub fn protocol(mut self, protocol: &'static dyn InboundProtocol) -> Self {
+    /// What the callers speak, and so what a refused call is answered with; gRPC's is the adapter's. Default: HTTP.
+    pub fn protocol(mut self, protocol: &'static dyn AnswerProtocol) -> Self {
         self.protocol = Some(protocol);
         self
     }
@@ -52,7 +53,7 @@ impl<S> Layer<S> for RbacLayer {
 pub struct RbacService<S> {
     inner: S,
     filter: Arc<RbacFilter>,
-    protocol: Option<&'static dyn InboundProtocol>,
+    protocol: Option<&'static dyn AnswerProtocol>,
 }
 
 impl<S, B, R> Service<Request<B>> for RbacService<S>
@@ -80,15 +81,10 @@ where
     }
 }
 
-fn refused(protocol: Option<&'static dyn InboundProtocol>) -> Response<Bytes> {
-    let error = Error::new(ErrorKind::PermissionDenied, crate::server::NOT_ALLOWED);
-    let head = protocol.map_or_else(
-        || {
-            let mut response = Response::new(());
-            *response.status_mut() = StatusCode::FORBIDDEN;
-            response
-        },
-        |protocol| protocol.refused(&error),
-    );
-    head.map(|()| Bytes::new())
+fn refused(protocol: Option<&'static dyn AnswerProtocol>) -> Response<Bytes> {
+    let answer = Answer::new(AnswerStatus::Grpc(PERMISSION_DENIED), crate::server::NOT_ALLOWED);
+    match protocol {
+        Some(protocol) => protocol.respond(answer),
+        None => answer.into_http(),
+    }
 }

@@ -18,7 +18,7 @@ use self::ejections::Ejections;
 pub(super) use self::ejections::outlier_policy;
 use self::members::Members;
 pub(super) use self::members::aggregate;
-use super::options::BalanceOptions;
+use super::options::{BalanceOptions, RETENTION};
 use super::picker::{Picker, Spread};
 use super::policy::OwnPolicy;
 use super::priority::{Choice, Priorities};
@@ -86,7 +86,7 @@ impl<C: Connect> Active<C> {
             profile: options.profile,
             subchannels: HashMap::new(),
             members: Vec::new(),
-            priorities: Priorities::new(options.failover_timeout.value, options.retention),
+            priorities: Priorities::new(options.failover_timeout.value, RETENTION),
             panics: Vec::new(),
             local_cluster: options.local_cluster.clone(),
             zones: None,

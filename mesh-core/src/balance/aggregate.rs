@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::balancer::Balancer;
 use super::clusters::Registry;
+use super::options::RETENTION;
 use super::priority::{Choice, Priorities};
 use super::watchers::Watchers;
 use crate::connect::{Connect, ConnectivityState};
@@ -58,7 +59,7 @@ impl<C: Connect> Aggregate<C> {
     /// An aggregate that connects nothing yet; `first` is its first leaf.
     pub(crate) fn new(first: &Leaf<C>, watchers: Arc<Watchers>, registry: &Registry<C>) -> Arc<Self> {
         let (entry, balancer) = first;
-        let priorities = Priorities::new(NEVER, registry.options.retention);
+        let priorities = Priorities::new(NEVER, RETENTION);
         let leaves = vec![first.clone()];
         Arc::new_cyclic(|me| Self {
             registry: registry.weak(),

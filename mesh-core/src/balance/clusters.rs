@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::aggregate::{Aggregate, Leaf};
 use super::balancer::Balancer;
 use super::error;
-use super::options::BalanceOptions;
+use super::options::{BalanceOptions, RETENTION};
 use super::outlier::{Method, Unenforced};
 use super::picker::Picker;
 use super::status::{EndpointReport, statuses};
@@ -383,7 +383,7 @@ impl<C: Connect> Registry<C> {
     fn start(&self, runtime: Handle) {
         let mut known = self.runtime.lock();
         if known.is_none() {
-            let pause = self.options.idle_timeout.value.min(self.options.retention) / 2;
+            let pause = self.options.idle_timeout.value.min(RETENTION) / 2;
             let pause = pause.max(Duration::from_millis(1));
             runtime.spawn(keep_house(self.me.clone(), self.shutdown.clone(), pause));
             *known = Some(runtime);

@@ -17,6 +17,7 @@ use super::picker::Slot;
 use crate::call::{self, Classify, HttpStatus};
 use crate::connect::{Connect, SendRequest};
 use crate::error::Error;
+use crate::profile::Profile;
 use crate::resource::endpoints::Address;
 use crate::snapshot::fixed::ClusterBuilder;
 use crate::snapshot::{ClusterEntry, ClusterKey};
@@ -34,6 +35,13 @@ impl BalanceLayer {
     /// A layer with these options.
     pub fn new(options: BalanceOptions) -> Self {
         Self { options }
+    }
+
+    /// Whose rules hold where gRPC and Envoy differ: whether calls spill over priorities, whether degraded endpoints take
+    /// calls, and when health is disregarded. Default [`Profile::Grpc`].
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.options = self.options.profile(profile);
+        self
     }
 }
 

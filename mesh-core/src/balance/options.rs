@@ -10,6 +10,9 @@ use crate::backoff::{BackoffConfig, bounded};
 use crate::origin::Sourced;
 use crate::profile::Profile;
 
+/// How long what is not needed any more keeps its connections: a lower priority, or a leaf of an aggregate (A56).
+pub(super) const RETENTION: Duration = Duration::from_secs(15 * 60);
+
 /// How endpoints are connected, and how long calls wait for them.
 ///
 /// ```
@@ -26,7 +29,6 @@ pub struct BalanceOptions {
     pub(crate) max_wait: Sourced<Duration>,
     pub(crate) idle_timeout: Sourced<Duration>,
     pub(crate) failover_timeout: Sourced<Duration>,
-    pub(crate) retention: Duration,
     policy: Option<OwnPolicy>,
     policies: HashMap<Arc<str>, OwnPolicy>,
     pub(crate) profile: Profile,
@@ -48,7 +50,6 @@ impl Default for BalanceOptions {
             max_wait: Sourced::by_default(Duration::from_secs(20)),
             idle_timeout: Sourced::by_default(Duration::from_secs(30 * 60)),
             failover_timeout: Sourced::by_default(Duration::from_secs(10)),
-            retention: Duration::from_secs(15 * 60),
             policy: None,
             policies: HashMap::new(),
             profile: Profile::default(),
@@ -94,8 +95,8 @@ impl BalanceOptions {
         self
     }
 
-    /// How long a call without a deadline waits in all before it is sent: for its first configuration, an endpoint and a
-    /// slot. Default 20 s. An attempt that a retry policy asks for may wait for an endpoint as long again.
+    /// How long a call without a deadline waits in all, over all its attempts, before it is sent: for its first
+    /// configuration, an endpoint and a slot. A call with a deadline waits until then. Default 20 s.
     pub fn max_wait(mut self, wait: Duration) -> Self {
         self.max_wait = Sourced::code(bounded(wait));
         self
@@ -147,9 +148,8 @@ impl BalanceOptions {
         self
     }
 
-    /// Whose rules hold where gRPC and Envoy differ: whether calls spill over priorities, whether degraded endpoints take
-    /// calls, and when health is disregarded. Default [`Profile::Grpc`]. A mesh takes what its own builder says instead.
-    pub fn profile(mut self, profile: Profile) -> Self {
+    /// Whose rules hold where gRPC and Envoy differ: the layer's or the mesh's own say.
+    pub(crate) fn profile(mut self, profile: Profile) -> Self {
         self.profile = profile;
         self
     }

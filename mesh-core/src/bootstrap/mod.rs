@@ -181,6 +181,13 @@ impl Bootstrap {
         Self::from_variables(std::env::var_os(PATH_VARIABLE), std::env::var_os(INLINE_VARIABLE))
     }
 
+    /// Whether the environment names a bootstrap: an empty variable is an unset one.
+    pub(crate) fn is_in_env() -> bool {
+        [PATH_VARIABLE, INLINE_VARIABLE]
+            .iter()
+            .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+    }
+
     /// Starts a bootstrap by code.
     ///
     /// `server_uri` is a gRPC target: `host:port`, `dns:///host:port`, `ipv4:192.0.2.1:443`, `ipv6:[::1]:443`,

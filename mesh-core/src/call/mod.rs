@@ -53,7 +53,7 @@ impl CallOptions {
     }
 
     /// Whether the call waits for an endpoint although there is no hope at the moment (no endpoint is connected or
-    /// connecting), until its deadline or the mesh's `max_wait`. Default: no, such a call fails at once.
+    /// connecting): until its deadline, or `max_wait` (20 s) if it has none. Default: no, such a call fails at once.
     pub fn wait_for_ready(mut self, wait: bool) -> Self {
         self.wait_for_ready = wait;
         self
@@ -67,10 +67,10 @@ impl CallOptions {
         self
     }
 
-    /// Whether the call is made once, whatever retry policy its route has. Default: no. A request that no endpoint
-    /// processed is sent elsewhere all the same.
-    pub fn no_retry(mut self, no_retry: bool) -> Self {
-        self.no_retry = no_retry;
+    /// Whether the call may be made again, as the retry policy of its route says. Default: yes. A request that no endpoint
+    /// processed is sent elsewhere in any case.
+    pub fn retry(mut self, retry: bool) -> Self {
+        self.no_retry = !retry;
         self
     }
 

@@ -63,21 +63,21 @@ pub use crate::tls::{ConnectionSecurity, Peer};
 pub trait Connect: Send + Sync + 'static {
     /// What it makes.
     type Connection: Connection;
-    /// Ends when the connection takes calls: for HTTP/2, when the peer's SETTINGS were received.
+    /// Resolves when the connection takes calls: for HTTP/2, when the peer's SETTINGS were received.
     type Future: Future<Output = Result<Self::Connection, BoxError>> + Send + 'static;
 
     /// Starts to connect to `address`. The caller bounds the time it takes; a dropped future gives up.
     fn connect(&self, address: &Address) -> Self::Future;
 
-    /// The same for an endpoint whose cluster asks for TLS. `None`, unless it is written otherwise: the connector cannot,
-    /// and the endpoint is not connected, as TLS is never replaced by plaintext.
+    /// The same for an endpoint whose cluster asks for TLS. `None`, the default: the connector cannot, and the endpoint is
+    /// not connected, as TLS is never replaced by plaintext.
     fn connect_secured(&self, address: &Address, security: &Security) -> Option<Self::Future> {
         let _ = (address, security);
         None
     }
 
-    /// What such connections are secured with, as far as it must be waited for before the time of an attempt begins. Unless it
-    /// is written otherwise, nothing.
+    /// What such connections are secured with, as far as it must be waited for before the time of an attempt begins. By
+    /// default, nothing.
     fn readiness(&self, security: &Security) -> Readiness {
         let _ = security;
         Readiness::default()
@@ -92,12 +92,12 @@ pub trait Connection: Clone + Send + Sync + 'static {
     /// Takes a slot for one call. Never blocks.
     fn try_acquire(&self) -> Result<Self::Slot, Unavailable>;
 
-    /// Ends when the connection takes no new calls, with why: the peer said so (GOAWAY), it ended, or it was drained or
+    /// Resolves when the connection takes no new calls, with why: the peer said so (GOAWAY), it ended, or it was drained or
     /// closed on this side.
     fn ended(&self) -> impl Future<Output = BoxError> + Send;
 
-    /// Ends when another connection is to take the place of this one while it still takes calls, with why: certificates that
-    /// secure it near their end. Unless it is written otherwise: never.
+    /// Resolves when another connection is to take the place of this one while it still takes calls, with why: certificates
+    /// that secure it near their end. By default, never.
     fn outlived(&self) -> impl Future<Output = Arc<str>> + Send {
         pending()
     }
@@ -106,7 +106,7 @@ pub trait Connection: Clone + Send + Sync + 'static {
     fn drain(&self);
 
     /// Another security takes the place of the one that it was made with: a peer that would not be let in by that one is to
-    /// lose the calls in flight, too. Unless it is written otherwise, nothing happens.
+    /// lose the calls in flight, too. By default, nothing happens.
     fn reconsider(&self, security: &Security) {
         let _ = security;
     }
@@ -117,14 +117,14 @@ pub trait Connection: Clone + Send + Sync + 'static {
     /// Closes: at once if calls are in flight, which fail; else as its protocol has it, but within about a second.
     fn close(&self);
 
-    /// How it is secured; `None`, unless it is written otherwise: it is not.
+    /// How it is secured; `None`, the default: it is not.
     #[cfg(feature = "tls")]
     fn security(&self) -> Option<Arc<ConnectionSecurity>> {
         None
     }
 
     /// Asks the endpoint to report its load about every `period` and hands each report to `sink` (ORCA out of band, A51);
-    /// ends when no more come. Unless it is written otherwise, a connection knows of no reports.
+    /// resolves when no more come. By default, a connection knows of no reports.
     fn load_reports(&self, period: Duration, sink: ReportSink) -> impl Future<Output = ReportsEnd> + Send {
         let _ = (period, sink);
         ready(ReportsEnd::Unsupported)
@@ -137,16 +137,16 @@ pub trait SendRequest<B>: Send + 'static {
     type Outgoing: From<http::Request<B>> + Send + 'static;
     /// The response's body.
     type Body: http_body::Body<Data = Bytes, Error = StreamError>;
-    /// Ends when the response's head is there.
+    /// Resolves when the response's head is there.
     type Future: Future<Output = Result<http::Response<Self::Body>, SendError<Self::Outgoing>>> + Send;
 
     /// Gives a request the authority of the endpoint that it is sent to (`auto_host_rewrite`, A81); `None`: the one that it came
-    /// with. Unless it is written otherwise, it keeps that.
+    /// with. By default, it keeps that.
     fn set_authority(request: &mut Self::Outgoing, authority: Option<&Authority>) {
         let _ = (request, authority);
     }
 
-    /// Whom the request would be sent to, as the connection's certificates say. Unless it is written otherwise, nobody
+    /// Whom the request would be sent to, as the connection's certificates say. By default, nobody
     /// says.
     fn peer(&self) -> VerifiedPeer {
         VerifiedPeer::default()

@@ -43,13 +43,13 @@ pub trait InboundProtocol: AnswerProtocol {
     /// The time that the caller gives the call.
     fn timeout(&self, headers: &HeaderMap) -> Option<Duration>;
 
-    /// The head of an answer that is nothing but a head: the deadline has passed.
+    /// A response without a body (trailers-only in gRPC), for a call whose deadline has passed.
     fn expired(&self) -> Response<()>;
 
-    /// The trailers of an answer in whose middle the deadline passes.
+    /// The trailers of a response whose deadline passes while its body is sent.
     fn expired_trailers(&self) -> HeaderMap;
 
-    /// The head of an answer that is nothing but a head: the call is not served, for this reason.
+    /// A response without a body (trailers-only in gRPC), for a call that is not served for this reason.
     fn refused(&self, error: &Error) -> Response<()>;
 
     /// Tells the caller not to try again, if these are the last headers of an answer and they say that the call failed.

@@ -235,7 +235,7 @@ impl ConcurrencyLimitLayer {
         self
     }
 
-    /// How it stands with the limit.
+    /// The state of the limit.
     pub fn status(&self) -> ConcurrencyStatus {
         self.limit.status_of("code".into())
     }

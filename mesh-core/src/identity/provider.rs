@@ -50,7 +50,7 @@ pub trait CertificateProvider: Send + Sync + 'static {
     fn kind(&self) -> &str;
 
     /// Publishes for as long as it runs, in a task of the mesh; the mesh's end drops it. What it published last stays
-    /// after it ended by itself or panicked, which is told as its failure.
+    /// after it ended by itself or panicked, and the end is reported as its failure.
     fn run(self: Box<Self>, publisher: Publisher) -> ProviderFuture;
 }
 

@@ -29,7 +29,7 @@ struct Held {
     told: Readiness,
 }
 
-/// How it stands with a source.
+/// The state of a source.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Readiness {
     /// It can be used. A source that was ready remains so, even when its certificate expires: what is in force is not taken
@@ -58,7 +58,7 @@ impl Awaited {
         }
     }
 
-    /// How it stands with a source, by what [`changed`](Self::changed) told last.
+    /// The state of a source, by what [`changed`](Self::changed) told last.
     pub(crate) fn of(&self, source: &MaterialSource) -> Readiness {
         self.held.get(source).map_or_else(|| first(source), |held| held.told.clone())
     }

@@ -1,4 +1,4 @@
-//! Sets up a [`Mesh`]; every default is stated here or in [`BalanceOptions`].
+//! Sets up a [`Mesh`]: the doc of each method states its default, or links to the options that do.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -118,6 +118,19 @@ impl MeshBuilder {
     /// When neither is set, the file cannot be read, or the bootstrap is invalid.
     pub fn bootstrap_from_env(self) -> Result<Self, Error> {
         Ok(self.bootstrap(Bootstrap::from_env()?))
+    }
+
+    /// As [`bootstrap_from_env`](Self::bootstrap_from_env) if the environment names a bootstrap, else without a control
+    /// plane: for programs that run with and without one.
+    ///
+    /// # Errors
+    ///
+    /// When a bootstrap is named, and cannot be read or is invalid.
+    pub fn bootstrap_from_env_if_set(self) -> Result<Self, Error> {
+        Ok(match Bootstrap::is_in_env() {
+            true => self.bootstrap(Bootstrap::from_env()?),
+            false => self,
+        })
     }
 
     /// Takes the bootstrap from a file.
@@ -241,11 +254,25 @@ impl MeshBuilder {
         self
     }
 
-    /// How many copies of calls may be in flight to mirrors, and how many bytes of requests are held for one of them and for
-    /// all; see [`MirrorLayer::max_in_flight`] and [`MirrorLayer::buffer_size`]. Default 128, 1 MiB and 16 MiB.
+    /// How many copies of calls may be in flight to mirrors; see [`MirrorLayer::max_in_flight`]. Default 128.
     #[cfg(feature = "mirror")]
-    pub fn mirroring(mut self, max_in_flight: usize, buffer_per_call: usize, buffer_in_all: usize) -> Self {
-        self.mirror = self.mirror.max_in_flight(max_in_flight).buffer_size(buffer_per_call, buffer_in_all);
+    pub fn mirror_max_in_flight(mut self, copies: usize) -> Self {
+        self.mirror = self.mirror.max_in_flight(copies);
+        self
+    }
+
+    /// How many bytes of requests are held until they are sent to mirrors, of one copy and of all together; see
+    /// [`MirrorLayer::buffer_size`]. Default 1 MiB and 16 MiB.
+    #[cfg(feature = "mirror")]
+    pub fn mirror_buffer_size(mut self, per_call: usize, in_all: usize) -> Self {
+        self.mirror = self.mirror.buffer_size(per_call, in_all);
+        self
+    }
+
+    /// How long a copy may take, if its call has no earlier deadline; see [`MirrorLayer::max_duration`]. Default 15 s.
+    #[cfg(feature = "mirror")]
+    pub fn mirror_max_duration(mut self, limit: Duration) -> Self {
+        self.mirror = self.mirror.max_duration(limit);
         self
     }
 

@@ -14,7 +14,7 @@ use crate::tls::SecurityFloor;
 /// Providers that do not run yet.
 pub(super) type Named = BTreeMap<Arc<str>, Box<dyn CertificateProvider>>;
 
-/// How it stands with one certificate provider.
+/// The state of one certificate provider.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CertificateProviderStatus {

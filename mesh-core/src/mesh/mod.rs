@@ -305,7 +305,7 @@ impl Mesh {
     /// `drain_timeout` (10 s); a call that takes longer is cut off and [says so](Error::is_shutdown).
     ///
     /// Resolves when the audit logs of the servers are written, the control plane was told what it is owed (that a resource
-    /// was rejected, for one) and every connection is closed. Who does not read holds each up for 2 s at most.
+    /// was rejected, for one) and every connection is closed. A peer that does not read delays each of these by at most 2 s.
     pub async fn shutdown(&self) {
         #[cfg(feature = "server")]
         self.inner.servers.shut_down().await;

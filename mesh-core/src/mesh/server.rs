@@ -136,7 +136,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Believes these callers, such as a gateway, what they say of others in `x-forwarded-*`, `forwarded` (RFC 7239) and
+    /// Trusts what these callers, such as a gateway, say about others in `x-forwarded-*`, `forwarded` (RFC 7239) and
     /// `x-envoy-*`. Default: nobody, and such headers are taken out of each request (but for `x-envoy-attempt-count`). No
     /// part of them ever becomes a [`Peer`](crate::server::Peer).
     #[cfg(feature = "tls")]
@@ -243,7 +243,7 @@ impl fmt::Debug for ServerBuilder {
     }
 }
 
-/// How it stands with one server.
+/// The state of one server.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServerStatus {
@@ -292,7 +292,7 @@ pub struct ServerStatus {
     pub open: Vec<ServerConnection>,
 }
 
-/// How it stands with one connection of a server.
+/// The state of one connection of a server.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServerConnection {

@@ -47,7 +47,7 @@ pub struct MeshStatus {
     pub lost_audit_lines: u64,
 }
 
-/// How it stands with the control plane.
+/// The state of the control plane.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ControlPlaneStatus {
@@ -73,11 +73,11 @@ pub struct ControlPlaneStatus {
     pub summary: String,
 }
 
-/// How it stands with one resource.
+/// The state of one resource.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ResourceStatus {
-    /// `Listener`, `RouteConfiguration`, `Cluster` or `ClusterLoadAssignment`.
+    /// `Listener`, `RouteConfiguration`, `Cluster`, `ClusterLoadAssignment` or `Secret`.
     pub resource_type: &'static str,
     /// Its name.
     pub name: Arc<str>,
@@ -95,7 +95,7 @@ pub struct ResourceStatus {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IgnoredField {
-    /// `Listener`, `RouteConfiguration`, `Cluster` or `ClusterLoadAssignment`.
+    /// `Listener`, `RouteConfiguration`, `Cluster`, `ClusterLoadAssignment` or `Secret`.
     pub resource_type: &'static str,
     /// Its path from the resource: `virtual_hosts.routes.route.prefix_rewrite`.
     pub path: String,
@@ -107,7 +107,7 @@ pub struct IgnoredField {
     pub names: Vec<Arc<str>>,
 }
 
-/// How it stands with one target.
+/// The state of one target.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TargetStatus {
@@ -125,7 +125,7 @@ pub struct TargetStatus {
     pub clusters: Vec<ClusterStatus>,
 }
 
-/// How it stands with one cluster.
+/// The state of one cluster.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ClusterStatus {
@@ -147,7 +147,7 @@ pub struct ClusterStatus {
     pub dropped: Vec<(Arc<str>, u64)>,
 }
 
-/// How it stands with one leaf of an aggregate cluster.
+/// The state of one leaf of an aggregate cluster.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LeafStatus {
@@ -157,7 +157,7 @@ pub struct LeafStatus {
     pub cluster: ClusterStatus,
 }
 
-/// How it stands with one endpoint.
+/// The state of one endpoint.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EndpointStatus {

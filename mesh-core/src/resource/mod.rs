@@ -1,6 +1,7 @@
 //! Protobuf to validated types, by pure functions that collect every error with its field path.
 //!
-//! The types stand here, without protobuf: a listener's routes, a cluster, its endpoints, and how requests are matched.
+//! The types stand here, without protobuf: a listener's routes, a cluster, its endpoints, and how requests are matched; and
+//! what filters count or ask while calls run: token buckets, limits, keys, the service of `ext_authz`, the audit log.
 //! [`decode`] makes them from bytes; [`verdict`] says what becomes of every field of every message that it opens.
 
 pub(crate) mod answer;

@@ -25,7 +25,7 @@ pub(crate) type MaterialSource = std::convert::Infallible;
 #[cfg(not(feature = "tls"))]
 pub(crate) type DownstreamTls = std::convert::Infallible;
 
-/// How it stands with what is started on demand.
+/// The state of what is started on demand.
 #[cfg(not(feature = "tls"))]
 pub(crate) type Readiness = std::convert::Infallible;
 

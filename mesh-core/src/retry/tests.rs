@@ -440,7 +440,7 @@ async fn the_application_can_have_a_call_made_once() {
     let bench = Bench::new(policy("unavailable", 5)).answers([fails()]);
     let mut request = Request::new(Full::new(Bytes::new()));
     request.extensions_mut().insert(bench.call(None));
-    request.extensions_mut().insert(CallOptions::new().no_retry(true));
+    request.extensions_mut().insert(CallOptions::new().retry(false));
     bench.send(request).await.expect("the failed response");
     assert_eq!(bench.attempts(), 1);
 }

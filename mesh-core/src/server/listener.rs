@@ -117,7 +117,7 @@ impl Setup {
         })
     }
 
-    /// How it stands with the concurrency limits of its filters.
+    /// The state of the concurrency limits of its filters.
     pub(super) fn concurrency(&self) -> Vec<ConcurrencyStatus> {
         let (mut seen, mut all) = (HashSet::new(), Vec::new());
         for state in &self.chains {

@@ -105,10 +105,10 @@ impl ServerOptions {
         self
     }
 
-    /// Serves no more calls at a time than this allows, whatever the control plane says; who is refused first, calls say in a
-    /// header ([`Criticality`](crate::Criticality)), as they come: before any filter. A call counts until its response begins;
+    /// Serves no more calls at a time than this allows, whatever the control plane says; a header of each call
+    /// ([`Criticality`](crate::Criticality)), as it comes, before any filter, decides which are refused first. A call counts until its response begins;
     /// health checks do not count, and are served however many others are. Servers with clones of these options share the limit.
-    /// [`ServerStatus::concurrency`] has how it stands. Default: no limit.
+    /// [`ServerStatus::concurrency`] has its state. Default: no limit.
     ///
     /// [`ServerStatus::concurrency`]: crate::ServerStatus::concurrency
     ///

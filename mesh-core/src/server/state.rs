@@ -116,7 +116,7 @@ impl ServerState {
         }
     }
 
-    /// How it stands with the limits of code and of the listener.
+    /// The state of the limits of code and of the listener.
     pub(crate) fn concurrency(&self) -> Vec<ConcurrencyStatus> {
         let of_code = self.concurrency_limit.iter().map(|limit| limit.status_of("code".into()));
         let of_listener = self.gate.setup().map(|setup| setup.concurrency()).unwrap_or_default();

@@ -39,17 +39,17 @@ use crate::route::Route;
 use crate::timeout::{Timeout, TimeoutLayer};
 
 /// The whole of the client's layers around an attempt.
-pub type ClientStack<A = Attempt> = Discover<Route<Deadline<Filters<Mirrors<Attempts<A>>>>>>;
+pub type ClientStack<A = Attempt> = Discover<Route<Timeouts<Filters<Mirrors<Attempts<A>>>>>>;
 
 /// What an attempt passes through.
 pub type Attempt = Admission<Balance<Http2Connector>>;
 
-/// The deadline's layer, when its feature is on.
+/// The layer of the deadline, when its feature is on.
 #[cfg(feature = "timeout")]
-pub type Deadline<S> = Timeout<S>;
-/// The deadline's layer, when its feature is on.
+pub type Timeouts<S> = Timeout<S>;
+/// The layer of the deadline, when its feature is on.
 #[cfg(not(feature = "timeout"))]
-pub type Deadline<S> = S;
+pub type Timeouts<S> = S;
 
 /// The layer of the filters, when its feature is on.
 #[cfg(feature = "filter")]

@@ -152,7 +152,7 @@ pub(crate) struct Summary {
     pub(crate) nack: Option<Arc<str>>,
 }
 
-/// How it stands with the control plane.
+/// The state of the control plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AdsStatus {
     pub(crate) state: StreamState,

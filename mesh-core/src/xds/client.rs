@@ -79,7 +79,7 @@ struct Shared {
     moved: Notify,
 }
 
-/// How it stands with the control plane; prints as a part of an error.
+/// The state of the control plane; prints as a part of an error.
 #[derive(Clone, Debug)]
 pub(crate) struct ServerStatus {
     pub(crate) server: Arc<str>,

@@ -130,9 +130,9 @@ impl LocalRateLimit {
         (!rules.is_empty()).then(|| Self { descriptors: self.descriptors.with_rules(rules), ..self.clone() })
     }
 
-    /// Of a million calls so many take a token, and so many of a million of those that find none are refused. Default: all.
-    pub fn shares(mut self, enabled: u32, enforced: u32) -> Self {
-        (self.enabled, self.enforced) = (enabled, enforced);
+    /// Of a million calls, how many take a token; and of a million that find none, how many are refused. Default: all.
+    pub fn shares(mut self, enabled_per_million: u32, enforced_per_million: u32) -> Self {
+        (self.enabled, self.enforced) = (enabled_per_million, enforced_per_million);
         self
     }
 
@@ -142,7 +142,7 @@ impl LocalRateLimit {
         self
     }
 
-    /// Refused calls are answered with gRPC's RESOURCE_EXHAUSTED, which is status 429 to who does not speak gRPC.
+    /// Refused calls are answered with gRPC's RESOURCE_EXHAUSTED, which is status 429 for callers that do not speak gRPC.
     pub fn as_resource_exhausted(mut self) -> Self {
         self.status = RESOURCE_EXHAUSTED;
         self

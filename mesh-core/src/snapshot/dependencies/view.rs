@@ -20,7 +20,7 @@ pub(crate) trait View {
     /// The addresses of a DNS name.
     fn resolve(&self, name: &DnsName) -> Resolved;
 
-    /// How it stands with certificates or roots that are started on demand.
+    /// The state of certificates or roots that are started on demand.
     fn readiness(&self, source: &MaterialSource) -> Readiness;
 }
 
@@ -82,7 +82,7 @@ impl Missing {
     }
 }
 
-/// What it means how it stands with certificates or roots that a resource names.
+/// What the state of certificates or roots that a resource names means.
 #[cfg(feature = "tls")]
 pub(crate) fn is_ready(source: &MaterialSource, readiness: Readiness) -> Result<(), Missing> {
     match readiness {

@@ -196,7 +196,7 @@ fn ring(minimum: Option<u64>, maximum: Option<u64>, hash_function: i32) -> Optio
     }))
 }
 
-const NO_FAULTS: &str = "fault injection is not built yet: the filter is listed";
+const NO_FAULTS: &str = "this table decodes and routes, and passes no filter";
 const ENVOY: &str = "gRPC refuses it, so it has Envoy's meaning";
 
 #[test]
@@ -442,7 +442,7 @@ fn route_actions() {
 #[test]
 fn clusters() {
     use cluster::cluster::DiscoveryType;
-    const TLS: &str = "matches are not built yet, and an endpoint that asks for TLS never gets plaintext";
+    const TLS: &str = "an entry without a socket that can be used is refused, never taken for plaintext";
     check(&[
         same("`type: STATIC`", Nack, |f| f.cluster.cluster_discovery_type = discovered_by(DiscoveryType::Static)),
         same("`type: STRICT_DNS`", Nack, |f| {

@@ -55,7 +55,7 @@ enum By {
     Gradient(GradientController),
 }
 
-/// How it stands with a [`ConcurrencyLimit`].
+/// The state of a [`ConcurrencyLimit`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConcurrencyStatus {
