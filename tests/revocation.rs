@@ -12,15 +12,18 @@ use mesh_xds_proto::envoy::config::core::v3::data_source::Specifier;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::rotation::{hold, until};
 use crate::server_mtls::{begun_call, closed};
 use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, assert_says, impatient, quick};
+use crate::support::clock::pass_times;
 use crate::support::pki::{Authority, Issued};
-use crate::support::secured::{CLIENT, SERVER, Site, connections, context, reported, says_in_time, told, validation};
+use crate::support::secured::{
+    CLIENT, SERVER, Site, connections, context, instance, reported, says_in_time, told, validation,
+};
 use crate::support::secured_server::{self, common, secured};
 use crate::support::timed::timed;
 use crate::support::tls::{TlsFront, server};
@@ -183,6 +186,65 @@ async fn a_control_plane_may_send_lists_along_and_one_that_cannot_be_read_is_ref
         assert!(nack.contains(&format!("common_tls_context.validation_context.{why}")), "{nack}");
         client.hello().await.expect("the last good one serves");
     }
+}
+
+/// As Envoy has it: roots in a file or sent along, and lists in a file beside them.
+#[tokio::test]
+async fn lists_in_a_file_are_read_again_and_a_file_that_is_broken_leaves_what_it_said() {
+    let site = Site::mutual().await;
+    let (folder, shown) = (TempDir::new().unwrap(), site.authority.svid(SERVER));
+    site.front.configure(server(&shown, Some(&site.authority)));
+    let at = |name: &str| folder.path().join(name);
+    let put = |name: &str, content: &str| {
+        fs::write(at("next"), content).unwrap();
+        fs::rename(at("next"), at(name)).unwrap();
+    };
+    let file = |name: &str| {
+        let path = at(name).to_str().expect("a name").to_owned();
+        Some(DataSource { specifier: Some(Specifier::Filename(path)), ..Default::default() })
+    };
+    let (none, revoked) = (site.authority.revocation_list(&[], HOUR), site.authority.revocation_list(&[&shown], HOUR));
+    put("ca.crt", &site.authority.pem());
+    for (roots, leaf_only) in [(file("ca.crt"), false), (inline(&site.authority.pem()), true)] {
+        put("ca.crl", &none);
+        let mut asked = context(&[SERVER]);
+        let names = validation(&mut asked);
+        (names.ca_certificate_provider_instance, names.trusted_ca) = (None, roots);
+        (names.crl, names.only_verify_leaf_cert_crl) = (file("ca.crl"), leaf_only);
+        names.watched_directory = Some(Default::default());
+        site.ask(&asked);
+        let mesh = impatient().certificate_provider("default", site.material()).allow_files_below(folder.path());
+        let mesh = site.mesh(mesh).await;
+        let client = Client::new(&mesh, "xds:///greeter");
+        assert_eq!(client.recovers().await, "a");
+
+        put("ca.crl", &revoked);
+        read_again().await;
+        says_in_time(&client, "its certificate was revoked by its issuer").await;
+        put("ca.crl", "-----BEGIN X509 CRL-----");
+        read_again().await;
+        let broken = reported(&mesh, |status| status.last_error.is_some()).await;
+        let said = format!("some revocation lists cannot be read: {}: ", at("ca.crl").display());
+        assert!(broken.last_error.as_ref().is_some_and(|error| error.contains(&said)), "{broken:?}");
+        says_in_time(&client, "its certificate was revoked by its issuer").await;
+        put("ca.crl", &none);
+        read_again().await;
+        assert_eq!(client.recovers().await, "a");
+
+        // The roots of a provider have their lists from it.
+        validation(&mut asked).trusted_ca = None;
+        validation(&mut asked).ca_certificate_provider_instance = Some(instance());
+        site.ask(&asked);
+        let (_, nack) = site.control_plane.next_nack().await.error.expect("a NACK says why");
+        assert!(nack.contains("validation_context.crl.filename: is a file, which goes with"), "{nack}");
+    }
+}
+
+/// Files whose folder is to be watched are read again meanwhile.
+async fn read_again() {
+    pass_times(50);
+    sleep(Duration::from_secs(11)).await;
+    pass_times(1);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use mesh_core::SecurityFloor;
 use mesh_core::identity::{KeyMaterial, TrustBundle};
 use mesh_core::server::ServerOptions;
-use mesh_core::testing::{any, filter_chain, server_listener};
+use mesh_core::testing::{any, filter_chain, server_listener, spiffe_validator};
 use mesh_xds_proto::envoy::config::cluster::v3::Cluster;
 use mesh_xds_proto::envoy::config::core::v3::data_source::Specifier;
 use mesh_xds_proto::envoy::config::core::v3::transport_socket::ConfigType;
@@ -206,6 +206,25 @@ async fn s7_no_way_to_ask_for_less_of_callers_is_obeyed_each_is_said_and_nobody_
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), ATTEMPTS.len(), wrong.join("\n"));
+}
+
+/// Envoy's validator for SPIFFE demands a certificate of callers, whatever the context says.
+#[tokio::test]
+async fn s7_a_listener_whose_validator_demands_certificates_is_not_below_a_floor_that_requires_mtls() {
+    let mesh = quick().security_floor(SecurityFloor::new().require_mtls());
+    let chain = Some(secured(&asked(&[])));
+    let site = Site::start_in(mesh, chain, ServerOptions::new(), |server| server).await.certified().await;
+    let partners = Authority::new();
+    ask(&site, |asked| {
+        asked.require_client_certificate = None;
+        let names = validation(asked);
+        names.match_subject_alt_names.clear();
+        names.ca_certificate_provider_instance = None;
+        names.custom_validator_config = Some(spiffe_validator([("partner.example", partners.pem())]));
+    });
+    is_served(&site, &partners.svid("spiffe://partner.example/web")).await;
+    site.handshake(None, &["h2"]).await.expect_err("it shows no certificate");
+    assert!(!speaks_plaintext(&site).await);
 }
 
 /// The provider's roots vouch for two trust domains, of which code allows one.

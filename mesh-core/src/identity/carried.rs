@@ -14,7 +14,7 @@ use super::provider::{CertificateProvider, KeyMaterial, ProviderFuture, Publishe
 use super::revocation::RevocationLists;
 use super::spiffe::TrustDomain;
 use super::trust::{PeerNames, TrustBundle};
-use crate::error::BoxError;
+use crate::error::{BoxError, with_causes};
 use crate::files::{MAX_SIZE, NamedFile};
 
 /// Files are read so often, as A29 has it for a `file_watcher`.
@@ -44,8 +44,17 @@ pub(crate) struct CarriedFiles {
 pub(crate) struct Vouching {
     pub(crate) peers: Option<PeerNames>,
     pub(crate) revoked: Option<RevocationLists>,
+    /// As `revoked`, in a file: for roots that are [`Carried::Files`].
+    pub(crate) revoked_in: Option<ListsFile>,
     /// By the rules of Envoy's validator for SPIFFE.
     pub(crate) is_of_spiffe_validator: bool,
+}
+
+/// Revocation lists in a file.
+#[derive(Clone, PartialEq)]
+pub(crate) struct ListsFile {
+    pub(crate) file: NamedFile,
+    pub(crate) leaf_only: bool,
 }
 
 impl Vouching {
@@ -66,14 +75,14 @@ pub(crate) enum FilesOf {
         chain: Content,
         key: NamedFile,
     },
-    Roots(NamedFile),
+    Roots(Content),
     /// Of each trust domain.
     Domains(BTreeMap<TrustDomain, Content>),
     /// A SPIFFE bundle map (A87).
-    BundleMap(NamedFile),
+    BundleMap(Content),
 }
 
-/// Certificates in PEM.
+/// Certificates in PEM, or a SPIFFE bundle map.
 #[derive(Clone, PartialEq)]
 pub(crate) enum Content {
     Inline(Arc<[u8]>),
@@ -95,6 +104,14 @@ impl Carried {
         match self {
             Self::Inline(_) => "inline".into(),
             Self::Files(files) => files.list().into(),
+        }
+    }
+
+    /// Whether it has roots for Envoy's validator for SPIFFE.
+    pub(super) fn is_of_spiffe_validator(&self) -> bool {
+        match self {
+            Self::Inline(material) => material.trust.as_ref().is_some_and(TrustBundle::is_of_spiffe_validator),
+            Self::Files(files) => files.vouching.is_of_spiffe_validator,
         }
     }
 
@@ -123,7 +140,7 @@ impl CertificateProvider for Carried {
             }
             Self::Files(files) => {
                 let interval = files.refresh_interval();
-                let read = move |_: Option<&KeyMaterial>| files.material();
+                let read = move |last: Option<&KeyMaterial>| files.material(last);
                 Box::pin(watch(interval, read, publisher))
             }
         }
@@ -138,32 +155,46 @@ impl CarriedFiles {
     fn read(&self) -> Result<Contents, BoxError> {
         let (identity, trust) = match &self.what {
             FilesOf::Identity { chain, key } => (Some([chain.read()?, key.read()?]), None),
-            FilesOf::Roots(file) => (None, Some(Trusting::RootsAlone(file.read()?))),
+            FilesOf::Roots(roots) => (None, Some(Trusting::RootsAlone(roots.read()?))),
             FilesOf::Domains(domains) => (None, Some(Trusting::Domains(read_all(domains)?))),
-            FilesOf::BundleMap(file) => (None, Some(Trusting::BundleMap(file.read()?))),
+            FilesOf::BundleMap(map) => (None, Some(Trusting::BundleMap(map.read()?))),
         };
-        Ok(Contents { identity, trust, revocation_lists: None })
+        let revocation_lists = self.vouching.revoked_in.as_ref().map(|lists| {
+            let content = lists.file.read().map_err(|error| with_causes(&*error));
+            vec![(lists.file.to_string(), content)]
+        });
+        Ok(Contents { identity, trust, revocation_lists })
     }
 
-    fn material(&self) -> Read {
-        let (mut material, _) = Contents::stable(|| self.read())?.material(&FileWatcher::new(), None)?;
-        material.trust = material.trust.map(|trust| self.vouching.limit(trust));
-        Ok((material, None))
+    /// Also says which revocation lists cannot be read, in whose place those of `last` stay.
+    fn material(&self, last: Option<&KeyMaterial>) -> Read {
+        let (mut material, problem) = Contents::stable(|| self.read())?.material(&FileWatcher::new(), last)?;
+        material.trust = material.trust.map(|trust| {
+            let trust = self.vouching.limit(trust);
+            match trust.revocation_lists().cloned() {
+                Some(lists) if self.looks_up_leaves_alone() => trust.revoked_by(lists.leaf_only()),
+                _ => trust,
+            }
+        });
+        Ok((material, problem))
+    }
+
+    fn looks_up_leaves_alone(&self) -> bool {
+        self.vouching.revoked_in.as_ref().is_some_and(|lists| lists.leaf_only)
     }
 
     fn list(&self) -> String {
-        match &self.what {
-            FilesOf::Identity { chain: Content::File(chain), key } => format!("{chain} and {key}"),
-            FilesOf::Identity { chain: Content::Inline(_), key } => key.to_string(),
-            FilesOf::Roots(file) | FilesOf::BundleMap(file) => file.to_string(),
-            FilesOf::Domains(domains) => {
-                let files = domains.values().filter_map(|content| match content {
-                    Content::File(file) => Some(file.to_string()),
-                    Content::Inline(_) => None,
-                });
-                files.collect::<Vec<_>>().join(" and ")
-            }
-        }
+        let (contents, key): (Vec<&Content>, _) = match &self.what {
+            FilesOf::Identity { chain, key } => (vec![chain], Some(key)),
+            FilesOf::Roots(content) | FilesOf::BundleMap(content) => (vec![content], None),
+            FilesOf::Domains(domains) => (domains.values().collect(), None),
+        };
+        let named = contents.into_iter().filter_map(|content| match content {
+            Content::File(file) => Some(file),
+            Content::Inline(_) => None,
+        });
+        let lists = self.vouching.revoked_in.as_ref().map(|lists| &lists.file);
+        named.chain(key).chain(lists).map(NamedFile::to_string).collect::<Vec<_>>().join(" and ")
     }
 }
 
@@ -272,6 +303,10 @@ mod tests {
         allowed.named(folder.join(name).to_str().unwrap()).unwrap()
     }
 
+    fn in_file(folder: &Path, name: &str, content: &str) -> Content {
+        Content::File(file(folder, name, content))
+    }
+
     fn files(what: FilesOf) -> CarriedFiles {
         CarriedFiles { what, vouching: Vouching::default(), is_watched: false }
     }
@@ -279,12 +314,12 @@ mod tests {
     #[test]
     fn roots_in_a_file_vouch_for_no_more_than_the_resource_says() {
         let (folder, issuer) = (TempDir::new().unwrap(), issuer());
-        let roots = files(FilesOf::Roots(file(folder.path(), "ca", &issuer.pem())));
-        let trust = roots.material().unwrap().0.trust.expect("roots");
+        let roots = files(FilesOf::Roots(in_file(folder.path(), "ca", &issuer.pem())));
+        let trust = roots.material(None).unwrap().0.trust.expect("roots");
         assert!(trust.revocation_lists().is_none() && trust.peers().is_none());
         let revoked = Some(lists(&issuer));
         let limited = CarriedFiles { vouching: Vouching { revoked: revoked.clone(), ..Vouching::default() }, ..roots };
-        let (material, _) = limited.material().unwrap();
+        let (material, _) = limited.material(None).unwrap();
         assert!(material.identity.is_none());
         assert!(material.trust.expect("roots").revocation_lists() == revoked.as_ref());
     }
@@ -300,7 +335,7 @@ mod tests {
             [(Content::File(chain), format!("{folder}/crt and {folder}/key")), (inline, format!("{folder}/key"))]
         {
             let pair = files(FilesOf::Identity { chain, key: key() });
-            let (material, _) = pair.material().unwrap();
+            let (material, _) = pair.material(None).unwrap();
             assert!(material.identity.is_some() && material.trust.is_none());
             let carried = Carried::Files(pair);
             assert!(carried.at_once().is_none());
@@ -308,14 +343,14 @@ mod tests {
             assert_eq!(carried.label(), format!("the files {list} that the resource names"));
         }
         assert!(
-            files(FilesOf::Identity { chain: Content::Inline(b"none"[..].into()), key: key() }).material().is_err()
+            files(FilesOf::Identity { chain: Content::Inline(b"none"[..].into()), key: key() }).material(None).is_err()
         );
     }
 
     #[test]
     fn files_are_read_oftener_if_their_folder_is_to_be_watched() {
         let (folder, issuer) = (TempDir::new().unwrap(), issuer());
-        let roots = files(FilesOf::Roots(file(folder.path(), "ca", &issuer.pem())));
+        let roots = files(FilesOf::Roots(in_file(folder.path(), "ca", &issuer.pem())));
         assert_eq!(roots.refresh_interval(), Duration::from_secs(600));
         assert_eq!(CarriedFiles { is_watched: true, ..roots }.refresh_interval(), Duration::from_secs(10));
     }

@@ -37,7 +37,7 @@ pub use revocation::RevocationLists;
 pub use spiffe::{SpiffeId, TrustDomain};
 pub use trust::TrustBundle;
 
-pub(crate) use carried::{Carried, CarriedFiles, Content, FilesOf, Vouching};
+pub(crate) use carried::{Carried, CarriedFiles, Content, FilesOf, ListsFile, Vouching};
 pub(crate) use certificate::{Leaf, Utc, may_issue};
 pub(crate) use crypto::crypto;
 pub(crate) use names::NameKind;

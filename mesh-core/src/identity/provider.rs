@@ -1,10 +1,11 @@
 //! The seam for whatever obtains certificates: it publishes key material, and those who make connections read the latest.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -117,6 +118,7 @@ pub(crate) struct State {
     pub(crate) failure: Option<Failure>,
     /// A failure that goes on, whatever is published.
     standing: Option<Failure>,
+    warned: Warned,
     /// What came last, if it is not valid yet while `material` is.
     pub(super) early: Option<Arc<KeyMaterial>>,
 }
@@ -126,6 +128,27 @@ pub(crate) struct State {
 pub(crate) struct Failure {
     pub(crate) why: Arc<str>,
     pub(crate) at: SystemTime,
+}
+
+/// What was warned of lately. Failures may take turns, or come and go with each attempt, for as long as an outage lasts.
+#[derive(Clone, Debug, Default)]
+struct Warned(VecDeque<(Instant, Arc<str>)>);
+
+impl Warned {
+    /// The same is said no more often.
+    const PERIOD: Duration = Duration::from_secs(60);
+    /// And no more in that time, whatever it is: `Mesh::status` has the last.
+    const MOST: usize = 8;
+
+    /// Whether it is to be said.
+    fn is_new(&mut self, why: &Arc<str>, now: Instant) -> bool {
+        self.0.retain(|(at, _)| now.duration_since(*at) < Self::PERIOD);
+        let is_new = self.0.len() < Self::MOST && !self.0.iter().any(|(_, said)| said == why);
+        if is_new {
+            self.0.push_back((now, why.clone()));
+        }
+        is_new
+    }
 }
 
 impl Publisher {
@@ -220,7 +243,7 @@ impl State {
 
     fn fail(&mut self, provider: &str, why: Arc<str>) {
         let is_known = self.failure.as_ref().is_some_and(|known| known.why == why);
-        if !is_known {
+        if !is_known && self.warned.is_new(&why, Instant::now()) {
             match self.expiry() {
                 Some(expiry) => {
                     let expires = Utc(expiry);
@@ -241,5 +264,23 @@ impl State {
 impl fmt::Debug for Publisher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Publisher").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_is_told_of_and_not_each_attempt_in_it() {
+        let (mut warned, begin) = (Warned::default(), Instant::now());
+        let mut told = |why: &str, after: u64| warned.is_new(&why.into(), begin + Duration::from_millis(after));
+        // Two failures that take turns, twice a second.
+        let turns = (0..240).filter(|turn| told(["no answer", "hung up"][turn % 2], 500 * *turn as u64));
+        assert_eq!(turns.collect::<Vec<_>>(), [0, 1, 120, 121]);
+        // Failures of which none is like another.
+        let many = (0..1000).filter(|turn| told(&format!("failure {turn}"), 200_000 + turn));
+        assert_eq!(many.count(), Warned::MOST);
+        assert!(told("another", 262_000));
     }
 }

@@ -46,6 +46,14 @@ pub(crate) enum Part {
 }
 
 impl MaterialSource {
+    /// Whether it is known to have roots for Envoy's validator for SPIFFE; what a secret has is not.
+    pub(crate) fn is_of_spiffe_validator(&self) -> bool {
+        match self {
+            Self::Carried(carried) => carried.is_of_spiffe_validator(),
+            Self::Provider(_) | Self::Secret(_) => false,
+        }
+    }
+
     /// What it is, for errors: "secret `ROOTCA` (SDS of the control plane)".
     pub(super) fn label(&self, kind: &str) -> String {
         match self {

@@ -73,18 +73,39 @@ pub(super) fn roots(
     at: &At<'_>,
 ) -> Option<Arc<Carried>> {
     let message = context.trusted_ca.as_ref()?;
-    let is_watched = context.watched_directory.is_some() || message.watched_directory.is_some();
+    let is_watched = is_watched(context) || message.watched_directory.is_some();
     let carried = match read(message, &at.field("trusted_ca"))? {
         Source::Inline(pem) => match TrustBundle::from_certificates(&pem) {
-            Ok(trust) => Carried::Inline(KeyMaterial::new().trust(vouching.limit(trust))),
+            Ok(trust) => carried(trust, || FilesOf::Roots(Content::Inline(pem.into())), vouching, is_watched),
             Err(error) => {
                 at.field("trusted_ca").error(error.report());
                 return None;
             }
         },
-        Source::File(file) => Carried::Files(CarriedFiles { what: FilesOf::Roots(file), vouching, is_watched }),
+        Source::File(file) => {
+            Carried::Files(CarriedFiles { what: FilesOf::Roots(Content::File(file)), vouching, is_watched })
+        }
     };
     Some(Arc::new(carried))
+}
+
+/// Whether the folder of a context's files is to be watched.
+pub(super) fn is_watched(context: &proto::CertificateValidationContext) -> bool {
+    let lists = context.crl.as_ref().is_some_and(|lists| lists.watched_directory.is_some());
+    lists || context.watched_directory.is_some()
+}
+
+/// Roots that were sent along: `what`, for the case that the lists which limit them are in a file.
+pub(super) fn carried(
+    trust: TrustBundle,
+    what: impl FnOnce() -> FilesOf,
+    vouching: Vouching,
+    is_watched: bool,
+) -> Carried {
+    match vouching.revoked_in {
+        Some(_) => Carried::Files(CarriedFiles { what: what(), vouching, is_watched }),
+        None => Carried::Inline(KeyMaterial::new().trust(vouching.limit(trust))),
+    }
 }
 
 /// What a data source has, if that is not too much.

@@ -13,7 +13,7 @@ use crate::resource::verdict::Fields;
 
 pub(super) fn downstream_tls(message: &proto::DownstreamTlsContext, at: &At<'_>) -> Option<DownstreamTls> {
     message.judge(at);
-    let is_required = message.require_client_certificate == Some(true);
+    let asks = message.require_client_certificate == Some(true);
     let place = at;
     let common = at.required("common_tls_context", message.common_tls_context.as_ref())?;
     let at = &at.field("common_tls_context");
@@ -28,11 +28,13 @@ pub(super) fn downstream_tls(message: &proto::DownstreamTlsContext, at: &At<'_>)
     let validation = validation(common, Side::Server, at)?;
     let callers = match validation.roots {
         Some(RootsFrom::Source(roots)) => {
+            // In Envoy, too, callers show a certificate wherever there is its validator for SPIFFE.
+            let is_required = asks || roots.is_of_spiffe_validator();
             Some(Callers { roots, revoked: validation.revoked, names: validation.names, is_required })
         }
         _ => None,
     };
-    if is_required && callers.is_none() {
+    if asks && callers.is_none() {
         let problem =
             "no roots vouch for clients: set `ca_certificate_provider_instance` in the validation context (A29)";
         place.field("require_client_certificate").error(problem);

@@ -13,7 +13,7 @@ use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::secret::Type;
 use super::certificate::{certificate, roots};
 use super::place::{At, quoted};
 use super::spiffe_validator::spiffe_validator;
-use super::tls_context::{VALIDATED, names, revoked};
+use super::tls_context::{VALIDATED, names, revocation};
 use crate::identity::{MaterialSource, Part, PeerNames, SecretServer, SecretSource, Vouching};
 use crate::resource::secret::Secret;
 use crate::resource::upstream_tls::NameMatch;
@@ -47,9 +47,8 @@ fn validation(context: &proto::CertificateValidationContext, at: &At<'_>) -> Opt
         at.field(field).error("a secret has the roots itself: set `trusted_ca`, or `custom_validator_config`");
     }
     let names = names(context, at);
-    let revoked = context.crl.as_ref().and_then(|lists| revoked(lists, &at.field("crl")));
-    let revoked = revoked.map(|lists| if context.only_verify_leaf_cert_crl { lists.leaf_only() } else { lists });
-    let vouching = Vouching { peers: peers(names), revoked, ..Vouching::default() };
+    let (revoked, revoked_in) = revocation(context, at);
+    let vouching = Vouching { peers: peers(names), revoked, revoked_in, ..Vouching::default() };
     let roots = match (&context.custom_validator_config, &context.trusted_ca) {
         (Some(_), trusted_ca) => {
             if trusted_ca.is_some() {

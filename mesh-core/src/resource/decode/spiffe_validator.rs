@@ -9,11 +9,11 @@ use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, SpiffeCertValidatorConfig,
 };
 
-use super::certificate::{content, read};
+use super::certificate::{carried, content, is_watched, read};
 use super::data_source::Source;
 use super::place::{At, quoted};
 use super::value::Extension;
-use crate::identity::{Carried, CarriedFiles, Content, FilesOf, KeyMaterial, TrustBundle, TrustDomain, Vouching};
+use crate::identity::{Carried, CarriedFiles, Content, FilesOf, TrustBundle, TrustDomain, Vouching};
 use crate::resource::verdict::Fields;
 
 /// Nobody federates with as many.
@@ -37,7 +37,7 @@ pub(super) fn spiffe_validator(
     }
     let config = extension.unpack::<SpiffeCertValidatorConfig>(at)?;
     config.judge(at);
-    let is_watched = context.watched_directory.is_some();
+    let is_watched = is_watched(context);
     let vouching = Vouching { is_of_spiffe_validator: true, ..vouching };
     let carried = match &config.trust_bundles {
         Some(map) => bundle_map(map, vouching, &at.field("trust_bundles")),
@@ -50,12 +50,14 @@ pub(super) fn spiffe_validator(
 fn bundle_map(message: &DataSource, vouching: Vouching, at: &At<'_>) -> Option<Carried> {
     match read(message, at)? {
         Source::Inline(json) => {
-            let json = std::str::from_utf8(&json).map_err(|_| at.error("is not UTF-8")).ok()?;
-            let trust = TrustBundle::from_spiffe_bundle_map(json);
-            inline(trust.map_err(|error| at.error(error.report())).ok()?, &vouching)
+            let text = std::str::from_utf8(&json).map_err(|_| at.error("is not UTF-8")).ok()?;
+            let trust = TrustBundle::from_spiffe_bundle_map(text);
+            let trust = trust.map_err(|error| at.error(error.report())).ok()?;
+            Some(carried(trust, || FilesOf::BundleMap(Content::Inline(json.into())), vouching, true))
         }
         Source::File(file) => {
-            Some(Carried::Files(CarriedFiles { what: FilesOf::BundleMap(file), vouching, is_watched: true }))
+            let what = FilesOf::BundleMap(Content::File(file));
+            Some(Carried::Files(CarriedFiles { what, vouching, is_watched: true }))
         }
     }
 }
@@ -77,7 +79,10 @@ fn domains(messages: &[Domain], vouching: Vouching, mut is_watched: bool, at: &A
     let sent: Option<Vec<_>> = domains.iter().map(|(name, bundle)| Some((name.clone(), bundle.sent()?))).collect();
     match sent {
         // A part of them is not used: the resource is refused for what is missing.
-        Some(sent) => inline(TrustBundle::by_domain_in_pem(sent).ok()?, &vouching),
+        Some(sent) => {
+            let trust = TrustBundle::by_domain_in_pem(sent).ok()?;
+            Some(carried(trust, || FilesOf::Domains(domains), vouching, is_watched))
+        }
         None => Some(Carried::Files(CarriedFiles { what: FilesOf::Domains(domains), vouching, is_watched })),
     }
 }
@@ -93,8 +98,4 @@ fn domain(message: &Domain, at: &At<'_>) -> Option<(TrustDomain, Content)> {
         TrustBundle::from_certificates(pem).map_err(|error| at.error(error.report())).ok()?;
     }
     Some((name?, bundle))
-}
-
-fn inline(trust: TrustBundle, vouching: &Vouching) -> Option<Carried> {
-    Some(Carried::Inline(KeyMaterial::new().trust(vouching.limit(trust))))
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use mesh_xds_proto::envoy::config::core::v3::DataSource;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as proto;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context::{
     CertificateProviderInstance, CombinedCertificateValidationContext, ValidationContextType,
@@ -19,7 +18,7 @@ use super::route_match::string_match;
 use super::secret::asked;
 use super::spiffe_validator::spiffe_validator;
 use crate::error::with_causes;
-use crate::identity::{MaterialSource, NameKind, Part, RevocationLists, Vouching};
+use crate::identity::{ListsFile, MaterialSource, NameKind, Part, RevocationLists, Vouching};
 use crate::resource::upstream_tls::{NameMatch, RootsFrom};
 use crate::resource::verdict::Fields;
 
@@ -153,17 +152,24 @@ fn complete(validation: Validation, side: Side, at: &At<'_>) -> Validation {
 
 fn context_of(context: &proto::CertificateValidationContext, side: Side, at: &At<'_>) -> Validation {
     context.judge(at);
+    let (revoked, revoked_in) = revocation(context, at);
+    let vouching = || Vouching { revoked_in: revoked_in.clone(), ..Vouching::default() };
+    if revoked_in.is_some() && context.custom_validator_config.is_none() && context.trusted_ca.is_none() {
+        let problem = "is a file, which goes with the file of roots (`trusted_ca`): send the lists inline, or give the \
+                       provider of the roots a folder of them in code";
+        at.field("crl").field("filename").error(problem);
+    }
     let roots = match (&context.ca_certificate_provider_instance, &context.trusted_ca, &context.system_root_certs) {
         _ if context.custom_validator_config.is_some() => {
             sole(context, at);
-            let roots = spiffe_validator(context, Vouching::default(), at);
+            let roots = spiffe_validator(context, vouching(), at);
             roots.map(|roots| RootsFrom::Source(MaterialSource::Carried(roots)))
         }
         (Some(instance), ..) => {
             provider(instance, &at.field("ca_certificate_provider_instance")).map(RootsFrom::Source)
         }
         (None, Some(_), _) => {
-            roots(context, Vouching::default(), at).map(|roots| RootsFrom::Source(MaterialSource::Carried(roots)))
+            roots(context, vouching(), at).map(|roots| RootsFrom::Source(MaterialSource::Carried(roots)))
         }
         (None, None, Some(_)) if side == Side::Client => Some(RootsFrom::System),
         (None, None, Some(_)) => {
@@ -172,8 +178,6 @@ fn context_of(context: &proto::CertificateValidationContext, side: Side, at: &At
         }
         (None, None, None) => None,
     };
-    let revoked = context.crl.as_ref().and_then(|lists| revoked(lists, &at.field("crl")));
-    let revoked = revoked.map(|lists| if context.only_verify_leaf_cert_crl { lists.leaf_only() } else { lists });
     Validation { roots, revoked, names: names(context, at) }
 }
 
@@ -191,17 +195,20 @@ fn sole(context: &proto::CertificateValidationContext, at: &At<'_>) {
     }
 }
 
-pub(super) fn revoked(message: &DataSource, at: &At<'_>) -> Option<RevocationLists> {
-    match source(message, at)? {
-        Source::Inline(pem) => {
-            let lists = RevocationLists::from_pem(&pem);
-            lists.map_err(|error| at.error(with_causes(&error))).ok()
+/// The revocation lists of a context: those that it carries, and the file that it names.
+pub(super) fn revocation(
+    context: &proto::CertificateValidationContext,
+    at: &At<'_>,
+) -> (Option<RevocationLists>, Option<ListsFile>) {
+    let leaf_only = context.only_verify_leaf_cert_crl;
+    let at = &at.field("crl");
+    match context.crl.as_ref().and_then(|lists| source(lists, at)) {
+        Some(Source::Inline(pem)) => {
+            let lists = RevocationLists::from_pem(&pem).map_err(|error| at.error(with_causes(&error))).ok();
+            (lists.map(|lists| if leaf_only { lists.leaf_only() } else { lists }), None)
         }
-        Source::File(_) => {
-            let field = at.field("filename");
-            field.error("is not supported yet: send the lists inline, or give the provider of the roots a folder of them in code");
-            None
-        }
+        Some(Source::File(file)) => (None, Some(ListsFile { file, leaf_only })),
+        None => (None, None),
     }
 }
 

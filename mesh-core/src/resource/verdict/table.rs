@@ -1650,7 +1650,7 @@ messages! {
         match_typed_subject_alt_names: Act("EMAIL, DNS, URI, IP_ADDRESS; others are refused; with a SPIFFE validator URI alone"),
         match_subject_alt_names: Act("A29; if `match_typed_subject_alt_names` is not set"),
         require_signed_certificate_timestamp: Nack(LATER) if is_true,
-        crl: Act("A69; sent along, in PEM; a chain of which any issuer has no list in force is refused; files are refused"),
+        crl: Act("A69; in PEM, sent along or in a file beside roots that the resource has itself; a chain of which any issuer has no list in force is refused"),
         allow_expired_certificate: Ignore("never allowed"),
         trust_chain_verification: Ignore("chains are always verified"),
         custom_validator_config: Act("a SPIFFECertValidatorConfig; others are refused, and so are other roots beside it, but for `trusted_ca`"),
