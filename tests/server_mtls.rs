@@ -13,14 +13,15 @@ use mesh_tonic::MeshServer;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context as common;
 use mesh_xds_proto::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::client::TlsStream;
 
 use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::client::{metadata, quick};
+use crate::support::clock::pass_times;
 use crate::support::pki::{Authority, dns, uri};
 use crate::support::served::Served;
 
@@ -308,6 +309,30 @@ async fn s3_who_showed_no_certificate_loses_its_open_calls_once_one_is_required(
     site.server.wait_for("no connection", |status| status.connections == 0).await;
 }
 
+/// Whoever reads along does so no longer than he must. All others drain for it, with the time that they have for that.
+#[tokio::test]
+async fn s3_who_calls_in_plaintext_loses_its_open_calls_once_tls_is_asked_for() {
+    let site = Site::with_chain(filter_chain()).await;
+    let plain = plaintext_call(&site).await;
+    site.server.wait_for("a call", |status| status.in_flight == 1).await;
+    site.listen(secured(&optional()));
+    assert!(closed(plain).await, "its caller is told");
+    site.server.wait_for("no connection", |status| status.connections == 0).await;
+    // One that code lets call in plaintext drains as any other.
+    let permissive = Site::start(Some(filter_chain()), ServerOptions::new(), MeshServer::permissive).await;
+    let permissive = permissive.certified().await;
+    let client = permissive.plaintext_caller().await;
+    assert_eq!(client.hello().await.unwrap(), "nobody");
+    let _plain = plaintext_call(&permissive).await;
+    permissive.server.wait_for("a call", |status| status.in_flight == 1).await;
+    permissive.listen(secured(&optional()));
+    permissive.server.wait_for("another connection", |status| status.accepted == 3).await;
+    pass_times(20);
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(permissive.server.status().in_flight, 1);
+    pass_times(1);
+}
+
 #[tokio::test]
 async fn tls_without_a_control_plane_takes_a_line() {
     let site = Site::with_code(|server| server.tls(ServerTls::new("default"))).await;
@@ -585,6 +610,14 @@ async fn a_tls_context_that_cannot_be_honoured_is_refused_by_field_and_the_last_
     assert_eq!(site.server.status().accepted, 1, "no connection was drained");
 }
 
+async fn plaintext_call(site: &Site) -> TcpStream {
+    let mut stream = TcpStream::connect(site.address()).await.unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    stream.read_exact(&mut [0; 9]).await.unwrap();
+    stream.write_all(&begun_call()).await.unwrap();
+    stream
+}
+
 /// HEADERS of a call to the greeter whose message does not come.
 pub(crate) fn begun_call() -> Vec<u8> {
     let mut fields = vec![0x83, 0x87]; // `:method: POST`, `:scheme: https`
@@ -603,7 +636,7 @@ pub(crate) fn begun_call() -> Vec<u8> {
 }
 
 /// Reads until the server closes the connection; whether it said GOAWAY before.
-pub(crate) async fn closed(mut stream: TlsStream<TcpStream>) -> bool {
+pub(crate) async fn closed(mut stream: impl AsyncRead + Unpin) -> bool {
     let mut bytes = Vec::new();
     let _ = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("the connection is closed");
     has_goaway(&bytes)

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 #[cfg(feature = "tls")]
 use tokio::sync::watch;
+#[cfg(feature = "tls")]
+use tokio::time::{Instant, sleep_until};
 
 use super::io::Stream;
 use super::state::Connected;
@@ -16,7 +18,7 @@ use crate::resource::security::DownstreamTls;
 #[cfg(feature = "tls")]
 pub(crate) use crate::tls::AcceptedSecurity;
 #[cfg(feature = "tls")]
-use crate::tls::{Acceptor, Lifetime, Outlook, Shortcomings};
+use crate::tls::{Acceptor, Lifetime, Outlook, REFUSED_FOR, Shortcomings};
 
 /// Without the feature `tls` no connection is secured, and no listener that asks for it is accepted.
 #[cfg(not(feature = "tls"))]
@@ -48,26 +50,30 @@ pub(super) struct Ready {
 /// What certificates make of a connection while it is open.
 #[derive(Default)]
 pub(super) struct Certificates {
-    /// `None`: it has none.
+    /// `None`: it has none, and is in plaintext.
     #[cfg(feature = "tls")]
     lifetime: Option<Lifetime>,
     #[cfg(feature = "tls")]
     asked: Option<Asked>,
+    /// Of a connection in plaintext, which is asked for certificates by now.
+    #[cfg(feature = "tls")]
+    end: Option<Instant>,
 }
 
 /// What is asked of the caller of a connection over TLS, by the configuration that holds now: a connection that drains because
-/// that changed does not go on with a caller whom it does not let in any more. One in plaintext has the time of all that drain.
+/// that changed does not go on with a caller whom it does not let in any more, nor in plaintext where TLS is asked for.
 #[cfg(feature = "tls")]
 struct Asked {
     securing: Arc<Securing>,
     server: Arc<ServerState>,
     connection: Arc<ConnectionState>,
     news: watch::Receiver<()>,
-    /// By what it was judged last.
-    context: Arc<DownstreamTls>,
+    /// By what it was judged last, if it is over TLS.
+    context: Option<Arc<DownstreamTls>>,
 }
 
 /// What a connection is to do on account of certificates.
+#[derive(Debug)]
 pub(super) enum Turn {
     /// It takes no new calls, as soon as its client heard of that; those that it has go on.
     Drain,
@@ -89,7 +95,7 @@ impl Certificates {
         let Connected { server, state } = connected;
         let (securing, server, connection, news) =
             (securing.clone(), server.clone(), state.clone(), server.gate.news());
-        Self { asked: context.map(|context| Asked { securing, server, connection, news, context }), ..self }
+        Self { asked: Some(Asked { securing, server, connection, news, context }), ..self }
     }
 
     #[cfg(not(feature = "tls"))]
@@ -100,13 +106,17 @@ impl Certificates {
     /// Waits until there is something to do. Not to be asked again after the end.
     #[cfg(feature = "tls")]
     pub(super) async fn next(&mut self, peer: SocketAddr) -> Turn {
-        let Self { lifetime: Some(lifetime), asked } = self else { return std::future::pending().await };
+        let Self { lifetime: Some(lifetime), asked, .. } = self else {
+            let turn = exposed(&mut self.asked, &mut self.end).await;
+            tracing::warn!(%peer, ?turn, "a connection in plaintext is not to go on, as TLS is required by now");
+            return turn;
+        };
         let turn = loop {
             tokio::select! {
                 turn = lifetime.next() => break turn,
                 (asked, context) = asked_anew(asked) => {
                     if asked.securing.acceptor.reconsider(lifetime, &context) {
-                        asked.context = context;
+                        asked.context = Some(context);
                     }
                 }
             }
@@ -142,10 +152,29 @@ async fn asked_anew(asked: &mut Option<Asked>) -> (&mut Asked, Arc<DownstreamTls
             return std::future::pending().await;
         }
         let context = asked.now();
-        if let Some(context) = context.filter(|context| *context != asked.context) {
+        if let Some(context) = context.filter(|context| asked.context.as_ref() != Some(context)) {
             return (asked, context);
         }
     }
+}
+
+/// What a connection in plaintext is to do when TLS is asked for: as one over TLS whose caller is not let in any more.
+#[cfg(feature = "tls")]
+async fn exposed(asked: &mut Option<Asked>, end: &mut Option<Instant>) -> Turn {
+    if let Some(end) = *end {
+        sleep_until(end).await;
+        return Turn::End;
+    }
+    let Some(asked) = asked.as_mut().filter(|asked| !asked.securing.is_permissive) else {
+        return std::future::pending().await;
+    };
+    while asked.news.changed().await.is_ok() {
+        if asked.now().is_some() {
+            *end = Some(Instant::now() + REFUSED_FOR);
+            return Turn::Refuse;
+        }
+    }
+    std::future::pending().await
 }
 
 #[cfg(feature = "tls")]
@@ -207,7 +236,7 @@ impl Securing {
         }
         let accepting = self.acceptor.prepare(context).map_err(Unsecured::Unable)?;
         let (stream, security, lifetime) = accepting.run(stream).await.map_err(Unsecured::Failed)?;
-        let certificates = Certificates { lifetime: Some(lifetime), asked: None };
+        let certificates = Certificates { lifetime: Some(lifetime), ..Certificates::default() };
         Ok(Ready { stream: Stream::Tls(Box::new(stream)), security: Some(Arc::new(security)), certificates })
     }
 

@@ -39,6 +39,8 @@ pub(crate) use floor::ExpectedPeers;
 pub use floor::{SecurityFloor, TlsVersion};
 pub(crate) use lifetime::Lifetime;
 pub(crate) use material::Material;
+#[cfg(feature = "server")]
+pub(crate) use plan::REFUSED_FOR;
 pub(crate) use plan::Turn;
 pub(crate) use secret::Secrets;
 #[cfg(feature = "server")]

@@ -81,7 +81,7 @@ pub(super) enum Step {
 }
 
 /// After roots were published that do not vouch for a peer, calls to it have so long.
-const REFUSED_FOR: Duration = Duration::from_secs(1);
+pub(crate) const REFUSED_FOR: Duration = Duration::from_secs(1);
 /// A peer whose certificate ends sooner than this after the handshake is not asked for another.
 const TOO_SHORT: Duration = Duration::from_millis(500);
 /// What no timer waits for.
