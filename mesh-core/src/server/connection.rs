@@ -34,6 +34,9 @@ use crate::deadline::InboundProtocol;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::resource::rbac::audit::AuditLog;
 
+/// What a call's answer may be ahead of its connection, in bytes; hyper's own bound is 400 kB. It need not cover the way to the client,
+/// as the system's buffers do that: only the time until the call is asked for more.
+const MAX_SEND_BUFFER: usize = 64 << 10;
 /// Streams that a peer opened and reset before they were looked at (rapid reset, CVE-2023-44487): with one more, the
 /// connection ends.
 const MAX_PENDING_RESETS: usize = 20;
@@ -265,6 +268,7 @@ fn http2(options: &ServerOptions) -> http2::Builder<TokioExecutor> {
         .max_header_list_size(options.max_header_list_size)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(MAX_ERROR_RESETS)
+        .max_send_buf_size(MAX_SEND_BUFFER)
         .keep_alive_interval(options.keepalive_interval)
         .keep_alive_timeout(options.keepalive_timeout);
     builder
