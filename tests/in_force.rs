@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use mesh_core::balance::BalanceOptions;
+use mesh_core::balance::{BalanceOptions, PeakEwma};
 use mesh_core::testing::{ControlPlane, Resources, cluster, endpoints, listener, route, route_config};
 use mesh_core::{Address, ClusterBuilder, Mesh, Profile, RetryPolicy, RouteBuilder, Snapshot};
 use mesh_xds_proto::envoy::config::cluster::v3::OutlierDetection;
-use mesh_xds_proto::envoy::config::cluster::v3::cluster::LbPolicy;
+use mesh_xds_proto::envoy::config::cluster::v3::cluster::{LbConfig, LbPolicy, RoundRobinLbConfig, SlowStartConfig};
 
 use crate::support::backend::Backend;
 use crate::support::client::{Client, quick};
@@ -104,6 +104,30 @@ async fn envoys_profile_has_settings_of_its_own() {
             "cluster `greeter` overprovisioning_factor: 140 % (default)",
         ],
     );
+}
+
+#[tokio::test]
+async fn it_is_told_which_endpoints_start_slowly_and_who_says_so() {
+    let backend = Backend::start("a").await;
+    let slowly = || {
+        let window = Some((60 * SECOND).try_into().expect("a duration"));
+        let slow_start = SlowStartConfig { slow_start_window: window, ..SlowStartConfig::default() };
+        let config = RoundRobinLbConfig { slow_start_config: Some(slow_start) };
+        cluster("greeter").modify(|cluster| cluster.lb_config = Some(LbConfig::RoundRobinLbConfig(config)))
+    };
+    let own = || BalanceOptions::new().policy(PeakEwma);
+    for (cluster, options, expected) in [
+        (cluster("greeter"), BalanceOptions::new(), "10s after an ejection (default)"),
+        (cluster("greeter"), BalanceOptions::new().slow_start(3 * SECOND), "3s after an ejection (code)"),
+        (slowly(), BalanceOptions::new().slow_start(3 * SECOND), "60s (xds)"),
+        (slowly(), own(), "60s, unless the application's own policy is sticky (xds)"),
+    ] {
+        let control_plane = control_plane(&backend);
+        control_plane.put(cluster);
+        let mesh = quick().balance(options).control_plane(&control_plane).build().await.unwrap();
+        let line = format!("cluster `greeter` slow_start_config: slow_start_window {expected}");
+        assert_has(&in_force(&mesh, "xds:///greeter").await, &[&line]);
+    }
 }
 
 #[tokio::test]

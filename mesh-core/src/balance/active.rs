@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::ejections::Ejected;
 use self::ejections::Ejections;
-pub(super) use self::ejections::outlier_policy;
+pub(super) use self::ejections::{outlier_policy, slow_start};
 use self::members::Members;
 pub(super) use self::members::aggregate;
 use super::options::{BalanceOptions, RETENTION};
@@ -98,7 +98,7 @@ impl<C: Connect> Active<C> {
             may_move: false,
             may_be_named: false,
             may_report: false,
-            ejections: Ejections::new(options.outlier_detection.value),
+            ejections: Ejections::new(options),
             in_use: None,
             for_sessions: HashSet::new(),
             #[cfg(feature = "tls")]
@@ -198,7 +198,7 @@ impl<C: Connect> Active<C> {
         if members.is_some_and(Members::is_idle) {
             return Outlook { picker: Picker::Idle, state: ConnectivityState::Idle };
         }
-        let spread = members.and_then(Members::spread);
+        let spread = members.and_then(|members| members.spread(self.returning()));
         let state = match hope {
             _ if spread.as_ref().is_some_and(Spread::is_ready) => ConnectivityState::Ready,
             true => ConnectivityState::Connecting,

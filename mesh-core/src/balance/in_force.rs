@@ -1,11 +1,12 @@
 //! How a cluster is balanced and connected, for those who ask.
 
-use super::active::outlier_policy;
+use super::active::{outlier_policy, slow_start};
 use super::clusters::Clusters;
 use super::load::FACTOR;
 use crate::connect::Connect;
 use crate::origin::{Held, Origin, Sourced};
 use crate::profile::Profile;
+use crate::resource::cluster::EndpointPolicy;
 use crate::snapshot::ClusterConfig;
 
 impl<C: Connect> Clusters<C> {
@@ -18,6 +19,7 @@ impl<C: Connect> Clusters<C> {
     /// What holds for a cluster that has endpoints.
     pub(crate) fn in_force_of(&self, config: &ClusterConfig) -> Vec<Held> {
         let mut all = vec![self.policy(config), self.outlier_detection(config)];
+        all.extend(self.slow_start(config));
         if self.options().profile == Profile::Envoy {
             all.extend(spill(config));
         }
@@ -46,6 +48,25 @@ impl<C: Connect> Clusters<C> {
             (Some(policy), false) => Held::new(NAME, policy, config.cluster.origin),
             (None, _) => Held::new(NAME, "none", local.origin),
         }
+    }
+
+    /// Of which endpoints the share grows bit by bit, and in what time.
+    fn slow_start(&self, config: &ClusterConfig) -> Option<Held> {
+        const NAME: &str = "slow_start_config";
+        let cluster = &config.cluster;
+        let is_named = matches!(cluster.balancing.policy, EndpointPolicy::Named(_));
+        let is_own = is_named || self.options().own_policy(&cluster.name).is_some();
+        let whose = if is_own { ", unless the application's own policy is sticky" } else { "" };
+        if let Some(slow_start) = cluster.balancing.policy.slow_start() {
+            let value = format!("slow_start_window {:?}{whose}", slow_start.window());
+            return Some(Held::new(NAME, value, cluster.balanced_by));
+        }
+        let is_sticky = matches!(cluster.balancing.policy, EndpointPolicy::RingHash(_) | EndpointPolicy::Maglev(_));
+        let local = self.options().slow_start;
+        let (policy, _) = outlier_policy(cluster, self.options().outlier_detection.value);
+        let slow_start = slow_start(&policy?, local.value).filter(|_| is_own || !is_sticky)?;
+        let value = format!("slow_start_window {:?} after an ejection{whose}", slow_start.window());
+        Some(Held::new(NAME, value, local.origin))
     }
 
     fn connections(&self, config: &ClusterConfig) -> [Held; 7] {

@@ -33,6 +33,7 @@ pub struct BalanceOptions {
     policies: HashMap<Arc<str>, OwnPolicy>,
     pub(crate) profile: Profile,
     pub(crate) outlier_detection: Sourced<bool>,
+    pub(crate) slow_start: Sourced<Duration>,
     /// A mesh finds it by its builder's `local_cluster`.
     pub(crate) local_cluster: Option<Arc<LocalCluster>>,
     /// A mesh takes its builder's.
@@ -54,6 +55,7 @@ impl Default for BalanceOptions {
             policies: HashMap::new(),
             profile: Profile::default(),
             outlier_detection: Sourced::by_default(true),
+            slow_start: Sourced::by_default(Duration::from_secs(10)),
             local_cluster: None,
             #[cfg(feature = "tls")]
             floor: Default::default(),
@@ -110,6 +112,14 @@ impl BalanceOptions {
         self
     }
 
+    /// In this time at most, or in the `base_ejection_time` if that is shorter, an endpoint that was ejected gets back its
+    /// share of the calls: a tenth of it at first, then evenly more. It holds for clusters whose control plane sends no
+    /// `slow_start_config`, and not where the same key is to stay at the same endpoint. Default 10 s; 0: all at once.
+    pub fn slow_start(mut self, window: Duration) -> Self {
+        self.slow_start = Sourced::code(bounded(window));
+        self
+    }
+
     /// A cluster without calls for this long closes its connections; the next call opens them again. It is looked for
     /// twice in that time, so it may take half as long again. Default 30 min.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
@@ -118,7 +128,8 @@ impl BalanceOptions {
     }
 
     /// Balances every cluster by a policy of your own, whatever the control plane says; localities still share by their
-    /// weights where it says so. [`PeakEwma`](super::PeakEwma) is one. Default: what the control plane says.
+    /// weights where it says so, and endpoints that are new start slowly where it says so, unless the policy
+    /// [is sticky](super::Policy::is_sticky). [`PeakEwma`](super::PeakEwma) is one. Default: what the control plane says.
     pub fn policy(mut self, policy: impl PolicyFactory) -> Self {
         self.policy = Some(OwnPolicy(Arc::new(policy)));
         self

@@ -8,6 +8,7 @@ use super::locality::Weights;
 use super::policy::{Choice, Member, PickRequest, Plan, Policy};
 use crate::connect::{Connect, Connection, Connections, ConnectivityState, EndpointStats, InFlight, Unavailable};
 use crate::resource::endpoints::Address;
+use crate::resource::slow_start::SlowStart;
 
 /// Picks by the policy before all endpoints are looked at: a cluster whose slots are all taken is rare.
 const TRIES: usize = 8;
@@ -177,10 +178,17 @@ impl<C: Connect> Spread<C> {
 }
 
 impl<C: Connect> Group<C> {
-    /// Of each endpoint its connections.
-    pub(crate) fn new(plan: &Plan, endpoints: impl Iterator<Item = (Member, Connections<C::Connection>)>) -> Self {
+    /// Of each endpoint its connections. Those just back from an ejection get their share as `returning` says.
+    pub(crate) fn new(
+        plan: &Plan,
+        returning: Option<SlowStart>,
+        endpoints: impl Iterator<Item = (Member, Connections<C::Connection>)>,
+    ) -> Self {
         let (members, connections): (Vec<Member>, Vec<_>) = endpoints.unzip();
-        let policy = plan.start(&members);
+        let policy = match returning {
+            Some(returning) => plan.start_with_returned(&members, returning),
+            None => plan.start(&members),
+        };
         let times_calls = policy.times_calls();
         Self { policy, times_calls, members: members.into(), connections: connections.into() }
     }

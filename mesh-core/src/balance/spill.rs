@@ -139,7 +139,7 @@ impl<C: Connect> Active<C> {
         for (part, (share, members)) in shares.iter().zip(&self.members).enumerate() {
             if let (true, Some(members)) = (*share > 0, members) {
                 states.push(members.state());
-                let mut looked = members.look();
+                let mut looked = members.look(self.returning());
                 if let (true, Some(zones)) = (part == healthy(0), &self.zones) {
                     looked.iter_mut().zip(zones).for_each(|((weight, _), zone)| *weight = *zone);
                 }

@@ -31,6 +31,8 @@ pub(crate) struct EndpointLoad {
     /// The share of calls that fail.
     failures: Decaying,
     ready_since: Moment,
+    /// When outlier detection let it take calls again.
+    returned: Moment,
     reported: Reported,
 }
 
@@ -51,6 +53,7 @@ impl EndpointLoad {
             latency: Decaying::default(),
             failures: Decaying::default(),
             ready_since: Moment::default(),
+            returned: Moment::default(),
             reported: Reported::default(),
         }
     }
@@ -61,6 +64,12 @@ impl EndpointLoad {
         self.reported.since.clear();
     }
 
+    /// Outlier detection lets the endpoint take calls again.
+    pub(crate) fn handle_return(&self, now: Instant) {
+        self.handle_ready(now);
+        self.returned.set(self.nanos(now));
+    }
+
     /// The endpoint is connected again after it was not at all: how long calls took on the connection that was lost,
     /// as those that waited for a silent peer, says nothing of this one. What failed is remembered.
     pub(crate) fn handle_reconnect(&self) {
@@ -69,8 +78,16 @@ impl EndpointLoad {
 
     /// For how long the endpoint has been READY; `None` if it never was.
     pub(crate) fn ready_for(&self, now: Instant) -> Option<Duration> {
-        let since = self.ready_since.value()?;
-        Some(Duration::from_nanos(self.nanos(now).saturating_sub(since)))
+        self.since(&self.ready_since, now)
+    }
+
+    /// For how long the endpoint has been back from its last ejection; `None` if it never was ejected.
+    pub(crate) fn back_for(&self, now: Instant) -> Option<Duration> {
+        self.since(&self.returned, now)
+    }
+
+    fn since(&self, moment: &Moment, now: Instant) -> Option<Duration> {
+        Some(Duration::from_nanos(self.nanos(now).saturating_sub(moment.value()?)))
     }
 
     fn nanos(&self, now: Instant) -> u64 {

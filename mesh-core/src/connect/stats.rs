@@ -130,7 +130,7 @@ impl EndpointStats {
     /// Outlier detection lets it take calls again, as a new endpoint does.
     pub(crate) fn restore(&self, now: Instant) {
         self.outcomes.forget_streaks();
-        self.load.handle_ready(now);
+        self.load.handle_return(now);
         self.outcomes.set_ejected(false);
     }
 }

@@ -94,7 +94,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> S::Future {
-        let Some(policies) = self.policies(&request).cloned() else {
+        let Some(policies) = self.policies(&request) else {
             return self.inner.call(request.map(RequestBody::passed));
         };
         let taken = policies.iter().filter(|policy| policy.takes(|| fastrand::u32(..1_000_000)));
@@ -119,13 +119,13 @@ impl<S, M> Mirror<S, M> {
         R: Body + Send + 'static,
         R::Data: Send,
     {
+        if self.bounds.rests(&policy.rests_until) {
+            return None;
+        }
         let cluster = match self.fixed {
             Some(_) => None,
             None => Some(copy::cluster(policy, request)?),
         };
-        if self.bounds.rests(&policy.rests_until) {
-            return None;
-        }
         let (runtime, permit) = (self.tasks.runtime()?, self.bounds.admit()?);
         let copy = copy::head(policy, request, cluster);
         let deadline = self.bounds.deadline(request.extensions().get::<Call>());

@@ -257,6 +257,15 @@ impl EndpointPolicy {
         }
     }
 
+    /// How endpoints that are new get their share, if bit by bit.
+    pub(crate) fn slow_start(&self) -> Option<SlowStart> {
+        match self {
+            Self::SlowStart { slow_start, .. } => Some(*slow_start),
+            Self::WeightedRoundRobin(config) => config.slow_start,
+            _ => None,
+        }
+    }
+
     /// How the endpoints' reports of their load are weighed, if they are.
     pub(crate) fn reports(&self) -> Option<&Arc<WeightedRoundRobin>> {
         match self {

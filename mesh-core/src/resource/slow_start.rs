@@ -36,6 +36,11 @@ impl SlowStart {
         time.powf(self.exponent).max(self.min).min(1.0)
     }
 
+    /// Where no `slow_start_config` says how: the share grows evenly.
+    pub(crate) fn evenly(window: Duration) -> Option<Self> {
+        Self::new(window, Self::AGGRESSION, Self::MIN_WEIGHT_PERCENT)
+    }
+
     /// When an endpoint gets its whole share.
     pub(crate) fn window(&self) -> Duration {
         self.window

@@ -6,11 +6,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Active;
+use crate::balance::options::BalanceOptions;
 use crate::balance::outlier::{Detector, EjectionCounts, Group, Look, Method, Totals};
 use crate::connect::{Connect, ConnectivityState, EndpointStats, Streak};
 use crate::resource::cluster::{Cluster, EndpointPolicy};
 use crate::resource::endpoints::Address;
 use crate::resource::outlier_detection::OutlierDetection;
+use crate::resource::slow_start::SlowStart;
 
 /// No interval is shorter.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
@@ -22,6 +24,10 @@ pub(super) struct Ejections {
     policy: Option<OutlierDetection>,
     /// Whether clusters of which the control plane says nothing have a policy all the same.
     local: bool,
+    /// How long the share of an endpoint that returns grows at most, where the control plane says nothing of it.
+    slow_start: Duration,
+    /// When an endpoint returned last.
+    returned: Option<Instant>,
     /// When the interval under way began.
     began: Instant,
     /// Whether anything was counted that needs a look when the interval is over.
@@ -43,8 +49,16 @@ impl fmt::Display for Ejected {
 }
 
 impl Ejections {
-    pub(super) fn new(local: bool) -> Self {
-        Self { detector: Detector::default(), policy: None, local, began: Instant::now(), counted: false }
+    pub(super) fn new(options: &BalanceOptions) -> Self {
+        Self {
+            detector: Detector::default(),
+            policy: None,
+            local: options.outlier_detection.value,
+            slow_start: options.slow_start.value,
+            returned: None,
+            began: Instant::now(),
+            counted: false,
+        }
     }
 
     pub(super) fn of(&self, address: &Address) -> Option<Ejected> {
@@ -65,7 +79,20 @@ pub(in crate::balance) fn outlier_policy(cluster: &Cluster, local: bool) -> (Opt
     }
 }
 
+/// How an endpoint that is back from an ejection gets its share, where the control plane does not say it of all that are new:
+/// as long as it was away at least, and no longer than `longest`.
+pub(in crate::balance) fn slow_start(policy: &OutlierDetection, longest: Duration) -> Option<SlowStart> {
+    SlowStart::evenly(policy.base_ejection_time.min(longest))
+}
+
 impl<C: Connect> Active<C> {
+    /// How endpoints that returned get their share, if any did not long ago.
+    pub(in crate::balance) fn returning(&self) -> Option<SlowStart> {
+        let Ejections { policy, slow_start: longest, returned, .. } = &self.ejections;
+        let slow_start = slow_start(policy.as_ref()?, *longest)?;
+        ((*returned)?.elapsed() < slow_start.window()).then_some(slow_start)
+    }
+
     /// Takes in what a new configuration says of outlier detection. Ejections outlive it, unless the control plane
     /// has none any more.
     pub(super) fn configure_ejections(&mut self) {
@@ -156,7 +183,10 @@ impl<C: Connect> Active<C> {
         ejected || !returned.is_empty()
     }
 
-    fn restore(&self, returned: &[Address], now: Instant) {
+    fn restore(&mut self, returned: &[Address], now: Instant) {
+        if !returned.is_empty() {
+            self.ejections.returned = Some(now);
+        }
         let subchannels = returned.iter().filter_map(|address| self.subchannels.get(address));
         subchannels.for_each(|subchannel| subchannel.stats.restore(now));
     }

@@ -9,6 +9,7 @@ use crate::balance::zones::{Counted, Zone};
 use crate::connect::{Connect, Connections, ConnectivityState, Subchannel};
 use crate::resource::cluster::EndpointPolicy;
 use crate::resource::endpoints::{Health, Locality as LocalityId, LocalityEndpoints, Priority};
+use crate::resource::slow_start::SlowStart;
 
 /// The usable endpoints of one part.
 pub(in crate::balance) struct Members<C: Connect> {
@@ -97,13 +98,15 @@ impl<C: Connect> Members<C> {
     }
 
     /// The endpoints as they are now; `None` if there is none that the policy could choose.
-    pub(super) fn spread(&self) -> Option<Spread<C>> {
-        Spread::new(self.look())
+    pub(super) fn spread(&self, returning: Option<SlowStart>) -> Option<Spread<C>> {
+        Spread::new(self.look(returning))
     }
 
     /// Of each group its weight, and the endpoints as they are now.
-    pub(in crate::balance) fn look(&self) -> Vec<(u32, Group<C>)> {
-        self.groups().map(|(localities, plan)| (localities[0].weight, group(plan, localities))).collect()
+    pub(in crate::balance) fn look(&self, returning: Option<SlowStart>) -> Vec<(u32, Group<C>)> {
+        let group =
+            |(localities, plan): (&[Locality<C>], &Plan)| (localities[0].weight, group(plan, returning, localities));
+        self.groups().map(group).collect()
     }
 }
 
@@ -145,10 +148,11 @@ pub(super) fn candidates<C: Connect>(group: &[Locality<C>]) -> Vec<Candidate<'_>
     candidates
 }
 
-fn group<C: Connect>(plan: &Plan, localities: &[Locality<C>]) -> Group<C> {
+fn group<C: Connect>(plan: &Plan, returning: Option<SlowStart>, localities: &[Locality<C>]) -> Group<C> {
     let endpoints = localities.iter().flat_map(|locality| &locality.endpoints).map(Placed::look);
     let wants_all = plan.wants_all();
-    Group::new(plan, endpoints.filter(|(member, _)| wants_all || member.state == ConnectivityState::Ready))
+    let wanted = endpoints.filter(|(member, _)| wants_all || member.state == ConnectivityState::Ready);
+    Group::new(plan, returning, wanted)
 }
 
 impl<C: Connect> Placed<C> {

@@ -64,7 +64,7 @@ impl<C: Connect> Active<C> {
         let own = self.own.clone().or_else(|| self.named.as_ref().map(OwnPolicy::of));
         let plan = |group: &[Locality<C>]| {
             if let Some(own) = &own {
-                return Plan::Own(own.clone());
+                return Plan::own(own.clone(), policy.slow_start());
             }
             let unchanged = |(other, _): &(&[Locality<C>], &Plan)| is_same(other, group);
             let kept = old.and_then(|old| old.groups().find(unchanged)).map(|(_, plan)| plan.clone());

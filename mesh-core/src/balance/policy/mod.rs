@@ -34,7 +34,7 @@ pub(crate) use self::pick_first::{PickFirst, order};
 use self::random::Random;
 use self::ring_hash::{Ring, RingHash};
 use self::round_robin::RoundRobin;
-use self::slow_start::SlowStarting;
+use self::slow_start::{SlowStarting, Who};
 use self::weighted_round_robin::WeightedRoundRobin;
 use crate::call::Session;
 use crate::connect::ConnectivityState::{self, Connecting, Idle, Ready, Shutdown, TransientFailure};
@@ -54,7 +54,7 @@ pub trait Policy: Send + Sync {
     fn pick(&self, members: &[Member], request: &PickRequest<'_>) -> Choice;
 
     /// Whether a call waits for the endpoint that was chosen for it when that has no slot, rather than going elsewhere.
-    /// Such a policy keeps clear of [`PickRequest::avoid`] itself. Default: no.
+    /// Such a policy keeps clear of [`PickRequest::avoid`] itself, and has no slow start around it. Default: no.
     fn is_sticky(&self) -> bool {
         false
     }
@@ -186,6 +186,15 @@ impl Plan {
         }
     }
 
+    /// That of the application, with the slow start that is configured for the policy in whose place it is.
+    pub(crate) fn own(policy: OwnPolicy, slow_start: Option<SlowStart>) -> Self {
+        let plan = Self::Own(policy);
+        match slow_start {
+            Some(slow_start) => Self::SlowStart { plan: Box::new(plan), slow_start },
+            None => plan,
+        }
+    }
+
     /// Whether the policy must see every endpoint of the group, or only those that are READY.
     pub(crate) fn wants_all(&self) -> bool {
         match self {
@@ -193,6 +202,25 @@ impl Plan {
             Self::SlowStart { plan, .. } => plan.wants_all(),
             _ => false,
         }
+    }
+
+    /// Whether endpoints that return are among the new ones, which get their share bit by bit.
+    fn starts_slowly(&self) -> bool {
+        match self {
+            Self::SlowStart { .. } => true,
+            Self::WeightedRoundRobin(config) => config.slow_start.is_some(),
+            _ => false,
+        }
+    }
+
+    /// As [`start`](Self::start), where endpoints may be just back from an ejection: those get their share as `returning`
+    /// says, unless the plan says it of all that are new.
+    pub(crate) fn start_with_returned(&self, members: &[Member], returning: SlowStart) -> Box<dyn Policy> {
+        let policy = self.start(members);
+        if self.starts_slowly() {
+            return policy;
+        }
+        SlowStarting::around(policy, returning, Who::Returned, members, Instant::now())
     }
 
     /// The policy among these members: all of the group in the order of their indices, or the READY ones.
@@ -210,7 +238,7 @@ impl Plan {
                 Box::new(WeightedRoundRobin::new(config.clone(), members, fastrand::u64(..), Instant::now()))
             }
             Self::SlowStart { plan, slow_start } => {
-                SlowStarting::around(plan.start(members), *slow_start, members, Instant::now())
+                SlowStarting::around(plan.start(members), *slow_start, Who::New, members, Instant::now())
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Slow start around another policy: what that chooses is passed over now and then while it is new (Envoy's
-//! `slow_start_config`; the share grows as A100 has it).
+//! `slow_start_config`; the share grows as A100 has it), or while it is just back from an ejection.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -11,28 +12,53 @@ use crate::resource::slow_start::SlowStart;
 /// Choices that are passed over at most; where all endpoints are new there is nothing better.
 const TRIES: usize = 8;
 
+/// Whose share grows bit by bit.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Who {
+    /// That of all that begin to take calls.
+    New,
+    /// That of those which outlier detection let return.
+    Returned,
+}
+
+impl Who {
+    /// Since when the share of a member grows, if it ever did.
+    fn age(self, member: &Member, now: Instant) -> Option<Duration> {
+        match self {
+            Self::New => member.stats.load.ready_for(now),
+            Self::Returned => member.stats.load.back_for(now),
+        }
+    }
+}
+
 /// A policy that asks another one, until every endpoint has its whole share.
 pub(super) struct SlowStarting {
     policy: Box<dyn Policy>,
     slow_start: SlowStart,
+    who: Who,
     until: Instant,
     over: AtomicBool,
 }
 
 impl SlowStarting {
-    /// `policy` itself if no member is new `now`.
+    /// `policy` itself if no member is new `now`, or if calls wait for the endpoint that it chooses: then another one is none
+    /// for them.
     pub(super) fn around(
         policy: Box<dyn Policy>,
         slow_start: SlowStart,
+        who: Who,
         members: &[Member],
         now: Instant,
     ) -> Box<dyn Policy> {
         let window = slow_start.window();
-        let remaining = |member: &Member| member.stats.load.ready_for(now).map(|ready| window.saturating_sub(ready));
+        if policy.is_sticky() {
+            return policy;
+        }
+        let remaining = |member: &Member| who.age(member, now).map(|age| window.saturating_sub(age));
         let longest = members.iter().filter_map(remaining).max().unwrap_or_default();
         match now.checked_add(longest) {
             Some(until) if !longest.is_zero() => {
-                Box::new(Self { policy, slow_start, until, over: AtomicBool::new(false) })
+                Box::new(Self { policy, slow_start, who, until, over: AtomicBool::new(false) })
             }
             _ => policy,
         }
@@ -46,8 +72,11 @@ impl SlowStarting {
 
     /// Whether a member that was chosen takes the call: with the chance that is its part of a whole share.
     fn admits(&self, member: &Member, now: Instant) -> bool {
-        let ready_for = member.stats.load.ready_for(now).unwrap_or_default();
-        let factor = self.slow_start.factor(ready_for);
+        let age = match self.who {
+            Who::New => self.who.age(member, now).unwrap_or_default(),
+            Who::Returned => self.who.age(member, now).unwrap_or(Duration::MAX),
+        };
+        let factor = self.slow_start.factor(age);
         factor >= 1.0 || fastrand::f64() < factor
     }
 
@@ -77,10 +106,6 @@ impl Policy for SlowStarting {
         }
     }
 
-    fn is_sticky(&self) -> bool {
-        self.policy.is_sticky()
-    }
-
     fn times_calls(&self) -> bool {
         self.policy.times_calls()
     }
@@ -92,8 +117,6 @@ impl Policy for SlowStarting {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::least_request::LeastRequest;
     use super::super::round_robin::RoundRobin;
     use super::super::testing::ready as members;
@@ -108,7 +131,7 @@ mod tests {
 
     fn around(policy: Box<dyn Policy>, members: &[Member], now: Instant) -> Box<dyn Policy> {
         let slow_start = SlowStart::new(WINDOW, 1.0, 10.0).expect("a window");
-        SlowStarting::around(policy, slow_start, members, now)
+        SlowStarting::around(policy, slow_start, Who::New, members, now)
     }
 
     /// Members of which all but the last have been READY for long.
@@ -187,6 +210,21 @@ mod tests {
         let (members, now) = one_new(10);
         let policy = around(round_robin(), &members, now + WINDOW);
         assert!((part(&*policy, &members, now) - 1.0).abs() < 0.01, "not passed over, whatever the time");
+    }
+
+    #[test]
+    fn of_those_that_take_calls_for_the_first_time_none_counts_as_returned() {
+        let (members, now) = one_new(10);
+        let slow_start = SlowStart::new(WINDOW, 1.0, 10.0).expect("a window");
+        let started = || SlowStarting::around(round_robin(), slow_start, Who::Returned, &members, now);
+        assert!((part(&*started(), &members, now) - 1.0).abs() < 0.01);
+        members[9].stats.restore(now);
+        let returned = started();
+        assert!(part(&*returned, &members, now) < 0.2);
+        assert!((part(&*returned, &members, now + 50 * SECOND) - 0.5).abs() < 0.1);
+        // It is passed over no longer for having lost its connection meanwhile.
+        members[9].stats.load.handle_ready(now + WINDOW);
+        assert!((part(&*returned, &members, now + WINDOW) - 1.0).abs() < 0.01);
     }
 
     #[test]

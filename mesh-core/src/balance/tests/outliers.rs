@@ -1,9 +1,15 @@
 //! Outlier detection in a cluster in use: when it looks, and what it costs while there is nothing to see.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
+use crate::balance::{Choice, Member, PickRequest, Policy};
 use crate::connect::SendErrorKind;
 use crate::connect::testing::Answer;
+use crate::resource::cluster::{Balancing, EndpointPolicy};
 use crate::resource::outlier_detection::{Consecutive, FailurePercentage, OutlierDetection};
+use crate::resource::slow_start::SlowStart;
+use crate::resource::weighted_round_robin::WeightedRoundRobin;
 
 /// A cluster whose endpoints are ejected for failing most of five calls or more.
 fn watched(endpoints: &[u16]) -> Arc<ClusterEntry> {
@@ -56,7 +62,80 @@ async fn an_endpoint_that_fails_is_ejected_at_the_end_of_the_interval_and_return
     seconds(29.0).await;
     assert_eq!(count(&mesh.calls(&entry, 30).await, 1), 0);
     seconds(12.0).await;
+    assert!(mesh.calls(&entry, 300).await.contains(&1), "its share grows again");
+    seconds(10.0).await;
     assert_eq!(count(&mesh.calls(&entry, 30).await, 1), 10);
+}
+
+/// What the first of three endpoints gets of 600 calls at once after its ejection of 30 s is over, 5 s later and after as much
+/// again.
+async fn back_from_ejection(options: BalanceOptions, policy: EndpointPolicy) -> [usize; 3] {
+    let mesh = Mesh::with(options);
+    let entry = watched(&[1, 2, 3]);
+    let config = entry.config.as_ref().unwrap();
+    let cluster = Cluster { balancing: Balancing::new(true, policy), ..Cluster::clone(&config.cluster) };
+    let config = ClusterConfig { cluster: Arc::new(cluster), endpoints: config.endpoints.clone() };
+    let entry = Arc::new(ClusterEntry::new(entry.key.clone(), Ok(config)));
+    mesh.prepare(&entry).await;
+    // None is new any more.
+    seconds(100.0).await;
+    mesh.network.answer(1, Answer::Fails(SendErrorKind::Reset(2)));
+    calls_to_the_end(&mesh, &entry, 60).await;
+    seconds(10.5).await;
+    assert_eq!(calls_to_the_end(&mesh, &entry, 30).await, 0, "it is ejected");
+    mesh.network.answer(1, Answer::Responds);
+    // At the end of an interval; the last call may be as far from it as a tick.
+    while count(&mesh.calls(&entry, 30).await, 1) == 0 {
+        seconds(0.5).await;
+    }
+    let mut shares = [0; 3];
+    for share in &mut shares {
+        *share = count(&mesh.calls(&entry, 600).await, 1);
+        seconds(5.0).await;
+    }
+    shares
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_its_ejection_an_endpoint_gets_its_share_bit_by_bit_by_every_policy_with_shares() {
+    let weighted = WeightedRoundRobin { blackout_period: Duration::ZERO, ..WeightedRoundRobin::default() };
+    for policy in [
+        EndpointPolicy::RoundRobin,
+        EndpointPolicy::LeastRequest { choices: 2 },
+        EndpointPolicy::Random,
+        EndpointPolicy::WeightedRoundRobin(Arc::new(weighted)),
+    ] {
+        let [at_first, later, at_last] = back_from_ejection(BalanceOptions::new(), policy.clone()).await;
+        assert!((1..70).contains(&at_first), "{policy:?}: {at_first} at first");
+        assert!((70..160).contains(&later), "{policy:?}: {later} in the middle");
+        assert!((160..240).contains(&at_last), "{policy:?}: {at_last} at last");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn code_turns_slow_start_after_ejections_off() {
+    let options = BalanceOptions::new().slow_start(Duration::ZERO);
+    assert_eq!(back_from_ejection(options, EndpointPolicy::RoundRobin).await, [200; 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_of_the_applications_keeps_the_slow_start_of_the_one_in_whose_place_it_is() {
+    let turns = |_: &[Member]| Box::new(Turns(AtomicUsize::new(0))) as Box<dyn Policy>;
+    let slow_start = SlowStart::evenly(Duration::from_secs(100)).unwrap();
+    let slowly = EndpointPolicy::SlowStart { policy: Box::new(EndpointPolicy::RoundRobin), slow_start };
+    for (policy, most) in [(slowly, 80), (EndpointPolicy::RoundRobin, 160)] {
+        let [at_first, later, _] = back_from_ejection(BalanceOptions::new().policy(turns), policy.clone()).await;
+        assert!((1..80).contains(&at_first), "{policy:?}: {at_first} at first");
+        assert!((1..most).contains(&later), "{policy:?}: {later} after 5 s");
+    }
+}
+
+struct Turns(AtomicUsize);
+
+impl Policy for Turns {
+    fn pick(&self, members: &[Member], _: &PickRequest<'_>) -> Choice {
+        Choice::Endpoint(self.0.fetch_add(1, Ordering::Relaxed) % members.len())
+    }
 }
 
 #[tokio::test(start_paused = true)]
