@@ -40,8 +40,12 @@ pub enum Path {
     Mesh,
     /// [`Path::Mesh`] with a retry policy.
     MeshRetry,
-    /// [`Path::Mesh`] with each call mirrored to an endpoint that refuses connections.
+    /// [`Path::Mesh`] with each call mirrored to an endpoint that answers as fast as the others.
     MeshMirror,
+    /// [`Path::Mesh`] with each call mirrored to an endpoint that refuses connections.
+    MeshMirrorDead,
+    /// [`Path::Mesh`] with each call mirrored to an endpoint that takes a hundred times as long as the others.
+    MeshMirrorSlow,
     /// The mesh with everything on: routes that match headers, a retry policy, faults at 0 %, outlier detection, a circuit
     /// breaker, peak-EWMA.
     MeshFull,
@@ -118,8 +122,16 @@ impl Path {
                 let resources = Resources::service("echo", site.plain.iter().copied()).with(retrying);
                 self.through_mesh(Mesh::builder(), resources, site, load).await
             }
-            Path::MeshMirror => {
-                let resources = mirrored(Resources::service("echo", site.plain.iter().copied()));
+            Path::MeshMirror | Path::MeshMirrorDead | Path::MeshMirrorSlow => {
+                // Nothing listens on the port of `tcpmux`.
+                let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
+                let shadow = match self {
+                    Path::MeshMirrorDead => Some(nobody),
+                    Path::MeshMirrorSlow => site.slow,
+                    _ => site.shadow,
+                };
+                let shadow = shadow.ok_or("no server for copies")?;
+                let resources = mirrored(Resources::service("echo", site.plain.iter().copied()), shadow);
                 self.through_mesh(Mesh::builder(), resources, site, load).await
             }
             Path::MeshFull | Path::MeshFullMtls => {
@@ -174,20 +186,18 @@ impl Path {
     }
 }
 
-/// Each call is mirrored, and its copy goes nowhere.
-fn mirrored(resources: Resources) -> Resources {
+/// Each call is mirrored, and its copy goes to `shadow`.
+fn mirrored(resources: Resources, shadow: SocketAddr) -> Resources {
     let mirror = RequestMirrorPolicy { cluster: "shadow".to_owned(), ..Default::default() };
     let mirroring = route().cluster("echo").modify(|route| {
         if let Some(Action::Route(action)) = &mut route.action {
             action.request_mirror_policies = vec![mirror];
         }
     });
-    // Nothing listens on the port of `tcpmux`.
-    let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
     resources
         .with(route_config("echo").routes([mirroring]))
         .with(cluster("shadow"))
-        .with(endpoints("shadow").endpoint(nobody))
+        .with(endpoints("shadow").endpoint(shadow))
 }
 
 /// The servers by their name, and the own certificate.

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::AsyncReadExt;
@@ -17,6 +18,9 @@ use crate::echo::echo_server::{Echo, EchoServer};
 use crate::echo::{DownloadRequest, EchoReply, EchoRequest, UploadReply};
 use crate::site::Site;
 use crate::{Error, Flavor};
+
+/// A hundred times what a call takes.
+const SLOW: Duration = Duration::from_millis(10);
 
 /// A child process that serves echo until this is dropped.
 #[derive(Debug)]
@@ -81,6 +85,7 @@ pub fn serve(count: usize) -> Result<(), Error> {
             site.plain.push(listen(Server::builder()).await?);
             site.secured.push(listen(Server::builder().tls_config(site.server_tls())?).await?);
         }
+        (site.shadow, site.slow) = shadows()?;
         println!("{}", serde_json::to_string(&site)?);
         std::io::stdout().flush()?;
         tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
@@ -88,22 +93,42 @@ pub fn serve(count: usize) -> Result<(), Error> {
     })
 }
 
-pub(crate) async fn listen(mut server: Server) -> Result<SocketAddr, Error> {
+/// Servers that copies of calls go to, in a thread of their own: no call stands behind a copy.
+fn shadows() -> Result<(Option<SocketAddr>, Option<SocketAddr>), Error> {
+    let runtime = Flavor::Current.runtime()?;
+    let quick = runtime.block_on(listen(Server::builder()))?;
+    let slow = runtime.block_on(listen_with(Server::builder(), EchoService { delay: Some(SLOW) }))?;
+    std::thread::spawn(move || runtime.block_on(std::future::pending::<()>()));
+    Ok((Some(quick), Some(slow)))
+}
+
+pub(crate) async fn listen(server: Server) -> Result<SocketAddr, Error> {
+    listen_with(server, EchoService::default()).await
+}
+
+async fn listen_with(mut server: Server, service: EchoService) -> Result<SocketAddr, Error> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
     let incoming = TcpListenerStream::new(listener)
         .map(|accepted| accepted.and_then(|stream| stream.set_nodelay(true).map(|()| stream)));
-    tokio::spawn(server.add_service(EchoServer::new(EchoService)).serve_with_incoming(incoming));
+    tokio::spawn(server.add_service(EchoServer::new(service)).serve_with_incoming(incoming));
     Ok(address)
 }
 
-pub(crate) struct EchoService;
+#[derive(Default)]
+pub(crate) struct EchoService {
+    /// Before each unary reply.
+    delay: Option<Duration>,
+}
 
 type Replies = BoxStream<EchoReply>;
 
 #[tonic::async_trait]
 impl Echo for EchoService {
     async fn unary(&self, request: Request<EchoRequest>) -> Result<Response<EchoReply>, Status> {
+        if let Some(delay) = self.delay {
+            tokio::time::sleep(delay).await;
+        }
         Ok(Response::new(EchoReply { payload: request.into_inner().payload }))
     }
 

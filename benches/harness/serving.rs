@@ -130,7 +130,8 @@ async fn start(path: Path, site: &Site) -> Result<(SocketAddr, Option<(Mesh, Con
     let mesh = Mesh::builder().certificate_provider(PROVIDER, site.server_material()?);
     let mesh = if path == Path::ServerMeshFull { mesh.control_plane(&control_plane) } else { mesh };
     let mesh = mesh.build().await?;
-    let server = MeshServer::new(&mesh).tls(ServerTls::new(PROVIDER)).add_service(EchoServer::new(EchoService));
+    let server =
+        MeshServer::new(&mesh).tls(ServerTls::new(PROVIDER)).add_service(EchoServer::new(EchoService::default()));
     tokio::spawn(server.serve(socket));
     Ok((address, Some((mesh, control_plane))))
 }

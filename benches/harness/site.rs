@@ -23,6 +23,9 @@ pub struct Site {
     pub plain: Vec<SocketAddr>,
     /// The same servers behind mTLS.
     pub secured: Vec<SocketAddr>,
+    /// Where copies of calls go: one that answers at once, and one that takes a hundred times as long.
+    pub(crate) shadow: Option<SocketAddr>,
+    pub(crate) slow: Option<SocketAddr>,
     authority: String,
     server: Pair,
     client: Pair,
@@ -45,6 +48,8 @@ impl Site {
         Ok(Self {
             plain: Vec::new(),
             secured: Vec::new(),
+            shadow: None,
+            slow: None,
             server: Pair::issue(&authority, vec![SanType::DnsName(DNS_NAME.try_into()?), uri(SPIFFE_ID)?])?,
             client: Pair::issue(&authority, vec![uri(CLIENT_ID)?])?,
             authority: authority.pem(),
