@@ -129,7 +129,7 @@ fn what_is_wrong_with_a_secret_is_refused_by_its_field() {
     let Pems { chain, key, list } = pems();
     let roots = |context: tls::CertificateValidationContext| Some(Type::ValidationContext(context));
     let environment = || source(Specifier::EnvironmentVariable("HOME".into()));
-    let crl = tls::CertificateValidationContext { crl: file("/run/certs/crl"), ..trusting(text(&chain)) };
+    let crl = tls::CertificateValidationContext { crl: file("/etc/crl"), ..trusting(text(&chain)) };
     let provided =
         tls::CertificateValidationContext { ca_certificate_provider_instance: instance(), ..trusting(text(&chain)) };
     let system =
@@ -158,7 +158,7 @@ fn what_is_wrong_with_a_secret_is_refused_by_its_field() {
         (roots(trusting(text("none"))), "validation_context.trusted_ca: the root certificates cannot be used"),
         (roots(provided), "validation_context.ca_certificate_provider_instance: a secret has the roots itself"),
         (roots(system), "validation_context.system_root_certs: a secret has the roots itself"),
-        (roots(crl), "validation_context.crl.filename: is not supported yet"),
+        (roots(crl), "validation_context.crl.filename: \"/etc/crl\" is below none of the folders"),
         (Some(Type::GenericSecret(Default::default())), "generic_secret: nothing asks for such a secret"),
     ] {
         let said = read(secret).err().unwrap_or_default();
@@ -346,6 +346,29 @@ fn a_validator_for_spiffe_has_roots_by_trust_domain() {
         let Carried::Files(files) = &*secret.material else { panic!("files") };
         assert_eq!(files.is_watched, is_watched);
         assert!(files.vouching.is_of_spiffe_validator && files.vouching.peers.is_some());
+    }
+}
+
+/// Roots that were sent along are read with the lists that are in a file.
+#[test]
+fn lists_in_a_file_limit_the_roots_of_a_secret_wherever_those_are() {
+    let Pems { chain, .. } = pems();
+    let json = r#"{"trust_domains": {"a.test": {"keys": []}}}"#;
+    for (context, list) in [
+        (trusting(text(&chain)), "/run/certs/crl"),
+        (trusting(file("/run/certs/ca")), "/run/certs/ca and /run/certs/crl"),
+        (validated(&domains(vec![("a.test", text(&chain))])), "/run/certs/crl"),
+        (validated(&map(text(json))), "/run/certs/crl"),
+    ] {
+        let context = tls::CertificateValidationContext {
+            crl: file("/run/certs/crl"),
+            only_verify_leaf_cert_crl: true,
+            ..context
+        };
+        let secret = read(Some(Type::ValidationContext(context))).expect("a secret");
+        let Carried::Files(files) = &*secret.material else { panic!("files") };
+        assert!(files.vouching.revoked_in.as_ref().is_some_and(|lists| lists.leaf_only));
+        assert_eq!(format!("{:?}", secret.material), format!("Files({list:?})"));
     }
 }
 
