@@ -74,6 +74,7 @@ pub mod identity;
 mod mesh;
 #[cfg(feature = "mirror")]
 pub mod mirror;
+mod names;
 mod origin;
 mod profile;
 #[cfg(any(feature = "spiffe", feature = "istio"))]

@@ -1,6 +1,5 @@
 //! The clusters of a mesh: finds the running state of a snapshot's cluster, and keeps house.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -21,6 +20,7 @@ use super::status::{EndpointReport, statuses};
 use super::watchers::Watchers;
 use crate::connect::{Connect, ConnectivityState, Leaving, Limits};
 use crate::error::{Error, ErrorKind};
+use crate::names::NameMap;
 use crate::origin::Sourced;
 use crate::resource::endpoints::Endpoints;
 use crate::snapshot::{ClusterConfig, ClusterEntry, ClusterKey};
@@ -37,12 +37,12 @@ pub(crate) struct Registry<C: Connect> {
     /// The picker of every cluster that is not in use.
     pub(crate) idle: Arc<Picker<C>>,
     shutdown: CancellationToken,
-    clusters: Mutex<HashMap<ClusterKey, Weak<Balancer<C>>>>,
-    aggregates: Mutex<HashMap<ClusterKey, Weak<Aggregate<C>>>>,
+    clusters: Mutex<NameMap<ClusterKey, Weak<Balancer<C>>>>,
+    aggregates: Mutex<NameMap<ClusterKey, Weak<Aggregate<C>>>>,
     /// Clusters whose entry belongs to others, while they are in use.
     held: Mutex<Vec<Arc<Balancer<C>>>>,
     /// Who hears of which cluster, before it has running state, too.
-    watchers: Mutex<HashMap<ClusterKey, Arc<Watchers>>>,
+    watchers: Mutex<NameMap<ClusterKey, Arc<Watchers>>>,
     pub(crate) leaving: Arc<Leaving<C::Connection>>,
     /// Where tasks run; found at the first use, and with it the housekeeping starts.
     runtime: Mutex<Option<Handle>>,

@@ -4,11 +4,12 @@
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 /// Watchers of one cluster. One that is dropped is forgotten when the next comes.
 #[derive(Debug, Default)]
-pub(crate) struct Watchers(Mutex<Vec<Weak<Notify>>>);
+pub(crate) struct Watchers(Mutex<SmallVec<[Weak<Notify>; 1]>>);
 
 impl Watchers {
     /// Notifies this one of each change from now on, once however often it is added.

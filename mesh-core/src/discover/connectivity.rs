@@ -56,7 +56,7 @@ impl Aggregate {
     /// connected.
     pub(super) fn publish(&mut self, snapshot: Arc<Snapshot>, source: &Source) {
         // Before the calls come: a cluster's running state must see its new endpoints first.
-        self.clusters.attach(&snapshot.clusters);
+        self.clusters.attach(&self.news(&snapshot));
         if let Ok(table) = &snapshot.routing {
             let places = || table.weighted().iter().copied().chain(table.only_mirrored());
             if places().count() <= MOST_CONNECTED_EARLY {
@@ -69,6 +69,14 @@ impl Aggregate {
         self.snapshot = Some(snapshot.clone());
         source.readiness(self.look());
         source.publish(snapshot);
+    }
+
+    /// The entries that are not at the same place in the snapshot in force: of many clusters mostly one.
+    fn news(&self, snapshot: &Snapshot) -> Vec<Arc<ClusterEntry>> {
+        let known = self.snapshot.as_ref().map_or(&[][..], |known| &known.clusters);
+        let is_known = |place, entry| known.get(place).is_some_and(|known| Arc::ptr_eq(known, entry));
+        let news = snapshot.clusters.iter().enumerate().filter(|(place, entry)| !is_known(*place, *entry));
+        news.map(|(_, entry)| entry.clone()).collect()
     }
 
     /// Hears of the clusters of this snapshot, and no longer of those that only an older one has.

@@ -6,13 +6,13 @@ use std::future::pending;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::select_all;
-use indexmap::IndexSet;
 use tokio::time::sleep;
 
 use super::provider::KeyMaterial;
 use super::providers::{Provider, Providers};
 use super::source::MaterialSource;
 use crate::error::Error;
+use crate::names::NameIndexSet;
 
 /// The wall clock, by which certificates become valid, may be set meanwhile.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -47,7 +47,7 @@ impl Awaited {
     }
 
     /// From now on these are kept running, and no others.
-    pub(crate) fn watch(&mut self, sources: &IndexSet<MaterialSource>) {
+    pub(crate) fn watch(&mut self, sources: &NameIndexSet<MaterialSource>) {
         self.held.retain(|source, _| sources.contains(source));
         for source in sources {
             if !self.held.contains_key(source) {

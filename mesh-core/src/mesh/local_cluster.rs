@@ -3,12 +3,11 @@
 
 use std::sync::Arc;
 
-use indexmap::IndexSet;
-
 use crate::balance::{Clusters, LocalCluster};
 use crate::bootstrap::Bootstrap;
 use crate::connect::Http2Connector;
 use crate::error::{Error, ErrorKind};
+use crate::names::NameIndexSet;
 use crate::resource::cluster::{Cluster, Discovery};
 use crate::resource::endpoints::{Endpoints, Locality};
 use crate::resource::{CLUSTER, ENDPOINTS};
@@ -61,8 +60,8 @@ pub(super) async fn follow(name: Arc<str>, mut resources: Subscriber, clusters: 
 /// What is known of its endpoints; without a problem it may come.
 fn look(name: &Arc<str>, resources: &mut Subscriber) -> Result<Arc<Endpoints>, Option<String>> {
     let watch = |resources: &mut Subscriber, endpoints: Option<&Arc<str>>| {
-        let endpoints = endpoints.cloned().into_iter().collect::<IndexSet<_>>();
-        resources.watch(&[(&CLUSTER, &IndexSet::from([name.clone()])), (&ENDPOINTS, &endpoints)]);
+        let endpoints = endpoints.cloned().into_iter().collect::<NameIndexSet<_>>();
+        resources.watch(&[(&CLUSTER, &NameIndexSet::from_iter([name.clone()])), (&ENDPOINTS, &endpoints)]);
     };
     let cluster = value_of::<Cluster>(resources.get(&CLUSTER, name), &CLUSTER, name);
     let cluster = match cluster {

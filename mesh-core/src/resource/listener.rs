@@ -4,11 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use indexmap::IndexSet;
-
 use super::filter::HttpFilters;
 use super::filter_chain::FilterChains;
 use super::route_config::RouteConfiguration;
+use crate::names::NameIndexSet;
 
 /// A validated listener. One name may have either: who asks knows which it can use.
 #[derive(Debug)]
@@ -27,7 +26,7 @@ pub(crate) struct SocketListener {
 
 impl SocketListener {
     /// The names of the route configurations that its chains ask for.
-    pub(crate) fn named_routes(&self) -> IndexSet<Arc<str>> {
+    pub(crate) fn named_routes(&self) -> NameIndexSet<Arc<str>> {
         let named = self.chains.all().filter_map(|chain| match &chain.routes {
             RouteSource::Named(name) => Some(name.clone()),
             RouteSource::Inline(_) => None,

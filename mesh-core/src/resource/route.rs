@@ -25,7 +25,7 @@ pub(crate) struct Route {
     /// What requests get in place of their path.
     pub(crate) path: Option<Arc<PathRewrite>>,
     /// What requests get in place of their authority, if the control plane may say so.
-    pub(crate) host: Option<Authority>,
+    pub(crate) host: Option<Box<Authority>>,
     /// They get the host name of the endpoint that they are sent to, instead (A81).
     pub(crate) auto_host: bool,
     /// Where copies of its calls go.
@@ -88,12 +88,12 @@ pub(crate) struct ClusterWeight {
     /// Empty if a header of the request names it.
     pub(crate) name: Arc<str>,
     /// The header that names the cluster.
-    pub(crate) header: Option<HeaderName>,
+    pub(crate) header: Option<Box<HeaderName>>,
     /// Of the total; 0 takes no calls.
     pub(crate) weight: u32,
     pub(crate) level: Level,
     /// As the route's, if that has none.
-    pub(crate) host: Option<Authority>,
+    pub(crate) host: Option<Box<Authority>>,
 }
 
 impl ClusterWeight {
@@ -103,7 +103,7 @@ impl ClusterWeight {
 
     /// The cluster that this header of the request names.
     pub(crate) fn by_header(header: HeaderName, weight: u32) -> Self {
-        Self { header: Some(header), ..Self::new("", weight) }
+        Self { header: Some(Box::new(header)), ..Self::new("", weight) }
     }
 }
 

@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use http::Request;
-use indexmap::IndexSet;
 use tokio_util::sync::CancellationToken;
 
 use super::access::{denied, inbound_call};
@@ -25,6 +24,7 @@ use crate::error::{Error, ErrorKind};
 use crate::filter::ConcurrencyStatus;
 #[cfg(feature = "tls")]
 use crate::identity::Awaited;
+use crate::names::NameIndexSet;
 use crate::resource::filter::FilterConfig;
 use crate::resource::filter_chain::{FilterChain, FilterChains};
 use crate::resource::listener::{Listener, RouteSource, SocketListener};
@@ -336,7 +336,7 @@ struct InForce {
 }
 
 impl InForce {
-    fn named_routes(&self) -> IndexSet<Arc<str>> {
+    fn named_routes(&self) -> NameIndexSet<Arc<str>> {
         named_routes(&self.listener)
     }
 
@@ -350,10 +350,10 @@ impl InForce {
     }
 }
 
-fn named_routes(listener: &Listener) -> IndexSet<Arc<str>> {
+fn named_routes(listener: &Listener) -> NameIndexSet<Arc<str>> {
     match listener {
         Listener::Socket(listener) => listener.named_routes(),
-        Listener::Api(_) => IndexSet::new(),
+        Listener::Api(_) => NameIndexSet::default(),
     }
 }
 

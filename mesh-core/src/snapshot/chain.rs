@@ -145,7 +145,8 @@ impl Resolver<'_> {
             headers[first..].reverse();
         }
         // In Envoy that of the route has the last word.
-        let host = route.and_then(|route| route.host.as_ref()).or(cluster.and_then(|cluster| cluster.host.as_ref()));
+        let host =
+            route.and_then(|route| route.host.as_deref()).or(cluster.and_then(|cluster| cluster.host.as_deref()));
         let chain = Chain {
             filters,
             route: RouteSteps {

@@ -25,7 +25,7 @@ pub(crate) struct ClusterEntry {
     /// An aggregate has no endpoints of its own.
     pub(crate) config: Result<ClusterConfig, Problem>,
     /// Of an aggregate, the clusters it stands for.
-    pub(crate) leaves: Option<Leaves>,
+    pub(crate) leaves: Option<Box<Leaves>>,
     /// Whether the cluster's policy goes by the hash of the request.
     pub(crate) is_hashing: bool,
     pub(crate) attachment: Attachment,
@@ -53,7 +53,7 @@ impl ClusterEntry {
     pub(crate) fn aggregate(key: ClusterKey, cluster: Arc<Cluster>, leaves: Arc<[Arc<ClusterEntry>]>) -> Self {
         let config = ClusterConfig { cluster, endpoints: Arc::default() };
         let is_hashing = leaves.iter().any(|leaf| leaf.is_hashing);
-        Self { is_hashing, leaves: Some(Leaves::new(leaves)), ..Self::new(key, Ok(config)) }
+        Self { is_hashing, leaves: Some(Box::new(Leaves::new(leaves))), ..Self::new(key, Ok(config)) }
     }
 
     /// The header that the cluster's policy hashes (A76): of an aggregate, the first that a leaf names.
@@ -85,7 +85,7 @@ impl ClusterEntry {
     /// Of an aggregate, the cluster that takes its calls at the moment: what is asked of a call's cluster for one of its
     /// attempts is asked of this one. `None`: the cluster is no aggregate, and takes its calls itself.
     pub(crate) fn leaf(&self) -> Option<Arc<ClusterEntry>> {
-        self.leaves.as_ref().map(Leaves::current)
+        self.leaves.as_deref().map(Leaves::current)
     }
 }
 

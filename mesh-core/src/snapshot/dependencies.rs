@@ -20,10 +20,8 @@ mod routes;
 mod tests;
 mod view;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-
-use indexmap::IndexSet;
 
 use self::clusters::ClusterState;
 use self::needs::Users;
@@ -31,6 +29,7 @@ use self::routes::Routes;
 pub(crate) use self::view::{Missing, Resolved, View, Watched, is_ready, value_of};
 use super::demand::Demand;
 use super::{ClusterEntry, Problem, Snapshot};
+use crate::names::{NameIndexSet, NameMap};
 use crate::resource::cluster::DnsName;
 use crate::resource::security::MaterialSource;
 use crate::resource::{CLUSTER, ENDPOINTS, LISTENER};
@@ -48,13 +47,13 @@ pub(crate) struct Dependencies {
     routes: Routes,
     /// What was published last; its list of clusters is shared with what calls have.
     in_force: Option<Snapshot>,
-    clusters: HashMap<Arc<str>, ClusterState>,
+    clusters: NameMap<Arc<str>, ClusterState>,
     /// Why newer configurations of clusters are not in use.
     held: BTreeMap<Arc<str>, Problem>,
     users: Users,
     /// Where calls ask for clusters that no route names, and those.
     demand: Option<Arc<Demand>>,
-    demanded: IndexSet<Arc<str>>,
+    demanded: NameIndexSet<Arc<str>>,
     /// Whether what is known of those changed in this step.
     demand_changed: bool,
     watched: Watched,
@@ -88,11 +87,11 @@ impl Dependencies {
             authority,
             trusted: false,
             in_force: None,
-            clusters: HashMap::new(),
+            clusters: NameMap::default(),
             held: BTreeMap::new(),
             users: Users::default(),
             demand: None,
-            demanded: IndexSet::new(),
+            demanded: NameIndexSet::default(),
             demand_changed: false,
             watched,
             watch_changed: false,
@@ -128,7 +127,7 @@ impl Dependencies {
 
     /// Takes in what changed in the store.
     pub(crate) fn handle_changes(&mut self, changes: &[Change], view: &impl View) -> Step {
-        let mut touched = IndexSet::new();
+        let mut touched = NameIndexSet::default();
         let mut routes_changed = false;
         for change in changes {
             let name = &change.name;
@@ -174,7 +173,7 @@ impl Dependencies {
         self.demand_changed.then(|| self.demanded.iter().filter_map(known).collect())
     }
 
-    fn step(&mut self, touched: &IndexSet<Arc<str>>, routes_changed: bool, view: &impl View) -> Step {
+    fn step(&mut self, touched: &NameIndexSet<Arc<str>>, routes_changed: bool, view: &impl View) -> Step {
         (self.watch_changed, self.users_changed, self.demand_changed) = (routes_changed, routes_changed, false);
         if routes_changed {
             self.read_routes(view);
@@ -191,9 +190,9 @@ impl Dependencies {
     }
 
     /// Joins the clusters anew, and then the aggregates that lead to them: whether an entry in force changed.
-    fn refresh(&mut self, touched: &IndexSet<Arc<str>>, view: &impl View) -> bool {
+    fn refresh(&mut self, touched: &NameIndexSet<Arc<str>>, view: &impl View) -> bool {
         let users = touched.iter().flat_map(|name| self.users.of_cluster(name));
-        let aggregates: IndexSet<Arc<str>> = users.cloned().collect();
+        let aggregates: NameIndexSet<Arc<str>> = users.cloned().collect();
         let mut changed = false;
         for name in touched.difference(&aggregates).chain(&aggregates) {
             if self.refresh_cluster(name, view) {

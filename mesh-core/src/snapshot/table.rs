@@ -4,12 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use indexmap::IndexSet;
 use smallvec::SmallVec;
 
 use super::chain::{Chain, Chains};
 use super::demand::Demand;
 use crate::error::{Error, ErrorKind};
+use crate::names::NameIndexSet;
 use crate::origin::Origin;
 use crate::profile::Profile;
 use crate::resource::filter::HttpFilters;
@@ -71,7 +71,7 @@ pub(crate) struct RouteTable {
     /// Per route, the places in the snapshot of the clusters its action names, in the action's order.
     places: Vec<SmallVec<[usize; 2]>>,
     /// Every cluster that a route names, once: first those that calls go to, then those that only copies go to.
-    clusters: IndexSet<Arc<str>>,
+    clusters: NameIndexSet<Arc<str>>,
     /// How many of them calls go to.
     called: usize,
     /// Those of weight above 0, by place.
@@ -111,7 +111,7 @@ impl RouteTable {
             filters: Default::default(),
             chains: Chains::default(),
             demand: None,
-            clusters: IndexSet::new(),
+            clusters: NameIndexSet::default(),
             called: 0,
             weighted: Vec::new(),
             trusted: false,
@@ -185,7 +185,7 @@ impl RouteTable {
     }
 
     /// The names of the clusters, in the order of their places.
-    pub(crate) fn clusters(&self) -> &IndexSet<Arc<str>> {
+    pub(crate) fn clusters(&self) -> &NameIndexSet<Arc<str>> {
         &self.clusters
     }
 

@@ -136,12 +136,14 @@ impl SecurityFloor {
         name: &str,
         securities: impl IntoIterator<Item = Option<&'a UpstreamTls>>,
     ) -> Result<(), Error> {
-        let shortfalls: Option<Vec<_>> =
-            securities.into_iter().map(|security| self.shortfall(name, security)).collect();
-        match shortfalls.unwrap_or_default().last() {
-            Some(shortfall) => Err(below(name, &format!("cluster `{name}`"), shortfall)),
-            None => Ok(()),
+        let mut last = None;
+        for security in securities {
+            match self.shortfall(name, security) {
+                Some(shortfall) => last = Some(shortfall),
+                None => return Ok(()),
+            }
         }
+        last.map_or(Ok(()), |shortfall| Err(below(name, &format!("cluster `{name}`"), &shortfall)))
     }
 
     /// Whether an endpoint may be connected that is secured so.

@@ -12,7 +12,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use indexmap::IndexSet;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
@@ -21,6 +20,7 @@ use self::ignored::{IgnoredFields, record_ignored};
 pub(crate) use self::listing::{CacheState, ResourceReport};
 use super::ads::{ErrorKind, Update, UpdateKind, Updates};
 use super::resource_type::{IgnoredField, ResourceType};
+use crate::names::{NameIndexMap, NameIndexSet};
 
 /// What is known of one resource, for those that use it.
 #[derive(Clone, Debug, Default)]
@@ -102,7 +102,7 @@ pub(crate) struct Store {
 #[derive(Debug)]
 struct TypeStore {
     resource_type: &'static ResourceType,
-    entries: HashMap<Arc<str>, Entry>,
+    entries: NameIndexMap<Arc<str>, Entry>,
     counters: Counters,
 }
 
@@ -114,7 +114,8 @@ struct Entry {
     /// Whether the protocol knows that it is wanted.
     told: bool,
     value: Option<Good>,
-    error: Option<(ErrorKind, Arc<str>)>,
+    /// Few have one.
+    error: Option<Box<(ErrorKind, Arc<str>)>>,
     updated: Option<SystemTime>,
 }
 
@@ -131,7 +132,7 @@ impl std::fmt::Debug for Entry {
 
 #[derive(Debug)]
 struct Mailbox {
-    changes: IndexSet<(usize, Arc<str>)>,
+    changes: NameIndexSet<(usize, Arc<str>)>,
     notify: Arc<Notify>,
 }
 
@@ -148,7 +149,7 @@ impl Store {
     /// A new subscriber, which is notified when [`take_changes`](Self::take_changes) has something for it.
     pub(crate) fn register(&mut self, notify: Arc<Notify>) -> SubscriberId {
         self.next_id += 1;
-        self.mailboxes.insert(self.next_id, Mailbox { changes: IndexSet::new(), notify });
+        self.mailboxes.insert(self.next_id, Mailbox { changes: NameIndexSet::default(), notify });
         self.next_id
     }
 
@@ -202,9 +203,11 @@ impl Store {
                 entry.told = wanted;
                 interests.push(Interest { resource_type, name, wanted });
             } else if !wanted {
-                entries.remove(&name);
+                entries.swap_remove(&name);
             }
         }
+        // Names come in waves: room for a next one would be a third of what all of them take.
+        self.types.iter_mut().for_each(|store| store.entries.shrink_to_fit());
         interests
     }
 
@@ -262,13 +265,13 @@ impl Store {
                 }
             }
             UpdateKind::Error { kind, text, keep } => {
-                entry.error = Some((kind, text));
+                entry.error = Some(Box::new((kind, text)));
                 if !keep {
                     entry.value = None;
                 }
             }
             UpdateKind::Removed if entry.watchers.is_empty() && !entry.told => {
-                entries.remove(&name);
+                entries.swap_remove(&name);
                 return;
             }
             // Somebody came meanwhile: for the protocol it is a new name.
@@ -340,7 +343,11 @@ impl Store {
     fn type_index(&mut self, resource_type: &'static ResourceType) -> usize {
         let index = self.types.iter().position(|store| store.resource_type.type_url == resource_type.type_url);
         index.unwrap_or_else(|| {
-            self.types.push(TypeStore { resource_type, entries: HashMap::new(), counters: Counters::default() });
+            self.types.push(TypeStore {
+                resource_type,
+                entries: NameIndexMap::default(),
+                counters: Counters::default(),
+            });
             self.types.len() - 1
         })
     }
@@ -348,11 +355,11 @@ impl Store {
 
 impl Entry {
     fn state(&self, connectivity: Option<&Arc<str>>) -> ResourceState {
-        let error = self.error.as_ref().map(|(_, text)| text.clone());
+        let error = self.error.as_ref().map(|error| error.1.clone());
         if let Some(good) = &self.value {
             return ResourceState { value: Some(good.value.clone()), verdict: Verdict::Present, error };
         }
-        let verdict = match &self.error {
+        let verdict = match self.error.as_deref() {
             None => Verdict::Pending,
             Some((ErrorKind::DoesNotExist, _)) => Verdict::DoesNotExist,
             Some((ErrorKind::Invalid, text)) => Verdict::Invalid(text.clone()),
@@ -363,7 +370,7 @@ impl Entry {
     }
 
     fn status(&self, resource_type: &'static ResourceType, name: &Arc<str>) -> ResourceReport {
-        let state = match &self.error {
+        let state = match self.error.as_deref() {
             Some((ErrorKind::Invalid, _)) => CacheState::Nacked,
             Some((ErrorKind::DoesNotExist, _)) => CacheState::DoesNotExist,
             Some((ErrorKind::Refused, _)) => CacheState::ReceivedError,
@@ -376,7 +383,7 @@ impl Entry {
             name: name.clone(),
             state,
             version: self.value.as_ref().map(|good| good.version.clone()).unwrap_or_default(),
-            error: self.error.as_ref().map(|(_, text)| text.clone()),
+            error: self.error.as_ref().map(|error| error.1.clone()),
             has_value: self.value.is_some(),
             updated: self.updated,
         }

@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use indexmap::IndexSet;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
@@ -19,6 +18,7 @@ use super::SHORTEST_INTERVAL;
 use super::reach::Reach;
 use super::resolver::{Answer, Question, ask};
 use crate::backoff::{Backoff, BackoffConfig, bounded};
+use crate::names::NameIndexSet;
 use crate::resource::cluster::DnsName;
 use crate::snapshot::dependencies::Resolved;
 use crate::snapshot::{PrepareClusters, Problem, Snapshot};
@@ -95,7 +95,7 @@ impl NameSubscriber {
     }
 
     /// Follows these names and no others.
-    pub(crate) fn watch(&mut self, wanted: &IndexSet<DnsName>) {
+    pub(crate) fn watch(&mut self, wanted: &NameIndexSet<DnsName>) {
         self.followed.retain(|name, _| wanted.contains(name));
         for name in wanted {
             if !self.followed.contains_key(name) {

@@ -1,6 +1,5 @@
 //! `ClusterLoadAssignment` (A27).
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -53,19 +52,16 @@ pub(super) fn endpoints(message: proto::ClusterLoadAssignment, form: Form, at: &
 
 fn join(message: proto::ClusterLoadAssignment, plain: &[PlainEndpoints], form: Form, at: &At<'_>) -> Option<Endpoints> {
     message.judge(at);
-    let mut priorities: BTreeMap<u32, Builder> = BTreeMap::new();
+    let mut localities = Vec::with_capacity(message.endpoints.len());
     let mut addresses = Seen::with_room(plain.iter().map(Vec::len).sum());
     for (index, group) in message.endpoints.iter().enumerate() {
         let at = &at.item("endpoints", index);
         let members = Members { plain: plain.get(index).map_or(&[], Vec::as_slice), others: &group.lb_endpoints };
         if let Some(locality) = locality_endpoints(group, &members, form, &mut addresses, at) {
-            priorities.entry(group.priority).or_default().add(locality, form, at);
+            localities.push((group.priority, index, locality));
         }
     }
-    if form == Form::Eds {
-        check_contiguous(&priorities, at);
-    }
-    let mut priorities: Vec<Priority> = priorities.into_values().map(Builder::finish).collect();
+    let mut priorities = by_priority(localities, form, at);
     forget_doubles(&mut priorities, addresses);
     let policy = message.policy.unwrap_or_default();
     let at = &at.field("policy");
@@ -76,8 +72,27 @@ fn join(message: proto::ClusterLoadAssignment, plain: &[PlainEndpoints], form: F
     Some(Endpoints { priorities, drops, overprovisioning: policy.overprovisioning_factor })
 }
 
+/// The localities, each with its priority and its place in the message, in the order in which they are tried.
+fn by_priority(mut localities: Vec<(u32, usize, LocalityEndpoints)>, form: Form, at: &At<'_>) -> Vec<Priority> {
+    // Stable: within a priority they keep their order.
+    localities.sort_by_key(|(priority, ..)| *priority);
+    let mut builders: Vec<(u32, Builder)> = Vec::with_capacity(1);
+    for (priority, index, locality) in localities {
+        match builders.last_mut() {
+            Some((last, builder)) if *last == priority => builder.add(locality, form, &at.item("endpoints", index)),
+            _ => builders.push((priority, Builder::of(locality))),
+        }
+    }
+    if form == Form::Eds {
+        check_contiguous(&builders, at);
+    }
+    // Not collected, which would keep the room of the builders.
+    let mut priorities = Vec::with_capacity(builders.len());
+    priorities.extend(builders.into_iter().map(|(_, builder)| builder.finish()));
+    priorities
+}
+
 /// A priority while its localities are collected.
-#[derive(Default)]
 struct Builder {
     priority: Priority,
     seen: Seen<Arc<Locality>>,
@@ -85,6 +100,12 @@ struct Builder {
 }
 
 impl Builder {
+    fn of(first: LocalityEndpoints) -> Self {
+        let mut seen = Seen::default();
+        seen.insert(first.locality.clone());
+        Self { weight: first.weight, priority: Priority { localities: vec![first] }, seen }
+    }
+
     fn add(&mut self, locality: LocalityEndpoints, form: Form, at: &At<'_>) {
         if !self.seen.insert(Arc::clone(&locality.locality)) && form == Form::Eds {
             at.field("locality").error("stands twice in its priority");
@@ -158,8 +179,8 @@ fn locality_endpoints(
     Some(LocalityEndpoints { locality: Arc::new(Locality { region, zone, sub_zone }), weight, endpoints })
 }
 
-fn check_contiguous(priorities: &BTreeMap<u32, Builder>, at: &At<'_>) {
-    let missing = (0..).zip(priorities.keys()).find(|(expected, priority)| expected != *priority);
+fn check_contiguous(priorities: &[(u32, Builder)], at: &At<'_>) {
+    let missing = (0..).zip(priorities).find(|(expected, (priority, _))| expected != priority);
     if let Some((missing, _)) = missing {
         at.field("endpoints").error(format!("priorities must be contiguous from 0, and there is no {missing}"));
     }

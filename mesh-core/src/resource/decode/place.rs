@@ -51,7 +51,19 @@ enum Step<'a> {
 impl Report {
     /// Of a resource that may say what is in `extensions` too.
     pub(super) fn new(extensions: &Extensions) -> Self {
-        Self { local: extensions.get::<LocalNames>().cloned().unwrap_or_default(), ..Self::default() }
+        match extensions.get::<LocalNames>() {
+            // Not with the rest of a default report, whose own names would be made for each resource.
+            Some(local) => Self {
+                errors: RefCell::default(),
+                more_errors: Cell::default(),
+                ignored: RefCell::default(),
+                of_clients: RefCell::default(),
+                scratch: RefCell::default(),
+                patterns: Budget::default(),
+                local: local.clone(),
+            },
+            None => Self::default(),
+        }
     }
 
     /// The place of the resource itself.

@@ -121,7 +121,7 @@ fn cluster_weight(message: proto::weighted_cluster::ClusterWeight, at: &At<'_>) 
             ClusterWeight::new(name, weight?)
         }
     };
-    Some(ClusterWeight { level, host, ..own })
+    Some(ClusterWeight { level, host: host.map(Box::new), ..own })
 }
 
 fn header_name(name: &str, at: &At<'_>) -> Option<HeaderName> {

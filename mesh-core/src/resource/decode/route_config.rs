@@ -136,7 +136,10 @@ fn route(message: proto::Route, host: &OfHost, at: &At<'_>) -> Option<(RouteMatc
         "" => cut(&condition.to_string()).to_owned(),
         name => name.to_owned(),
     };
-    Some((condition, Route { level, path, host: authority, auto_host, mirrors, ..Route::new(name, action) }))
+    Some((
+        condition,
+        Route { level, path, host: authority.map(Box::new), auto_host, mirrors, ..Route::new(name, action) },
+    ))
 }
 
 fn answer(answer: Option<RouteAnswer>) -> Option<RouteAction> {

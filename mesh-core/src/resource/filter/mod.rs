@@ -70,9 +70,10 @@ pub(crate) struct HeaderMutationConfig {
     pub(crate) most_specific_wins: bool,
 }
 
-/// What one level overrides, by the filter's name.
+/// What one level overrides, by the filter's name. Each of many routes has two levels, most of which override nothing.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Overrides(HashMap<Arc<str>, Override>);
+#[expect(clippy::box_collection, reason = "an empty map has six times the size of a pointer")]
+pub(crate) struct Overrides(Option<Box<HashMap<Arc<str>, Override>>>);
 
 /// What a level says about one filter.
 #[derive(Clone, Debug)]
@@ -83,13 +84,18 @@ pub(crate) enum Override {
 
 impl Overrides {
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
+    }
+
+    fn of(&self, filter: &str) -> Option<&Override> {
+        self.0.as_ref()?.get(filter)
     }
 }
 
 impl FromIterator<(Arc<str>, Override)> for Overrides {
     fn from_iter<I: IntoIterator<Item = (Arc<str>, Override)>>(overrides: I) -> Self {
-        Self(overrides.into_iter().collect())
+        let overrides: HashMap<_, _> = overrides.into_iter().collect();
+        Self(Some(overrides).filter(|overrides| !overrides.is_empty()).map(Box::new))
     }
 }
 
@@ -97,7 +103,7 @@ impl HttpFilter {
     /// What is in force of it where these levels, from the most to the least specific, override it. `None` if it does
     /// nothing there.
     pub(crate) fn in_force(&self, levels: &[&Overrides]) -> Option<FilterConfig> {
-        let mut said = levels.iter().filter_map(|level| level.0.get(&self.name)).filter(|said| said.fits(&self.config));
+        let mut said = levels.iter().filter_map(|level| level.of(&self.name)).filter(|said| said.fits(&self.config));
         let config = match (&self.config, said.clone().next()) {
             (own, Some(Override::Disabled)) => return own.switched_off(),
             (own, None) if self.disabled => return own.switched_off(),

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use indexmap::IndexSet;
-
 use super::Dependencies;
 use super::view::{Missing, View, read};
+use crate::names::NameIndexSet;
 use crate::resource::CLUSTER;
 use crate::resource::cluster::{Cluster, Discovery};
 use crate::snapshot::{ClusterEntry, Problem};
@@ -17,7 +16,7 @@ const MAX_DEPTH: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Walk {
     /// Every cluster that was met, itself included.
-    pub(super) members: IndexSet<Arc<str>>,
+    pub(super) members: NameIndexSet<Arc<str>>,
     /// The usable ones that have endpoints, each where it was first met.
     leaves: Vec<Arc<ClusterEntry>>,
     /// What has no verdict yet.

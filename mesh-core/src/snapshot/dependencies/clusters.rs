@@ -37,10 +37,8 @@ impl Dependencies {
 
     /// Joins a cluster and what it depends on anew: whether its entry changed.
     pub(super) fn refresh_cluster(&mut self, name: &Arc<str>, view: &impl View) -> bool {
-        if !self.clusters.contains_key(name) {
-            return false;
-        }
-        self.state(name).awaits = None;
+        let Some(state) = self.clusters.get_mut(name) else { return false };
+        state.awaits = None;
         self.held.remove(name);
         let mut needs = Needs::default();
         let newest = read::<Cluster>(view, &CLUSTER, name);
@@ -86,7 +84,7 @@ impl Dependencies {
         let config = entry.config.as_ref().ok()?;
         match &entry.leaves {
             Some(leaves) => {
-                needs.members.extend(leaves.entries.iter().map(|leaf| leaf.key.name.clone()));
+                needs.special().members.extend(leaves.entries.iter().map(|leaf| leaf.key.name.clone()));
                 Some(ClusterEntry::aggregate(
                     self.key(name),
                     config.cluster.clone(),
@@ -118,7 +116,7 @@ impl Dependencies {
                 read(view, &ENDPOINTS, endpoints).map_err(|missing| missing.behind(in_use))?
             }
             Discovery::Dns(dns) => {
-                needs.names.extend(dns.names());
+                needs.special().names.extend(dns.names());
                 // Addresses in use stay when a name fails: one that fails never had any.
                 self.resolve(name, dns, view).map_err(|missing| missing.behind(false))?
             }
@@ -140,8 +138,9 @@ impl Dependencies {
         let is_in_use = self.config(name).is_some_and(|config| Arc::ptr_eq(&config.cluster, cluster));
         let mut missing = Ok(());
         for source in on_demand(cluster) {
-            if !needs.sources.contains(source) {
-                needs.sources.push(source.clone());
+            let sources = &mut needs.special().sources;
+            if !sources.contains(source) {
+                sources.push(source.clone());
             }
             if !is_in_use && missing.is_ok() {
                 missing = is_ready(source, view.readiness(source)).map_err(|missing| missing.behind(false));
@@ -183,7 +182,7 @@ impl Dependencies {
         }
         let mut walk = Walk::default();
         let walked = self.walk(name, &mut walk, view);
-        needs.members.extend(walk.members.iter().cloned());
+        needs.special().members.extend(walk.members.iter().cloned());
         walked.map_err(Missing::Behind)?;
         Ok(Some(ClusterEntry::aggregate(self.key(name), cluster.clone(), walk.finish(name)?.into())))
     }

@@ -3,10 +3,9 @@
 
 use std::sync::Arc;
 
-use indexmap::IndexSet;
-
 use super::Dependencies;
 use super::view::{Missing, View, read};
+use crate::names::NameIndexSet;
 use crate::resource::listener::{ApiListener, Listener, RouteSource};
 use crate::resource::route_config::RouteConfiguration;
 use crate::resource::{LISTENER, ROUTE_CONFIGURATION};
@@ -75,7 +74,7 @@ impl From<Missing> for Wanted {
 impl Dependencies {
     /// Reads listener and routes, and decides which tables they ask for.
     pub(super) fn read_routes(&mut self, view: &impl View) {
-        let mut named = IndexSet::new();
+        let mut named = NameIndexSet::default();
         let newest = self.newest_plan(view, &mut named).unwrap_or_else(Wanted::from);
         let older = self.older_plan(&newest, view, &mut named);
         self.routes.ambient = self.ambient_error(view, &named);
@@ -83,7 +82,7 @@ impl Dependencies {
         (self.routes.newest, self.routes.older) = (newest, older);
     }
 
-    fn newest_plan(&self, view: &impl View, named: &mut IndexSet<Arc<str>>) -> Result<Wanted, Missing> {
+    fn newest_plan(&self, view: &impl View, named: &mut NameIndexSet<Arc<str>>) -> Result<Wanted, Missing> {
         let listener = read::<Listener>(view, &LISTENER, &self.listener)?;
         let Listener::Api(listener) = &*listener else { return Err(self.no_api_listener()) };
         let (configuration, name) = match &listener.routes {
@@ -110,7 +109,7 @@ impl Dependencies {
     }
 
     /// The listener in force goes by its routes, as they are by now, until those that the newest one names are in force.
-    fn older_plan(&self, newest: &Wanted, view: &impl View, named: &mut IndexSet<Arc<str>>) -> Option<Plan> {
+    fn older_plan(&self, newest: &Wanted, view: &impl View, named: &mut NameIndexSet<Arc<str>>) -> Option<Plan> {
         let Plan { listener, named: name, .. } = self.routes.in_force.as_ref()?;
         let is_superseded = match newest {
             Wanted::Unroutable(_) => true,
@@ -143,7 +142,7 @@ impl Dependencies {
         Ok(Plan { table, listener, named })
     }
 
-    fn ambient_error(&self, view: &impl View, named: &IndexSet<Arc<str>>) -> Option<String> {
+    fn ambient_error(&self, view: &impl View, named: &NameIndexSet<Arc<str>>) -> Option<String> {
         let error = |ty: &'static ResourceType, name: &Arc<str>| {
             let state = view.get(ty, name);
             let error = state.error.filter(|_| state.verdict == Verdict::Present)?;

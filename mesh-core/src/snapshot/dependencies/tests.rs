@@ -6,6 +6,7 @@ mod names;
 mod routes;
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::*;
@@ -208,7 +209,7 @@ impl Target {
         }
     }
 
-    fn watched(&self, names: impl Fn(&Watched) -> &IndexSet<Arc<str>>) -> Vec<String> {
+    fn watched(&self, names: impl Fn(&Watched) -> &NameIndexSet<Arc<str>>) -> Vec<String> {
         names(self.dependencies.watched()).iter().map(|name| name.to_string()).collect()
     }
 

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use indexmap::IndexMap;
 use tokio::time::Instant;
 
 use super::nack::{Pacer, Rejection};
 use super::{Update, UpdateKind};
+use crate::names::NameIndexMap;
 use crate::xds::message::{Names, Request};
 use crate::xds::resource_type::ResourceType;
 
@@ -61,7 +61,7 @@ enum Reply {
 #[derive(Debug)]
 pub(super) struct Subscriptions {
     pub(super) resource_type: &'static ResourceType,
-    pub(super) names: IndexMap<Arc<str>, Subscription>,
+    pub(super) names: NameIndexMap<Arc<str>, Subscription>,
     wanted: usize,
     /// Wanted names that no request of this stream has.
     unasked: usize,
@@ -113,7 +113,7 @@ impl Subscriptions {
     pub(super) fn new(resource_type: &'static ResourceType) -> Self {
         Self {
             resource_type,
-            names: IndexMap::new(),
+            names: NameIndexMap::default(),
             wanted: 0,
             unasked: 0,
             dropped: 0,

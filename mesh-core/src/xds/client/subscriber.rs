@@ -1,14 +1,13 @@
 //! What one user of the client watches.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
-use indexmap::IndexSet;
 use tokio::sync::Notify;
 
 use super::XdsClient;
 use super::driver::log_ignored;
+use crate::names::{NameIndexSet, NameSet};
 use crate::xds::resource_type::{IgnoredField, ResourceType};
 use crate::xds::store::{Change, ResourceState, SubscriberId};
 
@@ -22,11 +21,11 @@ pub(crate) struct Subscriber {
 
 struct Watched {
     resource_type: &'static ResourceType,
-    names: HashSet<Arc<str>>,
+    names: NameSet<Arc<str>>,
 }
 
 /// The names of one type that a subscriber wants.
-pub(crate) type Wanted<'a> = (&'static ResourceType, &'a IndexSet<Arc<str>>);
+pub(crate) type Wanted<'a> = (&'static ResourceType, &'a NameIndexSet<Arc<str>>);
 
 impl Subscriber {
     pub(super) fn new(client: XdsClient) -> Self {
@@ -65,10 +64,10 @@ impl Subscriber {
     }
 
     /// The watched names of a type.
-    fn names(&mut self, resource_type: &'static ResourceType) -> &mut HashSet<Arc<str>> {
+    fn names(&mut self, resource_type: &'static ResourceType) -> &mut NameSet<Arc<str>> {
         let known = self.watched.iter().position(|watched| watched.resource_type.type_url == resource_type.type_url);
         let index = known.unwrap_or_else(|| {
-            self.watched.push(Watched { resource_type, names: HashSet::new() });
+            self.watched.push(Watched { resource_type, names: NameSet::default() });
             self.watched.len() - 1
         });
         &mut self.watched[index].names

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use indexmap::IndexSet;
 use mesh_xds_proto::envoy::service::discovery::v3::DiscoveryRequest;
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::*;
+use crate::names::NameIndexSet;
 use crate::xds::ads::tests::{PART, THING, response};
 use crate::xds::store::Verdict;
 use crate::xds::transport::{ADS, CloseFuture, OpenFuture, Stream, StreamError};
@@ -144,7 +144,7 @@ impl Bench {
     }
 }
 
-fn names(names: &[&str]) -> IndexSet<Arc<str>> {
+fn names(names: &[&str]) -> NameIndexSet<Arc<str>> {
     names.iter().map(|name| (*name).into()).collect()
 }
 
