@@ -85,7 +85,7 @@ pub fn serve(count: usize) -> Result<(), Error> {
             site.plain.push(listen(Server::builder()).await?);
             site.secured.push(listen(Server::builder().tls_config(site.server_tls())?).await?);
         }
-        (site.shadow, site.slow) = shadows()?;
+        (site.shadow, site.slow) = shadows().await?;
         println!("{}", serde_json::to_string(&site)?);
         std::io::stdout().flush()?;
         tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
@@ -94,12 +94,20 @@ pub fn serve(count: usize) -> Result<(), Error> {
 }
 
 /// Servers that copies of calls go to, in a thread of their own: no call stands behind a copy.
-fn shadows() -> Result<(Option<SocketAddr>, Option<SocketAddr>), Error> {
+async fn shadows() -> Result<(Option<SocketAddr>, Option<SocketAddr>), Error> {
     let runtime = Flavor::Current.runtime()?;
-    let quick = runtime.block_on(listen(Server::builder()))?;
-    let slow = runtime.block_on(listen_with(Server::builder(), EchoService { delay: Some(SLOW) }))?;
-    std::thread::spawn(move || runtime.block_on(std::future::pending::<()>()));
-    Ok((Some(quick), Some(slow)))
+    let (told, addresses) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            let quick = listen(Server::builder()).await;
+            let slow = listen_with(Server::builder(), EchoService { delay: Some(SLOW) }).await;
+            if told.send((quick, slow)).is_ok() {
+                std::future::pending::<()>().await;
+            }
+        });
+    });
+    let (quick, slow) = addresses.await?;
+    Ok((Some(quick?), Some(slow?)))
 }
 
 pub(crate) async fn listen(server: Server) -> Result<SocketAddr, Error> {

@@ -81,7 +81,8 @@ pub fn bundle_map(input: &[u8]) {
     let Ok(json) = std::str::from_utf8(input) else { return };
     if let Ok(bundle) = TrustBundle::from_spiffe_bundle_map(json) {
         // Of names as they are read: JSON may write a character in several ways.
-        let map = serde_json::from_str(json).expect("it was read");
+        // What nobody reads of a map may be a number that no value holds.
+        let Ok(map) = serde_json::from_str(json) else { return };
         assert!(bundle.trust_domains().iter().all(|domain| names(&map, domain.as_str())));
     }
 }

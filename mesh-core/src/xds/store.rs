@@ -206,8 +206,11 @@ impl Store {
                 entries.swap_remove(&name);
             }
         }
-        // Names come in waves: room for a next one would be a third of what all of them take.
-        self.types.iter_mut().for_each(|store| store.entries.shrink_to_fit());
+        // After a large wave of names, room for a next one would be a third of what all of them take. One that comes alone
+        // is not worth a copy of the others.
+        for store in self.types.iter_mut().filter(|store| interests.len() >= store.entries.len() / 4) {
+            store.entries.shrink_to_fit();
+        }
         interests
     }
 

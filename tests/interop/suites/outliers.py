@@ -132,7 +132,8 @@ def test_endpoint_that_works_again_takes_its_share_again(programs, serve, backen
     parts = judged(backends, **CONSECUTIVE["5xx"])
     failing = {"echo-only": backends[0], "echo-fail": "14", "echo-fail-times": "5"}
     if side == "mesh":
-        running = traffic(programs, calls.mesh(), failing, seconds=8, **by_xds(serve, *parts))
+        # It starts slowly, for as long as it was away.
+        running = traffic(programs, calls.mesh(), failing, seconds=8 + EJECTION, **by_xds(serve, *parts))
     else:
         running = traffic(programs, calls.c_core(), failing, seconds=8, **by_envoy(programs, *parts))
     done = calls.summary(running)

@@ -160,7 +160,9 @@ impl<C: Connect> Active<C> {
     /// An interval is over. Answers whether an endpoint was ejected or returned.
     pub(crate) fn sweep(&mut self, counts: &EjectionCounts) -> bool {
         let Self { ejections, members, .. } = self;
-        let Ejections { detector, policy: Some(policy), began, counted, .. } = ejections else { return false };
+        let Ejections { detector, policy: Some(policy), slow_start: longest, began, counted, .. } = ejections else {
+            return false;
+        };
         let now = Instant::now();
         let look = Look { policy, now, draw, counts };
         (*began, *counted) = (now, false);
@@ -174,7 +176,8 @@ impl<C: Connect> Active<C> {
                 ejected = true;
             }
         }
-        let returned = detector.finish(policy, now);
+        let returning = slow_start(policy, *longest).map_or(Duration::ZERO, |slow_start| slow_start.window());
+        let returned = detector.finish(policy, returning, now);
         let sleeps = policy.needs_totals() && !*counted;
         if sleeps {
             self.environment.criteria.sleep();

@@ -1,6 +1,7 @@
 //! Who is ejected, why, and for how long; without I/O: what was counted, the time and chance come in, ejections go out.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -22,6 +23,8 @@ struct Record {
     ejected: Option<Ejection>,
     /// Grows by one with each ejection, and shrinks with each interval without one.
     multiplier: u32,
+    /// When it returned, if it did.
+    returned: Option<Instant>,
 }
 
 /// Why an endpoint is ejected, and since when.
@@ -97,14 +100,16 @@ impl Detector {
         outcome.is_ok()
     }
 
-    /// Ends an interval for all endpoints of the cluster. Answers who returns.
-    pub(crate) fn finish(&mut self, policy: &OutlierDetection, now: Instant) -> Vec<Address> {
+    /// Ends an interval for all endpoints of the cluster. Answers who returns. For `returning` after its return an endpoint has
+    /// few calls (slow start): that it does not fail then says little, and its next ejection is none the shorter for it.
+    pub(crate) fn finish(&mut self, policy: &OutlierDetection, returning: Duration, now: Instant) -> Vec<Address> {
         let mut returned = Vec::new();
         self.records.retain(|address, record| {
             match record.ejected {
+                None if record.returned.is_some_and(|since| now.duration_since(since) < returning) => {}
                 None => record.multiplier = record.multiplier.saturating_sub(1),
                 Some(ejection) if until(ejection, record.multiplier, policy).is_some_and(|until| until <= now) => {
-                    record.ejected = None;
+                    (record.ejected, record.returned) = (None, Some(now));
                     returned.push(address.clone());
                 }
                 Some(_) => {}
@@ -187,13 +192,14 @@ mod tests {
         detector: Detector,
         policy: OutlierDetection,
         counts: EjectionCounts,
+        returning: Duration,
         start: Instant,
     }
 
     impl Cluster {
         fn new() -> Self {
             let (detector, counts) = (Detector::default(), EjectionCounts::default());
-            Self { detector, policy: policy(), counts, start: Instant::now() }
+            Self { detector, policy: policy(), counts, returning: Duration::ZERO, start: Instant::now() }
         }
 
         fn at(&self, second: u64) -> Instant {
@@ -207,7 +213,7 @@ mod tests {
             let now = self.at(second);
             let look = Look { policy: &self.policy, now, draw: || 0, counts: &self.counts };
             let ejected = self.detector.sweep(&hosts, &look);
-            let returned = self.detector.finish(&self.policy, now);
+            let returned = self.detector.finish(&self.policy, self.returning, now);
             let index = |one: &Address| addresses.iter().position(|other| other == one).expect("one of them");
             (ejected, returned.iter().map(index).collect())
         }
@@ -237,6 +243,22 @@ mod tests {
         assert!(!cluster.detector.is_idle());
         assert_eq!(cluster.sweep(120, &[GOOD, GOOD]), (vec![], vec![]));
         assert!(cluster.detector.is_idle(), "there is nothing left to think of");
+    }
+
+    #[test]
+    fn an_endpoint_that_has_few_calls_after_its_return_is_none_the_sooner_forgiven() {
+        let mut cluster = Cluster { returning: Duration::from_secs(25), ..Cluster::new() };
+        let few = Totals::default();
+        assert_eq!(cluster.sweep(0, &[GOOD, BAD]), (vec![1], vec![]));
+        assert_eq!(cluster.sweep(30, &[GOOD, few]), (vec![], vec![1]));
+        assert_eq!(cluster.sweep(40, &[GOOD, few]), (vec![], vec![]));
+        assert_eq!(cluster.sweep(50, &[GOOD, BAD]), (vec![1], vec![]));
+        assert_eq!(cluster.sweep(100, &[GOOD, few]), (vec![], vec![]), "the second time lasts 60 s");
+        assert_eq!(cluster.sweep(110, &[GOOD, few]), (vec![], vec![1]));
+        assert_eq!(cluster.sweep(130, &[GOOD, GOOD]), (vec![], vec![]));
+        assert_eq!(cluster.sweep(140, &[GOOD, GOOD]), (vec![], vec![]));
+        assert_eq!(cluster.sweep(150, &[GOOD, GOOD]), (vec![], vec![]));
+        assert!(cluster.detector.is_idle());
     }
 
     #[test]
