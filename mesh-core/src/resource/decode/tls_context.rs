@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mesh_xds_proto::envoy::config::core::v3::data_source::Specifier;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3 as proto;
 use mesh_xds_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context::{
     CertificateProviderInstance, CombinedCertificateValidationContext, ValidationContextType,
@@ -112,6 +113,10 @@ fn combined_validation(combined: &CombinedCertificateValidationContext, side: Si
     };
     // A provider that the default names goes before all else; what is left comes to it from beside it.
     let is_provided = matches!(&validation.roots, Some(RootsFrom::Source(MaterialSource::Provider(_))));
+    if beside && !is_provided && default.is_some_and(|default| default.trusted_ca.is_some() && has_lists_file(default))
+    {
+        at.field("default_validation_context").field("crl").field("filename").error(LISTS_FILE_ALONE);
+    }
     let secret = &combined.validation_context_sds_secret_config;
     if let (false, Some(instance)) = (is_provided, &combined.validation_context_certificate_provider_instance) {
         let field = "validation_context_certificate_provider_instance";
@@ -130,6 +135,10 @@ fn combined_validation(combined: &CombinedCertificateValidationContext, side: Si
 pub(super) const VALIDATED: &str = "the roots are those of `custom_validator_config`";
 const VALIDATOR: &str = "custom_validator_config";
 const COMBINED_SECRET: &str = "validation_context_sds_secret_config";
+
+/// The file is read with the roots of its own context: beside others, nobody would look at it.
+const LISTS_FILE_ALONE: &str = "is a file, which goes with the file of roots (`trusted_ca`): send the lists inline, or \
+                                give the provider of the roots a folder of them in code";
 
 /// Without roots a client would trust anyone, and a server could not hold its callers to names.
 fn complete(validation: Validation, side: Side, at: &At<'_>) -> Validation {
@@ -154,10 +163,9 @@ fn context_of(context: &proto::CertificateValidationContext, side: Side, at: &At
     context.judge(at);
     let (revoked, revoked_in) = revocation(context, at);
     let vouching = || Vouching { revoked_in: revoked_in.clone(), ..Vouching::default() };
-    if revoked_in.is_some() && context.custom_validator_config.is_none() && context.trusted_ca.is_none() {
-        let problem = "is a file, which goes with the file of roots (`trusted_ca`): send the lists inline, or give the \
-                       provider of the roots a folder of them in code";
-        at.field("crl").field("filename").error(problem);
+    let is_provided = context.ca_certificate_provider_instance.is_some() || context.trusted_ca.is_none();
+    if revoked_in.is_some() && context.custom_validator_config.is_none() && is_provided {
+        at.field("crl").field("filename").error(LISTS_FILE_ALONE);
     }
     let roots = match (&context.ca_certificate_provider_instance, &context.trusted_ca, &context.system_root_certs) {
         _ if context.custom_validator_config.is_some() => {
@@ -210,6 +218,11 @@ pub(super) fn revocation(
         Some(Source::File(file)) => (None, Some(ListsFile { file, leaf_only })),
         None => (None, None),
     }
+}
+
+fn has_lists_file(context: &proto::CertificateValidationContext) -> bool {
+    let specifier = context.crl.as_ref().and_then(|lists| lists.specifier.as_ref());
+    matches!(specifier, Some(Specifier::Filename(_)))
 }
 
 /// The matchers are a set: another order asks for the same.

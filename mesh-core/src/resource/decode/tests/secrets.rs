@@ -372,6 +372,30 @@ fn lists_in_a_file_limit_the_roots_of_a_secret_wherever_those_are() {
     }
 }
 
+/// Beside roots from elsewhere nobody would read it.
+#[test]
+fn lists_in_a_file_are_refused_where_the_roots_are_not_those_of_their_context() {
+    let Pems { chain, .. } = pems();
+    let listed = |context| tls::CertificateValidationContext { crl: file("/run/certs/crl"), ..context };
+    let provided =
+        tls::CertificateValidationContext { ca_certificate_provider_instance: instance(), ..trusting(text(&chain)) };
+    let alone = |context| tls::CommonTlsContext {
+        validation_context_type: Some(ValidationContextType::ValidationContext(context)),
+        ..Default::default()
+    };
+    for refused in [
+        alone(listed(provided.clone())),
+        combined(listed(provided)),
+        combined(listed(trusting(text(&chain)))),
+        combined(listed(trusting(None))),
+    ] {
+        let (_, said) = context(|at| validation(&refused, Side::Client, at));
+        assert!(said.contains("crl.filename: is a file, which goes with the file of roots"), "{said}");
+    }
+    let (_, said) = context(|at| validation(&alone(listed(trusting(text(&chain)))), Side::Client, at));
+    assert_eq!(said, "");
+}
+
 /// Of bundles that a provider is looked up by.
 #[test]
 fn other_roots_are_found_at_another_place() {
