@@ -333,6 +333,18 @@ async fn s3_who_calls_in_plaintext_loses_its_open_calls_once_tls_is_asked_for() 
     pass_times(1);
 }
 
+/// Not even for as long as the server lacks what it would secure connections with.
+#[tokio::test]
+async fn s3_who_calls_in_plaintext_loses_its_open_calls_though_there_is_no_certificate_yet() {
+    let site = Site::start(Some(filter_chain()), ServerOptions::new(), |server| server).await;
+    let plain = plaintext_call(&site).await;
+    site.server.wait_for("a call", |status| status.in_flight == 1).await;
+    site.listen(secured(&optional()));
+    assert!(closed(plain).await, "its caller is told");
+    site.server.wait_for("no connection", |status| status.connections == 0).await;
+    assert!(matches!(site.server.status().mode, ServingMode::NotServing(_)));
+}
+
 #[tokio::test]
 async fn tls_without_a_control_plane_takes_a_line() {
     let site = Site::with_code(|server| server.tls(ServerTls::new("default"))).await;

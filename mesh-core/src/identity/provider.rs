@@ -128,6 +128,8 @@ pub(crate) struct State {
 pub(crate) struct Failure {
     pub(crate) why: Arc<str>,
     pub(crate) at: SystemTime,
+    /// Whether it was logged: what was held back once is logged when its time has come, if it lasts.
+    said: bool,
 }
 
 /// What was warned of lately. Failures may take turns, or come and go with each attempt, for as long as an outage lasts.
@@ -242,8 +244,9 @@ impl State {
     }
 
     fn fail(&mut self, provider: &str, why: Arc<str>) {
-        let is_known = self.failure.as_ref().is_some_and(|known| known.why == why);
-        if !is_known && self.warned.is_new(&why, Instant::now()) {
+        let was_said = self.failure.as_ref().is_some_and(|known| known.why == why && known.said);
+        let is_said_now = !was_said && self.warned.is_new(&why, Instant::now());
+        if is_said_now {
             match self.expiry() {
                 Some(expiry) => {
                     let expires = Utc(expiry);
@@ -252,7 +255,7 @@ impl State {
                 None => tracing::warn!(provider, "no new key material: {why}"),
             }
         }
-        self.failure = Some(Failure { why, at: SystemTime::now() });
+        self.failure = Some(Failure { why, at: SystemTime::now(), said: was_said || is_said_now });
     }
 
     /// When the own certificate expires.
@@ -282,5 +285,19 @@ mod tests {
         let many = (0..1000).filter(|turn| told(&format!("failure {turn}"), 200_000 + turn));
         assert_eq!(many.count(), Warned::MOST);
         assert!(told("another", 262_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_that_was_over_for_a_moment_is_told_of_when_it_lasts() {
+        let mut state = State::default();
+        let said = |state: &State| state.failure.as_ref().is_some_and(|failure| failure.said);
+        state.fail("p", "no answer".into());
+        assert!(said(&state));
+        state.publish("p", KeyMaterial::default(), SystemTime::now());
+        state.fail("p", "no answer".into());
+        assert!(!said(&state), "it was said a moment ago");
+        tokio::time::advance(Warned::PERIOD).await;
+        state.fail("p", "no answer".into());
+        assert!(said(&state));
     }
 }

@@ -109,12 +109,21 @@ impl Follower {
                 self.server.cannot_secure(shortcoming.map(|error| error.report()));
                 self.set(ServingMode::Serving, Some(setup));
             }
-            Err(error) => self.set(ServingMode::NotServing(error.report().into()), None),
+            Err(error) => {
+                let mode = ServingMode::NotServing(error.report().into());
+                self.server.gate.refuse(mode.clone(), setup);
+                self.tell_change(mode);
+            }
         }
     }
 
     fn set(&mut self, mode: ServingMode, setup: Option<Arc<Setup>>) {
         self.server.gate.set(mode.clone(), setup);
+        self.tell_change(mode);
+    }
+
+    /// Tells of a mode, if it is another than that told last.
+    fn tell_change(&mut self, mode: ServingMode) {
         if self.told.as_ref() != Some(&mode) {
             self.tell(mode);
         }

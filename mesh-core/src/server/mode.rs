@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+#[cfg(feature = "tls")]
+use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 
 use super::listener::Setup;
@@ -37,13 +39,21 @@ pub(crate) type OnServingMode = Arc<dyn Fn(&ServingMode) + Send + Sync>;
 #[derive(Debug)]
 pub(crate) struct Gate {
     now: ArcSwap<(ServingMode, Option<Arc<Setup>>)>,
+    /// What is asked for, though no connection may be taken by it yet.
+    #[cfg(feature = "tls")]
+    asked: ArcSwapOption<Setup>,
     news: watch::Sender<()>,
 }
 
 impl Default for Gate {
     fn default() -> Self {
         let mode = ServingMode::NotServing("it does not run yet".into());
-        Self { now: ArcSwap::from_pointee((mode, None)), news: watch::Sender::new(()) }
+        Self {
+            now: ArcSwap::from_pointee((mode, None)),
+            #[cfg(feature = "tls")]
+            asked: ArcSwapOption::empty(),
+            news: watch::Sender::new(()),
+        }
     }
 }
 
@@ -56,6 +66,12 @@ impl Gate {
         self.now.load().1.clone()
     }
 
+    /// What is asked for, also while nothing can be served by it.
+    #[cfg(feature = "tls")]
+    pub(super) fn asked(&self) -> Option<Arc<Setup>> {
+        self.asked.load_full()
+    }
+
     /// Hears whenever it is set, even if to the same, and once at first.
     #[cfg(feature = "tls")]
     pub(super) fn news(&self) -> watch::Receiver<()> {
@@ -65,7 +81,19 @@ impl Gate {
     }
 
     pub(super) fn set(&self, mode: ServingMode, setup: Option<Arc<Setup>>) {
+        #[cfg(feature = "tls")]
+        self.asked.store(setup.clone());
         self.now.store(Arc::new((mode, setup)));
+        self.news.send_replace(());
+    }
+
+    /// Takes no connection, as what is asked for cannot be done.
+    pub(super) fn refuse(&self, mode: ServingMode, asked: Arc<Setup>) {
+        #[cfg(feature = "tls")]
+        self.asked.store(Some(asked));
+        #[cfg(not(feature = "tls"))]
+        drop(asked);
+        self.now.store(Arc::new((mode, None)));
         self.news.send_replace(());
     }
 }

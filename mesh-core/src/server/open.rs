@@ -162,17 +162,25 @@ struct Kept {
     setup: Weak<Setup>,
 }
 
+impl Kept {
+    /// Has room for as many as are open, and not for as many as once were.
+    fn forget_ended(&mut self) {
+        self.calls.retain(|call| call.strong_count() > 0);
+        let room = self.calls.len().max(16);
+        self.calls.shrink_to(self.calls.len() + room);
+        self.calls.reserve(room);
+    }
+}
+
 impl OpenCalls {
     /// Keeps a call; says what it is to be judged by. What comes into force later judges it by itself.
     fn keep(&self, call: &Arc<OpenCall>) -> Option<Arc<Setup>> {
-        let Kept { calls, setup } = &mut *self.0.lock();
-        if calls.len() == calls.capacity() {
-            calls.retain(|call| call.strong_count() > 0);
-            let room = calls.len().max(16);
-            calls.reserve(room);
+        let kept = &mut *self.0.lock();
+        if kept.calls.len() == kept.calls.capacity() {
+            kept.forget_ended();
         }
-        calls.push(Arc::downgrade(call));
-        setup.upgrade()
+        kept.calls.push(Arc::downgrade(call));
+        kept.setup.upgrade()
     }
 
     /// Ends the calls that what is in force now denies.
@@ -180,6 +188,7 @@ impl OpenCalls {
         let calls: Vec<_> = {
             let mut kept = self.0.lock();
             kept.setup = Arc::downgrade(setup);
+            kept.forget_ended();
             kept.calls.iter().filter_map(Weak::upgrade).collect()
         };
         calls.iter().for_each(|call| call.end_if_denied(setup));

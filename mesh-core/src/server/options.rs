@@ -134,7 +134,8 @@ impl ServerOptions {
 
     /// Ends calls that are open when policies (RBAC, A41) come into force that deny them, at once: the caller hears that it is not
     /// allowed, and what the handler would still read of it fails. It is so for calls that filters hold back, too, and on connections
-    /// that drain. While no listener is in force, calls go on; the next one judges them. Policies see a call as it came, behind what
+    /// that drain. While no listener is in force, calls go on; the next one judges them. So do calls for which it has no filter chain
+    /// or no route, until their connection's drain ends, and the handler of an answer that its caller takes nothing of, until it does. Policies see a call as it came, behind what
     /// the filters before them change of it, also in the filters that a composite leads to. What tokens and other services said when
     /// it came stays, and they are not asked again; nor is chance: what only a share of calls takes (`runtime_fraction`, a composite's
     /// `sample_percent`) is for the same calls. Policies with audit logging write down how calls begin, not how they end.

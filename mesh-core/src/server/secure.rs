@@ -10,6 +10,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::io::Stream;
+#[cfg(feature = "tls")]
+use super::listener::Setup;
 use super::state::Connected;
 #[cfg(feature = "tls")]
 use super::state::{ConnectionState, ServerState};
@@ -169,7 +171,7 @@ async fn exposed(asked: &mut Option<Asked>, end: &mut Option<Instant>) -> Turn {
         return std::future::pending().await;
     };
     while asked.news.changed().await.is_ok() {
-        if asked.now().is_some() {
+        if asked.context_by(asked.server.gate.asked()).is_some() {
             *end = Some(Instant::now() + REFUSED_FOR);
             return Turn::Refuse;
         }
@@ -181,8 +183,12 @@ async fn exposed(asked: &mut Option<Asked>, end: &mut Option<Instant>) -> Turn {
 impl Asked {
     /// What would secure the connection if it came now; `None`: nothing, or it would not be taken.
     fn now(&self) -> Option<Arc<DownstreamTls>> {
+        self.context_by(self.server.gate.setup())
+    }
+
+    fn context_by(&self, setup: Option<Arc<Setup>>) -> Option<Arc<DownstreamTls>> {
         let ConnectionState { local_address, peer_address, .. } = *self.connection;
-        let chain = self.server.gate.setup()?.admit(local_address, peer_address)?.chain;
+        let chain = setup?.admit(local_address, peer_address)?.chain;
         self.securing.context(chain.and_then(|chain| chain.security()).as_ref())
     }
 }
