@@ -79,15 +79,15 @@ impl Instance {
         self.stop.is_some()
     }
 
-    /// Kills the instance, and says how many calls were in work. When it returns the connections are reset.
+    /// Kills the instance, and says how many calls were in work when it died. When it returns the connections are reset.
     pub(crate) fn kill(&mut self) -> usize {
-        let in_work = self.in_work.load(Ordering::Relaxed);
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             // Its thread does not panic; if it did, the instance is dead all the same.
             let _ = thread.join();
         }
-        in_work
+        // Not before: on a busy machine what was in work may still be answered.
+        self.in_work.load(Ordering::Relaxed)
     }
 }
 

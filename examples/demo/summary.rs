@@ -39,12 +39,15 @@ impl Summary {
         story.title("What came of it");
         self.print_calls(story);
         print_pushes(story);
-        let broken = story.promises().iter().filter(|promise| !promise.kept).count();
+        let broken: Vec<_> = story.promises().iter().filter(|promise| !promise.kept).collect();
         let promises = story.promises().len();
-        story.verdict(&match broken {
+        story.verdict(&match broken.len() {
             0 => format!("All {promises} promises held, in {:.1} s.", self.took.as_secs_f64()),
-            _ => format!("{broken} of {promises} promises did not hold."),
+            number => format!("{number} of {promises} promises did not hold:"),
         });
+        for Promise { text, .. } in broken {
+            story.say(text);
+        }
     }
 
     fn print_calls(&self, story: &Story) {

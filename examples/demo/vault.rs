@@ -31,7 +31,7 @@ const INTERN: &str = "spiffe://demo/intern";
 /// The name that those greet with who are not to be served.
 const STRANGER: &str = "stranger";
 /// How long certificates live: certificates know whole seconds, so that it is up to one less.
-const LIFE: Duration = Duration::from_secs(3);
+const LIFE: Duration = Duration::from_secs(4);
 /// That of certificates which are not to change any more.
 const LONG_LIFE: Duration = Duration::from_secs(60);
 /// How long a push may take to act.
@@ -56,10 +56,10 @@ async fn rotation(story: &mut Story, authority: &Authority, vault: &Vault, till:
     story.say(format!("A vault joins the mesh, by mTLS. {TILL} calls it. Certificates live {} s.", LIFE.as_secs()));
     let from = Instant::now();
     // At once: on a slow machine the first ones have lived for a while. The last ones are for the acts to come.
-    for (life, pause) in [(LIFE, LIFE / 2), (LIFE, LIFE / 2), (LONG_LIFE, LIFE / 4)] {
+    for life in [LIFE, LIFE, LONG_LIFE] {
         vault.certificates.send_replace(authority.issue(VAULT, life)?);
         till.certificates.send_replace(authority.issue(TILL, life)?);
-        sleep(pause).await;
+        sleep(LIFE / 3).await;
     }
     let made = till.since(from);
     let failed = made.iter().filter(|call| call.outcome.is_err()).count();

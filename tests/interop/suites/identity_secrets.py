@@ -115,14 +115,18 @@ def _serials(envoy):
 
 
 def _rotate(site, envoy, *names):
-    """Hands over to a new authority: all trust both, the new one signs, all trust it alone."""
+    """Hands over to a new authority: all trust both, the new one signs, all trust it alone.
+
+    Envoy's certificate is the first: it keeps a connection that it made with the old one until its peer drains that, so that
+    the peer's has to change when Envoy has its new one.
+    """
     next = Authority(site.certificates, "next")
     before = _serials(envoy)
     site.put_roots(site.authority, next)
     time.sleep(1)
     for name, uri, *dns in names:
         site.put(name, uri, *dns, authority=next)
-    until(lambda: _serials(envoy) and not _serials(envoy) & before, 20, "Envoy's new certificate")
+        until(lambda: _serials(envoy) and not _serials(envoy) & before, 20, "Envoy's new certificate")
     time.sleep(1)
     site.put_roots(next)
     time.sleep(1)
