@@ -6,19 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-
+use super::life::Life;
 use super::{Inner, Mesh};
 use crate::aside::aside_in_time;
 use crate::backoff::bounded;
 use crate::balance::{BalanceOptions, Clusters, PolicyConfig, PolicyFactory, make_policy};
 use crate::bootstrap::{Bootstrap, ChannelCredentials, ServerConfig};
 use crate::connect::{Http2Connector, Http2Options};
-#[cfg(feature = "dns")]
-use crate::discover::Names;
-use crate::error::{BoxError, Error, ErrorKind};
+use crate::error::{BoxError, Error};
 #[cfg(feature = "tls")]
 use crate::files::AllowedFolders;
 #[cfg(feature = "filter")]
@@ -336,112 +331,66 @@ impl MeshBuilder {
     ///
     /// Outside a tokio runtime; when the credentials of the bootstrap, or one of its certificate providers, cannot be built, or
     /// the files of those credentials take longer than 10 s to be read.
-    pub async fn build(self) -> Result<Mesh, Error> {
-        let runtime = Handle::try_current()
-            .map_err(|error| Error::new(ErrorKind::Setup, "build a mesh outside a tokio runtime").with_source(error))?;
-        let (closed, cancel) = (CancellationToken::new(), CancellationToken::new());
-        let tasks = TaskTracker::new();
-        let bootstrap = match (self.bootstrap, &self.in_process) {
-            (None, Some(_)) => Some(
-                Bootstrap::builder("in-process")
-                    .insecure()
-                    .node_id("test")
-                    .server_listener_resource_name_template(IN_PROCESS_SERVERS)
-                    .build()?,
-            ),
-            (bootstrap, _) => bootstrap,
+    pub async fn build(mut self) -> Result<Mesh, Error> {
+        let life = Life::begin()?;
+        let is_in_process = self.in_process.is_some();
+        let bootstrap = match self.bootstrap.take() {
+            None if is_in_process => Some(in_process_bootstrap()?),
+            known => known,
         };
         #[cfg(feature = "tls")]
         if let Some(bootstrap) = &bootstrap {
             self.floor.check_control_plane(bootstrap)?;
         }
-        let local_cluster = self.local_cluster.filter(|_| self.profile.value == Profile::Envoy);
-        let local_spread = match &local_cluster {
-            Some(name) => Some(super::local_cluster::of(name, bootstrap.as_ref())?),
-            None => None,
-        };
-        #[cfg(feature = "tls")]
-        let is_in_process = self.in_process.is_some();
-        #[cfg(feature = "tls")]
-        let tls_1_3_only = self.floor.is_tls_1_3_only();
-        #[cfg(not(feature = "tls"))]
-        let tls_1_3_only = false;
-        let options = GrpcOptions { tasks: tasks.clone(), tls_1_3_only, ..self.transport };
-        // Before anything runs that an error would leave behind.
+        let profile = self.profile;
+        let local_cluster = self.local_cluster.take().filter(|_| profile.value == Profile::Envoy);
+        let local_spread = local_cluster.as_deref().map(|name| super::local_cluster::of(name, bootstrap.as_ref()));
+        let local_spread = local_spread.transpose()?;
         let transport = match &bootstrap {
-            Some(bootstrap) => Some(transport_to(self.in_process, bootstrap, options, &runtime).await?),
+            Some(bootstrap) => Some(self.transport_to(bootstrap, &life).await?),
             None => None,
         };
         #[cfg(feature = "tls")]
         let certificate_providers = {
-            let all = super::certificates::all(bootstrap.as_ref(), self.certificate_providers)?;
-            Providers::start(all, &tasks, &runtime, &cancel)
+            let own = std::mem::take(&mut self.certificate_providers);
+            let all = super::certificates::all(bootstrap.as_ref(), own)?;
+            Providers::start(all, &life.tasks, &life.runtime, &life.cancel)
         };
-        let xds = match bootstrap.as_ref().zip(transport) {
-            None => None,
-            Some((bootstrap, transport)) => {
-                let channel = |service: &ServerConfig| {
-                    let options = GrpcOptions {
-                        tasks: tasks.clone(),
-                        max_response: MAX_RESPONSE,
-                        tls_1_3_only,
-                        ..Default::default()
-                    };
-                    let channel = SideChannel::new(service.clone(), options, &runtime, &cancel);
-                    (service.uri.clone(), Arc::new(channel))
-                };
-                let local = LocalNames {
-                    profile: self.profile.value,
-                    grpc_services: Arc::new(bootstrap.allowed_grpc_services().iter().map(channel).collect()),
-                    #[cfg(all(feature = "tls", feature = "server"))]
-                    fails_closed: self.floor.demand_on_callers(),
-                    #[cfg(not(all(feature = "tls", feature = "server")))]
-                    fails_closed: None,
-                    policies: Policies::new(self.policies),
-                    knows_zones: local_spread.is_some(),
-                    #[cfg(feature = "tls")]
-                    certificate_providers: Arc::new(certificate_providers.names()),
-                    #[cfg(not(feature = "tls"))]
-                    certificate_providers: Default::default(),
-                    #[cfg(feature = "tls")]
-                    folders: self.folders,
-                    #[cfg(feature = "tls")]
-                    keys_may_come: is_in_process || bootstrap.server().is_private(),
-                };
-                let extensions = Extensions::new(local.clone());
-                let options = XdsOptions { profile: self.profile.value, extensions, ..self.xds };
-                let xds = XdsClient::start(bootstrap, options.clone(), transport, &runtime, &tasks, &cancel);
+        let xds = bootstrap.as_ref().zip(transport).map(|(bootstrap, transport)| {
+            let local = LocalNames {
+                knows_zones: local_spread.is_some(),
                 #[cfg(feature = "tls")]
-                certificate_providers.open_secrets_with(Secrets::of(&xds, bootstrap, local, options, &tasks));
-                Some(xds)
-            }
-        };
-        let profile = self.profile;
+                certificate_providers: Arc::new(certificate_providers.names()),
+                #[cfg(feature = "tls")]
+                keys_may_come: is_in_process || bootstrap.server().is_private(),
+                ..self.local_names(bootstrap, &life)
+            };
+            let extensions = Extensions::new(local.clone());
+            let options = XdsOptions { profile: profile.value, extensions, ..self.xds.clone() };
+            let Life { runtime, tasks, cancel, .. } = &life;
+            let xds = XdsClient::start(bootstrap, options.clone(), transport, runtime, tasks, cancel);
+            #[cfg(feature = "tls")]
+            certificate_providers.open_secrets_with(Secrets::of(&xds, bootstrap, local, options, tasks));
+            xds
+        });
         let balance = self.balance.profile(profile.value).local_cluster(local_spread);
-        let (max_wait, max_pending) = (balance.max_wait.value, balance.max_pending.value);
-        let connector = Http2Connector::new(self.connections.counted_by(&tasks));
-        #[cfg(feature = "tls")]
-        let connector = connector.with_tls(ClientTls::new(certificate_providers.clone(), self.floor.clone()));
         #[cfg(feature = "tls")]
         let balance = balance.floor(self.floor.clone());
-        let clusters = Clusters::new(connector, balance, Some(runtime.clone()), cancel.clone());
+        let (max_wait, max_pending) = (balance.max_wait.value, balance.max_pending.value);
+        let connector = Http2Connector::new(self.connections.counted_by(&life.tasks));
+        #[cfg(feature = "tls")]
+        let connector = connector.with_tls(ClientTls::new(certificate_providers.clone(), self.floor.clone()));
+        let clusters = Clusters::new(connector, balance, Some(life.runtime.clone()), life.cancel.clone());
         if let Some((name, xds)) = local_cluster.zip(xds.as_ref()) {
-            let following = super::local_cluster::follow(name, xds.subscriber(), clusters.clone());
-            tasks.spawn_on(cancel.clone().run_until_cancelled_owned(following), &runtime);
+            life.spawn_endless(super::local_cluster::follow(name, xds.subscriber(), clusters.clone()));
         }
         Ok(Mesh::new(Inner {
             #[cfg(feature = "dns")]
-            names: Names::new(runtime.clone(), tasks.clone(), cancel.clone(), self.dns_interval),
-            #[cfg(feature = "mirror")]
-            mirror: self.mirror.tasks(Tasks::new(runtime.clone(), closed.clone())),
-            runtime,
-            tasks,
-            _close_on_drop: closed.clone().drop_guard(),
-            _cancel_on_drop: cancel.clone().drop_guard(),
-            closed,
-            cancel,
+            names: life.names(self.dns_interval),
             #[cfg(feature = "dns")]
             dns_interval: self.dns_interval,
+            #[cfg(feature = "mirror")]
+            mirror: self.mirror.tasks(Tasks::new(life.runtime.clone(), life.closed.clone())),
             xds,
             clusters,
             #[cfg(feature = "filter")]
@@ -463,31 +412,67 @@ impl MeshBuilder {
             max_wait,
             max_pending,
             drain_timeout: self.drain_timeout,
+            life,
         }))
+    }
+
+    /// A transport to the control plane. The files of its credentials may be where nothing answers.
+    async fn transport_to(&mut self, bootstrap: &Bootstrap, life: &Life) -> Result<Arc<dyn Transport>, Error> {
+        let has_files = bootstrap.server().credentials != ChannelCredentials::Insecure;
+        let (bootstrap, runtime) = (bootstrap.clone(), life.runtime.clone());
+        let asked = std::mem::take(&mut self.transport);
+        let options = self.grpc_options(asked, life);
+        let in_process = self.in_process.take();
+        let make = move || match in_process {
+            Some(connect) => GrpcTransport::in_process(connect, &bootstrap, options, &runtime),
+            None => GrpcTransport::new(&bootstrap, options, &runtime),
+        };
+        let made = match has_files {
+            false => make(),
+            true => aside_in_time(make).await.unwrap_or_else(|error| {
+                let error =
+                    Error::setup("the files of the control plane's credentials cannot be read").with_source(error);
+                Err(error.with_next_step("check that their file system answers"))
+            }),
+        };
+        Ok(Arc::new(made?))
+    }
+
+    fn grpc_options(&self, options: GrpcOptions, life: &Life) -> GrpcOptions {
+        #[cfg(feature = "tls")]
+        let tls_1_3_only = self.floor.is_tls_1_3_only();
+        #[cfg(not(feature = "tls"))]
+        let tls_1_3_only = false;
+        GrpcOptions { tasks: life.tasks.clone(), tls_1_3_only, ..options }
+    }
+
+    /// What resources may name, but for what depends on more than the builder and the bootstrap.
+    fn local_names(&self, bootstrap: &Bootstrap, life: &Life) -> LocalNames {
+        let channel = |service: &ServerConfig| {
+            let options = self.grpc_options(GrpcOptions { max_response: MAX_RESPONSE, ..Default::default() }, life);
+            let channel = SideChannel::new(service.clone(), options, &life.runtime, &life.cancel);
+            (service.uri.clone(), Arc::new(channel))
+        };
+        LocalNames {
+            profile: self.profile.value,
+            grpc_services: Arc::new(bootstrap.allowed_grpc_services().iter().map(channel).collect()),
+            #[cfg(all(feature = "tls", feature = "server"))]
+            fails_closed: self.floor.demand_on_callers(),
+            policies: Policies::new(self.policies.clone()),
+            #[cfg(feature = "tls")]
+            folders: self.folders.clone(),
+            ..Default::default()
+        }
     }
 }
 
-/// A transport to the control plane. The files of its credentials may be where nothing answers.
-async fn transport_to(
-    in_process: Option<InProcess>,
-    bootstrap: &Bootstrap,
-    options: GrpcOptions,
-    runtime: &Handle,
-) -> Result<Arc<dyn Transport>, Error> {
-    let has_files = bootstrap.server().credentials != ChannelCredentials::Insecure;
-    let (bootstrap, runtime) = (bootstrap.clone(), runtime.clone());
-    let make = move || match in_process {
-        Some(connect) => GrpcTransport::in_process(connect, &bootstrap, options, &runtime),
-        None => GrpcTransport::new(&bootstrap, options, &runtime),
-    };
-    let made = match has_files {
-        false => make(),
-        true => aside_in_time(make).await.unwrap_or_else(|error| {
-            let error = Error::setup("the files of the control plane's credentials cannot be read").with_source(error);
-            Err(error.with_next_step("check that their file system answers"))
-        }),
-    };
-    Ok(Arc::new(made?))
+/// That of a mesh whose control plane is in this process.
+fn in_process_bootstrap() -> Result<Bootstrap, Error> {
+    Bootstrap::builder("in-process")
+        .insecure()
+        .node_id("test")
+        .server_listener_resource_name_template(IN_PROCESS_SERVERS)
+        .build()
 }
 
 impl fmt::Debug for MeshBuilder {

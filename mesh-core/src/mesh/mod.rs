@@ -7,9 +7,6 @@ use std::time::Duration;
 
 use http::uri::Authority;
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
 use tower_layer::Layer;
 
 use crate::balance::{Balance, Clusters};
@@ -43,6 +40,7 @@ mod clusters;
 mod in_force;
 #[cfg(feature = "istio")]
 mod istio;
+mod life;
 mod local_cluster;
 #[cfg(feature = "server")]
 mod server;
@@ -52,6 +50,7 @@ pub use builder::MeshBuilder;
 #[cfg(feature = "tls")]
 pub use certificates::CertificateProviderStatus;
 pub use in_force::{Setting, SettingScope};
+use life::Life;
 #[cfg(feature = "server")]
 pub use server::{ServerBuilder, ServerConnection, ServerStatus};
 pub use status::{
@@ -69,14 +68,7 @@ pub struct Mesh {
 }
 
 struct Inner {
-    runtime: Handle,
-    tasks: TaskTracker,
-    /// No target takes a call any more.
-    closed: CancellationToken,
-    /// Every task and connection ends.
-    cancel: CancellationToken,
-    _close_on_drop: DropGuard,
-    _cancel_on_drop: DropGuard,
+    life: Life,
     xds: Option<XdsClient>,
     clusters: Clusters<Http2Connector>,
     #[cfg(feature = "dns")]
@@ -205,7 +197,7 @@ impl Mesh {
         let limits = Limits { max_wait: self.inner.max_wait, max_pending: self.inner.max_pending };
         let dependencies = Dependencies::new(xds.control_plane(), listener, uri.authority.as_str().into())
             .trusting(self.inner.bootstrap.as_ref().is_some_and(Bootstrap::trusts_control_plane))
-            .with_demand(Demand::new(limits, self.inner.closed.clone()));
+            .with_demand(Demand::new(limits, self.inner.life.closed.clone()));
         let clusters: Arc<dyn PrepareClusters> = Arc::new(self.inner.clusters.clone());
         let subscriptions = discover::Subscriptions {
             resources: xds.subscriber(),
@@ -228,9 +220,9 @@ impl Mesh {
             clusters: Arc::new(self.inner.clusters.clone()),
             max_wait: self.inner.max_wait,
             max_pending: self.inner.max_pending,
-            runtime: self.inner.runtime.clone(),
+            runtime: self.inner.life.runtime.clone(),
         };
-        Target::new(facts, &self.inner.closed)
+        Target::new(facts, &self.inner.life.closed)
     }
 
     fn serve_fixed(&self, source: Source, snapshot: Arc<Snapshot>) {
@@ -239,7 +231,7 @@ impl Mesh {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.inner.tasks.spawn_on(task, &self.inner.runtime);
+        self.inner.life.spawn(task);
     }
 
     /// The layers of a call to `target`, in the recommended order, with `attempt_layer` around each attempt. Adapters
@@ -309,12 +301,12 @@ impl Mesh {
     pub async fn shutdown(&self) {
         #[cfg(feature = "server")]
         self.inner.servers.shut_down().await;
-        self.inner.closed.cancel();
+        self.inner.life.closed.cancel();
         self.inner.clusters.drained(self.inner.drain_timeout.value).await;
-        self.inner.cancel.cancel();
-        self.inner.tasks.close();
+        self.inner.life.cancel.cancel();
+        self.inner.life.tasks.close();
         // An endpoint that does not read may hold up the last bytes of its connection for longer.
-        let _ = tokio::time::timeout(ENDING, self.inner.tasks.wait()).await;
+        let _ = tokio::time::timeout(ENDING, self.inner.life.tasks.wait()).await;
     }
 }
 

@@ -184,7 +184,7 @@ impl ServerBuilder {
         let criticality = this.layers.criticality.clone();
         let state = Arc::new(ServerState::new(address, name, &this.options, criticality));
         let running = inner.servers.add(&state, this.options.shutdown_timeout);
-        let (closing, closed) = (inner.servers.closing.clone(), inner.closed.clone());
+        let (closing, closed) = (inner.servers.closing.clone(), inner.life.closed.clone());
         let shutdown = async move {
             tokio::select! {
                 () = shutdown => {}
