@@ -1,11 +1,11 @@
 //! What is logged.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use parking_lot::Mutex;
-use tracing::Level;
 use tracing::subscriber::DefaultGuard;
+use tracing::{Dispatch, Level};
 
 /// What is logged on this thread while it lives.
 pub(crate) struct Log {
@@ -28,6 +28,9 @@ impl Log {
     }
 
     fn from(level: Level) -> Self {
+        // With one subscriber in the process, an event that a thread without one comes upon first is off for all of them.
+        static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(tracing_subscriber::registry()));
+        LazyLock::force(&ANOTHER);
         let text = Text::default();
         let writer = text.clone();
         let logging = tracing_subscriber::fmt().with_max_level(level).with_ansi(false);
