@@ -1,17 +1,13 @@
-//! One connection, from its first byte to its end. It ends by itself, whatever its peer does.
-//!
-//! ```text
-//! TLS ─▸ handshake ─ began? ─▸ serving ─ told to drain, or old ─▸ draining ─ calls ended, or grace over ─▸ closed
-//!  └ no ─────┴ no ─▸ closed      └ PINGs unanswered ─▸ closed       │  └ cut ─▸ closed
-//!                                                                   └ a moment later ─▸ new calls are refused
-//!                                                                      └ at a shutdown, nothing under way, silence ─▸ closed
-//! ```
+//! One connection, from its first byte to its end: what it does at each of its [stages](super::stages).
 
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::server::conn::http2;
@@ -28,7 +24,8 @@ use super::io::{Noticed, Traffic};
 use super::listener::ChainState;
 use super::passage::Terms;
 use super::request::{Calls, ConnectInfo, Refusals, RequestBody};
-use super::secure::{Certificates, Ready, Securing, Turn, Unsecured};
+use super::secure::{Certificates, Ready, Securing, Unsecured};
+use super::stages::{Awaited, End, Seen, Sign, Stages, Step};
 use super::state::{Connected, ConnectionState};
 use crate::deadline::InboundProtocol;
 use crate::error::{BoxError, Error, ErrorKind};
@@ -42,17 +39,6 @@ const MAX_SEND_BUFFER: usize = 64 << 10;
 const MAX_PENDING_RESETS: usize = 20;
 /// Streams that were reset here because the peer broke the protocol (RUSTSEC-2024-0003).
 const MAX_ERROR_RESETS: usize = 256;
-/// How long a client may take to hear that its connection drains: calls that it makes meanwhile are served, and later ones
-/// refused for it to make elsewhere. Without that end, one that never acknowledges the GOAWAY (RFC 9113, 6.8) would be
-/// served under a configuration that is gone for as long as it likes.
-const FAREWELL: Duration = Duration::from_secs(1);
-/// How long a client without a call may be silent when the server shuts down and it had the time to hear that. A client
-/// that is there acknowledges a PING by then, and its connection is over; one that is not holds nobody up until the end of the
-/// shutdown. As Envoy's `delayed_close_timeout`, it does not count while anything waits to be written to a slow reader.
-const SILENCE: Duration = Duration::from_secs(1);
-/// What no timer waits for.
-const NEVER: Duration = Duration::from_secs(3600 * 24 * 365);
-
 /// When a connection is over.
 #[derive(Clone, Debug)]
 pub(super) struct Ends {
@@ -111,9 +97,9 @@ pub(super) async fn serve<S, R>(
     let (io, traffic) = Noticed::new(io);
     let http2 = pin!(http2(&options).serve_connection(TokioIo::new(io), calls));
     let drain = |connection: Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
-    let signs = Signs { traffic, ends: &ends, certificates };
-    let why = drive(http2, drain, signs, start, &options, &connected).await;
     let peer = connected.state.peer_address;
+    let signs = Signs { ends, certificates, peer };
+    let why = drive(http2, drain, signs, traffic, Stages::new(&options, start), &connected).await;
     tracing::debug!(%peer, why, "a connection ended");
 }
 
@@ -150,27 +136,20 @@ async fn secured(
 async fn drive<C, E>(
     mut http2: Pin<&mut C>,
     drain: impl Fn(Pin<&mut C>),
-    signs: Signs<'_>,
-    start: Instant,
-    options: &ServerOptions,
+    signs: Signs,
+    traffic: Traffic,
+    mut stages: Stages,
     connected: &Connected,
 ) -> &'static str
 where
     C: Future<Output = Result<(), E>>,
 {
     let Connected { server, state } = connected;
-    let Signs { traffic, ends, mut certificates } = signs;
-    let old = old_at(start, options.max_connection_age);
-    let mut stage = Stage::Handshake;
-    let mut timer = pin!(sleep_until(old.min(start + options.handshake_timeout)));
-    let mut shuts_down = false;
-    let mut distrusted = false;
-    // Whether its calls have no more than the grace.
-    let mut limited = false;
-    let mut grace = start + NEVER;
-    let mut heard = 0;
+    // Polled when one of the signs woke it, and not with each frame.
+    let mut signs = FuturesUnordered::from_iter([signs.next(stages.awaited())]);
     loop {
-        tokio::select! {
+        let (sign, rest) = tokio::select! {
+            biased;
             result = http2.as_mut() => return match result {
                 Ok(()) => "it was done",
                 Err(_) if traffic.is_flood() => {
@@ -179,84 +158,48 @@ where
                 }
                 Err(_) => "it was lost",
             },
-            () = ends.cut.cancelled() => return "it was cut",
-            () = ends.shutdown.cancelled(), if !shuts_down => shuts_down = true,
-            // Also of one that drains for its certificates: what it serves by may be gone.
-            () = ends.drain.cancelled(), if !limited && !shuts_down => limited = true,
-            turn = certificates.next(state.peer_address) => match turn {
-                Turn::Drain if stage.takes_calls() => {}
-                Turn::Drain => continue,
-                Turn::Refuse => distrusted = true,
-                Turn::End => return "its certificates do not hold any more",
-            },
-            () = timer.as_mut() => match stage {
-                Stage::Handshake if traffic.has_begun() && Instant::now() < old => {
-                    stage = Stage::Serving;
-                    timer.as_mut().reset(old);
-                    continue;
-                }
-                Stage::Handshake | Stage::Serving => limited = true,
-                Stage::Draining => {
-                    stage = Stage::Refusing;
-                    state.refuse_calls();
-                    heard = traffic.read();
-                    timer.as_mut().reset(if shuts_down { Instant::now() + SILENCE } else { grace });
-                    continue;
-                }
-                Stage::Refusing if shuts_down => {
-                    let before = std::mem::replace(&mut heard, traffic.read());
-                    if heard == before && state.in_flight() == 0 && !traffic.is_writing() {
-                        server.silent_connection();
-                        return "its client, told of the shutdown and without a call, answered nothing";
-                    }
-                    timer.as_mut().reset(Instant::now() + SILENCE);
-                    continue;
-                }
-                Stage::Refusing => return "it did not end within the grace",
-            },
-        }
-        if !traffic.has_begun() {
-            return "its peer did not speak HTTP/2";
-        }
-        stage = Stage::Draining;
-        drain(http2.as_mut());
-        let now = Instant::now();
-        // What a shutdown leaves its calls is the server's to time, whyever the connection drained before; what certificates
-        // alone do, theirs.
-        grace = match limited && !shuts_down {
-            true => grace.min(now + options.drain_grace),
-            false => now + NEVER,
+            Some(sign) = signs.next() => sign,
         };
-        timer.as_mut().reset(grace.min(now + if distrusted { Duration::ZERO } else { FAREWELL }));
+        let seen = Seen {
+            has_begun: traffic.has_begun(),
+            read: traffic.read(),
+            is_idle: state.in_flight() == 0 && !traffic.is_writing(),
+        };
+        match stages.told(sign, seen, Instant::now()) {
+            Step::Stay => {}
+            Step::Drain => drain(http2.as_mut()),
+            Step::Refuse => state.refuse_calls(),
+            Step::Close(why) => {
+                if why == End::Silent {
+                    server.silent_connection();
+                }
+                return why.into();
+            }
+        }
+        signs.push(rest.next(stages.awaited()));
     }
 }
 
-/// What a connection goes by, beside its own timers.
-struct Signs<'a> {
-    traffic: Traffic,
-    ends: &'a Ends,
+/// Where the signs come from that a connection goes by.
+struct Signs {
+    ends: Ends,
     certificates: Certificates,
+    peer: SocketAddr,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Handshake,
-    Serving,
-    /// The client is told.
-    Draining,
-    /// It has had the time to hear it.
-    Refusing,
-}
-
-impl Stage {
-    fn takes_calls(self) -> bool {
-        matches!(self, Self::Handshake | Self::Serving)
+impl Signs {
+    /// The next of those that are waited for, and what tells the one after it.
+    async fn next(mut self, awaited: Awaited) -> (Sign, Self) {
+        let Ends { drain, shutdown, cut } = &self.ends;
+        let sign = tokio::select! {
+            () = cut.cancelled() => Sign::Cut,
+            () = shutdown.cancelled(), if awaited.shutdown => Sign::Shutdown,
+            () = drain.cancelled(), if awaited.drain => Sign::Drain,
+            turn = self.certificates.next(self.peer) => Sign::Certificates(turn),
+            () = sleep_until(awaited.until) => Sign::Time,
+        };
+        (sign, self)
     }
-}
-
-/// When a connection has its age, up to 10 % more or less so that they do not all leave at once (A9).
-fn old_at(start: Instant, age: Option<Duration>) -> Instant {
-    start + age.map_or(NEVER, |age| age.mul_f64(0.9 + 0.2 * fastrand::f64()))
 }
 
 fn http2(options: &ServerOptions) -> http2::Builder<TokioExecutor> {

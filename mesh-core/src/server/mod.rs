@@ -27,6 +27,7 @@ mod parties;
 mod passage;
 mod request;
 mod secure;
+mod stages;
 mod state;
 #[cfg(feature = "tls")]
 mod tls;
