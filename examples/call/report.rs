@@ -159,6 +159,7 @@ impl Report {
             text += &format!("{endpoint}: {}\n", calls(*count));
         }
         if let Some(message) = &self.message {
+            let message = if message.is_empty() { "it came without a message" } else { message };
             text += &format!("first failure: {message}\n");
         }
         if let Some(reply) = &self.reply {

@@ -143,12 +143,23 @@ fn fixed(
 }
 
 fn host_and_port(text: &str) -> Result<Address, String> {
-    text.parse().map_err(|error: Error| error.to_string())
+    text.parse().map_err(|error: Error| error.to_string()).and_then(callable)
+}
+
+/// Port 0 asks the system for one, and nobody listens on it.
+fn callable(address: Address) -> Result<Address, String> {
+    match &address {
+        Address::Host(_, 0) => Err(format!("`{address}` has the port 0, which cannot be called")),
+        Address::Socket(known) if known.port() == 0 => {
+            Err(format!("`{address}` has the port 0, which cannot be called"))
+        }
+        _ => Ok(address),
+    }
 }
 
 fn ip_and_port(scheme: &str, text: &str) -> Result<Address, String> {
     match text.parse::<SocketAddr>() {
-        Ok(address) if address.is_ipv4() == (scheme == "ipv4") => Ok(Address::Socket(address)),
+        Ok(address) if address.is_ipv4() == (scheme == "ipv4") => callable(Address::Socket(address)),
         _ => Err(format!("`{text}` is not an {scheme} address with a port")),
     }
 }
@@ -214,6 +225,9 @@ mod tests {
             ("xds://greeter", "write `xds:///greeter`"),
             ("greeter", "has no port"),
             ("dns:///greeter:99999", "not a number"),
+            ("dns:///greeter:0", "`greeter:0` has the port 0, which cannot be called"),
+            ("static:///127.0.0.1:0", "`127.0.0.1:0` has the port 0"),
+            ("ipv6:[::1]:0", "`[::1]:0` has the port 0"),
             ("static:///", "the addresses are missing: write for example `static:///10.0.0.1:50051"),
             ("static:", "the addresses are missing"),
             ("static:///a:1,,b:2", "address 2 of the list: it is empty (right is for example `static:///"),

@@ -143,16 +143,26 @@ impl Heads {
     fn next(&mut self, bytes: &mut &[u8]) -> Option<Head> {
         let skipped = self.skip.min(bytes.len());
         (self.skip, *bytes) = (self.skip - skipped, &bytes[skipped..]);
+        if self.known == 0
+            && let Some((head, rest)) = bytes.split_first_chunk()
+        {
+            *bytes = rest;
+            return Some(self.read(*head));
+        }
         let taken = (HEAD - self.known).min(bytes.len());
         self.head[self.known..self.known + taken].copy_from_slice(&bytes[..taken]);
         (self.known, *bytes) = (self.known + taken, &bytes[taken..]);
         if self.known < HEAD {
             return None;
         }
-        let [a, b, c, kind, flags, ..] = self.head;
-        let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-        (self.known, self.skip) = (0, length);
-        Some(Head { length, kind, flags })
+        self.known = 0;
+        Some(self.read(self.head))
+    }
+
+    fn read(&mut self, head: [u8; HEAD]) -> Head {
+        let [a, b, c, kind, flags, ..] = head;
+        self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+        Head { length: self.skip, kind, flags }
     }
 
     fn is_between(&self) -> bool {

@@ -141,7 +141,11 @@ mod tls {
                 .map_err(|error| setup(format!("no certificate can be for `{server_name}`")).with_source(error))?;
             let source = Source { files, provider: crypto()?, tls_1_3_only };
             let config = source.load().map_err(|error| {
-                setup("the `tls` credentials of the control plane cannot be used".to_owned()).with_source(error)
+                setup(
+                    "the `tls` credentials of the control plane (`channel_creds` in the bootstrap) cannot be used"
+                        .to_owned(),
+                )
+                .with_source(error)
             })?;
             let (loaded, loading) = (Mutex::new(Loaded::now(config)), Ongoing::default());
             Ok(Self { source: Arc::new(source), server_name, loaded, loading })

@@ -567,7 +567,12 @@ mod tls {
         fs::write(&key, KeyPair::generate().unwrap().serialize_pem()).unwrap();
         assert_eq!(failure(&connections).await, "OK: https mutual=true");
         let report = transport(&bootstrap).unwrap_err().report();
-        assert!(report.starts_with("the `tls` credentials of the control plane cannot be used: "), "{report}");
+        assert!(
+            report.starts_with(
+                "the `tls` credentials of the control plane (`channel_creds` in the bootstrap) cannot be used: "
+            ),
+            "{report}"
+        );
 
         // A pipe that nobody writes to is not waited for.
         fs::remove_file(&key).unwrap();
