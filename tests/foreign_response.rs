@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mesh_core::testing::{ControlPlane, Resources, cluster, route, route_config};
-use mesh_core::{ErrorKind, Mesh, RetryPolicy};
+use mesh_core::{ErrorKind, Mesh};
 use mesh_xds_proto::envoy::config::cluster::v3::OutlierDetection;
+use mesh_xds_proto::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use mesh_xds_proto::envoy::config::route::v3::{HeaderMatcher, RetryPolicy};
 use tonic::{Code, Status};
 
 use crate::support::Counter;
@@ -120,7 +122,7 @@ async fn a_retry_sees_the_code_that_the_call_would_fail_with() {
         ("unavailable,internal", &[(":status", "200"), ("content-type", "text/html")], false),
     ] {
         let (server, resets) = answering(headers).await;
-        let policy = RetryPolicy::on(retry_on).expect("known words");
+        let policy = mesh_core::RetryPolicy::on(retry_on).expect("known words");
         let mesh = quick().retry_policy(policy).build().await.expect("a mesh");
         let client = Client::new(&mesh, &format!("static:///{},{}", server.address(), good.address()));
         let mut calls = Vec::new();
@@ -128,6 +130,40 @@ async fn a_retry_sees_the_code_that_the_call_would_fail_with() {
             calls.push(client.hello().await);
         }
         assert_eq!(calls.iter().all(Result::is_ok), is_repeated, "{retry_on}: {calls:?}");
+    }
+}
+
+#[tokio::test]
+async fn envoys_conditions_ask_for_what_they_name_and_for_nothing_else() {
+    const CONFLICT: Headers = &[(":status", "409"), ("content-type", "text/html")];
+    const TEAPOT: Headers = &[(":status", "418"), ("content-type", "text/html"), ("x-again", "yes")];
+    let on = |retry_on: &str| RetryPolicy { retry_on: retry_on.to_owned(), num_retries: Some(4), ..Default::default() };
+    let codes = |code| RetryPolicy { retriable_status_codes: vec![code], ..on("retriable-status-codes") };
+    let header = |name: &str| {
+        let is_there = Some(HeaderMatchSpecifier::PresentMatch(true));
+        let matcher = HeaderMatcher { name: name.to_owned(), header_match_specifier: is_there, ..Default::default() };
+        RetryPolicy { retriable_headers: vec![matcher], ..on("retriable-headers") }
+    };
+    let good = Backend::start("good").await;
+    for (policy, headers, is_repeated) in [
+        (on("retriable-4xx"), CONFLICT, true),
+        (on("retriable-4xx"), TEAPOT, false),
+        (codes(418), TEAPOT, true),
+        (codes(418), CONFLICT, false),
+        (header("x-again"), TEAPOT, true),
+        (header("x-again"), CONFLICT, false),
+    ] {
+        let (server, resets) = answering(headers).await;
+        let control_plane = ControlPlane::new();
+        let routes = route_config("greeter").routes([route().retry(policy.clone()).cluster("greeter")]);
+        control_plane.set(Resources::service("greeter", [server.address(), good.address()]).with(routes));
+        let mesh = quick_mesh(&control_plane).await;
+        let client = Client::new(&mesh, "xds:///greeter");
+        let mut calls = Vec::new();
+        while resets.get() == 0 || calls.len() < 4 {
+            calls.push(client.hello().await);
+        }
+        assert_eq!(calls.iter().all(Result::is_ok), is_repeated, "{policy:?} {headers:?}: {calls:?}");
     }
 }
 

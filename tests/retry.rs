@@ -736,6 +736,33 @@ async fn a_refused_request_that_is_sent_elsewhere_is_the_same_attempt_and_counts
     assert!(told(&backend, COUNT).iter().all(|count| count.as_deref() == Some("1")));
 }
 
+/// Beyond the once that any request is sent again of which its endpoint says that it did nothing with it.
+#[tokio::test]
+async fn refused_requests_are_made_again_by_each_word_that_asks_for_it() {
+    const ASKS: [(&str, bool); 4] =
+        [("refused-stream", true), ("connect-failure", true), ("reset-before-request", true), ("retriable-4xx", false)];
+    for (word, is_repeated) in ASKS {
+        let refusing = FrameServer::start(|mut peer| async move {
+            peer.greet(&[]).await?;
+            for _ in 0..3 {
+                let call = peer.next_call().await?;
+                peer.reset(call, REFUSED_STREAM).await?;
+            }
+            peer.serve("taken").await
+        })
+        .await;
+        let control_plane = ControlPlane::new();
+        let routes = route_config("greeter").routes([retrying(word, 4).cluster("greeter")]);
+        control_plane.set(Resources::service("greeter", [refusing.address()]).with(routes));
+        let mesh = quick_mesh(&control_plane).await;
+        let answer = Client::new(&mesh, "xds:///greeter").hello().await;
+        match is_repeated {
+            true => assert_eq!(answer.expect(word), "taken"),
+            false => assert_eq!(answer.expect_err(word).code(), Code::Unavailable),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_call_without_a_retry_policy_is_its_first_attempt() {
     let greeter = Greeter::start(|plain| {
