@@ -44,7 +44,7 @@ pub(super) async fn renew(ca: IstioCa, publisher: Publisher) {
             Err(failed) => {
                 publisher.fail(&**failure.insert(failed.into_error(&ca).report()));
                 let left = held.as_ref().map_or(Duration::ZERO, Held::left);
-                until_retry(&mut backoff, left, fastrand::f64()).saturating_sub(asked.elapsed())
+                after_failure(&mut backoff, left, asked.elapsed(), fastrand::f64())
             }
         };
         tokio::select! {
@@ -98,6 +98,13 @@ fn until_renewal(life: Duration, random: f64) -> Duration {
 fn until_retry(backoff: &mut Backoff, left: Duration, random: f64) -> Duration {
     let most = (left / SHARE_OF_REST).max(RETRY_MAX_IN_NEED);
     backoff.next_delay_within(most, random).max(BETWEEN_REQUESTS)
+}
+
+/// From the failure of a request that took so long to the next one. A CA that is silent, and not away, is in trouble: it has a pause
+/// then, too, and those who ask it do not stay in step.
+fn after_failure(backoff: &mut Backoff, left: Duration, took: Duration, random: f64) -> Duration {
+    let rest = until_retry(backoff, left, random).saturating_sub(took);
+    rest.max(BETWEEN_REQUESTS.mul_f64(0.5 + random))
 }
 
 /// Publishes the certificate that is held with other roots whenever the file has others, which makes the CA answer no
@@ -166,8 +173,7 @@ mod tests {
             && last < for_hours * HOUR
         {
             let failed = last + take;
-            let pause = until_retry(&mut backoff, HOUR.saturating_sub(failed), random.f64());
-            asked.push(failed + pause.saturating_sub(take));
+            asked.push(failed + after_failure(&mut backoff, HOUR.saturating_sub(failed), take, random.f64()));
         }
         asked
     }
@@ -193,6 +199,23 @@ mod tests {
                 assert!(early <= 80, "{early} requests");
             }
         }
+    }
+
+    /// Each request is given up after 10 s.
+    #[test]
+    fn r09_a_ca_that_is_silent_has_a_pause_after_each_request() {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        let silence = Duration::from_secs(10);
+        let asked = requests_in_vain(3, silence, &mut random);
+        let pauses = asked.windows(2).map(|pair| pair[1] - pair[0] - silence);
+        let in_need: Vec<_> = asked.iter().zip(pauses).filter(|(at, _)| **at >= HOUR).map(|(_, pause)| pause).collect();
+        assert!(in_need.len() > 500);
+        assert!(in_need.iter().all(|pause| (BETWEEN_REQUESTS / 2..=BETWEEN_REQUESTS * 3 / 2).contains(pause)));
+        let mean = in_need.iter().sum::<Duration>() / u32::try_from(in_need.len()).unwrap();
+        let off = in_need.iter().filter(|pause| pause.abs_diff(mean) > BETWEEN_REQUESTS / 4).count();
+        assert!(off > in_need.len() / 4, "they do not stay in step: {off} of {}", in_need.len());
     }
 
     /// Nor do all who wait for it come at once.
