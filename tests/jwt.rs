@@ -38,12 +38,14 @@ use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status};
 use tower::{ServiceBuilder, service_fn};
 
+use crate::open_streams::{Chat, ending};
 use crate::support::PATIENCE;
 use crate::support::client::{Client, metadata, quick, quick_mesh};
 use crate::support::configured::Setting;
 use crate::support::in_time;
 use crate::support::jwt::{Issuer, now};
 use crate::support::log::Log;
+use crate::support::rbac as support_rbac;
 use crate::support::served::Served;
 
 pub(crate) fn provider(issuer: &str, keys: &Issuer) -> pb::JwtProvider {
@@ -250,6 +252,46 @@ async fn s13_policies_see_what_the_tokens_of_the_filter_before_them_say() {
         assert_eq!(code(call(&it, &reader).await), ok(by_reader));
         assert_eq!(code(call(&it, &bob).await), ok(by_bob));
         assert_eq!(code(it.client.hello().await), ok(by_nobody));
+    }
+}
+
+/// What an older filter found out of a call is not what it says.
+#[tokio::test]
+async fn s11_open_streams_are_judged_by_their_tokens_anew() {
+    use rbac::rbac::Action::{Allow, Deny};
+    let (joe, eve) = (Issuer::new("joe"), Issuer::new("joe"));
+    let to_header = |name: &str| {
+        let claim = pb::JwtClaimToHeader { header_name: name.into(), claim_name: "sub".into(), ..Default::default() };
+        pb::JwtProvider { claim_to_headers: vec![claim], ..provider("joe", &joe) }
+    };
+    let alice = || vec![claim(&["payload", "sub"], exactly("alice"))];
+    let bob = || vec![claim(&["payload", "sub"], exactly("bob"))];
+    let before = || chain(&filter(to_header("x-sub"), by("joe"))).filter("rbac", &policy(Allow, alice()));
+    let bearer = format!("Bearer {}", joe.token(&json!({"sub": "alice"})));
+    let call = [("authorization", &*bearer)];
+    // Two stay, and one that has a mark goes, by which it is known that all were judged.
+    let marked = || support_rbac::deny([support_rbac::with_header("x-mark", "yes")]);
+    for (what, after, goes_on) in [
+        ("good keys", chain(&filter(provider("joe", &joe), by("joe"))).filter("rbac", &policy(Deny, bob())), true),
+        ("by claims", chain(&filter(provider("joe", &joe), by("joe"))).filter("rbac", &policy(Deny, alice())), false),
+        ("other keys", chain(&filter(provider("joe", &eve), by("joe"))), false),
+        ("no tokens are verified", filter_chain().filter("rbac", &policy(Allow, alice())), false),
+        (
+            "headers of before",
+            chain(&filter(to_header("x-name"), by("joe")))
+                .filter("rbac", &support_rbac::allow([support_rbac::with_header("x-sub", "alice")])),
+            false,
+        ),
+    ] {
+        let it = Setting::start(before(), ending()).await;
+        let mut chat = Chat::open_by(&it.client, &call).await;
+        let mut marked_one = Chat::open_by(&it.client, &[call[0], ("x-mark", "yes")]).await;
+        it.changes_to(after.filter("marks", &marked())).await;
+        assert_eq!(marked_one.end().await.code(), Code::PermissionDenied);
+        match goes_on {
+            true => chat.goes_on().await,
+            false => assert_eq!(chat.end().await.code(), Code::PermissionDenied, "{what}"),
+        }
     }
 }
 

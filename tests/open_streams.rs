@@ -1,29 +1,41 @@
 //! Calls that are open when policies come that deny them (`ServerOptions::end_denied_streams`).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::future::join_all;
+use h2::client::SendRequest;
 use mesh_core::server::{ServerOptions, ServingMode};
-use mesh_core::testing::{FilterChainBuilder, filter_chain, listener, route, route_config};
+use mesh_core::testing::{
+    ControlPlane, FilterChainBuilder, filter_chain, listener, route, route_config, server_listener,
+};
+use mesh_examples::helloworld::greeter_server::{Greeter, GreeterServer};
 use mesh_examples::helloworld::{HelloReply, HelloRequest};
+use mesh_tonic::MeshServer;
 use mesh_xds_proto::envoy::config::core::v3::CidrRange;
+use mesh_xds_proto::envoy::config::listener::v3::FilterChain;
 use mesh_xds_proto::envoy::extensions::filters::http::header_mutation::v3::HeaderMutation;
 use mesh_xds_proto::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
 use mesh_xds_proto::envoy::service::auth::v3::check_response::HttpResponse;
 use mesh_xds_proto::envoy::service::auth::v3::{CheckResponse, OkHttpResponse};
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::{Code, Request, Status, Streaming};
+use tonic::codegen::BoxStream;
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::authorization::named;
 use crate::composite::of_a_half;
 use crate::ext_authz::{allowing, asking, ok, option};
 use crate::support::authorization::{Answer, Authorization};
-use crate::support::client::{Client, metadata};
+use crate::support::client::{Client, metadata, quick};
 use crate::support::configured::Setting;
 use crate::support::in_time;
 use crate::support::rbac::{allow, any, deny, with_header};
 use crate::support::secured_server::{CLIENT, Site, optional, secured};
+use crate::support::served::Served;
 
 fn with(filter: &Rbac) -> FilterChainBuilder {
     filter_chain().filter("rbac", filter)
@@ -55,7 +67,7 @@ impl Chat {
         Self::open_by(&it.client, evil).await
     }
 
-    async fn open_by(client: &Client, headers: &[(&'static str, &str)]) -> Self {
+    pub(crate) async fn open_by(client: &Client, headers: &[(&'static str, &str)]) -> Self {
         let (say, said) = mpsc::unbounded_channel();
         let mut request = Request::new(UnboundedReceiverStream::new(said));
         *request.metadata_mut() = metadata(headers);
@@ -267,6 +279,133 @@ async fn s11_who_is_denied_by_name_loses_its_calls_and_others_keep_theirs() {
     site.listen(chain(&allow([(any().0, named(other))])));
     assert_eq!(nobody.end().await.code(), Code::PermissionDenied, "it has no name");
     other_one.goes_on().await;
+}
+
+/// A call that is open both ways, whose server has something to say.
+async fn chat_over(client: &mut SendRequest<Bytes>, is_evil: bool) -> (h2::RecvStream, h2::SendStream<Bytes>) {
+    let request = http::Request::post("http://greeter/helloworld.Greeter/Chat")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("x-evil", if is_evil { "yes" } else { "no" });
+    let (response, mut say) = client.send_request(request.body(()).unwrap(), false).expect("a call");
+    say.send_data(Bytes::from_static(&[0; 5]), false).expect("a message");
+    (in_time("a response", response).await.expect("a response").into_body(), say)
+}
+
+/// A client that grants each stream so many bytes, and no more.
+async fn over_http2(address: SocketAddr, window: u32) -> SendRequest<Bytes> {
+    let socket = TcpStream::connect(address).await.unwrap();
+    let mut client = h2::client::Builder::new();
+    let (client, connection) = client.initial_window_size(window).handshake(socket).await.expect("a handshake");
+    tokio::spawn(connection);
+    client
+}
+
+/// Takes nothing of an answer until it is broken off.
+async fn its_error(replies: &mut h2::RecvStream) -> h2::Error {
+    in_time("its end", async {
+        loop {
+            match replies.data().await {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return error,
+                None => panic!("it ended with an answer that was not taken"),
+            }
+        }
+    })
+    .await
+}
+
+/// hyper asks an answer for nothing while there is no window for it, be that so from the first byte on or in the middle of a message.
+#[tokio::test]
+async fn s11_a_denied_stream_whose_caller_takes_nothing_is_reset() {
+    let its_end = async |window| {
+        let it = Setting::start(with(&allow([any()])), ending()).await;
+        let mut client = over_http2(it.server.address(), window).await;
+        let (mut evil, _say) = chat_over(&mut client, true).await;
+        let (good, _say) = chat_over(&mut client, false).await;
+        it.greeter.wait_for_in_flight(2).await;
+        it.changes_to(no_evil()).await;
+        assert_eq!(its_error(&mut evil).await.reason(), Some(h2::Reason::CANCEL), "window {window}");
+        it.server.wait_for("the other call alone", |status| status.in_flight == 1).await;
+        it.greeter.wait_for_in_flight(1).await;
+        assert!(!good.is_end_stream());
+        let _another = chat_over(&mut client, false).await;
+    };
+    futures_util::join!(its_end(0), its_end(3));
+}
+
+/// Keeps what its callers send, and reads none of it; it has always something to say.
+#[derive(Default)]
+struct Hoarder(Arc<Mutex<Vec<Streaming<HelloRequest>>>>);
+
+#[tonic::async_trait]
+impl Greeter for Hoarder {
+    async fn chat(&self, request: Request<Streaming<HelloRequest>>) -> Result<Response<BoxStream<HelloReply>>, Status> {
+        self.0.lock().push(request.into_inner());
+        Ok(Response::new(Box::pin(futures_util::stream::repeat_with(|| Ok(HelloReply::default())))))
+    }
+}
+
+#[tokio::test]
+async fn s11_a_denied_stream_whose_handler_keeps_its_request_is_reset() {
+    let control_plane = ControlPlane::new();
+    let mesh = quick().control_plane(&control_plane).build().await.unwrap();
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listens = |address, filter: &Rbac| control_plane.put(server_listener(address).chains([with(filter)]));
+    listens(socket.local_addr().unwrap(), &allow([any()]));
+    let hoarder = Hoarder::default();
+    let kept = hoarder.0.clone();
+    let services = |server: MeshServer| server.add_service(GreeterServer::new(hoarder));
+    let server = Served::start_at(socket, &mesh, ending(), services).await;
+    server.wait_for("a server that serves", |status| status.mode == ServingMode::Serving).await;
+    let mut client = over_http2(server.address(), 0).await;
+    let (mut replies, _say) = chat_over(&mut client, true).await;
+    listens(server.address(), &deny([any()]));
+    assert_eq!(its_error(&mut replies).await.reason(), Some(h2::Reason::CANCEL));
+    server.wait_for("no call", |status| status.in_flight == 0).await;
+    assert_eq!(kept.lock().len(), 1);
+}
+
+#[tokio::test]
+async fn s11_streams_that_no_chain_or_route_has_a_place_for_end() {
+    let of_plain = || route().header("x-plain", "yes").non_forwarding();
+    let it = Setting::start(with(&allow([any()])), ending()).await;
+    let mut plain = Chat::open_by(&it.client, &[("x-plain", "yes")]).await;
+    let mut other = Chat::open(&it, false).await;
+    it.changes_to(with(&allow([any()])).inline(route_config("r").routes([of_plain()]))).await;
+    assert_eq!(other.end().await.code(), Code::PermissionDenied);
+    let why = it.server.status().last_refused_call.expect("one was");
+    assert!(why.contains("no route leads to the call any more") && why.contains("matches path"), "{why}");
+    plain.goes_on().await;
+    let elsewhere = CidrRange { address_prefix: "192.0.2.0".into(), prefix_len: Some(24) };
+    let nowhere = |chain: &mut FilterChain| {
+        chain.filter_chain_match.get_or_insert_default().source_prefix_ranges = vec![elsewhere];
+    };
+    it.changes_to(with(&allow([any()])).modify(nowhere)).await;
+    assert_eq!(plain.end().await.code(), Code::PermissionDenied);
+    let why = it.server.status().last_refused_call.expect("one was");
+    assert!(why.contains("the listener has no filter chain for the connection from 127.0.0.1"), "{why}");
+}
+
+/// One thread serves them all: what it does for those that are open, new calls would wait for.
+#[tokio::test]
+async fn s11_new_calls_do_not_wait_until_all_that_are_open_are_judged() {
+    const OPEN: u64 = 600;
+    let it = Setting::start(with(&allow([any()])), ending()).await;
+    let mut chats = Vec::new();
+    for _ in 0..OPEN {
+        chats.push(Chat::open(&it, true).await);
+    }
+    let refused = in_time("a refusal", async {
+        while it.client.hello_with(metadata(&[("x-evil", "yes")])).await.is_ok() {}
+        it.server.status().refused_calls
+    });
+    let (ended_before, ()) = futures_util::join!(refused, it.changes_to(no_evil()));
+    assert!(ended_before < OPEN / 2, "{ended_before} of {OPEN} were judged first");
+    for chat in &mut chats {
+        assert_eq!(chat.end().await.code(), Code::PermissionDenied);
+    }
+    assert_eq!(it.server.status().refused_calls, OPEN + 1, "each is ended once");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use tower::util::Oneshot;
 use tower_service::Service;
 
 use super::held::{Held, Outcome};
-use super::open::{OpenCall, Watched};
+use super::open::{OpenCall, UnwrittenPiece, Watched};
 use super::passage::Passage;
 use super::request::RequestBody;
 use super::state::InFlight;
@@ -141,8 +141,11 @@ where
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, BoxError>>> {
         let mut this = self.project();
         if this.watched.as_mut().is_some_and(|watched| watched.poll_denied(cx).is_ready()) {
-            this.inner.set(None);
             // Those of the request see it by themselves.
+            this.inner.set(None);
+            let written = this.watched.as_ref().map_or(Poll::Ready(()), |watched| watched.call.poll_written(cx));
+            // Behind them, the end would wait for a window as well; that it waits no longer than it may is its stream's to see.
+            ready!(written);
             let end = this.watched.take().and_then(|watched| watched.call.trailers());
             return Poll::Ready(Some(
                 end.map(Frame::trailers).ok_or_else(|| h2::Error::from(h2::Reason::CANCEL).into()),
@@ -150,7 +153,9 @@ where
         }
         let Some(inner) = this.inner.as_pin_mut() else { return Poll::Ready(None) };
         let frame = ready!(inner.poll_frame(cx)).map(|frame| frame.map_err(Into::into));
-        let piece = |bytes| Piece { bytes, _in_flight: this.in_flight.clone() };
+        let call = this.watched.as_ref().map(|watched| &watched.call);
+        let piece =
+            |bytes| Piece { bytes, _in_flight: this.in_flight.clone(), _unwritten: call.map(UnwrittenPiece::of) };
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
     }
 
@@ -168,6 +173,8 @@ where
 pub(super) struct Piece {
     bytes: Bytes,
     _in_flight: Arc<InFlight>,
+    /// If policies may end the call.
+    _unwritten: Option<UnwrittenPiece>,
 }
 
 impl Buf for Piece {

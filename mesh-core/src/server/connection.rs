@@ -11,7 +11,7 @@ use futures_util::stream::FuturesUnordered;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::server::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -27,6 +27,7 @@ use super::request::{Calls, ConnectInfo, Refusals, RequestBody};
 use super::secure::{Certificates, Ready, Securing, Unsecured};
 use super::stages::{Awaited, End, Seen, Sign, Stages, Step};
 use super::state::{Connected, ConnectionState};
+use super::streams::Streams;
 use crate::deadline::InboundProtocol;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::resource::rbac::audit::AuditLog;
@@ -202,8 +203,8 @@ impl Signs {
     }
 }
 
-fn http2(options: &ServerOptions) -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+fn http2(options: &ServerOptions) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(Streams { end_when_denied: options.ends_denied_streams });
     builder
         .timer(TokioTimer::new())
         .auto_date_header(false)

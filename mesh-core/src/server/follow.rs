@@ -37,10 +37,15 @@ impl Source {
 
     async fn changed(&mut self) {
         match self {
-            Self::ControlPlane(resources, watcher) => tokio::select! {
-                _ = resources.changed() => {}
-                () = watcher.changed() => {}
-            },
+            Self::ControlPlane(resources, watcher) => {
+                let open = watcher.open();
+                tokio::select! {
+                    _ = resources.changed() => {}
+                    () = watcher.changed() => {}
+                    // What is in force does not wait for it.
+                    () = open.judge_all() => {}
+                }
+            }
             Self::Code(_) => std::future::pending().await,
         }
     }

@@ -181,28 +181,11 @@ impl ChainState {
     ) -> Result<Option<Passage>, Error> {
         let chain = self.in_force.load();
         let routes = chain.routes.as_ref().map_err(|problem| chain.located(problem.to_error()))?;
-        let head = RequestHead::of(request);
-        let place = routes.virtual_host_index(head.authority).ok_or_else(|| {
-            let message = format!("no virtual host has a domain for authority `{:.MOST_SHOWN$}`", head.authority);
-            chain.error(routes, message, "add the authority to a virtual host's `domains`")
-        })?;
-        let host = &routes.virtual_hosts[place];
         let mut draws = open.map(OpenCall::draws);
         let draw = || draws.as_mut().map_or_else(|| fastrand::u32(..1_000_000), |draw| draw());
-        let index = host.route(&head, draw).ok_or_else(|| {
-            let message = format!("no route of virtual host `{}` matches path `{:.MOST_SHOWN$}`", host.name, head.path);
-            chain.error(routes, message, "add a route with `non_forwarding_action` that matches")
-        })?;
-        let route = &host.routes[index];
-        match &route.action {
-            RouteAction::NonForwarding => {
-                pass(chain.passed[place].get(index, 0), request, &route.name, terms, connection)
-            }
-            other => {
-                let message = format!("route `{}` has the action `{}` on a server", route.name, other.name());
-                Err(chain.error(routes, message, "give the route a `non_forwarding_action`"))
-            }
-        }
+        let (place, index) = chain.route(routes, &RequestHead::of(request), draw)?;
+        let name = &routes.virtual_hosts[place].routes[index].name;
+        pass(chain.passed[place].get(index, 0), request, name, terms, connection)
     }
 }
 
@@ -256,19 +239,42 @@ impl ChainInForce {
         Self { listener, chain, routes, passed }
     }
 
-    /// What its policies say of a call that was let in before. What is not theirs to say denies none, such as that no route
-    /// leads to it any more.
+    /// The places of a call's virtual host and of its route there, which serves it.
+    fn route(
+        &self,
+        routes: &RouteConfiguration,
+        head: &RequestHead<'_>,
+        draw: impl FnMut() -> u32,
+    ) -> Result<(usize, usize), Error> {
+        let place = routes.virtual_host_index(head.authority).ok_or_else(|| {
+            let message = format!("no virtual host has a domain for authority `{:.MOST_SHOWN$}`", head.authority);
+            self.error(routes, message, "add the authority to a virtual host's `domains`")
+        })?;
+        let host = &routes.virtual_hosts[place];
+        let index = host.route(head, draw).ok_or_else(|| {
+            let message = format!("no route of virtual host `{}` matches path `{:.MOST_SHOWN$}`", host.name, head.path);
+            self.error(routes, message, "add a route with `non_forwarding_action` that matches")
+        })?;
+        let route = &host.routes[index];
+        match &route.action {
+            RouteAction::NonForwarding => Ok((place, index)),
+            other => {
+                let message = format!("route `{}` has the action `{}` on a server", route.name, other.name());
+                Err(self.error(routes, message, "give the route a `non_forwarding_action`"))
+            }
+        }
+    }
+
+    /// What it says of a call that was let in before. Routes that cannot be had say nothing.
     pub(super) fn allows(&self, call: &OpenCall) -> Result<(), Error> {
         let Ok(routes) = &self.routes else { return Ok(()) };
         let mut head = call.head();
-        let (host, index, passed) = {
-            let seen = RequestHead::of_parts(&head);
-            let Some(place) = routes.virtual_host_index(seen.authority) else { return Ok(()) };
-            let host = &routes.virtual_hosts[place];
-            let Some(index) = host.route(&seen, call.draws()) else { return Ok(()) };
-            (host, index, self.passed[place].get(index, 0))
-        };
-        Passage::judge(passed, &host.routes[index].name, call, &mut head)
+        let found = self.route(routes, &RequestHead::of_parts(&head), call.draws());
+        let (place, index) = found.map_err(|error| {
+            Error::new(ErrorKind::PermissionDenied, "no route leads to the call any more").with_source(error)
+        })?;
+        let passed = self.passed[place].get(index, 0);
+        Passage::judge(passed, &routes.virtual_hosts[place].routes[index].name, call, &mut head)
     }
 
     /// Whether its connections and calls get the same of both.
@@ -398,6 +404,11 @@ impl Watcher {
         std::future::pending().await
     }
 
+    /// The calls that are open under what it took up.
+    pub(super) fn open(&self) -> Arc<OpenCalls> {
+        self.open.clone()
+    }
+
     /// Takes up what the resources say now.
     pub(super) fn take(&mut self, resources: &mut Subscriber) -> News {
         let state = resources.get(&LISTENER, &self.name);
@@ -524,7 +535,7 @@ impl Watcher {
             && let Ok(chains) = self.chains(socket, resources)
         {
             in_force.setup.update(chains);
-            self.open.judge(&in_force.setup);
+            self.open.are_due(&in_force.setup);
         }
     }
 
@@ -541,7 +552,7 @@ impl Watcher {
             }
         };
         self.replace(Some(InForce { listener: listener.clone(), setup: setup.clone() }));
-        self.open.judge(&setup);
+        self.open.are_due(&setup);
         News::Mode(ServingMode::Serving, Some(setup))
     }
 

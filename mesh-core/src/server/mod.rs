@@ -29,6 +29,7 @@ mod request;
 mod secure;
 mod stages;
 mod state;
+mod streams;
 #[cfg(feature = "tls")]
 mod tls;
 

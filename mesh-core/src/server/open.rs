@@ -6,24 +6,34 @@
 //!                                                                  that it is not allowed
 //! ```
 //!
+//! What comes into force holds for calls that begin from then on at once; those that are open are judged bit by bit behind it, so
+//! that however many there are, they hold nobody up.
+//!
 //! [`ServerOptions`]: super::ServerOptions
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock, Weak};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
+#[cfg(feature = "jwt")]
+use std::time::SystemTime;
 
 use http::request::Parts;
-use http::{Extensions, HeaderMap, Request, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
+use hyper::body::Incoming;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::ConnectInfo;
 use super::listener::{ChainInForce, ChainState, Setup};
 use super::passage::Terms;
-use super::request::{Refusals, RequestBody};
-use crate::error::Error;
+use super::request::Refusals;
+use crate::error::{Error, ErrorKind};
+
+/// How many calls are judged at a time, before anything else has its turn.
+const AT_A_TIME: usize = 16;
 
 /// A call that ends when it is denied.
 #[derive(Debug)]
@@ -36,13 +46,45 @@ pub(super) struct OpenCall {
     head: Request<()>,
     /// Chance decides once what becomes of it.
     seed: u64,
-    /// What filters that are not asked again made of its headers, by their names.
-    notes: Mutex<Vec<(Arc<str>, HeaderMap)>>,
-    /// As its filters left them, with the claims of its token.
-    extensions: OnceLock<Extensions>,
+    /// When it came: what was good then stays so.
+    #[cfg(feature = "jwt")]
+    came: SystemTime,
+    /// What filters that are not asked again changed of its headers, by their names.
+    notes: Mutex<Vec<(Arc<str>, Changed)>>,
     /// What it was judged by last.
     judged_by: Mutex<Weak<ChainInForce>>,
+    /// What it has of its caller's.
+    upload: Mutex<Option<Incoming>>,
+    unwritten: Mutex<Unwritten>,
     denied: CancellationToken,
+}
+
+/// What HTTP/2 has yet to write of an answer.
+#[derive(Debug, Default)]
+struct Unwritten {
+    pieces: usize,
+    /// Who waits until there is none.
+    waiting: Option<Waker>,
+}
+
+/// What has become of some headers: the values that each has now.
+#[derive(Clone, Debug)]
+struct Changed(Vec<(HeaderName, Vec<HeaderValue>)>);
+
+impl Changed {
+    fn between(before: &HeaderMap, after: &HeaderMap) -> Self {
+        let gone = before.keys().filter(|name| !after.contains_key(*name));
+        let names = after.keys().chain(gone);
+        let changed = names.filter(|name| before.get_all(*name) != after.get_all(*name));
+        Self(changed.map(|name| (name.clone(), after.get_all(name).iter().cloned().collect())).collect())
+    }
+
+    fn apply(&self, headers: &mut HeaderMap) {
+        for (name, values) in &self.0 {
+            headers.remove(name);
+            headers.extend(values.iter().map(|value| (name.clone(), value.clone())));
+        }
+    }
 }
 
 impl OpenCall {
@@ -58,6 +100,7 @@ impl OpenCall {
         *head.method_mut() = request.method().clone();
         *head.uri_mut() = request.uri().clone();
         *head.headers_mut() = request.headers().clone();
+        *head.extensions_mut() = request.extensions().clone();
         Arc::new(Self {
             open: chain.open().clone(),
             terms: terms.clone(),
@@ -65,9 +108,12 @@ impl OpenCall {
             info,
             head,
             seed: fastrand::u64(..),
+            #[cfg(feature = "jwt")]
+            came: SystemTime::now(),
             notes: Mutex::default(),
-            extensions: OnceLock::new(),
             judged_by: Mutex::new(Arc::downgrade(&chain.in_force())),
+            upload: Mutex::default(),
+            unwritten: Mutex::default(),
             denied: CancellationToken::new(),
         })
     }
@@ -86,20 +132,28 @@ impl OpenCall {
     }
 
     /// A filter that is not asked again has made this of its headers.
-    pub(super) fn note(&self, filter: &Arc<str>, headers: &HeaderMap) {
-        self.notes.lock().push((filter.clone(), headers.clone()));
+    pub(super) fn note(&self, filter: &Arc<str>, before: &HeaderMap, after: &HeaderMap) {
+        let changed = Changed::between(before, after);
+        if !changed.0.is_empty() {
+            self.notes.lock().push((filter.clone(), changed));
+        }
     }
 
-    /// What the filter made of its headers, if it passed it.
-    pub(super) fn noted(&self, filter: &str) -> Option<HeaderMap> {
-        self.notes.lock().iter().find(|(name, _)| &**name == filter).map(|(_, headers)| headers.clone())
+    /// Does to these headers what the filter did to its own.
+    pub(super) fn repeat(&self, filter: &str, headers: &mut HeaderMap) {
+        let notes = self.notes.lock();
+        notes.iter().filter(|(name, _)| &**name == filter).for_each(|(_, changed)| changed.apply(headers));
     }
 
-    /// The call as it came, and as whose it was found out to be.
+    /// The call as it came: what filters found out of it is theirs to find out again.
     pub(super) fn head(&self) -> Parts {
-        let mut head = self.head.clone().into_parts().0;
-        head.extensions = self.extensions.get().cloned().unwrap_or_default();
-        head
+        self.head.clone().into_parts().0
+    }
+
+    /// When it came.
+    #[cfg(feature = "jwt")]
+    pub(super) fn came(&self) -> SystemTime {
+        self.came
     }
 
     /// The address that it comes from.
@@ -112,16 +166,19 @@ impl OpenCall {
     /// # Errors
     ///
     /// It is denied by now.
-    pub(super) fn enter(self: &Arc<Self>, request: &Request<RequestBody>) -> Result<(), Error> {
-        self.extensions.get_or_init(|| request.extensions().clone());
+    pub(super) fn enter(self: &Arc<Self>) -> Result<(), Error> {
         let setup = self.open.keep(self);
         setup.map_or(Ok(()), |setup| self.judge(&setup))
     }
 
     /// Whether what is in force for connections such as its own lets it go on, if that is not what it was judged by last.
     fn judge(&self, setup: &Setup) -> Result<(), Error> {
-        let admission = setup.admit(self.info.local_address, self.info.peer_address);
-        let Some(chain) = admission.and_then(|admission| admission.chain) else { return Ok(()) };
+        let admission = setup.admit(self.info.local_address, self.info.peer_address).ok_or_else(|| {
+            let message =
+                format!("the listener has no filter chain for the connection from {}", self.info.peer_address);
+            Error::new(ErrorKind::PermissionDenied, message)
+        })?;
+        let Some(chain) = admission.chain else { return Ok(()) };
         let now = chain.in_force();
         let before = std::mem::replace(&mut *self.judged_by.lock(), Arc::downgrade(&now));
         if std::ptr::eq(before.as_ptr(), Arc::as_ptr(&now)) { Ok(()) } else { now.allows(self) }
@@ -134,7 +191,21 @@ impl OpenCall {
         {
             self.refusals.server.refuse_call(&error);
             self.denied.cancel();
+            // However long its handler keeps it, HTTP/2 has no more of it.
+            drop(self.upload.lock().take());
         }
+    }
+
+    /// Waits until it is denied.
+    pub(super) async fn denied(&self) {
+        self.denied.cancelled().await;
+    }
+
+    /// Waits until HTTP/2 has written all that it was given of the answer.
+    pub(super) fn poll_written(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut unwritten = self.unwritten.lock();
+        unwritten.waiting = (unwritten.pieces > 0).then(|| cx.waker().clone());
+        if unwritten.waiting.is_none() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// The head of an answer that has not begun.
@@ -151,47 +222,133 @@ impl OpenCall {
     }
 }
 
+/// What the caller of an open call sends; gone when the call is denied.
+#[derive(Debug)]
+pub(super) struct Upload(Arc<OpenCall>);
+
+impl Upload {
+    pub(super) fn new(incoming: Incoming, call: &Arc<OpenCall>) -> Self {
+        *call.upload.lock() = Some(incoming);
+        Self(call.clone())
+    }
+
+    pub(super) fn with<T>(&self, look: impl FnOnce(&mut Incoming) -> T) -> Option<T> {
+        self.0.upload.lock().as_mut().map(look)
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        drop(self.0.upload.lock().take());
+    }
+}
+
+/// A piece of an answer that is not written yet.
+pub(super) struct UnwrittenPiece(Arc<OpenCall>);
+
+impl UnwrittenPiece {
+    pub(super) fn of(call: &Arc<OpenCall>) -> Self {
+        call.unwritten.lock().pieces += 1;
+        Self(call.clone())
+    }
+}
+
+impl Drop for UnwrittenPiece {
+    fn drop(&mut self) {
+        let waiting = {
+            let mut unwritten = self.0.unwritten.lock();
+            unwritten.pieces -= 1;
+            if unwritten.pieces == 0 { unwritten.waiting.take() } else { None }
+        };
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
 /// The calls of a server that are open, under whichever setup they came.
 #[derive(Debug, Default)]
-pub(super) struct OpenCalls(Mutex<Kept>);
+pub(super) struct OpenCalls {
+    kept: Mutex<Kept>,
+    /// There are some to be judged.
+    due: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Kept {
     calls: Vec<Weak<OpenCall>>,
+    /// Where those that ended are looked for next.
+    swept: usize,
+    /// Those that are to be judged yet, by what is in force when their turn comes.
+    due: Vec<Weak<OpenCall>>,
+    /// What came into force while some were judged concerns those, too.
+    again: bool,
     /// What is in force, or was last.
     setup: Weak<Setup>,
 }
 
 impl Kept {
-    /// Has room for as many as are open, and not for as many as once were.
-    fn forget_ended(&mut self) {
-        self.calls.retain(|call| call.strong_count() > 0);
-        let room = self.calls.len().max(16);
-        self.calls.shrink_to(self.calls.len() + room);
-        self.calls.reserve(room);
+    /// For each that comes, two are looked at, so that no more that ended are left than are open, and nobody waits while all
+    /// are looked at.
+    fn keep(&mut self, call: Weak<OpenCall>) {
+        for _ in 0..2 {
+            self.swept = if self.swept < self.calls.len() { self.swept } else { 0 };
+            match self.calls.get(self.swept) {
+                Some(known) if known.strong_count() == 0 => drop(self.calls.swap_remove(self.swept)),
+                Some(_) => self.swept += 1,
+                None => {}
+            }
+        }
+        if self.calls.len() < self.calls.capacity() / 4 {
+            self.calls.shrink_to(self.calls.len() * 2);
+        }
+        self.calls.push(call);
+    }
+
+    /// Some of those that are to be judged; `None`: there is none.
+    fn next(&mut self) -> Option<Vec<Arc<OpenCall>>> {
+        if self.due.is_empty() && std::mem::take(&mut self.again) {
+            self.due = std::mem::take(&mut self.calls);
+        }
+        let first = self.due.len().saturating_sub(AT_A_TIME);
+        let some: Vec<_> = self.due.drain(first..).filter_map(|call| call.upgrade()).collect();
+        let is_last = some.is_empty() && self.due.is_empty() && !self.again;
+        some.iter().for_each(|call| self.keep(Arc::downgrade(call)));
+        (!is_last).then_some(some)
     }
 }
 
 impl OpenCalls {
     /// Keeps a call; says what it is to be judged by. What comes into force later judges it by itself.
     fn keep(&self, call: &Arc<OpenCall>) -> Option<Arc<Setup>> {
-        let kept = &mut *self.0.lock();
-        if kept.calls.len() == kept.calls.capacity() {
-            kept.forget_ended();
-        }
-        kept.calls.push(Arc::downgrade(call));
+        let kept = &mut *self.kept.lock();
+        kept.keep(Arc::downgrade(call));
         kept.setup.upgrade()
     }
 
-    /// Ends the calls that what is in force now denies.
-    pub(super) fn judge(&self, setup: &Arc<Setup>) {
-        let calls: Vec<_> = {
-            let mut kept = self.0.lock();
-            kept.setup = Arc::downgrade(setup);
-            kept.forget_ended();
-            kept.calls.iter().filter_map(Weak::upgrade).collect()
-        };
-        calls.iter().for_each(|call| call.end_if_denied(setup));
+    /// This is in force from now on: whoever enters is judged by it, and who did before, by [`Self::judge_all`].
+    pub(super) fn are_due(&self, setup: &Arc<Setup>) {
+        let kept = &mut *self.kept.lock();
+        kept.setup = Arc::downgrade(setup);
+        kept.again = true;
+        self.due.notify_one();
+    }
+
+    /// Ends the calls that what is in force denies, a few at a time, for as long as it is polled. If it is dropped meanwhile,
+    /// another goes on with the rest.
+    pub(super) async fn judge_all(&self) {
+        loop {
+            let next = {
+                let kept = &mut *self.kept.lock();
+                kept.next().map(|calls| (calls, kept.setup.upgrade()))
+            };
+            match next {
+                Some((calls, setup)) => {
+                    let setup = setup.as_ref();
+                    setup.into_iter().for_each(|setup| calls.iter().for_each(|call| call.end_if_denied(setup)));
+                    tokio::task::yield_now().await;
+                }
+                None => self.due.notified().await,
+            }
+        }
     }
 }
 

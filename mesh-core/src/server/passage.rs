@@ -8,8 +8,8 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::Response;
 use http::request::Parts;
+use http::{HeaderMap, Response};
 
 use super::access::{denied, inbound_head};
 use super::open::OpenCall;
@@ -104,16 +104,16 @@ impl Passage {
             if let FilterConfig::Jwt(jwt) = &filter.config {
                 match jwt.authenticate(head, SystemTime::now()) {
                     Ok(()) => {
-                        self.note(filter, head);
                         index += 1;
                         continue;
                     }
                     Err(failure) => return self.deny(jwt.answer(failure), failure.text(), head),
                 }
             }
+            let before = self.to_note(&filter.config, head);
             match self.pass(filter, index, head) {
                 Ok(Step::Continue) => {
-                    self.note(filter, head);
+                    self.note(&filter.name, before, head);
                     index += 1;
                 }
                 Ok(Step::Become(filters)) => chain = self.exchange.replace(index, &filters),
@@ -155,18 +155,19 @@ impl Passage {
 
     /// Goes on behind a check.
     pub(super) fn checked(&mut self, check: &Check, verdict: Verdict, head: &mut Parts) -> Next {
+        let filter = self.exchange.chain().filters.get(check.filter()).cloned();
+        let before = filter.as_ref().and_then(|filter| self.to_note(&filter.config, head));
         match self.exchange.take(check.filter(), verdict, head) {
             Step::Refuse(answer, why) => self.refuse(answer, why, head),
             _ => {
-                let chain = self.exchange.chain().clone();
-                chain.filters.get(check.filter()).into_iter().for_each(|filter| self.note(filter, head));
+                filter.into_iter().for_each(|filter| self.note(&filter.name, before.clone(), head));
                 self.request(head, check.filter() + 1)
             }
         }
     }
 
-    /// Judges an open call by the policies that its head would pass as it came, each behind what the filters before it do to the
-    /// head. Filters that are not asked again do what they did when it came.
+    /// Judges an open call by the policies and the demands on tokens that its head would pass as it came, each behind what the
+    /// filters before it do to the head. Filters that are not asked again do what they did when it came.
     pub(super) fn judge(
         passed: Option<&Arc<Chain>>,
         route: &Arc<str>,
@@ -197,11 +198,12 @@ impl Passage {
                         Chosen::Nothing => has_actions = false,
                     }
                 }
-                _ => {
-                    if let Some(headers) = call.noted(&filter.name) {
-                        head.headers = headers;
-                    }
-                }
+                // By the keys of now, and the time of then: that one expires is not for a policy to notice.
+                #[cfg(feature = "jwt")]
+                FilterConfig::Jwt(jwt) => jwt.authenticate(head, call.came()).map_err(|failure| {
+                    Error::new(ErrorKind::PermissionDenied, format!("filter `{}`: {}", filter.name, failure.text()))
+                })?,
+                _ => call.repeat(&filter.name, &mut head.headers),
             }
             index += 1;
         }
@@ -216,14 +218,17 @@ impl Passage {
         self.open.as_ref().map_or_else(|| fastrand::u32(..1_000_000), |open| open.draw(filter))
     }
 
-    /// Notes for an open call what a filter made of its headers that is not asked again.
-    fn note(&self, filter: &ChainFilter, head: &Parts) {
-        let is_asked_again = matches!(
-            filter.config,
-            FilterConfig::Rbac(_) | FilterConfig::HeaderMutation(_) | FilterConfig::Composite(_)
-        );
-        if let Some(open) = self.open.as_ref().filter(|_| !is_asked_again) {
-            open.note(&filter.name, &head.headers);
+    /// The headers of an open call before a filter that is not asked again.
+    fn to_note(&self, config: &FilterConfig, head: &Parts) -> Option<HeaderMap> {
+        let is_asked_again =
+            matches!(config, FilterConfig::Rbac(_) | FilterConfig::HeaderMutation(_) | FilterConfig::Composite(_));
+        (self.open.is_some() && !is_asked_again).then(|| head.headers.clone())
+    }
+
+    /// Notes what became of them there.
+    fn note(&self, filter: &Arc<str>, before: Option<HeaderMap>, head: &Parts) {
+        if let Some((open, before)) = self.open.as_ref().zip(before) {
+            open.note(filter, &before, &head.headers);
         }
     }
 

@@ -20,9 +20,10 @@ use super::answer::{Answer, ResponseBody, State};
 use super::caller::Caller;
 use super::held::HeldCall;
 use super::listener::ChainState;
-use super::open::{OpenCall, Watched};
+use super::open::{OpenCall, Upload, Watched};
 use super::passage::{Next, Passage, Terms};
 use super::state::{ConnectionState, InFlight, ServerState};
+use super::streams;
 use crate::deadline::InboundProtocol;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::resource::filter::concurrency::Permit;
@@ -44,15 +45,42 @@ pub struct ConnectInfo {
 #[pin_project]
 #[derive(Debug)]
 pub struct RequestBody {
-    #[pin]
-    incoming: Incoming,
+    source: Source,
     /// What may end it before its end.
     watched: Option<Watched>,
 }
 
+#[derive(Debug)]
+enum Source {
+    Own(Incoming),
+    Open(Upload),
+}
+
+impl Source {
+    /// `None`: it was ended.
+    fn with<T>(&mut self, look: impl FnOnce(&mut Incoming) -> T) -> Option<T> {
+        match self {
+            Self::Own(incoming) => Some(look(incoming)),
+            Self::Open(upload) => upload.with(look),
+        }
+    }
+
+    fn ask<T>(&self, look: impl FnOnce(&Incoming) -> T) -> Option<T> {
+        match self {
+            Self::Own(incoming) => Some(look(incoming)),
+            Self::Open(upload) => upload.with(|incoming| look(incoming)),
+        }
+    }
+}
+
 impl RequestBody {
     fn new(incoming: Incoming, call: Option<&Arc<OpenCall>>) -> Self {
-        Self { incoming, watched: call.map(Watched::new) }
+        let watched = call.map(Watched::new);
+        let source = match call {
+            Some(call) => Source::Open(Upload::new(incoming, call)),
+            None => Source::Own(incoming),
+        };
+        Self { source, watched }
     }
 }
 
@@ -63,18 +91,24 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self.project();
         if this.watched.as_mut().is_some_and(|watched| watched.poll_denied(cx).is_ready()) {
-            return Poll::Ready(Some(Err(Error::new(ErrorKind::PermissionDenied, NOT_ALLOWED))));
+            return Poll::Ready(Some(Err(not_allowed())));
         }
-        this.incoming.poll_frame(cx).map(|frame| frame.map(|result| result.map_err(unreadable)))
+        let polled = this.source.with(|incoming| Pin::new(incoming).poll_frame(cx));
+        let polled = polled.map(|polled| polled.map(|frame| frame.map(|result| result.map_err(unreadable))));
+        polled.unwrap_or_else(|| Poll::Ready(Some(Err(not_allowed()))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.source.ask(Body::is_end_stream).unwrap_or(false)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.source.ask(Body::size_hint).unwrap_or_default()
     }
+}
+
+fn not_allowed() -> Error {
+    Error::new(ErrorKind::PermissionDenied, NOT_ALLOWED)
 }
 
 fn unreadable(error: hyper::Error) -> Error {
@@ -144,7 +178,7 @@ impl<S> Calls<S> {
 ///
 /// It is denied by what came into force meanwhile.
 pub(super) fn enter(request: &Request<RequestBody>) -> Result<(), Error> {
-    request.body().watched.as_ref().map_or(Ok(()), |watched| watched.call.enter(request))
+    request.body().watched.as_ref().map_or(Ok(()), |watched| watched.call.enter())
 }
 
 impl Refusals {
@@ -288,6 +322,9 @@ where
         }
         self.caller.introduce(&mut request);
         let open = self.open(&request);
+        if self.terms.ends_denied_streams {
+            streams::begin(open.as_ref());
+        }
         let request = request.map(|body| RequestBody::new(body, open.as_ref()));
         let in_flight = InFlight::on(&self.connection);
         let (state, permit) = if self.connection.refuses_calls() {
