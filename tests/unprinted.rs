@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use mesh_core::identity::KeyMaterial;
+use mesh_core::identity::{FileWatcher, KeyMaterial};
 use mesh_core::providers::IstioCa;
 use mesh_core::server::ServerOptions;
 use mesh_core::testing::Resources;
@@ -21,7 +21,7 @@ use crate::support::configured::Setting;
 use crate::support::istio::{Answer, Istio};
 use crate::support::jwt::{Issuer, now};
 use crate::support::log::Log;
-use crate::support::pki::{Authority, Issued};
+use crate::support::pki::{Authority, Issued, Mounted};
 use crate::support::secured::{CLIENT, SERVER, Site, connections, context, fails_in_time, reported};
 
 /// What must not be found, and what it is.
@@ -187,6 +187,46 @@ async fn s9_no_key_that_code_hands_over_is_printed() {
     assert_eq!(Client::new(&mesh, "xds:///greeter").recovers().await, "a");
     let mut found = said_by(&secrets, &mesh, "xds:///greeter");
     mesh.shutdown().await;
+    found.extend(secrets.found_in("the log", &log.text()));
+    assert_eq!(found, Vec::<String>::new());
+}
+
+/// Nor is what files hold, that can be read and that cannot.
+#[tokio::test]
+async fn s9_no_key_that_a_file_holds_is_printed() {
+    let log = Log::of_everything();
+    let mut secrets = Secrets::default();
+    let site = Site::mutual().await;
+    let issued = [(); 3].map(|()| site.authority.svid(CLIENT));
+    issued.iter().for_each(|issued| secrets.key("the key", issued));
+    let [first, second, third] = &issued;
+    let mounted = Mounted::new(first, &site.authority.pem());
+    let watcher = FileWatcher::new()
+        .identity(mounted.file("tls.crt"), mounted.file("tls.key"))
+        .roots(mounted.file("ca.crt"))
+        .refresh_interval(Duration::from_millis(10));
+    let mut found = secrets.found_in_debug("Debug of the provider", &watcher);
+    let builder = quick().certificate_provider("default", watcher);
+    found.extend(secrets.found_in_debug("Debug of a builder", &builder));
+    let mesh = site.mesh(builder).await;
+    site.control_plane.set(Resources::service("greeter", [site.front.address()]));
+    site.ask(&context(&[SERVER]));
+    assert_eq!(Client::new(&mesh, "xds:///greeter").recovers().await, "a");
+    mounted.swap(second, &site.authority.pem());
+    reported(&mesh, |provider| provider.generation == 2).await;
+    // A key of another certificate, one that is cut, and one where the certificate should be.
+    let cut = third.key[..third.key.len() / 2].to_owned();
+    for (chain, key) in [(&third.chain, &first.key), (&third.chain, &cut), (&third.key, &third.key)] {
+        let bad = Issued { chain: chain.clone(), key: key.clone(), ..site.authority.svid(CLIENT) };
+        mounted.swap(&bad, &site.authority.pem());
+        let status = reported(&mesh, |provider| provider.last_error.is_some()).await;
+        found.extend(secrets.found_in_debug("the provider's status", &status));
+        found.extend(said_by(&secrets, &mesh, "xds:///greeter"));
+        mounted.swap(second, &site.authority.pem());
+        reported(&mesh, |provider| provider.last_error.is_none()).await;
+    }
+    mesh.shutdown().await;
+    assert!(log.lines_with("rustls::") > 0, "records of `log` are looked through, too");
     found.extend(secrets.found_in("the log", &log.text()));
     assert_eq!(found, Vec::<String>::new());
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 use parking_lot::Mutex;
 use tracing::subscriber::DefaultGuard;
 use tracing::{Dispatch, Level};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// What is logged on this thread while it lives.
 pub(crate) struct Log {
@@ -35,7 +36,8 @@ impl Log {
         let writer = text.clone();
         let logging = tracing_subscriber::fmt().with_max_level(level).with_ansi(false);
         let logging = logging.with_writer(move || writer.clone()).finish();
-        Self { text, _logging: tracing::subscriber::set_default(logging) }
+        // Records of the crate `log`, by which rustls writes, are part of it.
+        Self { text, _logging: logging.set_default() }
     }
 
     pub(crate) fn text(&self) -> String {
