@@ -150,7 +150,9 @@ where
     let mut signs = FuturesUnordered::from_iter([signs.next(stages.awaited())]);
     loop {
         let (sign, rest) = tokio::select! {
+            // First, as a client that never stops to send leaves nothing of what a task may do at a time to what comes behind.
             biased;
+            Some(sign) = signs.next() => sign,
             result = http2.as_mut() => return match result {
                 Ok(()) => "it was done",
                 Err(_) if traffic.is_flood() => {
@@ -159,7 +161,6 @@ where
                 }
                 Err(_) => "it was lost",
             },
-            Some(sign) = signs.next() => sign,
         };
         let seen = Seen {
             has_begun: traffic.has_begun(),

@@ -151,10 +151,13 @@ impl Runner {
         let (shutting_down, cut) = (CancellationToken::new(), CancellationToken::new());
         let _cut_on_drop = cut.clone().drop_guard();
         let followed = cut.child_token();
+        let mut open = None;
         let source = match resources.zip(state.listener.clone()) {
             None => SetupSource::Code(Arc::new(Setup::without_listener())),
             Some((resources, name)) => {
-                SetupSource::ControlPlane(resources, Watcher::new(name, state.address, &securing))
+                let watcher = Watcher::new(name, state.address, &securing);
+                open = Some(watcher.open());
+                SetupSource::ControlPlane(resources, watcher)
             }
         };
         let mut follower = Follower::new(source, securing.clone(), state.clone(), on_serving_mode.clone());
@@ -182,12 +185,26 @@ impl Runner {
         followed.cancel();
         // What it has just taken up is told before the shutdown, and never after it.
         let _ = following.await;
+        // By what holds at the end, calls that are due to be judged still are.
+        let _last = state.gate.setup();
+        let judging = async {
+            match &open {
+                Some(open) => open.judge_all().await,
+                None => std::future::pending().await,
+            }
+        };
         state.gate.set(ServingMode::ShuttingDown, None);
         follow::tell(&state, &ServingMode::ShuttingDown, &on_serving_mode);
         shutting_down.cancel();
         tasks.close();
         let mut cut_calls = 0;
-        if timeout(options.shutdown_timeout, tasks.wait()).await.is_err() {
+        let ended = async {
+            tokio::select! {
+                () = tasks.wait() => {}
+                () = judging => {}
+            }
+        };
+        if timeout(options.shutdown_timeout, ended).await.is_err() {
             cut_calls = state.in_flight();
             tracing::warn!(address = %state.address, cut_calls, "calls were still open at the end of the shutdown timeout");
             cut.cancel();

@@ -126,9 +126,15 @@ impl OpenCall {
 
     /// A number below a million for a filter that only a share of calls passes, the same one each time.
     pub(super) fn draw(&self, filter: &str) -> u32 {
+        self.draws_of(filter)()
+    }
+
+    /// Numbers below a million for a filter whose rules are each for a share of calls, the same ones each time.
+    pub(super) fn draws_of(&self, filter: &str) -> impl FnMut() -> u32 + use<> {
         let mut hasher = DefaultHasher::new();
         (self.seed, filter).hash(&mut hasher);
-        fastrand::Rng::with_seed(hasher.finish()).u32(..1_000_000)
+        let mut random = fastrand::Rng::with_seed(hasher.finish());
+        move || random.u32(..1_000_000)
     }
 
     /// A filter that is not asked again has made this of its headers.

@@ -102,7 +102,9 @@ impl Passage {
         while let Some(filter) = chain.filters.get(index) {
             #[cfg(feature = "jwt")]
             if let FilterConfig::Jwt(jwt) = &filter.config {
-                match jwt.authenticate(head, SystemTime::now()) {
+                let mut draws = self.open.as_ref().map(|open| open.draws_of(&filter.name));
+                let draw = || draws.as_mut().map_or_else(|| fastrand::u32(..1_000_000), |draw| draw());
+                match jwt.authenticate_by_chance(head, SystemTime::now(), draw) {
                     Ok(()) => {
                         index += 1;
                         continue;
@@ -200,9 +202,13 @@ impl Passage {
                 }
                 // By the keys of now, and the time of then: that one expires is not for a policy to notice.
                 #[cfg(feature = "jwt")]
-                FilterConfig::Jwt(jwt) => jwt.authenticate(head, call.came()).map_err(|failure| {
-                    Error::new(ErrorKind::PermissionDenied, format!("filter `{}`: {}", filter.name, failure.text()))
-                })?,
+                FilterConfig::Jwt(jwt) => {
+                    let passed = jwt.authenticate_by_chance(head, call.came(), call.draws_of(&filter.name));
+                    passed.map_err(|failure| {
+                        let message = format!("filter `{}`: {}", filter.name, failure.text());
+                        Error::new(ErrorKind::PermissionDenied, message)
+                    })?;
+                }
                 _ => call.repeat(&filter.name, &mut head.headers),
             }
             index += 1;

@@ -89,9 +89,19 @@ impl JwtConfig {
     /// Verifies the tokens that a request must have, takes out of it what its caller may not say, and puts in what the tokens
     /// say.
     pub(crate) fn authenticate(&self, head: &mut Parts, now: SystemTime) -> Result<(), Failure> {
+        self.authenticate_by_chance(head, now, || fastrand::u32(..1_000_000))
+    }
+
+    /// The same, where chance is not to say another thing each time. `draw` is as that of [`RouteMatch::matches`].
+    pub(crate) fn authenticate_by_chance(
+        &self,
+        head: &mut Parts,
+        now: SystemTime,
+        draw: impl FnMut() -> u32,
+    ) -> Result<(), Failure> {
         match self {
             Self::Rules(filter) => {
-                let requirement = filter.rule(&RequestHead::of_parts(head));
+                let requirement = filter.rule(&RequestHead::of_parts(head), draw);
                 filter.authenticate(requirement, head, now)
             }
             Self::Required(filter, name) => {
@@ -142,10 +152,10 @@ impl JwtFilter {
         Self { providers, rules, named, own_headers, is_silent }
     }
 
-    fn rule(&self, request: &RequestHead<'_>) -> &Requirement {
+    /// `draw` is as that of [`RouteMatch::matches`].
+    fn rule(&self, request: &RequestHead<'_>, mut draw: impl FnMut() -> u32) -> &Requirement {
         let mut rules = self.rules.iter();
-        let random = || fastrand::u32(..1_000_000);
-        let found = rules.find(|(condition, _)| condition.matches(request.bare_path(), request, random));
+        let found = rules.find(|(condition, _)| condition.matches(request.bare_path(), request, &mut draw));
         found.map_or(&Requirement::Nothing, |(_, requirement)| requirement)
     }
 
