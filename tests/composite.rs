@@ -251,7 +251,7 @@ pub(crate) fn of_a_half<M: Message + Name>(filter: &M) -> ExtensionWithMatcher {
     composite(otherwise(by_header([("x", skip())]), action(&run)))
 }
 
-fn share(percent: u32) -> RuntimeFractionalPercent {
+pub(crate) fn share(percent: u32) -> RuntimeFractionalPercent {
     let default_value = Some(FractionalPercent { numerator: percent, denominator: 0 });
     RuntimeFractionalPercent { default_value, ..Default::default() }
 }

@@ -21,6 +21,7 @@ use mesh_xds_proto::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRo
 use mesh_xds_proto::envoy::service::auth::v3::check_response::HttpResponse;
 use mesh_xds_proto::envoy::service::auth::v3::{CheckResponse, OkHttpResponse};
 use parking_lot::Mutex;
+use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -28,12 +29,14 @@ use tonic::codegen::BoxStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::authorization::named;
-use crate::composite::of_a_half;
+use crate::composite::{of_a_half, share};
 use crate::ext_authz::{allowing, asking, ok, option};
+use crate::jwt;
 use crate::support::authorization::{Answer, Authorization};
 use crate::support::client::{Client, metadata, quick};
 use crate::support::configured::Setting;
 use crate::support::in_time;
+use crate::support::jwt::Issuer;
 use crate::support::rbac::{allow, any, deny, with_header};
 use crate::support::secured_server::{CLIENT, Site, optional, secured};
 use crate::support::served::Served;
@@ -259,6 +262,31 @@ async fn s11_calls_that_are_not_of_the_share_that_is_denied_go_on() {
         assert!(left[0].contains(&true) && left[0].contains(&false), "{left:?}");
         assert!(left.iter().all(|open| *open == left[0]), "{left:?}");
     }
+}
+
+/// Nor are calls asked for a token later whom chance did not ask for one.
+#[tokio::test]
+async fn s11_calls_that_are_not_of_the_share_that_needs_a_token_go_on() {
+    let joe = Issuer::new("joe");
+    let bearer = format!("Bearer {}", joe.token(&json!({"sub": "alice"})));
+    let mut half = jwt::filter(jwt::provider("joe", &joe), jwt::by("joe"));
+    half.rules[0].r#match.as_mut().expect("all calls").runtime_fraction = Some(share(50));
+    let marks = |mark: &str| deny([with_header("x-mark", mark)]);
+    let it = Setting::start(with(&marks("none")), ending()).await;
+    let mut chats = join_all((0..24).map(|_| Chat::open_by(&it.client, &[]))).await;
+    let mut left = Vec::new();
+    for mark in ["0", "1", "2", "3"] {
+        let mut last = Chat::open_by(&it.client, &[("x-mark", mark), ("authorization", &bearer)]).await;
+        it.changes_to(jwt::chain(&half).filter("marks", &marks(mark))).await;
+        assert_eq!(last.end().await.code(), Code::PermissionDenied);
+        let mut open = Vec::new();
+        for chat in &mut chats {
+            open.push(chat.is_open().await);
+        }
+        left.push(open);
+    }
+    assert!(left[0].contains(&true) && left[0].contains(&false), "{left:?}");
+    assert!(left.iter().all(|open| *open == left[0]), "{left:?}");
 }
 
 #[tokio::test]
