@@ -230,6 +230,19 @@ async fn s11_a_listener_that_went_away_and_comes_back_ends_what_it_denies() {
     assert_eq!(chat.end().await.code(), Code::PermissionDenied);
 }
 
+async fn which_are_open(chats: &mut [Chat]) -> Vec<bool> {
+    let mut open = Vec::new();
+    for chat in chats {
+        open.push(chat.is_open().await);
+    }
+    open
+}
+
+fn are_a_share_that_stays(left: &[Vec<bool>]) {
+    assert!(left[0].contains(&true) && left[0].contains(&false), "{left:?}");
+    assert!(left.iter().all(|open| *open == left[0]), "{left:?}");
+}
+
 /// A call is of a share or it is not, however often it is judged: chance ends none.
 #[tokio::test]
 async fn s11_calls_that_are_not_of_the_share_that_is_denied_go_on() {
@@ -253,14 +266,9 @@ async fn s11_calls_that_are_not_of_the_share_that_is_denied_go_on() {
             let mut last = Chat::open_by(&it.client, &[("x-mark", mark)]).await;
             it.changes_to(of_half(mark, &deny([with_header("x-plain", "yes")]))).await;
             assert_eq!(last.end().await.code(), Code::PermissionDenied);
-            let mut open = Vec::new();
-            for chat in &mut chats {
-                open.push(chat.is_open().await);
-            }
-            left.push(open);
+            left.push(which_are_open(&mut chats).await);
         }
-        assert!(left[0].contains(&true) && left[0].contains(&false), "{left:?}");
-        assert!(left.iter().all(|open| *open == left[0]), "{left:?}");
+        are_a_share_that_stays(&left);
     }
 }
 
@@ -279,14 +287,9 @@ async fn s11_calls_that_are_not_of_the_share_that_needs_a_token_go_on() {
         let mut last = Chat::open_by(&it.client, &[("x-mark", mark), ("authorization", &bearer)]).await;
         it.changes_to(jwt::chain(&half).filter("marks", &marks(mark))).await;
         assert_eq!(last.end().await.code(), Code::PermissionDenied);
-        let mut open = Vec::new();
-        for chat in &mut chats {
-            open.push(chat.is_open().await);
-        }
-        left.push(open);
+        left.push(which_are_open(&mut chats).await);
     }
-    assert!(left[0].contains(&true) && left[0].contains(&false), "{left:?}");
-    assert!(left.iter().all(|open| *open == left[0]), "{left:?}");
+    are_a_share_that_stays(&left);
 }
 
 #[tokio::test]

@@ -181,8 +181,10 @@ impl Mesh {
     fn open_xds(&self, uri: &TargetUri, name: &Arc<str>) -> Result<Target, Error> {
         let Some(xds) = &self.inner.xds else {
             let message = format!("open `{}`: the mesh has no control plane", uri.written);
-            return Err(Error::new(ErrorKind::Setup, message)
-                .with_next_step("set `GRPC_XDS_BOOTSTRAP` or `GRPC_XDS_BOOTSTRAP_CONFIG` and call `bootstrap_from_env` on the builder, or call `bootstrap_from_file` or `bootstrap`"));
+            return Err(Error::new(ErrorKind::Setup, message).with_next_step(
+                "set `GRPC_XDS_BOOTSTRAP` or `GRPC_XDS_BOOTSTRAP_CONFIG` and call `bootstrap_from_env` on the builder, or \
+                 call `bootstrap_from_file` or `bootstrap`",
+            ));
         };
         let listener = self.inner.bootstrap.as_ref().map(|bootstrap| bootstrap.client_listener_name(name));
         let listener: Arc<str> = listener.map_or_else(|| name.clone(), Into::into);

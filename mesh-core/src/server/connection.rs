@@ -40,6 +40,7 @@ const MAX_SEND_BUFFER: usize = 64 << 10;
 const MAX_PENDING_RESETS: usize = 20;
 /// Streams that were reset here because the peer broke the protocol (RUSTSEC-2024-0003).
 const MAX_ERROR_RESETS: usize = 256;
+
 /// When a connection is over.
 #[derive(Clone, Debug)]
 pub(super) struct Ends {

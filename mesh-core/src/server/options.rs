@@ -132,17 +132,18 @@ impl ServerOptions {
         self
     }
 
-    /// Ends calls that are open when policies (RBAC, A41) come into force that deny them: the caller hears that it is not allowed,
-    /// and what the handler would still read of it fails. A caller that has not taken within a second what was under way to it has its
-    /// stream reset (CANCEL); an answer that was complete by then goes on. It is so for calls that filters hold back, too, on connections that drain, and for calls for which there is no
-    /// filter chain or no route any more. While no listener is in force, or its routes cannot be had, calls go on; the next ones judge
-    /// them. New calls do not wait for it: those that are open are judged a few at a time. Policies see a call as it came, behind what
-    /// the filters before them change of it, also in the filters that a composite leads to. Its tokens are verified anew, by the keys
-    /// of now and the time when it came: that one expires ends no call, that its key is taken out of the set does. What other services said when it came stays, and they are not
-    /// asked again; nor is chance: what only a share of calls takes (`runtime_fraction`, a composite's `sample_percent`) is for the same
-    /// calls. Policies with audit logging write down how calls begin, not how they end. [`ServerStatus::refused_calls`] counts it. Each
-    /// call's head is kept for that, and what filters that are not asked again change of its headers. Default: policies decide when a
-    /// call begins, as in gRPC.
+    /// Ends calls that are open when policies (RBAC, A41) come into force that deny them: the caller hears that it is not
+    /// allowed, and what the handler would still read of it fails. A caller that has not taken within a second what was under
+    /// way to it has its stream reset (CANCEL); an answer that was complete by then goes on. It is so for calls that filters
+    /// hold back, too, on connections that drain, and for calls for which there is no filter chain or no route any more. While
+    /// no listener is in force, or its routes cannot be had, calls go on; the next ones judge them. New calls do not wait for
+    /// it: those that are open are judged a few at a time. Policies see a call as it came, behind what the filters before them
+    /// change of it, also in the filters that a composite leads to. Its tokens are verified anew, by the keys of now and the
+    /// time when it came: that one expires ends no call, that its key is taken out of the set does. What other services said
+    /// when it came stays, and they are not asked again; nor is chance: what only a share of calls takes (`runtime_fraction`, a
+    /// composite's `sample_percent`) is for the same calls. Policies with audit logging write down how calls begin, not how
+    /// they end. [`ServerStatus::refused_calls`] counts it. Each call's head is kept for that, and what filters that are not
+    /// asked again change of its headers. Default: policies decide when a call begins, as in gRPC.
     ///
     /// [`ServerStatus::refused_calls`]: crate::ServerStatus::refused_calls
     pub fn end_denied_streams(mut self) -> Self {
