@@ -1,16 +1,18 @@
 //! Endpoints that fail: which take no calls for a while, for how long, and who says so.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use mesh_core::balance::BalanceOptions;
 use mesh_core::testing::{ControlPlane, Resources, cluster, endpoints, locality, type_url};
-use mesh_core::{ClusterStatus, EndpointStatus, Mesh};
+use mesh_core::{ClusterStatus, EndpointStatus, Mesh, Profile};
 use mesh_xds_proto::envoy::config::cluster::v3::{Cluster, OutlierDetection};
+use mesh_xds_proto::envoy::r#type::v3::Percent;
 use tonic::{Code, Status};
 
 use crate::support::backend::Backend;
-use crate::support::client::{Client, assert_says, quick, quick_mesh};
+use crate::support::client::{Client, assert_says, quick};
 use crate::support::clock::pass_over_stalls;
 use crate::support::frames::{CANCEL, FrameServer};
 use crate::support::in_time;
@@ -40,12 +42,21 @@ fn consecutive(failures: u32) -> OutlierDetection {
 }
 
 /// `greeter` at these addresses.
-async fn client_at(detection: OutlierDetection, addresses: Vec<std::net::SocketAddr>) -> (ControlPlane, Mesh, Client) {
+async fn client_at(detection: OutlierDetection, addresses: Vec<SocketAddr>) -> (ControlPlane, Mesh, Client) {
+    client_by(Profile::default(), detection, addresses).await
+}
+
+/// The same, by the rules of this profile.
+async fn client_by(
+    profile: Profile,
+    detection: OutlierDetection,
+    addresses: Vec<SocketAddr>,
+) -> (ControlPlane, Mesh, Client) {
     pass_over_stalls();
     let control_plane = ControlPlane::new();
     let service = Resources::service("greeter", addresses);
     control_plane.set(service.with(cluster("greeter").outlier_detection(detection)));
-    let mesh = quick_mesh(&control_plane).await;
+    let mesh = quick().control_plane(&control_plane).profile(profile).build().await.expect("a mesh");
     let client = Client::new(&mesh, "xds:///greeter");
     (control_plane, mesh, client)
 }
@@ -238,6 +249,44 @@ async fn no_more_are_ejected_than_the_share_that_may_be_and_never_the_last() {
     }
 }
 
+/// As in Envoy, whose panic disregards why an endpoint is not healthy; in gRPC there is none.
+#[tokio::test]
+async fn in_envoys_profile_ejections_make_a_panic_in_which_the_ejected_are_called() {
+    let all = backends(["a", "b", "c", "d"]).await;
+    let answer = |names: &[&str]| -> Vec<String> { names.iter().map(|name| (*name).to_owned()).collect() };
+    for (profile, while_ejected) in [(Profile::Envoy, answer(&["a", "b", "c", "d"])), (Profile::Grpc, answer(&["d"]))] {
+        let policy = OutlierDetection {
+            max_ejection_percent: Some(100),
+            base_ejection_time: interval(Duration::from_secs(30)),
+            ..consecutive(2)
+        };
+        let addresses = all.iter().map(Backend::address).collect();
+        let (control_plane, mesh, client) = client_by(profile, policy.clone(), addresses).await;
+        for backend in &all {
+            client.hello_until(backend.name()).await;
+        }
+        let fail = async |bad: &[&Backend]| {
+            bad.iter().for_each(|backend| backend.fail(down()));
+            for _ in 0..20 {
+                let _ = client.hello().await;
+            }
+            bad.iter().for_each(|backend| backend.succeed());
+        };
+        let [a, b, c, _] = &all;
+        fail(&[a, b]).await;
+        assert_eq!(answers(&client, 20).await.into_keys().collect::<Vec<_>>(), ["c", "d"], "a half is enough");
+        fail(&[c]).await;
+        assert_eq!(ejected(&mesh).len(), 3);
+        assert_eq!(answers(&client, 20).await.into_keys().collect::<Vec<_>>(), while_ejected, "{profile:?}");
+        control_plane.put(cluster("greeter").outlier_detection(policy).modify(|cluster| {
+            cluster.common_lb_config.get_or_insert_default().healthy_panic_threshold = Some(Percent { value: 25.0 });
+        }));
+        let calm = async { while answers(&client, 8).await.into_keys().ne(["d"]) {} };
+        in_time("a quarter is enough, by this threshold", calm).await;
+        assert_eq!(ejected(&mesh).len(), 3);
+    }
+}
+
 #[tokio::test]
 async fn what_is_enforced_for_none_is_counted_and_does_nothing() {
     let [a, bad] = backends(["a", "bad"]).await;
@@ -303,7 +352,7 @@ async fn hanging_up() -> FrameServer {
 }
 
 /// A control plane that says nothing of outlier detection.
-async fn silent(addresses: Vec<std::net::SocketAddr>, balance: BalanceOptions) -> (ControlPlane, Mesh, Client) {
+async fn silent(addresses: Vec<SocketAddr>, balance: BalanceOptions) -> (ControlPlane, Mesh, Client) {
     let control_plane = ControlPlane::new();
     control_plane.set(Resources::service("greeter", addresses));
     let step = Duration::from_millis(10);

@@ -6,7 +6,7 @@
 //! threshold uses all of its endpoints: the few that are left would not survive the load.
 
 use super::spill::Takes;
-use crate::resource::endpoints::Priority;
+use crate::resource::endpoints::{Address, Endpoint, Priority};
 
 /// The endpoints of one priority.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,10 +18,12 @@ pub(crate) struct Census {
 }
 
 impl Census {
-    /// As the control plane sees them.
-    pub(crate) fn of(priority: &Priority) -> Self {
+    /// As the control plane sees them, but that those which outlier detection ejected are no better than unhealthy.
+    pub(crate) fn of(priority: &Priority, is_ejected: impl Fn(&Address) -> bool) -> Self {
         let endpoints = || priority.localities.iter().flat_map(|locality| &locality.endpoints);
-        let count = |takes: Takes| endpoints().filter(|endpoint| takes.takes(endpoint.health)).count();
+        let is_available =
+            |takes: Takes, endpoint: &Endpoint| takes.takes(endpoint.health) && !is_ejected(&endpoint.address);
+        let count = |takes: Takes| endpoints().filter(|endpoint| is_available(takes, endpoint)).count();
         Self { healthy: count(Takes::Healthy), degraded: count(Takes::Degraded), total: endpoints().count() }
     }
 

@@ -1,8 +1,9 @@
 //! The choice in [`Profile::Envoy`](crate::Profile): calls spill over priorities, each of which has two parts, its healthy
 //! endpoints and its degraded ones.
 //!
-//! An endpoint counts as available while the control plane calls it healthy and it can be connected, or may be soon. A
-//! panic disregards what the control plane says, not what the network does: only connected endpoints are picked.
+//! An endpoint counts as available while the control plane calls it healthy, outlier detection has not ejected it, and it
+//! can be connected, or may be soon. A panic disregards what the control plane and outlier detection say, not what the
+//! network does: only connected endpoints are picked.
 
 use tokio::time::Instant;
 
@@ -10,7 +11,7 @@ use super::active::{Active, Outlook, aggregate};
 use super::load::{Census, FACTOR, Share, distribute, panics};
 use super::picker::{Group, Picker, Spread};
 use super::zones::Zone;
-use crate::connect::{Connect, ConnectivityState};
+use crate::connect::{Connect, ConnectivityState, Subchannel};
 use crate::resource::endpoints::{Endpoint, Health, LocalityEndpoints};
 
 /// A group's share is split among its localities in so many parts of a percent.
@@ -49,7 +50,11 @@ impl<C: Connect> Active<C> {
     pub(super) fn spill(&mut self, now: Instant) -> Outlook<C> {
         let endpoints = self.config.endpoints.clone();
         let factor = endpoints.overprovisioning.unwrap_or(FACTOR);
-        let by_health: Vec<Census> = endpoints.priorities.iter().map(Census::of).collect();
+        let by_health: Vec<Census> = endpoints
+            .priorities
+            .iter()
+            .map(|priority| Census::of(priority, |address| self.is_ejected(address)))
+            .collect();
         let panics = panics(&by_health, factor, self.config.cluster.panic_threshold.value);
         if panics != self.panics {
             self.panics = panics;
@@ -66,6 +71,7 @@ impl<C: Connect> Active<C> {
             }
         };
         self.priorities.keep(&needed(&shares), now);
+        self.admit_ejected();
         self.go_by_zones();
         self.outlook_of(&shares, failing)
     }
@@ -99,6 +105,12 @@ impl<C: Connect> Active<C> {
         self.config.cluster.balancing.zones.is_some_and(|zones| zones.fail_traffic_on_panic)
     }
 
+    /// Lets ejected endpoints take calls in a panic of their priority, and keeps them from calls otherwise.
+    fn admit_ejected(&self) {
+        let panicking = (0..self.panics.len()).filter(|priority| self.disregards_health(*priority));
+        self.keep_ejected_but_of(panicking.filter_map(|priority| self.members[healthy(priority)].as_ref()));
+    }
+
     /// What of a priority can be connected, or may be soon; what was not tried may be.
     fn reachable(&self, priority: usize, by_health: Census) -> Census {
         let part = healthy(priority);
@@ -107,8 +119,11 @@ impl<C: Connect> Active<C> {
             if members.is_lazy() {
                 return (members.state() == ConnectivityState::TransientFailure).then_some(0);
             }
+            let is_reachable = |subchannel: &Subchannel<C>| {
+                !self.is_ejected(subchannel.address()) && subchannel.state() != ConnectivityState::TransientFailure
+            };
             let placed = members.placed().filter(|placed| takes.takes(placed.health));
-            Some(placed.filter(|placed| placed.subchannel.state() != ConnectivityState::TransientFailure).count())
+            Some(placed.filter(|placed| is_reachable(&placed.subchannel)).count())
         };
         let degraded = if self.disregards_health(priority) { part } else { part + 1 };
         Census {

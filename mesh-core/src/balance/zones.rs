@@ -59,7 +59,7 @@ impl LocalCluster {
     pub(crate) fn publish(&self, endpoints: &Endpoints) {
         // Envoy knows no other priority of a local cluster.
         let spread = endpoints.priorities.first().map(|priority| LocalSpread {
-            census: Census::of(priority),
+            census: Census::of(priority, |_| false),
             zones: priority.localities.iter().map(Zone::of).collect(),
         });
         self.spread.store(spread.map(Arc::new));

@@ -90,8 +90,8 @@ impl EndpointStats {
         self.outcomes.is_ejected()
     }
 
-    pub(crate) fn eject(&self) {
-        self.outcomes.set_ejected(true);
+    pub(crate) fn set_ejected(&self, ejected: bool) {
+        self.outcomes.set_ejected(ejected);
     }
 
     /// Calls that were picked for this endpoint and have not ended; a stream counts until its end (A48).

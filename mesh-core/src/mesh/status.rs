@@ -177,7 +177,8 @@ pub struct EndpointStatus {
     pub security: Vec<Arc<ConnectionSecurity>>,
     /// Calls that it has not answered to the end.
     pub in_flight: u32,
-    /// Why outlier detection lets it take no calls at the moment.
+    /// Why outlier detection lets it take no calls at the moment, but in a panic (`healthy_panic_threshold`) by
+    /// [`Profile::Envoy`](crate::Profile::Envoy).
     pub ejection: Option<EjectionStatus>,
 }
 

@@ -1,11 +1,13 @@
 //! The ejections of a cluster in use: hands what was counted to the detector, and does as it says.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Active;
+use super::members::Members;
 use crate::balance::options::BalanceOptions;
 use crate::balance::outlier::{Detector, EjectionCounts, Group, Look, Method, Totals};
 use crate::connect::{Connect, ConnectivityState, EndpointStats, Streak};
@@ -122,7 +124,11 @@ impl<C: Connect> Active<C> {
         let of_priority =
             || members.iter().flatten().find(|members| members.subchannels().any(|one| one.address() == address));
         let Some(priority) = of_priority() else { return false };
-        let is_ready = |one: &Address| subchannels.get(one).is_some_and(|one| one.state() == ConnectivityState::Ready);
+        let is_ready = |one: &Address| {
+            // Also one that is ejected, in a panic.
+            !ejections.detector.is_ejected(one)
+                && subchannels.get(one).is_some_and(|one| one.state() == ConnectivityState::Ready)
+        };
         let addresses = || priority.subchannels().map(|one| one.address());
         let group = Group {
             endpoints: addresses().count(),
@@ -132,9 +138,28 @@ impl<C: Connect> Active<C> {
         let look = Look { policy, now: Instant::now(), draw, counts };
         let is_ejected = ejections.detector.fail(address, streak, group, &look);
         if is_ejected {
-            failed.stats.eject();
+            failed.stats.set_ejected(true);
         }
         is_ejected
+    }
+
+    pub(in crate::balance) fn is_ejected(&self, address: &Address) -> bool {
+        self.ejections.detector.is_ejected(address)
+    }
+
+    /// Keeps the ejected endpoints from calls, but for those of `panicking` parts.
+    pub(in crate::balance) fn keep_ejected_but_of<'a>(&self, panicking: impl Iterator<Item = &'a Members<C>>)
+    where
+        C: 'a,
+    {
+        let subchannels = panicking.flat_map(Members::subchannels);
+        let admitted: HashSet<&Address> =
+            subchannels.map(|one| one.address()).filter(|address| self.is_ejected(address)).collect();
+        for address in self.ejections.detector.ejected() {
+            if let Some(subchannel) = self.subchannels.get(address) {
+                subchannel.stats.set_ejected(!admitted.contains(address));
+            }
+        }
     }
 
     /// Outcomes are counted again, after a time without any.
@@ -172,7 +197,7 @@ impl<C: Connect> Active<C> {
             let hosts: Vec<_> = stats.iter().map(|stats| (&stats.address, totals(stats))).collect();
             *counted |= hosts.iter().any(|(_, totals)| *totals != Totals::default());
             for index in detector.sweep(&hosts, &look) {
-                stats[index].eject();
+                stats[index].set_ejected(true);
                 ejected = true;
             }
         }

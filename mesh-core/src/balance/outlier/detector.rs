@@ -138,6 +138,10 @@ impl Detector {
         self.records.get(address).is_some_and(|record| record.ejected.is_some())
     }
 
+    pub(crate) fn ejected(&self) -> impl Iterator<Item = &Address> {
+        self.records.iter().filter(|(_, record)| record.ejected.is_some()).map(|(address, _)| address)
+    }
+
     /// Why an endpoint is ejected, and when that ends at the earliest; it does at the end of an interval.
     pub(crate) fn ejection(&self, address: &Address, policy: &OutlierDetection) -> Option<(Method, Option<Instant>)> {
         let record = self.records.get(address)?;

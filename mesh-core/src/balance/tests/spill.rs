@@ -5,6 +5,7 @@ use crate::connect::SendErrorKind;
 use crate::connect::testing::{Answer, Reach};
 use crate::profile::Profile;
 use crate::resource::outlier_detection::OutlierDetection;
+use crate::resource::zone_aware::ZoneAware;
 
 fn mesh() -> Mesh {
     Mesh::with(BalanceOptions::new().profile(Profile::Envoy))
@@ -18,6 +19,29 @@ fn two(health: impl Fn(u16) -> Health) -> Arc<ClusterEntry> {
 
 fn unhealthy_if(bad: impl Fn(u16) -> bool) -> impl Fn(u16) -> Health {
     move |number| if bad(number) { Health::Unhealthy } else { Health::Healthy }
+}
+
+/// The cluster, balanced so, with outlier detection that may eject all but the last.
+fn ejecting(entry: &Arc<ClusterEntry>, balancing: Balancing) -> Arc<ClusterEntry> {
+    let config = entry.config.as_ref().unwrap();
+    let ejecting = Some(OutlierDetection { max_ejection_percent: 100, ..OutlierDetection::LOCAL }.into());
+    let cluster = Cluster { outlier_detection: ejecting, balancing, ..Cluster::clone(&config.cluster) };
+    let config = ClusterConfig { cluster: Arc::new(cluster), endpoints: config.endpoints.clone() };
+    Arc::new(ClusterEntry::new(entry.key.clone(), Ok(config)))
+}
+
+/// Has these endpoints fail from now on; how many of the next 100 calls do.
+async fn fail(mesh: &Mesh, entry: &Arc<ClusterEntry>, numbers: std::ops::RangeInclusive<u16>) -> usize {
+    numbers.for_each(|number| mesh.network.answer(number, Answer::Fails(SendErrorKind::Reset(2))));
+    let mut failed = 0;
+    for _ in 0..100 {
+        failed += usize::from(mesh.call(entry).await.is_err());
+    }
+    failed
+}
+
+fn ejected(mesh: &Mesh, entry: &Arc<ClusterEntry>) -> usize {
+    mesh.clusters.states(entry).iter().filter(|endpoint| endpoint.ejected.is_some()).count()
 }
 
 /// How many of a thousand calls go to endpoints of these numbers.
@@ -79,19 +103,9 @@ async fn endpoints_that_cannot_be_reached_make_calls_spill_over_until_they_can()
 #[tokio::test(start_paused = true)]
 async fn ejected_endpoints_make_calls_spill_over_until_they_return() {
     let mesh = mesh();
-    let entry = two(unhealthy_if(|_| false));
-    let config = entry.config.as_ref().unwrap();
-    let ejecting = Some(OutlierDetection { max_ejection_percent: 100, ..OutlierDetection::LOCAL }.into());
-    let cluster = Cluster { outlier_detection: ejecting, ..Cluster::clone(&config.cluster) };
-    let config = ClusterConfig { cluster: Arc::new(cluster), endpoints: config.endpoints.clone() };
-    let entry = Arc::new(ClusterEntry::new(entry.key.clone(), Ok(config)));
+    let entry = ejecting(&two(unhealthy_if(|_| false)), Balancing::new(true, EndpointPolicy::RoundRobin));
     mesh.prepare(&entry).await;
-    (1..=5).for_each(|number| mesh.network.answer(number, Answer::Fails(SendErrorKind::Reset(2))));
-    let mut failed = 0;
-    for _ in 0..100 {
-        failed += u32::from(mesh.call(&entry).await.is_err());
-    }
-    assert_eq!(failed, 25, "five of each in a row");
+    assert_eq!(fail(&mesh, &entry, 1..=5).await, 25, "five of each in a row");
     assert_about(share(&mesh, &entry, |number| (6..=10).contains(&number)).await, 0.7);
     (1..=5).for_each(|number| mesh.network.answer(number, Answer::Responds));
     seconds(21.0).await;
@@ -146,6 +160,78 @@ async fn in_a_panic_the_unhealthy_are_called_if_they_are_connected() {
     settle().await;
     assert_eq!(share(&mesh, &panic, |number| number > 4).await, 1000);
     assert_eq!(mesh.network.open(2).len(), 0, "let go of when it is over");
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_panic_the_ejected_are_called_and_when_it_is_over_no_more() {
+    let mesh = mesh();
+    let numbers: Vec<u16> = (1..=24).collect();
+    let of = |count: usize| {
+        let entry = entry(EndpointPolicy::RoundRobin, vec![vec![(1, &numbers[..count])]]);
+        ejecting(&entry, Balancing::new(true, EndpointPolicy::RoundRobin))
+    };
+    let ten = of(10);
+    mesh.prepare(&ten).await;
+    fail(&mesh, &ten, 1..=5).await;
+    assert_eq!(share(&mesh, &ten, |number| number > 5).await, 1000, "a half is enough");
+    fail(&mesh, &ten, 6..=6).await;
+    (1..=6).for_each(|number| mesh.network.answer(number, Answer::Responds));
+    let calls = mesh.calls(&ten, 1000).await;
+    assert_eq!((1..=10).map(|number| count(&calls, number)).collect::<Vec<_>>(), [100; 10]);
+    assert_eq!(ejected(&mesh, &ten), 6, "they are so all the same");
+    let more = of(24);
+    mesh.clusters.attach(&more);
+    settle().await;
+    assert_eq!(share(&mesh, &more, |number| number > 6).await, 1000, "of 24, six are few");
+    seconds(21.0).await;
+    assert_eq!(ejected(&mesh, &more), 0);
+    assert!(share(&mesh, &more, |number| number <= 6).await > 0, "they are back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_panic_as_ever_the_last_is_not_ejected() {
+    let mesh = mesh();
+    let entry = ejecting(&cluster(&[1, 2, 3, 4]), Balancing::new(true, EndpointPolicy::RoundRobin));
+    mesh.prepare(&entry).await;
+    assert_eq!(fail(&mesh, &entry, 1..=4).await, 100);
+    assert_eq!(ejected(&mesh, &entry), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_priority_that_panics_has_its_ejected_called() {
+    let mesh = mesh();
+    let policy = Balancing::new(true, EndpointPolicy::RoundRobin);
+    let entry = ejecting(&two(unhealthy_if(|number| (11..=15).contains(&number))), policy);
+    mesh.prepare(&entry).await;
+    fail(&mesh, &entry, 1..=8).await;
+    (1..=8).for_each(|number| mesh.network.answer(number, Answer::Responds));
+    // That they are called makes them no more available for those who choose again.
+    mesh.network.cut(9);
+    settle().await;
+    // Two of ten can take 28 %, five of ten 70 %: not all, and only the two are less than a half.
+    assert_about(share(&mesh, &entry, |number| number <= 10).await, 28.0 / 98.0);
+    assert_about(share(&mesh, &entry, |number| number <= 8).await, 0.8 * 28.0 / 98.0);
+    assert_eq!(share(&mesh, &entry, |number| (11..=15).contains(&number)).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_panic_by_ejections_calls_fail_if_that_is_asked() {
+    let mesh = mesh();
+    let zones = Some(ZoneAware { fail_traffic_on_panic: true, ..ZoneAware::default() });
+    let balancing = Balancing { zones, ..Balancing::new(true, EndpointPolicy::RoundRobin) };
+    let entry = ejecting(&cluster(&[1, 2, 3, 4]), balancing);
+    mesh.prepare(&entry).await;
+    fail(&mesh, &entry, 1..=2).await;
+    assert_eq!(share(&mesh, &entry, |number| number > 2).await, 1000);
+    fail(&mesh, &entry, 3..=3).await;
+    let error = mesh.call(&entry).await.unwrap_err();
+    assert!(
+        error.report().contains("cluster `greeter` has no endpoint for this call: 3 ejected, 1 ready"),
+        "{}",
+        error.report()
+    );
+    seconds(21.0).await;
+    assert!(mesh.call(&entry).await.is_ok(), "they are back");
 }
 
 #[tokio::test(start_paused = true)]
