@@ -17,6 +17,7 @@ use mesh_xds_proto::envoy::extensions::load_balancing_policies::client_side_weig
 use mesh_xds_proto::envoy::extensions::load_balancing_policies::wrr_locality::v3::WrrLocality;
 use mesh_xds_proto::xds::data::orca::v3::OrcaLoadReport;
 use prost_types::Duration as Interval;
+use tokio::time::Instant;
 use tonic::Status;
 
 use crate::support::PATIENCE;
@@ -129,10 +130,30 @@ async fn least_request_in_code_does_not_ask_how_long_calls_take() {
     let backends: [Backend; 2] = backends().await;
     backends[0].delay(Duration::from_millis(100));
     let (_mesh, client) = client_of(&backends, ClusterBuilder::least_request).await;
-    // Peak-EWMA would not come back to it for minutes.
+    // Peak-EWMA would not come back to it for a second.
     for _ in 0..4 {
-        client.hello_until("backend-0").await;
+        let others = client.hello_until("backend-0").await.len();
+        assert!(others < 50, "{others} calls in a row went elsewhere");
     }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_was_slow_once_gets_calls_again_soon() {
+    timed(async || {
+        let backends: [Backend; 2] = backends().await;
+        backends[0].delay(Duration::from_millis(300));
+        let (_mesh, client) = client_of(&backends, |cluster| cluster).await;
+        until_tried(&client, &backends[0]).await;
+        backends[0].delay(Duration::ZERO);
+        let begin = Instant::now();
+        client.hello_until("backend-0").await;
+        let silent = begin.elapsed();
+        // By what is forgotten within ten seconds it would be a minute.
+        assert!((0.8..5.0).contains(&silent.as_secs_f64()), "{silent:?}");
+        let answers = calls(&client, 200).await;
+        assert!(answers.get("backend-0").is_some_and(|calls| *calls >= 20), "{answers:?}");
+    })
+    .await;
 }
 
 /// How many of 120 calls of eight callers fail, as an endpoint that was the fastest now fails even faster.

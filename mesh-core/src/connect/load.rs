@@ -11,9 +11,13 @@ use tokio::time::Instant;
 
 use super::outcomes::{Ended, Outcome};
 
-/// In this time, what is known of an endpoint that gets no calls shrinks to 1/e (as in Finagle and linkerd): so soon an
-/// endpoint that was slow is tried again, a hundred times slower after five times as long.
+/// In this time, what is known of an endpoint that gets no calls shrinks to 1/e (as in Finagle and linkerd).
 const DECAY: Duration = Duration::from_secs(10);
+/// Of an endpoint that answered nothing for so long nothing is known any more but that it was slow: one call finds out what it
+/// is now, and what that says replaces what was known.
+const SILENCE: Duration = Duration::from_secs(1);
+/// With a larger share of failures it is not silence that keeps calls from an endpoint.
+const FAILING: f32 = 0.1;
 /// What an endpoint is taken to cost whose first call is not answered yet, or failed: others are better.
 const UNKNOWN: Duration = Duration::from_secs(1);
 /// How far the share of failures goes to 0 or 1 with each call.
@@ -30,6 +34,8 @@ pub(crate) struct EndpointLoad {
     latency: Decaying,
     /// The share of calls that fail.
     failures: Decaying,
+    /// When it was last [asked again](Self::ask_again).
+    asked: Moment,
     ready_since: Moment,
     /// When outlier detection let it take calls again.
     returned: Moment,
@@ -52,6 +58,7 @@ impl EndpointLoad {
             epoch: now,
             latency: Decaying::default(),
             failures: Decaying::default(),
+            asked: Moment::default(),
             ready_since: Moment::default(),
             returned: Moment::default(),
             reported: Reported::default(),
@@ -110,15 +117,15 @@ impl EndpointLoad {
     }
 
     /// A call was answered well, its response's head `took` so long. A longer time than the average counts at once, a
-    /// shorter one bit by bit.
+    /// shorter one bit by bit, unless it is the first after a silence.
     pub(crate) fn handle_success(&self, took: Duration, now: Instant) {
         let (sample, tick) = (nanos(took), self.tick(now));
-        self.latency.update(tick, |average, decay| match average < sample {
+        self.latency.update(tick, |average, elapsed| match average < sample || elapsed.is_silence() {
             true => sample,
-            false => sample + (average - sample) * decay,
+            false => sample + (average - sample) * elapsed.decay(),
         });
-        self.failures.update_unless_zero(tick, |share, decay| {
-            let share = share * decay * (1.0 - PER_CALL);
+        self.failures.update_unless_zero(tick, |share, elapsed| {
+            let share = share * elapsed.decay() * (1.0 - PER_CALL);
             if share < NEGLIGIBLE { 0.0 } else { share }
         });
     }
@@ -130,8 +137,8 @@ impl EndpointLoad {
             0.0 => sample.max(nanos(UNKNOWN)),
             known => known.max(sample),
         });
-        self.failures.update(tick, |share, decay| {
-            let share = share * decay;
+        self.failures.update(tick, |share, elapsed| {
+            let share = share * elapsed.decay();
             share + (1.0 - share) * PER_CALL
         });
     }
@@ -157,6 +164,17 @@ impl EndpointLoad {
         };
         let good = (1.0 - self.failures.decayed(tick)).max(NEGLIGIBLE);
         latency * calls / good
+    }
+
+    /// Whether it is known how long calls took here, and not how long they take now.
+    pub(crate) fn is_silent(&self, now: Instant) -> bool {
+        self.latency.is_silent(self.tick(now))
+    }
+
+    /// Whether a call that would go elsewhere should find out how long one takes here now: of all that ask, one a second, and
+    /// none while calls fail here.
+    pub(crate) fn ask_again(&self, now: Instant) -> bool {
+        self.failures.decayed(self.tick(now)) < FAILING && self.asked.renew(self.nanos(now), SILENCE)
     }
 
     fn tick(&self, now: Instant) -> Tick {
@@ -213,6 +231,14 @@ impl Moment {
     fn value(&self) -> Option<u64> {
         self.0.load(Ordering::Relaxed).checked_sub(1)
     }
+
+    /// Sets it, unless it was set less than `period` before. Of several who try at once, one does.
+    fn renew(&self, nanos: u64, period: Duration) -> bool {
+        let last = self.0.load(Ordering::Relaxed);
+        let is_due = last == 0 || u128::from(nanos.saturating_sub(last - 1)) >= period.as_nanos();
+        let renewed = || self.0.compare_exchange(last, nanos.saturating_add(1), Ordering::Relaxed, Ordering::Relaxed);
+        is_due && renewed().is_ok()
+    }
 }
 
 /// A moment in units of 65 µs. Of two that are more than 39 hours apart, the later may look like the earlier: what was
@@ -231,17 +257,31 @@ impl Tick {
         self.0.wrapping_sub(other.0) > u32::MAX / 2
     }
 
-    /// What is left of a number after the time from `earlier` to here, between 0 and 1.
-    fn decay_since(self, earlier: Tick) -> f32 {
+    /// The time from `earlier` to here; none if this is before it.
+    fn since(self, earlier: Tick) -> Elapsed {
+        Elapsed(if self.is_before(earlier) { 0 } else { self.0.wrapping_sub(earlier.0) })
+    }
+}
+
+/// The time between two moments, in the same units.
+#[derive(Clone, Copy, Debug)]
+struct Elapsed(u32);
+
+impl Elapsed {
+    /// What is left of a number after this time, between 0 and 1.
+    fn decay(self) -> f32 {
         #[expect(clippy::cast_precision_loss, reason = "known exactly enough")]
         const TICKS: f32 = (DECAY.as_nanos() >> 16) as f32;
-        let ticks = self.0.wrapping_sub(earlier.0);
-        if ticks == 0 || self.is_before(earlier) {
+        if self.0 == 0 {
             return 1.0;
         }
         #[expect(clippy::cast_precision_loss, reason = "known exactly enough")]
-        let elapsed = ticks as f32;
+        let elapsed = self.0 as f32;
         (-elapsed / TICKS).exp()
+    }
+
+    fn is_silence(self) -> bool {
+        u128::from(self.0) >= SILENCE.as_nanos() >> 16
     }
 }
 
@@ -262,21 +302,27 @@ impl Decaying {
     fn decayed(&self, now: Tick) -> f32 {
         match Self::unpack(self.0.load(Ordering::Relaxed)) {
             (0.0, _) => 0.0,
-            (value, then) => value * now.decay_since(then),
+            (value, then) => value * now.since(then).decay(),
         }
     }
 
-    /// Replaces it by what `next` makes of it and of the decay since it was last replaced.
-    fn update(&self, now: Tick, next: impl Fn(f32, f32) -> f32) {
+    /// Whether it is not 0, and was long not replaced.
+    fn is_silent(&self, now: Tick) -> bool {
+        let (value, then) = Self::unpack(self.0.load(Ordering::Relaxed));
+        value != 0.0 && now.since(then).is_silence()
+    }
+
+    /// Replaces it by what `next` makes of it and of the time since it was last replaced.
+    fn update(&self, now: Tick, next: impl Fn(f32, Elapsed) -> f32) {
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |packed| {
             let (value, then) = Self::unpack(packed);
             let at = if now.is_before(then) { then } else { now };
-            Some(Self::pack(next(value, now.decay_since(then)), at))
+            Some(Self::pack(next(value, now.since(then)), at))
         });
     }
 
     /// What is 0 stays so, and nothing is written.
-    fn update_unless_zero(&self, now: Tick, next: impl Fn(f32, f32) -> f32) {
+    fn update_unless_zero(&self, now: Tick, next: impl Fn(f32, Elapsed) -> f32) {
         if self.value() != 0.0 {
             self.update(now, next);
         }
@@ -366,6 +412,15 @@ mod tests {
         assert!(endpoint.cost(0) > 490.0, "{}", endpoint.cost(0));
         let endpoint = endpoint.answers(60_000, MS);
         assert!(endpoint.cost(0) < 5.0, "{}", endpoint.cost(0));
+    }
+
+    #[test]
+    fn after_a_silence_an_answer_replaces_what_was_known() {
+        let one_after = |silence| Endpoint::new().answers(100, MS).answers(1, 340 * MS).after(silence).answers(1, MS);
+        assert!(one_after(SECOND - 10 * MS).cost(0) > 300.0, "bit by bit");
+        assert_near(one_after(SECOND).cost(0), 1.0);
+        let failed = Endpoint::new().answers(1, MS).fails(10, MS).after(SECOND).answers(1, MS);
+        assert!(failed.cost(0) > 2.0, "what failed is remembered: {}", failed.cost(0));
     }
 
     #[test]

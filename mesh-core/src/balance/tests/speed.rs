@@ -70,6 +70,34 @@ async fn a_slow_endpoint_of_ten_gets_no_more_than_a_hundredth_of_the_calls() {
     println!("share of the slow one: in turn {:.4}, peak-EWMA {:.4}", share(&turns, 3), share(&judged, 3));
     assert!(share(&judged, 3) <= 0.01, "{}", share(&judged, 3));
     assert!(ENDPOINTS.iter().all(|number| *number == 3 || share(&judged, *number) > 0.08), "the others share");
+    let mut asked: Vec<Duration> = later(&judged).filter(|made| made.endpoint == 3).map(|made| made.at).collect();
+    asked.sort();
+    assert!(asked.windows(2).all(|pair| pair[1] - pair[0] >= Duration::from_secs(1)), "one call a second: {asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_was_slow_once_is_asked_again_soon_and_has_its_share_again() {
+    println!("seed {SEED}");
+    fastrand::seed(SEED);
+    let mesh = Mesh::new();
+    let entry = entry(EndpointPolicy::PeakEwma, vec![vec![(1, &[1, 2])]]);
+    [1, 2].into_iter().for_each(|number| mesh.network.work(number, MS, 100));
+    mesh.prepare(&entry).await;
+    mesh.calls(&entry, 100).await;
+    mesh.network.work(1, 340 * MS, 100);
+    until(&mesh, &entry, 1).await;
+    mesh.network.work(1, MS, 100);
+    let silent = until(&mesh, &entry, 1).await;
+    assert!((1.0..2.0).contains(&silent.as_secs_f64()), "{silent:?}");
+    let share = count(&mesh.calls(&entry, 1000).await, 1);
+    assert!((400..600).contains(&share), "{share} of 1000");
+}
+
+/// Calls one after the other, until this endpoint answers; how long that took.
+async fn until(mesh: &Mesh, entry: &Arc<ClusterEntry>, number: u16) -> Duration {
+    let start = Instant::now();
+    while mesh.calls(entry, 1).await != [number] {}
+    start.elapsed()
 }
 
 #[tokio::test(start_paused = true)]
