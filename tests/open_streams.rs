@@ -35,11 +35,11 @@ use crate::jwt;
 use crate::support::authorization::{Answer, Authorization};
 use crate::support::client::{Client, metadata, quick};
 use crate::support::configured::Setting;
-use crate::support::in_time;
 use crate::support::jwt::Issuer;
 use crate::support::rbac::{allow, any, deny, with_header};
 use crate::support::secured_server::{CLIENT, Site, optional, secured};
 use crate::support::served::Served;
+use crate::support::{in_time, until};
 
 fn with(filter: &Rbac) -> FilterChainBuilder {
     filter_chain().filter("rbac", filter)
@@ -54,7 +54,7 @@ pub(crate) fn ending() -> ServerOptions {
 }
 
 /// With another match, for the same connections.
-fn matching_otherwise(chain: FilterChainBuilder) -> FilterChainBuilder {
+pub(crate) fn matching_otherwise(chain: FilterChainBuilder) -> FilterChainBuilder {
     let loopback = CidrRange { address_prefix: "127.0.0.0".into(), prefix_len: Some(8) };
     chain.modify(|chain| chain.filter_chain_match.get_or_insert_default().source_prefix_ranges = vec![loopback])
 }
@@ -441,6 +441,30 @@ async fn s11_new_calls_do_not_wait_until_all_that_are_open_are_judged() {
         assert_eq!(chat.end().await.code(), Code::PermissionDenied);
     }
     assert_eq!(it.server.status().refused_calls, OPEN + 1, "each is ended once");
+}
+
+/// A shutdown in the midst of that leaves nobody behind who is not allowed any more.
+#[tokio::test]
+async fn s11_calls_that_are_yet_to_be_judged_when_the_server_shuts_down_are_judged_too() {
+    const OPEN: u64 = 200;
+    let mut it = Setting::start(with(&allow([any()])), ending()).await;
+    let mut good = Chat::open(&it, false).await;
+    let mut chats = Vec::new();
+    for _ in 0..OPEN {
+        chats.push(Chat::open(&it, true).await);
+    }
+    it.control_plane.put(server_listener(it.server.address()).chains([no_evil()]));
+    until("the first that are denied", || it.server.status().refused_calls > 0).await;
+    it.server.stop();
+    let ended_before = it.server.status().refused_calls;
+    assert!(ended_before < OPEN / 2, "{ended_before} of {OPEN} were judged before");
+    for chat in &mut chats {
+        assert_eq!(chat.end().await.code(), Code::PermissionDenied);
+    }
+    good.goes_on().await;
+    assert_eq!(it.server.status().refused_calls, OPEN, "each is ended once");
+    drop(good);
+    assert_eq!(it.server.ended().await.cut_calls, 0);
 }
 
 #[tokio::test]

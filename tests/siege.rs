@@ -3,24 +3,32 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::ops::RangeFrom;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use mesh_core::Mesh;
 use mesh_core::server::ServerOptions;
+use mesh_core::testing::filter_chain;
 use mesh_tonic::MeshServer;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use crate::open_streams::matching_otherwise;
 use crate::support::backend::Backend;
 use crate::support::client::Client;
+use crate::support::configured::Setting;
 use crate::support::frames::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE, PING, PRIORITY, Peer,
     RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, header_block,
 };
-use crate::support::in_time;
+use crate::support::secured_server::{Site, optional, secured};
 use crate::support::served::Served;
+use crate::support::{Counter, in_time};
 
 /// Calls that are made beside each attack, at least.
 const CALLS: usize = 20;
@@ -335,4 +343,99 @@ async fn s17_what_is_no_http2_ends_without_a_call() {
     };
     it.bears("garbage", garbage).await;
     it.is_alone("garbage").await;
+}
+
+/// Calls with so many bytes that more of them came than a task may read at a time; each is answered at once.
+struct EndlessCalls {
+    calls: Vec<u8>,
+    length: usize,
+    numbers: RangeFrom<u32>,
+}
+
+impl EndlessCalls {
+    fn new() -> Self {
+        let path = (":path", "/helloworld.Greeter/Nothing");
+        let head = [(":method", "POST"), (":scheme", "http"), path, ("content-type", "application/grpc")];
+        // A header of 3,000 bytes (RFC 7541, 5.1).
+        let filler = [&[0, 1, b'x', 0x7f, 0xb9, 0x16][..], &[b'v'; 3_000]].concat();
+        let call = frame(HEADERS, END_HEADERS | END_STREAM, 0, &[header_block(&head), filler].concat());
+        Self { calls: times(50, &call), length: call.len(), numbers: 0.. }
+    }
+
+    /// The next of them.
+    fn next(&mut self) -> &[u8] {
+        for (call, number) in self.calls.chunks_mut(self.length).zip(&mut self.numbers) {
+            call[5..9].copy_from_slice(&stream(number).to_be_bytes());
+        }
+        &self.calls
+    }
+}
+
+/// Clients that send as fast as they can, whatever comes. They have threads of their own, and are several, so that there is more of
+/// each whenever the server looks.
+struct Restless(Vec<oneshot::Receiver<()>>);
+
+impl Restless {
+    /// Once they have sent so much that it is their own speed that limits them no more.
+    async fn start(address: SocketAddr) -> Self {
+        let mut over = Vec::new();
+        let mut sent = Vec::new();
+        for _ in 0..3 {
+            let mut writing = Peer::connect(address).await.unwrap().into_blocking();
+            let mut reading = writing.try_clone().unwrap();
+            let (end, ended) = oneshot::channel();
+            let sends = Counter::new();
+            over.push(ended);
+            sent.push(sends.clone());
+            std::thread::spawn(move || io::copy(&mut reading, &mut io::sink()));
+            std::thread::spawn(move || {
+                let mut calls = EndlessCalls::new();
+                while writing.write_all(calls.next()).is_ok() {
+                    sends.add(1);
+                }
+                drop(end);
+            });
+        }
+        for sends in sent {
+            sends.wait_for("calls without an end", |sends| *sends >= 40).await;
+        }
+        Self(over)
+    }
+
+    /// Waits until the server ended the connection of each.
+    async fn are_cut(self) {
+        in_time("the end of all", join_all(self.0)).await;
+    }
+}
+
+/// One that answers each of their calls.
+fn tireless() -> ServerOptions {
+    ServerOptions::new().max_concurrent_streams(1_000_000)
+}
+
+#[tokio::test]
+async fn s17_clients_that_never_stop_to_send_are_cut_at_the_end_of_a_shutdown() {
+    let mut server = Served::start(tireless().shutdown_timeout(SOON), |server| server).await;
+    let restless = Restless::start(server.address()).await;
+    server.stop();
+    server.ended().await;
+    restless.are_cut().await;
+}
+
+#[tokio::test]
+async fn s17_clients_that_never_stop_to_send_are_cut_at_the_end_of_the_grace() {
+    let it = Setting::start(filter_chain(), tireless().drain_grace(SOON)).await;
+    let restless = Restless::start(it.server.address()).await;
+    it.changes_to(matching_otherwise(filter_chain())).await;
+    restless.are_cut().await;
+}
+
+/// Here those that called in plaintext, once TLS is asked for.
+#[tokio::test]
+async fn s3_clients_that_never_stop_to_send_are_cut_when_the_server_does_not_let_them_in_any_more() {
+    let site = Site::start(Some(filter_chain()), tireless(), |server| server).await.certified().await;
+    let restless = Restless::start(site.address()).await;
+    site.listen(secured(&optional()));
+    restless.are_cut().await;
+    site.server.wait_for("no connection", |status| status.connections == 0).await;
 }

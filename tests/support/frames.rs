@@ -144,6 +144,13 @@ impl Peer {
         Ok(peer)
     }
 
+    /// The connection, for threads that block.
+    pub(crate) fn into_blocking(self) -> std::net::TcpStream {
+        let stream = self.stream.into_std().expect("a socket");
+        stream.set_nonblocking(false).expect("a socket");
+        stream
+    }
+
     /// The head of a call of the greeter.
     pub(crate) async fn call(&mut self, stream: u32, method: &str) -> io::Result<()> {
         self.call_with(stream, method, &[(":authority", "greeter")]).await

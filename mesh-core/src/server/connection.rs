@@ -219,3 +219,45 @@ fn http2(options: &ServerOptions) -> http2::Builder<Streams> {
         .keep_alive_timeout(options.keepalive_timeout);
     builder
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use tokio::task::consume_budget;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::server::state::ServerState;
+
+    /// As HTTP/2 whose socket has always more: it takes all that a task may do at a time.
+    async fn busy() -> Result<(), Infallible> {
+        loop {
+            consume_budget().await;
+        }
+    }
+
+    /// Why a connection ends that never rests.
+    async fn end_of_busy(options: ServerOptions, told: impl FnOnce(&Ends)) -> &'static str {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let connected = Arc::new(ServerState::new(address, None, &options, None)).connect(address, address);
+        let token = CancellationToken::new;
+        let ends = Ends { drain: token(), shutdown: token(), cut: token() };
+        told(&ends);
+        let signs = Signs { ends, certificates: Certificates::default(), peer: address };
+        let stages = Stages::new(&options, Instant::now());
+        let http2 = pin!(busy());
+        let end = drive(http2, |_| {}, signs, Traffic::default(), stages, &connected);
+        timeout(Duration::from_secs(5), end).await.expect("it hears of its end")
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_never_rests_hears_every_sign() {
+        let cut = end_of_busy(ServerOptions::new(), |ends| ends.cut.cancel()).await;
+        let drained = end_of_busy(ServerOptions::new(), |ends| ends.drain.cancel()).await;
+        let shut_down = end_of_busy(ServerOptions::new(), |ends| ends.shutdown.cancel()).await;
+        let late = end_of_busy(ServerOptions::new().handshake_timeout(Duration::ZERO), |_| {}).await;
+        let never_spoke: &str = End::NoHttp2.into();
+        assert_eq!([cut, drained, shut_down, late], [End::Cut.into(), never_spoke, never_spoke, never_spoke]);
+    }
+}
