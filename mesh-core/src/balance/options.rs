@@ -114,7 +114,8 @@ impl BalanceOptions {
 
     /// In this time at most, or in the `base_ejection_time` if that is shorter, an endpoint that was ejected gets back its
     /// share of the calls: a tenth of it at first, then evenly more. It holds for clusters whose control plane sends no
-    /// `slow_start_config`, and not where the same key is to stay at the same endpoint. Default 10 s; 0: all at once.
+    /// `slow_start_config`, and not where the same key is to stay at the same endpoint, nor with a policy of your own that
+    /// chooses the same again when it [is asked again](super::Policy::pick). Default 10 s; 0: all at once.
     pub fn slow_start(mut self, window: Duration) -> Self {
         self.slow_start = Sourced::code(bounded(window));
         self

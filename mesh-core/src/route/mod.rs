@@ -135,7 +135,7 @@ fn choose<B>(snapshot: &Snapshot, request: &Request<B>) -> Result<Choice, Error>
             (choice, destination)
         }
         RouteAction::Answer(_) if cfg!(feature = "filter") => (0, Destination::Nowhere),
-        RouteAction::Answer(answer) => return Err(table.unsupported(route, answer.name())),
+        RouteAction::Answer(answer) => return Err(table.unanswered(route, answer.name())),
         other => return Err(table.unsupported(route, other.name())),
     };
     Ok(Choice { route, choice, destination })
@@ -185,4 +185,30 @@ fn named_cluster(
 fn no_snapshot() -> Error {
     Error::new(ErrorKind::Setup, "route a call that has no configuration")
         .with_next_step("put a DiscoverLayer in front of the RouteLayer")
+}
+
+#[cfg(all(test, not(feature = "filter")))]
+mod without_layers {
+    use super::*;
+    use crate::resource::listener::CallLimits;
+    use crate::resource::matcher::RouteMatch;
+    use crate::resource::route::Route;
+    use crate::resource::route_answer::RouteAnswer;
+    use crate::resource::route_config::VirtualHost;
+
+    #[test]
+    fn a_call_that_its_route_would_answer_fails_and_names_the_feature() {
+        let answer = RouteAnswer::Direct { status: http::StatusCode::OK, body: bytes::Bytes::new() };
+        let route = Route::new("hello", RouteAction::Answer(Arc::new(answer)));
+        let host = VirtualHost::new("greeter", vec![(RouteMatch::prefix(""), route)]);
+        let table = RouteTable::of_virtual_host("a test", Arc::new(host), CallLimits::default());
+        let snapshot = Snapshot { routing: Ok(Arc::new(table)), clusters: Arc::default() };
+        let error = choose(&snapshot, &Request::new(())).err().expect("nothing answers").report();
+        for part in [
+            "route `hello` has the action `direct_response`, and mesh-core's feature `filter` is off",
+            "build with mesh-core's feature `filter`",
+        ] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
 }

@@ -286,11 +286,19 @@ impl RouteTable {
 
     /// A route whose action is not to forward.
     pub(crate) fn unsupported(&self, route: usize, action: &str) -> Error {
+        let next_step = "give the route a `route` action with `cluster` or `weighted_clusters`";
+        self.bad_action(route, action, "which a client cannot take", next_step)
+    }
+
+    /// A route that answers calls itself, in a build without the layer that does it.
+    pub(crate) fn unanswered(&self, route: usize, action: &str) -> Error {
+        let next_step = "build with mesh-core's feature `filter`, or give the route a `route` action";
+        self.bad_action(route, action, "and mesh-core's feature `filter` is off", next_step)
+    }
+
+    fn bad_action(&self, route: usize, action: &str, why: &str, next_step: &'static str) -> Error {
         let name = &self.virtual_host.routes[route].name;
-        let mut error = self.configuration_error(
-            format!("route `{name}` has the action `{action}`, which a client cannot take"),
-            "give the route a `route` action with `cluster` or `weighted_clusters`",
-        );
+        let mut error = self.configuration_error(format!("route `{name}` has the action `{action}`, {why}"), next_step);
         error.context_mut().route = Some(name.clone());
         error
     }

@@ -51,6 +51,11 @@ use crate::resource::weighted_round_robin::WeightedRoundRobin as WeightedRoundRo
 pub trait Policy: Send + Sync {
     /// The choice among `members`, which are those that the policy was started with, and are not empty. If the endpoint
     /// has no slot for the call, the policy is asked again a few times, then any other is taken.
+    ///
+    /// In a slow start, too, the policy is asked again, seven times at most, while what it chooses is not to have its whole
+    /// share yet; its last choice then stands. A policy that chooses the same again, as one that goes by
+    /// [`hash`](PickRequest::hash) or by the fewest calls of all does, therefore has no slow start: not where the control
+    /// plane asks for it, nor after an ejection ([`BalanceOptions::slow_start`](super::BalanceOptions::slow_start)).
     fn pick(&self, members: &[Member], request: &PickRequest<'_>) -> Choice;
 
     /// Whether a call waits for the endpoint that was chosen for it when that has no slot, rather than going elsewhere.

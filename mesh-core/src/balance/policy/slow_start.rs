@@ -227,6 +227,22 @@ mod tests {
         assert!((part(&*returned, &members, now + WINDOW) - 1.0).abs() < 0.01);
     }
 
+    /// Always the last.
+    struct Insists;
+
+    impl Policy for Insists {
+        fn pick(&self, members: &[Member], _: &PickRequest<'_>) -> Choice {
+            Choice::Endpoint(members.len() - 1)
+        }
+    }
+
+    #[test]
+    fn a_policy_that_chooses_the_same_again_is_obeyed() {
+        let (members, now) = one_new(10);
+        let part = part(&*around(Box::new(Insists), &members, now), &members, now);
+        assert!((part - 10.0).abs() < f64::EPSILON, "{part}");
+    }
+
     #[test]
     fn where_all_endpoints_are_new_each_has_the_same_share() {
         let members = members(10);
