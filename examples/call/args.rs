@@ -80,6 +80,10 @@ pub(crate) struct Args {
     /// The request message, in hexadecimal, or as the bytes of a file.
     #[arg(long, value_name = "HEX|@FILE", default_value = "", hide_default_value = true, value_parser = parse_data)]
     pub(crate) data: Bytes,
+    /// Has what goes by chance, as the choice among weights, go the same way each time, as far as calls come in the same
+    /// order. One thread makes all calls then.
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
     /// The largest reply that is taken.
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 20)]
     pub(crate) max_reply: usize,

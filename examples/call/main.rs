@@ -7,9 +7,11 @@ mod codec;
 mod load;
 mod report;
 
+use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::args::Args;
@@ -18,12 +20,33 @@ use crate::report::Report;
 /// What keeps the program from calling at all.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let args = Args::parse();
+    match runtime(args.seed) {
+        Ok(runtime) => runtime.block_on(call(&args)),
+        Err(error) => {
+            eprintln!("call: no runtime: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// With a seed it has one thread: each has its own chance.
+fn runtime(seed: Option<u64>) -> io::Result<Runtime> {
+    let mut builder = match seed {
+        Some(seed) => {
+            fastrand::seed(seed);
+            Builder::new_current_thread()
+        }
+        None => Builder::new_multi_thread(),
+    };
+    builder.enable_all().build()
+}
+
+async fn call(args: &Args) -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(LevelFilter::WARN).with_ansi(false).init();
-    let mut report = Report::new(&args);
-    if let Err(error) = run(&args, &mut report).await {
+    let mut report = Report::new(args);
+    if let Err(error) = run(args, &mut report).await {
         let text = whole_text(&*error);
         eprintln!("call: {text}");
         report.no_call(text);

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from support import calls, servers, xds
+from support import calls, seeds, servers, xds
 from support.xds import fault, listener, percent, route, routes, service
 
 TARGET = "xds:///greeter"
@@ -128,6 +128,7 @@ def test_a_share_of_the_calls_passes_the_filter(programs, serve, client):
     sampled = run(abort(5), sample_percent={"default_value": percent(30)})
     filters = [named(composite(by_header({"none": SKIP}, otherwise=sampled)))]
     config = serve(*service("greeter", server.address), listener("greeter", filters=filters))
-    done = calls.call(programs, client, TARGET, bootstrap=config, count=2_000, concurrency=16)
+    options = {"count": 2_000, "concurrency": 16, **seeds.option(client)}
+    done = calls.call(programs, client, TARGET, bootstrap=config, **options)
     # Four standard deviations.
     assert done.codes["NOT_FOUND"] == pytest.approx(600, abs=82)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from support import calls, servers
+from support import calls, seeds, servers
 from support.envoy import proxy
 from support.xds import assignment, bootstrap, cluster, endpoints, listener, locality, member, route, routes
 
@@ -49,6 +49,7 @@ class Sides:
     def shares(self, **ours_only):
         """The share of each endpoint in many calls: ours, and Envoy's."""
         options = {"count": CALLS, "concurrency": 16, "within": 110}
+        ours_only |= seeds.option(calls.mesh())
         ours = calls.call(self.programs, calls.mesh(), TARGET, bootstrap=self.config, **options, **ours_only)
         theirs = calls.call(self.programs, calls.mesh(), self._through(), **options)
         assert (ours.codes, theirs.codes) == ({"OK": CALLS}, {"OK": CALLS})

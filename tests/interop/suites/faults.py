@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from support import calls, servers
+from support import calls, seeds, servers
 from support.xds import fault, listener, percent, route, routes, service
 
 TARGET = "xds:///greeter"
@@ -56,7 +56,7 @@ def near(number, share):
 @pytest.mark.parametrize("share", [1, 10, 50, 99])
 def test_share_of_the_calls_is_aborted(faulty, client, share):
     greeter = faulty(abort=abort(share))
-    done = greeter.call(client, count=MANY, concurrency=16)
+    done = greeter.call(client, count=MANY, concurrency=16, **seeds.option(client))
     assert done.codes["ABORTED"] == near(MANY, share / 100)
     assert servers.calls_taken(greeter.server) == done.codes["OK"] == MANY - done.codes["ABORTED"]
 
@@ -96,7 +96,7 @@ def test_header_lowers_the_share(faulty, client, asked, expected):
     headers = {"x-envoy-fault-abort-grpc-request": "10", "x-envoy-fault-abort-request-percentage": asked}
     # C-core's name for it, which A33 does not know.
     headers |= {"x-envoy-fault-abort-percentage": asked}
-    done = greeter.call(client, count=MANY, concurrency=16, headers=headers)
+    done = greeter.call(client, count=MANY, concurrency=16, headers=headers, **seeds.option(client))
     assert done.codes.get("ABORTED", 0) == near(MANY, expected)
 
 
@@ -105,7 +105,7 @@ def delayed(done, by=490):
 
 
 def test_share_of_the_calls_is_delayed(faulty, client):
-    done = faulty(delay=delay(25)).call(client, count=400, concurrency=100, each=True)
+    done = faulty(delay=delay(25)).call(client, count=400, concurrency=100, each=True, **seeds.option(client))
     assert done.codes == {"OK": 400}
     assert delayed(done) == near(400, 0.25)
 

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import random
 import threading
 from collections import Counter
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from support import servers
+from support import seeds, servers
 from support.ads import AdsServer
 from support.certificates import Authority
 from support.envoy import Envoy, plain
@@ -205,7 +204,7 @@ def _agreement(denied, caller, call, rules):
 
 @pytest.mark.parametrize("kinds", [("mesh", "c-core", "envoy"), ("mesh", "envoy")], ids="-".join)
 def test_verdicts(kinds, module_programs, authority, issued, callers, capsys):
-    seed = int(os.environ.get("INTEROP_SEED") or random.randrange(1 << 32))
+    seed = seeds.chosen()
     chance = random.Random(seed)
     names = [*NAMES, "https://mesh.test/web", "web.a.test", "db.b.test", "CN=web", ""]
     policies = Policies(chance, names, unknown=OF_ENVOY_ALONE if "c-core" in kinds else ())

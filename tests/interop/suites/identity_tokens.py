@@ -1,14 +1,13 @@
 """Tokens of callers, good and bad, at random: our server takes those that Envoy takes. INTEROP_SEED repeats a run."""
 
 import json
-import os
 import random
 import time
 from collections import Counter
 
 import pytest
 
-from support import servers
+from support import seeds, servers
 from support.ads import AdsServer
 from support.envoy import Envoy, plain
 from support.http2 import Connection
@@ -170,7 +169,7 @@ def _said(theirs, ours, is_odd):
 
 
 def test_verdicts(programs, keys, capsys):
-    seed = int(os.environ.get("INTEROP_SEED") or random.randrange(1 << 32))
+    seed = seeds.chosen()
     tokens = Tokens(random.Random(seed), keys)
     asked = [tokens.call() for _ in range(TOKENS)]
     envoy, mesh = _envoy(programs, keys), Mesh(programs, keys)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from support import calls, servers
+from support import calls, seeds, servers
 from support.wait import until
 from support.xds import cluster, endpoints, service
 
@@ -95,7 +95,8 @@ def test_each_category_drops_its_share(programs, serve, client):
         ]
     }
     config = serve(*service("greeter", backend), endpoints("greeter", backend) | {"policy": policy})
-    done = calls.call(programs, client, TARGET, bootstrap=config, count=number, concurrency=16, within=100)
+    options = {"count": number, "concurrency": 16, "within": 100, **seeds.option(client)}
+    done = calls.call(programs, client, TARGET, bootstrap=config, **options)
     share = 1 - (1 - 0.015) * (1 - 0.2) * (1 - 0.3)
     assert set(done.codes) == {"OK", "UNAVAILABLE"}
     assert done.codes["UNAVAILABLE"] == pytest.approx(number * share, abs=4 * math.sqrt(number * share * (1 - share)))

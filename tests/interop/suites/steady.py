@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from support import calls, servers
+from support import calls, seeds, servers
 from support.scripted import Scripted, reset
 from support.xds import cluster, endpoints, fault, listener, percent, route, routes
 
@@ -168,7 +168,8 @@ def test_canary_takes_its_share(programs, serve):
     table = routes("greeter", route({"stable": 99, "canary": 1}))
     sets = [cluster("stable"), endpoints("stable", stable), cluster("canary"), endpoints("canary", canary)]
     config = serve(listener("greeter"), table, *sets)
-    done = calls.call(programs, calls.mesh(), TARGET, bootstrap=config, count=MILLION, concurrency=32, within=600)
+    options = {"count": MILLION, "concurrency": 32, "within": 600, **seeds.option(calls.mesh())}
+    done = calls.call(programs, calls.mesh(), TARGET, bootstrap=config, **options)
     assert done.codes == {"OK": MILLION}
     assert done.endpoints[canary] == pytest.approx(MILLION * share, abs=four_sigma(MILLION, share))
 
@@ -178,7 +179,8 @@ def test_abort_takes_its_share(programs, serve):
     abort = {"name": "fault", "typed_config": fault(abort={"grpc_status": 14, "percentage": percent(10)})}
     backend = servers.go_echo(programs)
     faulty = [listener("greeter", filters=[abort]), *one_cluster(backend.address)[1:]]
-    done = calls.call(programs, calls.mesh(), TARGET, bootstrap=serve(*faulty), count=number, concurrency=32)
+    options = {"count": number, "concurrency": 32, **seeds.option(calls.mesh())}
+    done = calls.call(programs, calls.mesh(), TARGET, bootstrap=serve(*faulty), **options)
     assert set(done.codes) == {"OK", "UNAVAILABLE"}
     assert done.codes["UNAVAILABLE"] == pytest.approx(number * share, abs=four_sigma(number, share))
     assert done.endpoints == {backend.address: done.codes["OK"]}
