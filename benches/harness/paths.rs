@@ -25,7 +25,7 @@ use crate::site::{SPIFFE_ID, Site};
 use crate::{Error, armed};
 
 /// Where the mesh has its certificate and roots from.
-pub(crate) const PROVIDER: &str = "bench";
+pub const PROVIDER: &str = "bench";
 
 /// A way from the generated client to the servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
@@ -154,7 +154,9 @@ impl Path {
         self.servers(site).iter().map(endpoint).collect()
     }
 
-    fn cluster(self) -> ClusterBuilder {
+    /// The cluster `echo`, as this path has it.
+    #[must_use]
+    pub fn cluster(self) -> ClusterBuilder {
         let cluster = cluster("echo");
         if !self.is_secured() {
             return cluster;

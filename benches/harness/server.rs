@@ -123,8 +123,9 @@ async fn listen_with(mut server: Server, service: EchoService) -> Result<SocketA
     Ok(address)
 }
 
-#[derive(Default)]
-pub(crate) struct EchoService {
+/// Answers with what it was sent.
+#[derive(Debug, Default)]
+pub struct EchoService {
     /// Before each unary reply.
     delay: Option<Duration>,
 }

@@ -119,7 +119,11 @@ fn read(latency: &str) -> Result<Histogram<u32>, Error> {
 }
 
 /// A server, for as long as the runtime lives, and what it needs to go on.
-async fn start(path: Path, site: &Site) -> Result<(SocketAddr, Option<(Mesh, ControlPlane)>), Error> {
+///
+/// # Errors
+///
+/// Fails when no port is left, or the server cannot be secured.
+pub async fn start(path: Path, site: &Site) -> Result<(SocketAddr, Option<(Mesh, ControlPlane)>), Error> {
     if path == Path::Server {
         return Ok((listen(Server::builder().tls_config(site.server_tls())?).await?, None));
     }

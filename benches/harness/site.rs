@@ -1,6 +1,7 @@
 //! Where the servers are, and what it takes to be let in.
 
 use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
 
 use mesh_core::identity::{Identity, KeyMaterial, TrustBundle};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
@@ -31,6 +32,59 @@ pub struct Site {
     client: Pair,
 }
 
+/// Who vouches for both sides, for as long as a bench runs.
+#[derive(Debug)]
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    /// One that nobody else knows.
+    ///
+    /// # Errors
+    ///
+    /// Fails when there is no key to be had.
+    pub fn new() -> Result<Self, Error> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Ok(Self(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?))
+    }
+
+    /// A new certificate of the servers, and the roots.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn server(&self, life: Duration) -> Result<KeyMaterial, Error> {
+        material(&self.issue_server(Some(life))?, &self.0.pem())
+    }
+
+    /// As [`server`](Self::server), of clients.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn client(&self, life: Duration) -> Result<KeyMaterial, Error> {
+        material(&self.issue_client(Some(life))?, &self.0.pem())
+    }
+
+    fn issue_server(&self, life: Option<Duration>) -> Result<Pair, Error> {
+        self.issue(vec![SanType::DnsName(DNS_NAME.try_into()?), SanType::URI(SPIFFE_ID.try_into()?)], life)
+    }
+
+    fn issue_client(&self, life: Option<Duration>) -> Result<Pair, Error> {
+        self.issue(vec![SanType::URI(CLIENT_ID.try_into()?)], life)
+    }
+
+    fn issue(&self, names: Vec<SanType>, life: Option<Duration>) -> Result<Pair, Error> {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names;
+        if let Some(life) = life {
+            params.not_after = (SystemTime::now() + life).into();
+        }
+        let key = KeyPair::generate()?;
+        Ok(Pair { chain: params.signed_by(&key, &self.0)?.pem(), key: key.serialize_pem() })
+    }
+}
+
 /// A certificate and its key in PEM. The key is good for one run of a bench.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Pair {
@@ -40,19 +94,20 @@ struct Pair {
 
 impl Site {
     /// An authority of its own, and no endpoint yet.
-    pub(crate) fn new() -> Result<Self, Error> {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-        let uri = |id: &str| Ok::<_, Error>(SanType::URI(id.try_into()?));
+    ///
+    /// # Errors
+    ///
+    /// Fails when there is no key to be had.
+    pub fn new() -> Result<Self, Error> {
+        let authority = Authority::new()?;
         Ok(Self {
             plain: Vec::new(),
             secured: Vec::new(),
             shadow: None,
             slow: None,
-            server: Pair::issue(&authority, vec![SanType::DnsName(DNS_NAME.try_into()?), uri(SPIFFE_ID)?])?,
-            client: Pair::issue(&authority, vec![uri(CLIENT_ID)?])?,
-            authority: authority.pem(),
+            server: authority.issue_server(None)?,
+            client: authority.issue_client(None)?,
+            authority: authority.0.pem(),
         })
     }
 
@@ -60,33 +115,28 @@ impl Site {
         ServerTlsConfig::new().identity(self.server.tonic()).client_ca_root(Certificate::from_pem(&self.authority))
     }
 
-    pub(crate) fn client_tls(&self) -> ClientTlsConfig {
+    /// How tonic's clients are let in.
+    #[must_use]
+    pub fn client_tls(&self) -> ClientTlsConfig {
         let authority = Certificate::from_pem(&self.authority);
         ClientTlsConfig::new().ca_certificate(authority).identity(self.client.tonic()).domain_name(DNS_NAME)
     }
 
     pub(crate) fn client_material(&self) -> Result<KeyMaterial, Error> {
-        self.material(&self.client)
+        material(&self.client, &self.authority)
     }
 
     pub(crate) fn server_material(&self) -> Result<KeyMaterial, Error> {
-        self.material(&self.server)
-    }
-
-    fn material(&self, pair: &Pair) -> Result<KeyMaterial, Error> {
-        let identity = Identity::from_pem(pair.chain.as_bytes(), pair.key.as_bytes())?;
-        Ok(KeyMaterial::new().identity(identity).trust(TrustBundle::from_pem(self.authority.as_bytes())?))
+        material(&self.server, &self.authority)
     }
 }
 
-impl Pair {
-    fn issue(authority: &CertifiedIssuer<'_, KeyPair>, names: Vec<SanType>) -> Result<Self, Error> {
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = names;
-        let key = KeyPair::generate()?;
-        Ok(Self { chain: params.signed_by(&key, authority)?.pem(), key: key.serialize_pem() })
-    }
+fn material(pair: &Pair, roots: &str) -> Result<KeyMaterial, Error> {
+    let identity = Identity::from_pem(pair.chain.as_bytes(), pair.key.as_bytes())?;
+    Ok(KeyMaterial::new().identity(identity).trust(TrustBundle::from_pem(roots.as_bytes())?))
+}
 
+impl Pair {
     fn tonic(&self) -> TonicIdentity {
         TonicIdentity::from_pem(&self.chain, &self.key)
     }
