@@ -19,7 +19,6 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tonic::Code;
 
-use crate::support::PATIENCE;
 use crate::support::client::{Client, SOON, assert_says, impatient, quick};
 use crate::support::frames::{FrameServer, NO_ERROR};
 use crate::support::pki::{Authority, Issued, Mounted, dns, uri};
@@ -28,6 +27,7 @@ use crate::support::secured::{
 };
 use crate::support::tls::{TlsFront, server};
 use crate::support::witness::witness;
+use crate::support::{PATIENCE, in_time};
 
 #[tokio::test]
 async fn both_sides_prove_who_they_are_and_the_status_says_so() {
@@ -324,6 +324,39 @@ async fn s5_no_call_uses_a_connection_of_an_older_context() {
     site.control_plane.put(cluster("greeter"));
     site.control_plane.put(endpoints("greeter").endpoint(site.backend.address()));
     client.recovers().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_ejected_stays_so_when_its_connections_are_secured_otherwise() {
+    let site = Site::mutual().await;
+    let detection = OutlierDetection {
+        interval: Some(Duration::from_millis(50).try_into().unwrap()),
+        base_ejection_time: Some(Duration::from_secs(60).try_into().unwrap()),
+        enforcing_success_rate: Some(0),
+        enforcing_failure_percentage: Some(100),
+        failure_percentage_minimum_hosts: Some(1),
+        failure_percentage_request_volume: Some(2),
+        ..Default::default()
+    };
+    let ask = |peers: &[&str]| {
+        let cluster = cluster("greeter").outlier_detection(detection.clone());
+        site.control_plane.put(secured_by(cluster, &context(peers)));
+    };
+    ask(&[SERVER]);
+    let mesh = site.mesh(impatient().certificate_provider("default", site.material())).await;
+    let client = Client::new(&mesh, "xds:///greeter");
+    assert_eq!(client.hello().await.unwrap(), "a");
+    site.backend.fail(tonic::Status::unavailable("not now"));
+    says_in_time(&client, "ejected by failure_percentage").await;
+    site.backend.succeed();
+    ask(&["spiffe://other/x", SERVER]);
+    let connected = async {
+        while site.front.clients().len() < 2 || connections(&mesh).is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    in_time("it is connected by the new context", connected).await;
+    assert_says(&client.hello().await.unwrap_err(), &["1 ejected"]);
 }
 
 #[tokio::test]

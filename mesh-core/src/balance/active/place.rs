@@ -166,6 +166,8 @@ impl<C: Connect> Active<C> {
         let subchannel =
             Subchannel::start(address.clone(), endpoint.reached_at().cloned(), security, &self.environment);
         subchannel.stats.set_authority(endpoint.authority());
+        // Until it returns, whatever becomes of its connections.
+        subchannel.stats.set_ejected(self.is_ejected(address));
         if let Some(old) = self.subchannels.insert(address.clone(), subchannel.clone()) {
             leave(&old, subchannel.security.as_ref());
         }
