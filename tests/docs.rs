@@ -52,6 +52,23 @@ fn is_test(before: &str) -> bool {
     lines.take_while(|line| line.trim_start().starts_with("#[")).any(|line| line.contains("test"))
 }
 
+/// What is no doc test is compiled in `snippets.rs`.
+#[test]
+fn the_rust_of_the_docs_is_compiled() {
+    let squeezed = |text: &str| text.split_whitespace().collect::<String>();
+    let compiled = squeezed(include_str!("snippets.rs"));
+    let mut pieces = 0;
+    for doc in ["README.md", "docs/identity.md"] {
+        let text = fs::read_to_string(Path::new(ROOT).join(doc)).expect(doc);
+        let blocks = text.split("```rust").skip(1).filter_map(|block| block.split_once("```")?.0.split_once('\n'));
+        for (_, piece) in blocks.filter(|(kind, _)| *kind != ",no_run") {
+            assert!(compiled.contains(&squeezed(piece)), "{doc}: not in snippets.rs: {piece}");
+            pieces += 1;
+        }
+    }
+    assert_eq!(pieces, 5);
+}
+
 /// Each thing that is supported is shown by a test, of the public API or beside the code.
 #[test]
 fn each_row_of_the_features_names_a_test() {

@@ -58,6 +58,8 @@ mod server_mtls;
 mod sessions;
 mod shutdown;
 mod siege;
+#[expect(dead_code, reason = "compiled, and not run")]
+mod snippets;
 mod socket_matches;
 mod spiffe_validator;
 mod storm;
