@@ -565,6 +565,30 @@ async fn a_peer_that_falls_silent_under_an_open_call_is_found_by_a_ping() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_hangs_while_it_is_connected_gets_no_more_calls_until_it_goes_on() {
+    let backends = [Backend::start("a").await, Backend::start("b").await, Backend::start("hangs").await];
+    let relay = Relay::start(backends[2].address()).await;
+    let addresses = [backends[0].address(), backends[1].address(), relay.address()];
+    // The connection is given up after 20 s, for which this test has no patience.
+    let http2 = Http2Options::new().keepalive_doubt(Duration::from_millis(200));
+    let (mesh, mut client) = connect_with(&addresses, quick(), http2).await;
+    wait_until_ready(&mesh, 3).await;
+    relay.freeze();
+    let open: Vec<_> = (0..30).map(|_| spawn_call(&client)).collect();
+    wait_until_ready(&mesh, 2).await;
+    for _ in 0..100 {
+        assert_ne!(call(&mut client).await.unwrap(), "hangs");
+    }
+    relay.thaw();
+    wait_until_ready(&mesh, 3).await;
+    let mut late = 0;
+    for call in open {
+        late += u32::from(call.await.unwrap().unwrap() == "hangs");
+    }
+    assert!(late > 0, "what was sent before it was doubted is answered");
+}
+
+#[tokio::test]
 async fn an_idle_connection_is_not_pinged() {
     let pings = Counter::new();
     let seen = pings.clone();

@@ -63,7 +63,7 @@ impl Http2Options {
     }
 
     /// Silence while calls are open before a PING asks whether the peer is there; `None` for never. Default 10 s. At most
-    /// two are sent without data from the peer, and half as many after it complained.
+    /// two in five minutes are sent without data from the peer, and half as many after it complained.
     pub fn keepalive_interval(mut self, interval: Option<Duration>) -> Self {
         let known = self.http2.keepalive.unwrap_or_default();
         self.http2.keepalive = interval.map(|interval| http2::Keepalive { interval: bounded(interval), ..known });
@@ -74,6 +74,15 @@ impl Http2Options {
     pub fn keepalive_timeout(mut self, timeout: Duration) -> Self {
         let known = self.http2.keepalive.unwrap_or_default();
         self.http2.keepalive = Some(http2::Keepalive { timeout: bounded(timeout), ..known });
+        self
+    }
+
+    /// Silence after a PING before the peer is doubted: it gets no new calls, and another connection is made, until it is
+    /// heard or given up. The first PING, too, is sent that early if nothing is read after a request: after half of this to
+    /// all of it. Default 1 s; longer than a round trip, or each costs a connection.
+    pub fn keepalive_doubt(mut self, silence: Duration) -> Self {
+        let known = self.http2.keepalive.unwrap_or_default();
+        self.http2.keepalive = Some(http2::Keepalive { doubt: bounded(silence), ..known });
         self
     }
 
@@ -261,6 +270,16 @@ impl Connection for Http2Connection {
             Some(secured) => secured.outlived().await,
             None => std::future::pending().await,
         }
+    }
+
+    async fn doubted(&self) -> Arc<str> {
+        // The sender is in the connection, so it cannot be gone.
+        let _ = self.connection.doubt().wait_for(|in_doubt| *in_doubt).await;
+        "the peer does not answer a PING".into()
+    }
+
+    async fn heard(&self) {
+        let _ = self.connection.doubt().wait_for(|in_doubt| !in_doubt).await;
     }
 
     fn drain(&self) {

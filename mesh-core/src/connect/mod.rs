@@ -102,6 +102,17 @@ pub trait Connection: Clone + Send + Sync + 'static {
         pending()
     }
 
+    /// Resolves when the peer may hang, with why: it owes an answer. It gets no new calls from then on, and another connection
+    /// is made; those in flight go on. By default, never.
+    fn doubted(&self) -> impl Future<Output = Arc<str>> + Send {
+        pending()
+    }
+
+    /// Resolves when the peer that was doubted is heard. By default, at once.
+    fn heard(&self) -> impl Future<Output = ()> + Send {
+        ready(())
+    }
+
     /// Takes no new calls from now on, and closes once those in flight have ended.
     fn drain(&self);
 

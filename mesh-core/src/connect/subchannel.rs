@@ -76,8 +76,7 @@ pub(crate) struct Subchannel<C: Connect> {
 
 struct State<N> {
     connectivity: Connectivity,
-    /// Each with its number, which tells it from the others.
-    connections: SmallVec<[(u64, N); 1]>,
+    connections: SmallVec<[Kept<N>; 1]>,
     /// What to connect to, if that is not the endpoint's address alone (A61).
     reached_at: Option<Arc<[Address]>>,
     /// Which of them the driver's connection is to.
@@ -92,6 +91,32 @@ struct State<N> {
     advice: Option<Arc<str>>,
     reports: LoadReports,
     closed: bool,
+}
+
+/// A connection that has not ended.
+#[derive(Clone)]
+struct Kept<N> {
+    /// Tells it from the others.
+    number: u64,
+    connection: N,
+    standing: Standing,
+}
+
+/// What is known of a connection's peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// It takes calls.
+    Serves,
+    /// It may hang: another connection is being made.
+    Doubted,
+    /// And that failed.
+    Unreachable,
+}
+
+/// How a connection ended.
+struct End {
+    why: BoxError,
+    standing: Standing,
 }
 
 /// The reports that the endpoint is asked for beside the calls.
@@ -184,7 +209,7 @@ impl<C: Connect> Subchannel<C> {
             state.moved = true;
             let connections = state.connections.clone();
             drop(state);
-            connections.iter().for_each(|(_, connection)| connection.drain());
+            connections.iter().for_each(|kept| kept.connection.drain());
         }
     }
 
@@ -201,7 +226,7 @@ impl<C: Connect> Subchannel<C> {
         if self.stats.is_ejected() {
             return Connections::new();
         }
-        self.state.lock().connections.iter().map(|(_, connection)| connection.clone()).collect()
+        self.state.lock().serving().cloned().collect()
     }
 
     pub(crate) fn status(&self) -> SubchannelStatus {
@@ -216,7 +241,7 @@ impl<C: Connect> Subchannel<C> {
             advice: state.advice.clone(),
             next_attempt,
             #[cfg(feature = "tls")]
-            security: state.connections.iter().filter_map(|(_, connection)| connection.security()).collect(),
+            security: state.connections.iter().filter_map(|kept| kept.connection.security()).collect(),
         }
     }
 
@@ -254,22 +279,21 @@ impl<C: Connect> Subchannel<C> {
     /// Has the reports come on the first connection there is, if there are to be any.
     fn ask_for_reports(&self, state: &mut State<C::Connection>) {
         let State { connections, reports, closed: false, .. } = state else { return };
-        if let (Some(period), None, Some((number, connection))) = (reports.period, &reports.stream, connections.first())
-        {
-            let watch = load_reports::watch(connection.clone(), period, self.stats.clone());
-            reports.stream = Some((*number, self.environment.handle.spawn(watch).abort_handle()));
+        if let (Some(period), None, Some(kept)) = (reports.period, &reports.stream, connections.first()) {
+            let watch = load_reports::watch(kept.connection.clone(), period, self.stats.clone());
+            reports.stream = Some((kept.number, self.environment.handle.spawn(watch).abort_handle()));
         }
     }
 
     /// Takes no new calls; those in flight end in their own time, then the connections close.
     pub(crate) fn drain(&self) {
-        self.end().into_iter().for_each(|(_, connection)| self.leave(connection));
+        self.end().into_iter().for_each(|kept| self.leave(kept.connection));
     }
 
     /// The same, because the endpoint is secured by another context from now on: calls to a peer that it does not let in do
     /// not go on.
     pub(crate) fn drain_for(&self, successor: &Security) {
-        for (_, connection) in self.end() {
+        for Kept { connection, .. } in self.end() {
             connection.reconsider(successor);
             self.leave(connection);
         }
@@ -282,10 +306,10 @@ impl<C: Connect> Subchannel<C> {
 
     /// Closes the connections now.
     pub(crate) fn close(&self) {
-        self.end().iter().for_each(|(_, connection)| connection.close());
+        self.end().iter().for_each(|kept| kept.connection.close());
     }
 
-    fn end(&self) -> SmallVec<[(u64, C::Connection); 1]> {
+    fn end(&self) -> SmallVec<[Kept<C::Connection>; 1]> {
         let mut state = self.state.lock();
         state.closed = true;
         if let Some(driver) = state.driver.take() {
@@ -327,14 +351,14 @@ impl<C: Connect> Subchannel<C> {
             connection.drain();
             return None;
         }
-        if state.connections.is_empty() {
+        if state.serving().next().is_none() {
             self.stats.load.handle_reconnect();
             self.stats.load.handle_ready(Instant::now());
         }
         state.advice = None;
         state.made += 1;
         let number = state.made;
-        state.connections.push((number, connection.clone()));
+        state.connections.push(Kept { number, connection: connection.clone(), standing: Standing::Serves });
         event(&mut state);
         self.ask_for_reports(&mut state);
         drop(state);
@@ -350,7 +374,7 @@ impl<C: Connect> Subchannel<C> {
         mut connection: C::Connection,
         mut number: u64,
         connected: impl Fn(&mut State<C::Connection>, Address),
-    ) -> BoxError {
+    ) -> End {
         loop {
             // The addresses changed while it was being made.
             if self.is_left_behind() {
@@ -358,15 +382,15 @@ impl<C: Connect> Subchannel<C> {
             }
             let next = tokio::select! {
                 why = connection.ended() => {
-                    self.remove(&mut self.state.lock(), number);
+                    let standing = self.remove(&mut self.state.lock(), number);
                     self.leave(connection);
-                    return why;
+                    return End { why, standing };
                 }
-                next = self.successor(&connection) => next,
+                next = self.successor(&connection, number) => next,
             };
             (connection, number) = match self.replace(connection, number, next, &connected) {
                 Some(kept) => kept,
-                None => return "the subchannel was closed".into(),
+                None => return End { why: "the subchannel was closed".into(), standing: Standing::Serves },
             };
         }
     }
@@ -378,17 +402,55 @@ impl<C: Connect> Subchannel<C> {
         is_left
     }
 
-    /// The connection that is to take the place of another, made while that one serves: it is tried again until it is there.
-    async fn successor(&self, connection: &C::Connection) -> (C::Connection, Address) {
-        connection.outlived().await;
+    /// The connection that is to take the place of another, which is near its end or whose peer may hang.
+    async fn successor(&self, connection: &C::Connection, number: u64) -> (C::Connection, Address) {
+        loop {
+            tokio::select! {
+                next = async { connection.outlived().await; self.another(number).await } => return next,
+                why = connection.doubted() => self.stand(number, Standing::Doubted, Some(why)),
+            }
+            tokio::select! {
+                next = self.another(number) => return next,
+                () = connection.heard() => self.stand(number, Standing::Serves, None),
+            }
+        }
+    }
+
+    /// One more connection, beside the one with this number: it is tried again until it is there.
+    async fn another(&self, number: u64) -> (C::Connection, Address) {
         let mut backoff = Backoff::new(self.environment.backoff);
         loop {
             match self.connect().await {
                 Ok(made) => return made,
-                Err(error) => self.state.lock().note(&error),
+                Err(error) => self.no_other(number, &error),
             }
             tokio::time::sleep(backoff.next_delay(fastrand::f64())).await;
         }
+    }
+
+    /// An attempt at one more connection failed.
+    fn no_other(&self, number: u64, error: &BoxError) {
+        let mut state = self.state.lock();
+        state.note(error);
+        let doubted = state.kept(number).filter(|kept| kept.standing == Standing::Doubted);
+        let is_news = doubted.map(|kept| kept.standing = Standing::Unreachable).is_some();
+        drop(state);
+        if is_news {
+            self.changed();
+        }
+    }
+
+    /// Something else is known of the connection with this number.
+    fn stand(&self, number: u64, standing: Standing, why: Option<Arc<str>>) {
+        let mut state = self.state.lock();
+        if let Some(kept) = state.kept(number) {
+            kept.standing = standing;
+        }
+        if let Some(why) = why {
+            state.connectivity.note(why);
+        }
+        drop(state);
+        self.changed();
     }
 
     /// Puts a connection in the place of another, whose calls go on to their end: no moment is without one. `None`: the
@@ -408,14 +470,16 @@ impl<C: Connect> Subchannel<C> {
         replaced.map(|number| (new, number))
     }
 
-    /// Hands out a connection no more.
-    fn remove(&self, state: &mut State<C::Connection>, number: u64) {
-        state.connections.retain(|(other, _)| *other != number);
+    /// Hands out a connection no more, and answers how it stood.
+    fn remove(&self, state: &mut State<C::Connection>, number: u64) -> Standing {
+        let standing = state.kept(number).map_or(Standing::Serves, |kept| kept.standing);
+        state.connections.retain(|kept| kept.number != number);
         if state.reports.stream.as_ref().is_some_and(|(other, _)| *other == number) {
             // Else the stream would keep the connection open whose calls have ended.
             state.reports.stop();
             self.ask_for_reports(state);
         }
+        standing
     }
 
     /// Connections cannot be secured. That is no failure of the endpoint, and nothing is counted.
@@ -451,6 +515,16 @@ impl<N> State<N> {
         self.connectivity.note(with_causes(&**error).into());
     }
 
+    fn kept(&mut self, number: u64) -> Option<&mut Kept<N>> {
+        self.connections.iter_mut().find(|kept| kept.number == number)
+    }
+
+    /// The connections that take calls.
+    fn serving(&self) -> impl Iterator<Item = &N> {
+        let serving = self.connections.iter().filter(|kept| kept.standing == Standing::Serves);
+        serving.map(|kept| &kept.connection)
+    }
+
     /// Whether the driver's connection is to an address that the endpoint, whose own is `alone`, is not reached at any more.
     fn is_left_behind(&self, alone: &Address) -> bool {
         self.connected_to.as_ref().is_some_and(|at| match &self.reached_at {
@@ -459,9 +533,19 @@ impl<N> State<N> {
         })
     }
 
-    /// READY as long as any connection takes calls, even while the one that the driver looks after is replaced.
+    /// READY as long as any connection takes calls, even while the one that the driver looks after is replaced. If the
+    /// peer of each may hang, it is as if they had been lost.
     fn connectivity_state(&self) -> ConnectivityState {
-        if self.connections.is_empty() { self.connectivity.state() } else { ConnectivityState::Ready }
+        let standings = || self.connections.iter().map(|kept| kept.standing);
+        if self.connections.is_empty() {
+            self.connectivity.state()
+        } else if standings().any(|standing| standing == Standing::Serves) {
+            ConnectivityState::Ready
+        } else if standings().any(|standing| standing == Standing::Doubted) {
+            ConnectivityState::Connecting
+        } else {
+            ConnectivityState::TransientFailure
+        }
     }
 }
 
@@ -477,11 +561,18 @@ async fn drive<C: Connect>(subchannel: Arc<Subchannel<C>>) {
                     state.connectivity.handle_connected(Instant::now());
                 };
                 let Some(number) = subchannel.add(&connection, |state| connected(state, address)) else { return };
-                let why = with_causes(&*subchannel.keep(connection, number, connected).await).into();
+                let end = subchannel.keep(connection, number, connected).await;
+                let why = with_causes(&*end.why).into();
                 let answered = subchannel.stats.take_answered();
                 subchannel.event(|state, now| {
                     let useful = answered | std::mem::take(&mut state.moved);
-                    state.connectivity.handle_ended(why, useful, now, fastrand::f64())
+                    match end.standing {
+                        // The attempt that replaces a lost connection was made.
+                        Standing::Unreachable => state.connectivity.handle_failed(why, now, fastrand::f64()),
+                        Standing::Serves | Standing::Doubted => {
+                            state.connectivity.handle_ended(why, useful, now, fastrand::f64())
+                        }
+                    }
                 })
             }
             Err(error) => {
@@ -523,7 +614,76 @@ async fn expand<C: Connect>(subchannel: Arc<Subchannel<C>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connect::testing::{Network, address, environment};
+    use crate::connect::testing::{Network, Reach, address, environment};
+
+    async fn wait_for(subchannel: &Subchannel<Network>, state: ConnectivityState) {
+        let start = Instant::now();
+        while subchannel.state() != state {
+            assert!(start.elapsed() < Duration::from_secs(60), "{:?}, not {state:?}", subchannel.state());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn connected(network: &Network) -> Arc<Subchannel<Network>> {
+        let subchannel = Subchannel::start(address(1), None, None, &environment(network));
+        wait_for(&subchannel, ConnectivityState::Ready).await;
+        subchannel
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_may_hang_gets_no_calls_until_another_connection_is_there() {
+        let network = Network::default();
+        let subchannel = connected(&network).await;
+        let call = subchannel.connections()[0].try_acquire().unwrap();
+        network.reach(1, Reach::Silent);
+        network.doubt(1, true);
+        wait_for(&subchannel, ConnectivityState::Connecting).await;
+        assert!(subchannel.connections().is_empty());
+        assert_eq!(subchannel.status().last_error.as_deref(), Some("no answer"));
+        let old = network.open(1);
+        assert!(!old[0].is_drained(), "its calls go on, and it may be heard");
+        wait_for(&subchannel, ConnectivityState::TransientFailure).await;
+        network.reach(1, Reach::Accepts);
+        wait_for(&subchannel, ConnectivityState::Ready).await;
+        assert_eq!((old[0].is_drained(), old[0].in_flight()), (true, 1), "the call has its time");
+        drop(call);
+        subchannel.close();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_is_heard_again_keeps_its_connection() {
+        let network = Network::default();
+        let subchannel = connected(&network).await;
+        network.reach(1, Reach::Silent);
+        for _ in 0..3 {
+            network.doubt(1, true);
+            wait_for(&subchannel, ConnectivityState::Connecting).await;
+            network.doubt(1, false);
+            wait_for(&subchannel, ConnectivityState::Ready).await;
+            assert_eq!(subchannel.connections().len(), 1);
+        }
+        network.reach(1, Reach::Accepts);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!((network.attempts(1), network.open(1).len()), (4, 1), "what was begun meanwhile was given up");
+        subchannel.close();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_hung_and_could_not_be_reached_is_no_hope_when_its_connection_is_lost() {
+        let network = Network::default();
+        let subchannel = connected(&network).await;
+        network.reach(1, Reach::Refuses);
+        network.doubt(1, true);
+        wait_for(&subchannel, ConnectivityState::TransientFailure).await;
+        network.cut(1);
+        for _ in 0..1_000 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            assert_eq!(subchannel.state(), ConnectivityState::TransientFailure);
+        }
+        network.reach(1, Reach::Accepts);
+        wait_for(&subchannel, ConnectivityState::Ready).await;
+        subchannel.close();
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_is_being_made_to_an_address_that_is_taken_away_is_replaced_at_once() {

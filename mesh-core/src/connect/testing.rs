@@ -164,6 +164,11 @@ impl Network {
         self.open(number).iter().for_each(|connection| _ = connection.0.outlived.send_replace(true));
     }
 
+    /// It is doubted that the peer is there, or not any more.
+    pub(crate) fn doubt(&self, number: u16, in_doubt: bool) {
+        self.open(number).iter().for_each(|connection| _ = connection.0.in_doubt.send_replace(in_doubt));
+    }
+
     /// The connections break.
     pub(crate) fn cut(&self, number: u16) {
         for connection in self.open(number) {
@@ -205,6 +210,7 @@ struct Shared {
     state: Mutex<ConnectionState>,
     ended: watch::Sender<Option<String>>,
     outlived: watch::Sender<bool>,
+    in_doubt: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -224,6 +230,7 @@ impl MockConnection {
             state,
             ended: watch::Sender::new(None),
             outlived: watch::Sender::new(false),
+            in_doubt: watch::Sender::new(false),
         }));
         connection.0.network.0.lock().connections.push(connection.clone());
         connection
@@ -277,6 +284,15 @@ impl Connection for MockConnection {
         let mut outlived = self.0.outlived.subscribe();
         let _ = outlived.wait_for(|outlived| *outlived).await;
         "old".into()
+    }
+
+    async fn doubted(&self) -> Arc<str> {
+        let _ = self.0.in_doubt.subscribe().wait_for(|in_doubt| *in_doubt).await;
+        "no answer".into()
+    }
+
+    async fn heard(&self) {
+        let _ = self.0.in_doubt.subscribe().wait_for(|in_doubt| !in_doubt).await;
     }
 
     fn drain(&self) {

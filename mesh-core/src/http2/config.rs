@@ -73,14 +73,19 @@ impl Default for Config {
 /// When to ask a silent peer whether it is still there (gRFC A8).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Keepalive {
-    /// Silence before a PING; it is sent between this and half as much again. Default 10 s.
+    /// Silence before a PING. Default 10 s.
     pub(crate) interval: Duration,
     /// Silence after a PING before the connection is given up. Default 20 s.
     pub(crate) timeout: Duration,
+    /// Silence after a PING before it is doubted that the peer is there. Default 1 s.
+    pub(crate) doubt: Duration,
+    /// PING, once until the peer sends HEADERS or DATA, after half to all of [`doubt`](Self::doubt) in which a request was
+    /// sent and nothing was read. Default `true`.
+    pub(crate) after_requests: bool,
     /// PING although no stream is open. Default `false`: servers count such PINGs as an offence.
     pub(crate) without_calls: bool,
-    /// PINGs until the peer sends HEADERS or DATA. Default 2: servers of grpc-go and C-core forgive two in five minutes
-    /// and close the connection at the fourth.
+    /// PINGs until the peer sends HEADERS or DATA, but for one in more than five minutes. Default 2: servers of grpc-go and
+    /// C-core forgive two in five minutes and close the connection at the fourth.
     pub(crate) max_without_data: u32,
 }
 
@@ -89,6 +94,8 @@ impl Default for Keepalive {
         Self {
             interval: Duration::from_secs(10),
             timeout: Duration::from_secs(20),
+            doubt: Duration::from_secs(1),
+            after_requests: true,
             without_calls: false,
             max_without_data: 2,
         }
@@ -98,11 +105,12 @@ impl Default for Keepalive {
 impl Keepalive {
     /// One PING each `interval` of silence, streams or not: what gRPC does on an ADS stream with five minutes.
     pub(crate) fn always(interval: Duration) -> Self {
-        Self { interval, without_calls: true, max_without_data: u32::MAX, ..Self::default() }
+        let max_without_data = u32::MAX;
+        Self { interval, without_calls: true, after_requests: false, max_without_data, ..Self::default() }
     }
 
-    /// Twice as rare: for the next connection to a peer that complained of too many PINGs.
+    /// Twice as rare, and not before its time: for the next connection to a peer that complained of too many PINGs.
     pub(crate) fn slower(self) -> Self {
-        Self { interval: self.interval.saturating_mul(2), ..self }
+        Self { interval: self.interval.saturating_mul(2), after_requests: false, ..self }
     }
 }

@@ -131,6 +131,11 @@ impl Connection {
         self.inner.shared.state.subscribe()
     }
 
+    /// Whether the peer owes the answer to a PING for so long that it may hang, now and as it changes.
+    pub(crate) fn doubt(&self) -> watch::Receiver<bool> {
+        self.inner.shared.doubt.subscribe()
+    }
+
     /// Takes no new calls from now on and closes, with a GOAWAY, when the last one is done.
     pub(crate) fn drain(&self) {
         self.inner.shared.drain(None);

@@ -24,6 +24,8 @@ pub(super) struct Driver<IO> {
     pinger: Option<Pinger>,
     window: Window,
     pings: Pings,
+    /// What is told of the peer.
+    in_doubt: bool,
     yielded: bool,
     /// Runs once the connection is closed here.
     closing: Option<Pin<Box<Sleep>>>,
@@ -38,7 +40,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
     ) -> Self {
         let pinger = config.keepalive.map(Pinger::new);
         let window = Window::new(config.stream_window, config.max_stream_window);
-        Self { connection, wire, shared, pinger, window, pings: Pings::default(), yielded: false, closing: None }
+        let pings = Pings::default();
+        Self { connection, wire, shared, pinger, window, pings, in_doubt: false, yielded: false, closing: None }
     }
 
     /// Lets the other tasks run once before anything is read or written, when several calls are in flight: what they
@@ -66,6 +69,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
                 Some(Due::Lost(why)) => return Poll::Ready(why),
                 Some(Due::Ping) => self.pings.send(cx, || self.connection.ping_pong()),
                 None => {}
+            }
+            if pinger.is_in_doubt() != self.in_doubt {
+                self.in_doubt = !self.in_doubt;
+                self.shared.doubt.send_replace(self.in_doubt);
             }
         }
         if self.window.wants_sample(self.shared.data()) && !self.pings.under_way() {

@@ -1,7 +1,8 @@
-//! PING to a silent peer (gRFC A8), so that a connection which the network forgot is noticed while a call waits on it.
+//! PING to a silent peer (gRFC A8), so that a connection which the network forgot, or whose peer hangs, is noticed while a
+//! call waits on it.
 //!
-//! No timer is armed per call: while streams are open, one timer in the connection's task looks twice per interval
-//! whether anything was read.
+//! No timer is armed per call: while streams are open, one timer in the connection's task looks now and then whether
+//! anything was read.
 
 use std::pin::Pin;
 use std::task::Context;
@@ -12,6 +13,9 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::config::Keepalive;
 use super::error::{ConnectionError, ConnectionErrorKind};
 
+/// After this time without a PING, servers do not mind one: five minutes in grpc-go and C-core, and some for the way there.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(330);
+
 /// What has passed over the connection so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Traffic {
@@ -21,6 +25,8 @@ pub(super) struct Traffic {
     pub(super) responses: u64,
     /// Whether any stream is open.
     pub(super) open: bool,
+    /// Whether a request was sent after the last read.
+    pub(super) asked: bool,
 }
 
 /// What to do now that a pause is over.
@@ -42,14 +48,31 @@ struct Silence {
     config: Keepalive,
     reads: u64,
     responses: u64,
-    quiet: bool,
+    /// The pause that is under way.
+    pause: Duration,
+    /// How long nothing was read, as far as the pauses tell.
+    quiet: Duration,
+    /// Whether a request was unanswered at the end of the pause before.
+    asked: bool,
     pinged: bool,
     without_data: u32,
+    /// Whether the peer owes an answer for so long that it may hang.
+    doubted: bool,
 }
 
 impl Silence {
     fn new(config: Keepalive) -> Self {
-        Self { config, reads: 0, responses: 0, quiet: false, pinged: false, without_data: 0 }
+        Self {
+            config,
+            reads: 0,
+            responses: 0,
+            pause: Duration::ZERO,
+            quiet: Duration::ZERO,
+            asked: false,
+            pinged: false,
+            without_data: 0,
+            doubted: false,
+        }
     }
 
     fn wanted(&self, traffic: Traffic) -> bool {
@@ -59,48 +82,87 @@ impl Silence {
     /// The pause with which to begin.
     fn begin(&mut self, traffic: Traffic) -> Duration {
         self.heard(traffic);
-        self.half()
+        self.look()
     }
 
     /// The PING was answered: the pause that follows. The answer itself is no reason to allow more PINGs.
     fn answered(&mut self, traffic: Traffic) -> Duration {
         self.pinged = false;
         self.heard(traffic);
-        self.half()
+        self.look()
     }
 
     fn paused(&mut self, traffic: Traffic) -> Next {
-        let heard = traffic.reads != self.reads;
-        match (self.pinged, heard) {
-            (true, false) => return Next::Lost,
-            // Not the answer yet, but the peer lives.
-            (true, true) => {
-                self.heard(traffic);
-                return Next::Look(self.config.timeout);
-            }
-            (false, _) if !self.wanted(traffic) => return Next::Rest,
-            (false, true) => self.heard(traffic),
-            (false, false) if self.quiet && self.without_data < self.config.max_without_data => return self.ping(),
-            (false, false) => self.quiet = true,
+        if traffic.reads != self.reads {
+            self.heard(traffic);
+        } else {
+            self.quiet = self.quiet.saturating_add(self.pause);
         }
-        Next::Look(self.half())
+        if self.pinged {
+            return self.unanswered();
+        }
+        if !self.wanted(traffic) {
+            return Next::Rest;
+        }
+        let asked = std::mem::replace(&mut self.asked, traffic.asked);
+        if self.is_due(asked && traffic.asked) {
+            return self.ping();
+        }
+        Next::Look(self.look())
+    }
+
+    /// A request that nothing was read after has the first PING early, and once: a peer that answers it is slow, and no more.
+    fn is_due(&self, asked: bool) -> bool {
+        let silent = self.quiet >= self.config.interval && self.without_data < self.config.max_without_data;
+        let early = asked && self.config.after_requests && self.without_data == 0;
+        // Before one may be sent again without data, the silence is as long as if none had been sent.
+        silent || early || self.quiet >= FORGIVEN_AFTER.max(self.config.interval)
     }
 
     fn ping(&mut self) -> Next {
         self.without_data = self.without_data.saturating_add(1);
         self.pinged = true;
-        Next::Ping(self.config.timeout)
+        self.quiet = Duration::ZERO;
+        Next::Ping(self.next(self.config.doubt.min(self.config.timeout)))
+    }
+
+    /// A pause after a PING is over, and its answer has not come.
+    fn unanswered(&mut self) -> Next {
+        let Keepalive { doubt, timeout, .. } = self.config;
+        if self.quiet >= timeout {
+            return Next::Lost;
+        }
+        self.doubted = self.quiet >= doubt;
+        // If anything else was read, the peer lives, and has as much time again.
+        let until = if self.doubted { timeout } else { doubt.min(timeout) };
+        Next::Look(self.next(until - self.quiet))
+    }
+
+    /// The peer that did not answer a PING in time was heard after all: the pause that follows.
+    fn heard_again(&mut self, traffic: Traffic) -> Option<Duration> {
+        if !self.doubted || traffic.reads == self.reads {
+            return None;
+        }
+        self.heard(traffic);
+        Some(self.next(self.config.doubt.min(self.config.timeout)))
     }
 
     fn heard(&mut self, traffic: Traffic) {
         if traffic.responses != self.responses {
             self.without_data = 0;
         }
-        (self.reads, self.responses, self.quiet) = (traffic.reads, traffic.responses, false);
+        (self.reads, self.responses) = (traffic.reads, traffic.responses);
+        (self.quiet, self.asked, self.doubted) = (Duration::ZERO, false, false);
     }
 
-    fn half(&self) -> Duration {
-        self.config.interval / 2
+    fn look(&mut self) -> Duration {
+        let Keepalive { interval, doubt, after_requests, .. } = self.config;
+        self.next(if after_requests { interval.min(doubt) } else { interval } / 2)
+    }
+
+    fn next(&mut self, pause: Duration) -> Duration {
+        self.pause = pause;
+        pause
     }
 }
 
@@ -126,7 +188,15 @@ impl Pinger {
         Self { silence: Silence::new(config), timer: None, armed: false }
     }
 
+    /// Whether a PING is unanswered for so long that the peer may hang.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.silence.doubted
+    }
+
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, traffic: Traffic) -> Option<Due> {
+        if let Some(pause) = self.silence.heard_again(traffic) {
+            self.arm(cx, pause);
+        }
         if !self.armed {
             if self.silence.wanted(traffic) {
                 let pause = self.silence.begin(traffic);
@@ -181,25 +251,81 @@ impl Pinger {
 mod tests {
     use super::*;
 
-    const LOOK: Next = Next::Look(Duration::from_secs(5));
-    const PING: Next = Next::Ping(Duration::from_secs(20));
+    const LOOK: Next = Next::Look(Duration::from_millis(500));
+    const PING: Next = Next::Ping(Duration::from_secs(1));
 
     fn traffic(reads: u64, responses: u64) -> Traffic {
-        Traffic { reads, responses, open: true }
+        Traffic { reads, responses, open: true, asked: false }
+    }
+
+    /// The same, and a request is unanswered.
+    fn asked(reads: u64, responses: u64) -> Traffic {
+        Traffic { asked: true, ..traffic(reads, responses) }
     }
 
     fn begun(config: Keepalive) -> Silence {
         let mut silence = Silence::new(config);
-        assert_eq!(silence.begin(traffic(1, 1)), Duration::from_secs(5));
+        silence.begin(traffic(1, 1));
         silence
+    }
+
+    /// What comes after pauses without any PING, and after how long.
+    fn after_looks(silence: &mut Silence, traffic: Traffic) -> (Duration, Next) {
+        let mut passed = silence.pause;
+        loop {
+            match silence.paused(traffic) {
+                Next::Look(pause) => passed += pause,
+                next => return (passed, next),
+            }
+        }
     }
 
     #[test]
     fn a_silent_peer_is_pinged_after_the_interval_and_lost_after_the_timeout() {
         let mut silence = begun(Keepalive::default());
-        assert_eq!(silence.paused(traffic(1, 1)), LOOK);
-        assert_eq!(silence.paused(traffic(1, 1)), PING);
+        assert_eq!(after_looks(&mut silence, traffic(1, 1)), (Duration::from_secs(10), PING));
+        assert!(!silence.doubted);
+        assert_eq!(silence.paused(traffic(1, 1)), Next::Look(Duration::from_secs(19)));
+        assert!(silence.doubted, "for a second without an answer");
         assert_eq!(silence.paused(traffic(1, 1)), Next::Lost);
+    }
+
+    #[test]
+    fn a_peer_that_does_not_answer_a_request_is_pinged_early_and_once() {
+        let mut silence = begun(Keepalive::default());
+        assert_eq!(silence.paused(asked(1, 1)), LOOK, "it may have been sent just now");
+        assert_eq!(silence.paused(asked(1, 1)), PING);
+        silence.answered(traffic(2, 1));
+        assert_eq!(after_looks(&mut silence, asked(2, 1)), (Duration::from_secs(10), PING), "slow, but there");
+        silence.answered(traffic(3, 1));
+        assert_eq!(silence.paused(asked(4, 2)), LOOK, "it answers: that counts as none");
+        assert_eq!(silence.paused(asked(4, 2)), PING);
+    }
+
+    #[test]
+    fn a_request_that_something_was_read_after_is_no_reason_for_a_ping() {
+        let mut silence = begun(Keepalive::default());
+        for reads in 2..100 {
+            assert_eq!(silence.paused(asked(reads, reads)), LOOK, "each time another request");
+        }
+        assert_eq!(silence.paused(traffic(99, 99)), LOOK);
+        assert_eq!(silence.paused(asked(99, 99)), LOOK);
+        let mut seldom = begun(Keepalive::default().slower());
+        assert_eq!(after_looks(&mut seldom, asked(1, 1)).0, Duration::from_secs(20), "after a complaint");
+    }
+
+    #[test]
+    fn a_peer_in_doubt_is_trusted_as_soon_as_it_is_heard() {
+        let mut silence = begun(Keepalive::default());
+        after_looks(&mut silence, traffic(1, 1));
+        silence.paused(traffic(1, 1));
+        assert_eq!(silence.heard_again(traffic(1, 1)), None);
+        assert_eq!(silence.heard_again(traffic(2, 1)), Some(Duration::from_secs(1)));
+        assert!(!silence.doubted);
+        assert_eq!(silence.paused(traffic(2, 1)), Next::Look(Duration::from_secs(19)), "the PING has no answer yet");
+        assert!(silence.doubted);
+        assert_eq!(silence.answered(traffic(3, 1)), Duration::from_millis(500));
+        assert!(!silence.doubted);
     }
 
     #[test]
@@ -208,26 +334,24 @@ mod tests {
         for reads in 2..100 {
             assert_eq!(silence.paused(traffic(reads, 1)), LOOK);
         }
-        assert_eq!(silence.paused(traffic(99, 1)), LOOK);
-        assert_eq!(silence.paused(traffic(99, 1)), PING);
-        assert_eq!(silence.paused(traffic(100, 1)), Next::Look(Duration::from_secs(20)));
-        assert_eq!(silence.paused(traffic(100, 1)), Next::Lost);
+        assert_eq!(after_looks(&mut silence, traffic(99, 1)).1, PING);
+        for reads in 100..200 {
+            assert_eq!(silence.paused(traffic(reads, 1)), Next::Look(Duration::from_secs(1)));
+        }
+        assert_eq!(silence.paused(traffic(199, 1)), Next::Look(Duration::from_secs(19)));
+        assert_eq!(silence.paused(traffic(199, 1)), Next::Lost);
     }
 
     #[test]
-    fn at_most_two_pings_until_the_peer_sends_data() {
+    fn at_most_two_pings_in_minutes_until_the_peer_sends_data() {
         let mut silence = begun(Keepalive::default());
         for reads in [2, 3] {
-            assert_eq!(silence.paused(traffic(reads - 1, 1)), LOOK);
-            assert_eq!(silence.paused(traffic(reads - 1, 1)), PING);
+            assert_eq!(after_looks(&mut silence, asked(reads - 1, 1)).1, PING);
             silence.answered(traffic(reads, 1));
         }
-        for _ in 0..10 {
-            assert_eq!(silence.paused(traffic(3, 1)), LOOK);
-        }
-        assert_eq!(silence.paused(traffic(4, 2)), LOOK);
-        assert_eq!(silence.paused(traffic(4, 2)), LOOK);
-        assert_eq!(silence.paused(traffic(4, 2)), PING);
+        assert_eq!(after_looks(&mut silence, asked(3, 1)), (FORGIVEN_AFTER, PING));
+        silence.answered(traffic(4, 2));
+        assert_eq!(after_looks(&mut silence, traffic(4, 2)), (Duration::from_secs(10), PING));
     }
 
     #[test]
@@ -235,8 +359,7 @@ mod tests {
         let idle = Traffic { open: false, ..traffic(1, 1) };
         assert_eq!(begun(Keepalive::default()).paused(idle), Next::Rest);
         let mut always = Silence::new(Keepalive::always(Duration::from_secs(10)));
-        always.begin(idle);
-        assert_eq!(always.paused(idle), LOOK);
-        assert_eq!(always.paused(idle), PING);
+        assert_eq!(always.begin(idle), Duration::from_secs(5));
+        assert_eq!(after_looks(&mut always, idle), (Duration::from_secs(10), PING));
     }
 }

@@ -34,7 +34,12 @@ pub(crate) enum State {
 pub(super) struct Shared {
     pub(super) slots: Slots,
     pub(super) state: watch::Sender<State>,
+    /// Whether the peer owes the answer to a PING for so long that it may hang.
+    pub(super) doubt: watch::Sender<bool>,
     reads: AtomicU64,
+    requests: AtomicU64,
+    /// Requests when something was read last.
+    requests_then: AtomicU64,
     responses: AtomicU64,
     data: AtomicU64,
     writes: AtomicU64,
@@ -58,7 +63,10 @@ impl Shared {
             max_header_list_size: usize::try_from(config.max_header_list_size).unwrap_or(usize::MAX),
             max_request_head: AtomicU32::new(u32::MAX),
             state: watch::Sender::new(State::Ready),
+            doubt: watch::Sender::new(false),
             reads: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            requests_then: AtomicU64::new(0),
             responses: AtomicU64::new(0),
             data: AtomicU64::new(0),
             writes: AtomicU64::new(0),
@@ -86,6 +94,7 @@ impl Shared {
             self.recognise(bytes);
         }
         self.reads.store(reads + 1, Ordering::Relaxed);
+        self.requests_then.store(self.requests.load(Ordering::Relaxed), Ordering::Relaxed);
         if sight.response {
             self.responses.store(self.responses.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
             self.data.store(self.data() + sight.data, Ordering::Relaxed);
@@ -96,6 +105,11 @@ impl Shared {
         if let Some(goaway) = sight.goaway {
             self.drain(Some(goaway));
         }
+    }
+
+    /// A request was queued. Called with the sender locked.
+    pub(super) fn asked(&self) {
+        self.requests.store(self.requests.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
     pub(super) fn eof(&self) {
@@ -149,6 +163,7 @@ impl Shared {
             reads: self.reads.load(Ordering::Relaxed),
             responses: self.responses.load(Ordering::Relaxed),
             open: self.slots.in_flight() > 0,
+            asked: self.requests.load(Ordering::Relaxed) != self.requests_then.load(Ordering::Relaxed),
         }
     }
 

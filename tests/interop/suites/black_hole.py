@@ -9,6 +9,8 @@ from support.wait import until
 
 HOLE = "127.0.0.4"
 RATE = 60
+# Silence within a second of a request, a second for the answer to a PING, and what a loaded machine needs.
+LEFT_WITHIN = 4
 DETECTED_WITHIN = 30
 USED_AGAIN_WITHIN = 30
 
@@ -74,9 +76,9 @@ def test_endpoint_that_goes_silent_is_left_and_used_again(programs, backends, nf
     detected = min(each["t_ms"] for each in failed)
     print(f"detected after {detected - dropped:.0f} ms; {len(failed)} of {done.calls} calls were on their way")
     assert detected - dropped < DETECTED_WITHIN * 1000
-    assert all(begun(each) < detected + 500 for each in failed)
+    assert all(begun(each) < dropped + LEFT_WITHIN * 1000 for each in failed)
     assert all(each["endpoint"] in (backends[2], None) for each in failed)
-    meanwhile = [each for each in done.each if detected + 500 < begun(each) < silent_until]
+    meanwhile = [each for each in done.each if dropped + LEFT_WITHIN * 1000 < begun(each) < silent_until]
     # Not always both: of two, the one that had a slow call just before is left alone for a while.
     assert {each["endpoint"] for each in meanwhile} <= set(backends[:2])
     again = [begun(each) for each in done.each if begun(each) > silent_until and each["endpoint"] == backends[2]]
