@@ -43,6 +43,13 @@ type Prepared = std::convert::Infallible;
 #[cfg(not(feature = "tls"))]
 type Secured = std::convert::Infallible;
 
+/// The timers of an application's choice leave time for calls.
+const SHORTEST: Duration = Duration::from_millis(10);
+
+fn paced(silence: Duration) -> Duration {
+    bounded(silence).max(SHORTEST)
+}
+
 /// How connections are made and kept.
 ///
 /// ```
@@ -62,11 +69,13 @@ impl Http2Options {
         Self::default()
     }
 
-    /// Silence while calls are open before a PING asks whether the peer is there; `None` for never. Default 10 s. At most
-    /// two in five minutes are sent without data from the peer, and half as many after it complained.
+    /// Silence while calls are open before a PING asks whether the peer is there; `None` for never. Default 10 s, at least
+    /// 10 ms. The first PING after data from the peer goes out sooner if a request is followed by silence, see
+    /// [`keepalive_doubt`](Self::keepalive_doubt). Without data, two are sent and then one in five minutes, as gRPC servers
+    /// bear no more; at twice the interval, and none sooner, to a peer that complained.
     pub fn keepalive_interval(mut self, interval: Option<Duration>) -> Self {
         let known = self.http2.keepalive.unwrap_or_default();
-        self.http2.keepalive = interval.map(|interval| http2::Keepalive { interval: bounded(interval), ..known });
+        self.http2.keepalive = interval.map(|interval| http2::Keepalive { interval: paced(interval), ..known });
         self
     }
 
@@ -77,12 +86,13 @@ impl Http2Options {
         self
     }
 
-    /// Silence after a PING before the peer is doubted: it gets no new calls, and another connection is made, until it is
-    /// heard or given up. The first PING, too, is sent that early if nothing is read after a request: after half of this to
-    /// all of it. Default 1 s; longer than a round trip, or each costs a connection.
+    /// Silence after a PING before it is doubted that the peer is there: it gets no new calls and another connection is
+    /// made, until it is heard or given up; its calls go on. The first PING is sent when a request is followed by silence
+    /// for half of this to all of it. Default 1 s, at least 10 ms; less than a round trip doubts every peer,
+    /// more than [`keepalive_timeout`](Self::keepalive_timeout) none. Turns PINGs on.
     pub fn keepalive_doubt(mut self, silence: Duration) -> Self {
         let known = self.http2.keepalive.unwrap_or_default();
-        self.http2.keepalive = Some(http2::Keepalive { doubt: bounded(silence), ..known });
+        self.http2.keepalive = Some(http2::Keepalive { doubt: paced(silence), ..known });
         self
     }
 

@@ -108,9 +108,9 @@ pub trait Connection: Clone + Send + Sync + 'static {
         pending()
     }
 
-    /// Resolves when the peer that was doubted is heard. By default, at once.
+    /// Resolves when the peer, which was doubted, is heard. By default, never.
     fn heard(&self) -> impl Future<Output = ()> + Send {
-        ready(())
+        pending()
     }
 
     /// Takes no new calls from now on, and closes once those in flight have ended.

@@ -113,6 +113,15 @@ enum Standing {
     Unreachable,
 }
 
+/// Who makes up for a connection that is lost or doubted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// It is the driver's: there is always to be one.
+    Driven,
+    /// It was made beside that one for its slots; nobody does.
+    Extra,
+}
+
 /// How a connection ended.
 struct End {
     why: BoxError,
@@ -276,10 +285,11 @@ impl<C: Connect> Subchannel<C> {
         }
     }
 
-    /// Has the reports come on the first connection there is, if there are to be any.
+    /// Has the reports come on the first connection that serves, if there are to be any.
     fn ask_for_reports(&self, state: &mut State<C::Connection>) {
         let State { connections, reports, closed: false, .. } = state else { return };
-        if let (Some(period), None, Some(kept)) = (reports.period, &reports.stream, connections.first()) {
+        let first = connections.iter().find(|kept| kept.standing == Standing::Serves);
+        if let (Some(period), None, Some(kept)) = (reports.period, &reports.stream, first) {
             let watch = load_reports::watch(kept.connection.clone(), period, self.stats.clone());
             reports.stream = Some((kept.number, self.environment.handle.spawn(watch).abort_handle()));
         }
@@ -373,8 +383,10 @@ impl<C: Connect> Subchannel<C> {
         &self,
         mut connection: C::Connection,
         mut number: u64,
+        role: Role,
         connected: impl Fn(&mut State<C::Connection>, Address),
-    ) -> End {
+    ) -> Option<End> {
+        let mut backoff = Backoff::new(self.environment.backoff);
         loop {
             // The addresses changed while it was being made.
             if self.is_left_behind() {
@@ -384,14 +396,11 @@ impl<C: Connect> Subchannel<C> {
                 why = connection.ended() => {
                     let standing = self.remove(&mut self.state.lock(), number);
                     self.leave(connection);
-                    return End { why, standing };
+                    return Some(End { why, standing });
                 }
-                next = self.successor(&connection, number) => next,
+                next = self.successor(&connection, number, role, &mut backoff) => next,
             };
-            (connection, number) = match self.replace(connection, number, next, &connected) {
-                Some(kept) => kept,
-                None => return End { why: "the subchannel was closed".into(), standing: Standing::Serves },
-            };
+            (connection, number) = self.replace(connection, number, next, &connected)?;
         }
     }
 
@@ -403,33 +412,51 @@ impl<C: Connect> Subchannel<C> {
     }
 
     /// The connection that is to take the place of another, which is near its end or whose peer may hang.
-    async fn successor(&self, connection: &C::Connection, number: u64) -> (C::Connection, Address) {
+    async fn successor(
+        &self,
+        connection: &C::Connection,
+        number: u64,
+        role: Role,
+        backoff: &mut Backoff,
+    ) -> (C::Connection, Address) {
         loop {
             tokio::select! {
-                next = async { connection.outlived().await; self.another(number).await } => return next,
-                why = connection.doubted() => self.stand(number, Standing::Doubted, Some(why)),
+                _ = connection.outlived() => {
+                    backoff.reset();
+                    return self.connect_beside(number, backoff).await;
+                }
+                why = connection.doubted() => self.handle_doubted(number, why),
+            }
+            if self.stats.take_answered() {
+                backoff.reset();
             }
             tokio::select! {
-                next = self.another(number) => return next,
-                () = connection.heard() => self.stand(number, Standing::Serves, None),
+                next = self.connect_apart(number, backoff), if role == Role::Driven => return next,
+                () = connection.heard() => self.handle_heard(number),
             }
         }
     }
 
+    /// As [`connect_beside`](Self::connect_beside), not in the same moment as all other clients of a peer that pauses, and
+    /// ever later while none of the connections is of use.
+    async fn connect_apart(&self, number: u64, backoff: &mut Backoff) -> (C::Connection, Address) {
+        let longest = backoff.next_delay(fastrand::f64());
+        tokio::time::sleep(longest.mul_f64(fastrand::f64())).await;
+        self.connect_beside(number, backoff).await
+    }
+
     /// One more connection, beside the one with this number: it is tried again until it is there.
-    async fn another(&self, number: u64) -> (C::Connection, Address) {
-        let mut backoff = Backoff::new(self.environment.backoff);
+    async fn connect_beside(&self, number: u64, backoff: &mut Backoff) -> (C::Connection, Address) {
         loop {
             match self.connect().await {
                 Ok(made) => return made,
-                Err(error) => self.no_other(number, &error),
+                Err(error) => self.handle_failed_beside(number, &error),
             }
             tokio::time::sleep(backoff.next_delay(fastrand::f64())).await;
         }
     }
 
-    /// An attempt at one more connection failed.
-    fn no_other(&self, number: u64, error: &BoxError) {
+    fn handle_failed_beside(&self, number: u64, error: &BoxError) {
         let mut state = self.state.lock();
         state.note(error);
         let doubted = state.kept(number).filter(|kept| kept.standing == Standing::Doubted);
@@ -440,17 +467,20 @@ impl<C: Connect> Subchannel<C> {
         }
     }
 
-    /// Something else is known of the connection with this number.
-    fn stand(&self, number: u64, standing: Standing, why: Option<Arc<str>>) {
-        let mut state = self.state.lock();
-        if let Some(kept) = state.kept(number) {
-            kept.standing = standing;
-        }
-        if let Some(why) = why {
+    fn handle_doubted(&self, number: u64, why: Arc<str>) {
+        self.event(|state, _| {
+            state.set_standing(number, Standing::Doubted);
             state.connectivity.note(why);
-        }
-        drop(state);
-        self.changed();
+            self.withdraw_reports(state, number);
+        });
+    }
+
+    fn handle_heard(&self, number: u64) {
+        self.event(|state, _| {
+            state.set_standing(number, Standing::Serves);
+            state.advice = None;
+            self.ask_for_reports(state);
+        });
     }
 
     /// Puts a connection in the place of another, whose calls go on to their end: no moment is without one. `None`: the
@@ -474,12 +504,17 @@ impl<C: Connect> Subchannel<C> {
     fn remove(&self, state: &mut State<C::Connection>, number: u64) -> Standing {
         let standing = state.kept(number).map_or(Standing::Serves, |kept| kept.standing);
         state.connections.retain(|kept| kept.number != number);
+        // Else the stream would keep the connection open whose calls have ended.
+        self.withdraw_reports(state, number);
+        standing
+    }
+
+    /// Reports do not come on this connection any more, but on another if one serves.
+    fn withdraw_reports(&self, state: &mut State<C::Connection>, number: u64) {
         if state.reports.stream.as_ref().is_some_and(|(other, _)| *other == number) {
-            // Else the stream would keep the connection open whose calls have ended.
             state.reports.stop();
             self.ask_for_reports(state);
         }
-        standing
     }
 
     /// Connections cannot be secured. That is no failure of the endpoint, and nothing is counted.
@@ -515,6 +550,12 @@ impl<N> State<N> {
         self.connectivity.note(with_causes(&**error).into());
     }
 
+    fn set_standing(&mut self, number: u64, standing: Standing) {
+        if let Some(kept) = self.kept(number) {
+            kept.standing = standing;
+        }
+    }
+
     fn kept(&mut self, number: u64) -> Option<&mut Kept<N>> {
         self.connections.iter_mut().find(|kept| kept.number == number)
     }
@@ -533,18 +574,19 @@ impl<N> State<N> {
         })
     }
 
-    /// READY as long as any connection takes calls, even while the one that the driver looks after is replaced. If the
-    /// peer of each may hang, it is as if they had been lost.
+    /// READY as long as any connection takes calls, even while the one that the driver looks after is replaced. A peer that
+    /// may hang is as one whose connection was lost.
     fn connectivity_state(&self) -> ConnectivityState {
-        let standings = || self.connections.iter().map(|kept| kept.standing);
-        if self.connections.is_empty() {
-            self.connectivity.state()
-        } else if standings().any(|standing| standing == Standing::Serves) {
-            ConnectivityState::Ready
-        } else if standings().any(|standing| standing == Standing::Doubted) {
-            ConnectivityState::Connecting
-        } else {
-            ConnectivityState::TransientFailure
+        let stands = |standing| self.connections.iter().any(|kept| kept.standing == standing);
+        if stands(Standing::Serves) {
+            return ConnectivityState::Ready;
+        }
+        if stands(Standing::Unreachable) {
+            return ConnectivityState::TransientFailure;
+        }
+        match self.connectivity.state() {
+            ConnectivityState::Ready => ConnectivityState::Connecting,
+            state => state,
         }
     }
 }
@@ -561,18 +603,16 @@ async fn drive<C: Connect>(subchannel: Arc<Subchannel<C>>) {
                     state.connectivity.handle_connected(Instant::now());
                 };
                 let Some(number) = subchannel.add(&connection, |state| connected(state, address)) else { return };
-                let end = subchannel.keep(connection, number, connected).await;
+                let Some(end) = subchannel.keep(connection, number, Role::Driven, connected).await else { return };
                 let why = with_causes(&*end.why).into();
                 let answered = subchannel.stats.take_answered();
                 subchannel.event(|state, now| {
-                    let useful = answered | std::mem::take(&mut state.moved);
-                    match end.standing {
-                        // The attempt that replaces a lost connection was made.
-                        Standing::Unreachable => state.connectivity.handle_failed(why, now, fastrand::f64()),
-                        Standing::Serves | Standing::Doubted => {
-                            state.connectivity.handle_ended(why, useful, now, fastrand::f64())
-                        }
+                    let moved = std::mem::take(&mut state.moved);
+                    // The attempt that follows the loss of a connection has been made, unless it leads elsewhere now.
+                    if end.standing == Standing::Unreachable && !moved {
+                        return state.connectivity.handle_failed(why, now, fastrand::f64());
                     }
+                    state.connectivity.handle_ended(why, answered | moved, now, fastrand::f64())
                 })
             }
             Err(error) => {
@@ -599,7 +639,7 @@ async fn expand<C: Connect>(subchannel: Arc<Subchannel<C>>) {
             let Some(number) = subchannel.add(&connection, |state| state.expansion = Expansion::Allowed) else {
                 return;
             };
-            subchannel.keep(connection, number, |_, _| {}).await;
+            subchannel.keep(connection, number, Role::Extra, |_, _| {}).await;
             subchannel.changed();
         }
         Err(error) => {
@@ -658,13 +698,50 @@ mod tests {
         for _ in 0..3 {
             network.doubt(1, true);
             wait_for(&subchannel, ConnectivityState::Connecting).await;
+            // An attempt is under way.
+            tokio::time::sleep(Duration::from_millis(4_500)).await;
             network.doubt(1, false);
             wait_for(&subchannel, ConnectivityState::Ready).await;
             assert_eq!(subchannel.connections().len(), 1);
         }
+        let attempts = network.attempts(1);
         network.reach(1, Reach::Accepts);
         tokio::time::sleep(Duration::from_secs(60)).await;
-        assert_eq!((network.attempts(1), network.open(1).len()), (4, 1), "what was begun meanwhile was given up");
+        assert!(attempts > 1);
+        assert_eq!(
+            (network.attempts(1), network.open(1).len()),
+            (attempts, 1),
+            "what was begun meanwhile was given up"
+        );
+        subchannel.close();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_connections_and_answers_nothing_is_connected_ever_more_seldom() {
+        let network = Network::default();
+        let subchannel = connected(&network).await;
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(600) {
+            network.doubt(1, true);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(network.attempts(1) < 30, "{} in ten minutes", network.attempts(1));
+        subchannel.close();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_that_hung_is_connected_at_once_where_it_moved_to() {
+        let network = Network::default();
+        let at = |number| Some(Arc::from([address(number)]));
+        let subchannel = Subchannel::start(address(9), at(1), None, &environment(&network));
+        wait_for(&subchannel, ConnectivityState::Ready).await;
+        network.reach(1, Reach::Refuses);
+        network.doubt(1, true);
+        wait_for(&subchannel, ConnectivityState::TransientFailure).await;
+        let start = Instant::now();
+        subchannel.move_to(at(2).as_ref());
+        wait_for(&subchannel, ConnectivityState::Ready).await;
+        assert!(start.elapsed() < Duration::from_millis(100), "without a pause: {:?}", start.elapsed());
         subchannel.close();
     }
 

@@ -73,14 +73,14 @@ impl Default for Config {
 /// When to ask a silent peer whether it is still there (gRFC A8).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Keepalive {
-    /// Silence before a PING. Default 10 s.
+    /// Silence before a PING; it is sent between this and half as much again. Default 10 s.
     pub(crate) interval: Duration,
     /// Silence after a PING before the connection is given up. Default 20 s.
     pub(crate) timeout: Duration,
     /// Silence after a PING before it is doubted that the peer is there. Default 1 s.
     pub(crate) doubt: Duration,
-    /// PING, once until the peer sends HEADERS or DATA, after half to all of [`doubt`](Self::doubt) in which a request was
-    /// sent and nothing was read. Default `true`.
+    /// PING, once until the peer sends HEADERS or DATA, when nothing was read within half to all of
+    /// [`doubt`](Self::doubt) after a request. Default `true`.
     pub(crate) after_requests: bool,
     /// PING although no stream is open. Default `false`: servers count such PINGs as an offence.
     pub(crate) without_calls: bool,

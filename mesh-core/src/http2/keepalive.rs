@@ -25,8 +25,8 @@ pub(super) struct Traffic {
     pub(super) responses: u64,
     /// Whether any stream is open.
     pub(super) open: bool,
-    /// Whether a request was sent after the last read.
-    pub(super) asked: bool,
+    /// Whether a request was sent that nothing was read after, be it given up meanwhile.
+    pub(super) unanswered: bool,
 }
 
 /// What to do now that a pause is over.
@@ -52,8 +52,8 @@ struct Silence {
     pause: Duration,
     /// How long nothing was read, as far as the pauses tell.
     quiet: Duration,
-    /// Whether a request was unanswered at the end of the pause before.
-    asked: bool,
+    /// Whether a request was unanswered when the pause before ended.
+    unanswered: bool,
     pinged: bool,
     without_data: u32,
     /// Whether the peer owes an answer for so long that it may hang.
@@ -68,7 +68,7 @@ impl Silence {
             responses: 0,
             pause: Duration::ZERO,
             quiet: Duration::ZERO,
-            asked: false,
+            unanswered: false,
             pinged: false,
             without_data: 0,
             doubted: false,
@@ -76,20 +76,32 @@ impl Silence {
     }
 
     fn wanted(&self, traffic: Traffic) -> bool {
-        traffic.open || self.config.without_calls
+        traffic.open || self.config.without_calls || self.hurries(traffic)
+    }
+
+    /// Whether the first PING since the peer sent data is to go out early, for a request: calls with short deadlines would
+    /// else hide that the peer hangs. One that answers it is slow, and no more.
+    fn hurries(&self, traffic: Traffic) -> bool {
+        traffic.unanswered && self.config.after_requests && self.without_data == 0
     }
 
     /// The pause with which to begin.
     fn begin(&mut self, traffic: Traffic) -> Duration {
         self.heard(traffic);
-        self.look()
+        self.look(traffic)
+    }
+
+    /// The pause that takes the place of a longer one, if a request came in it.
+    fn hurry(&mut self, traffic: Traffic) -> Option<Duration> {
+        let hurries = !self.pinged && self.hurries(traffic) && self.pause > self.short_look();
+        hurries.then(|| self.look(traffic))
     }
 
     /// The PING was answered: the pause that follows. The answer itself is no reason to allow more PINGs.
     fn answered(&mut self, traffic: Traffic) -> Duration {
         self.pinged = false;
         self.heard(traffic);
-        self.look()
+        self.look(traffic)
     }
 
     fn paused(&mut self, traffic: Traffic) -> Next {
@@ -99,24 +111,22 @@ impl Silence {
             self.quiet = self.quiet.saturating_add(self.pause);
         }
         if self.pinged {
-            return self.unanswered();
+            return self.await_answer();
         }
         if !self.wanted(traffic) {
             return Next::Rest;
         }
-        let asked = std::mem::replace(&mut self.asked, traffic.asked);
-        if self.is_due(asked && traffic.asked) {
+        let unanswered = std::mem::replace(&mut self.unanswered, traffic.unanswered);
+        if self.is_silent() || unanswered && self.hurries(traffic) {
             return self.ping();
         }
-        Next::Look(self.look())
+        Next::Look(self.look(traffic))
     }
 
-    /// A request that nothing was read after has the first PING early, and once: a peer that answers it is slow, and no more.
-    fn is_due(&self, asked: bool) -> bool {
-        let silent = self.quiet >= self.config.interval && self.without_data < self.config.max_without_data;
-        let early = asked && self.config.after_requests && self.without_data == 0;
-        // Before one may be sent again without data, the silence is as long as if none had been sent.
-        silent || early || self.quiet >= FORGIVEN_AFTER.max(self.config.interval)
+    fn is_silent(&self) -> bool {
+        let Keepalive { interval, max_without_data, .. } = self.config;
+        let longest = if self.without_data < max_without_data { interval } else { FORGIVEN_AFTER.max(interval) };
+        self.quiet >= longest
     }
 
     fn ping(&mut self) -> Next {
@@ -127,7 +137,7 @@ impl Silence {
     }
 
     /// A pause after a PING is over, and its answer has not come.
-    fn unanswered(&mut self) -> Next {
+    fn await_answer(&mut self) -> Next {
         let Keepalive { doubt, timeout, .. } = self.config;
         if self.quiet >= timeout {
             return Next::Lost;
@@ -152,12 +162,16 @@ impl Silence {
             self.without_data = 0;
         }
         (self.reads, self.responses) = (traffic.reads, traffic.responses);
-        (self.quiet, self.asked, self.doubted) = (Duration::ZERO, false, false);
+        (self.quiet, self.unanswered, self.doubted) = (Duration::ZERO, false, false);
     }
 
-    fn look(&mut self) -> Duration {
-        let Keepalive { interval, doubt, after_requests, .. } = self.config;
-        self.next(if after_requests { interval.min(doubt) } else { interval } / 2)
+    fn look(&mut self, traffic: Traffic) -> Duration {
+        let pause = if self.hurries(traffic) { self.short_look() } else { self.config.interval / 2 };
+        self.next(pause)
+    }
+
+    fn short_look(&self) -> Duration {
+        self.config.interval.min(self.config.doubt) / 2
     }
 
     fn next(&mut self, pause: Duration) -> Duration {
@@ -205,6 +219,9 @@ impl Pinger {
             return None;
         }
         if !self.timer.as_ref().is_some_and(|timer| timer.is_elapsed()) {
+            if let Some(pause) = self.silence.hurry(traffic) {
+                self.arm(cx, pause);
+            }
             return None;
         }
         self.paused(cx, traffic)
@@ -251,21 +268,22 @@ impl Pinger {
 mod tests {
     use super::*;
 
-    const LOOK: Next = Next::Look(Duration::from_millis(500));
+    const LOOK: Next = Next::Look(Duration::from_secs(5));
+    const SHORT_LOOK: Next = Next::Look(Duration::from_millis(500));
     const PING: Next = Next::Ping(Duration::from_secs(1));
 
     fn traffic(reads: u64, responses: u64) -> Traffic {
-        Traffic { reads, responses, open: true, asked: false }
+        Traffic { reads, responses, open: true, unanswered: false }
     }
 
     /// The same, and a request is unanswered.
-    fn asked(reads: u64, responses: u64) -> Traffic {
-        Traffic { asked: true, ..traffic(reads, responses) }
+    fn unanswered(reads: u64, responses: u64) -> Traffic {
+        Traffic { unanswered: true, ..traffic(reads, responses) }
     }
 
     fn begun(config: Keepalive) -> Silence {
         let mut silence = Silence::new(config);
-        silence.begin(traffic(1, 1));
+        assert_eq!(silence.begin(traffic(1, 1)), config.interval / 2);
         silence
     }
 
@@ -293,25 +311,43 @@ mod tests {
     #[test]
     fn a_peer_that_does_not_answer_a_request_is_pinged_early_and_once() {
         let mut silence = begun(Keepalive::default());
-        assert_eq!(silence.paused(asked(1, 1)), LOOK, "it may have been sent just now");
-        assert_eq!(silence.paused(asked(1, 1)), PING);
+        assert_eq!(silence.hurry(traffic(1, 1)), None);
+        assert_eq!(silence.hurry(unanswered(1, 1)), Some(Duration::from_millis(500)));
+        assert_eq!(silence.hurry(unanswered(1, 1)), None, "it looks soon already");
+        assert_eq!(silence.paused(unanswered(1, 1)), SHORT_LOOK, "it may have been sent just now");
+        assert_eq!(silence.paused(unanswered(1, 1)), PING);
+        assert_eq!(silence.hurry(unanswered(1, 1)), None, "its answer is awaited");
         silence.answered(traffic(2, 1));
-        assert_eq!(after_looks(&mut silence, asked(2, 1)), (Duration::from_secs(10), PING), "slow, but there");
+        assert_eq!(after_looks(&mut silence, unanswered(2, 1)), (Duration::from_secs(10), PING), "slow, but there");
         silence.answered(traffic(3, 1));
-        assert_eq!(silence.paused(asked(4, 2)), LOOK, "it answers: that counts as none");
-        assert_eq!(silence.paused(asked(4, 2)), PING);
+        assert_eq!(silence.paused(unanswered(4, 2)), SHORT_LOOK, "it answers: that counts as none");
+        assert_eq!(silence.paused(unanswered(4, 2)), PING);
+    }
+
+    #[test]
+    fn a_request_that_was_given_up_is_asked_for_all_the_same() {
+        let given_up = Traffic { open: false, ..unanswered(1, 1) };
+        let mut silence = begun(Keepalive::default());
+        assert_eq!(silence.paused(given_up), SHORT_LOOK);
+        assert_eq!(silence.paused(given_up), PING);
+        silence.answered(Traffic { open: false, ..traffic(2, 1) });
+        assert_eq!(
+            silence.paused(Traffic { open: false, ..unanswered(2, 1) }),
+            Next::Rest,
+            "a second PING would count"
+        );
     }
 
     #[test]
     fn a_request_that_something_was_read_after_is_no_reason_for_a_ping() {
         let mut silence = begun(Keepalive::default());
         for reads in 2..100 {
-            assert_eq!(silence.paused(asked(reads, reads)), LOOK, "each time another request");
+            assert_eq!(silence.paused(unanswered(reads, reads)), SHORT_LOOK, "each time another request");
         }
         assert_eq!(silence.paused(traffic(99, 99)), LOOK);
-        assert_eq!(silence.paused(asked(99, 99)), LOOK);
+        assert_eq!(silence.paused(unanswered(99, 99)), SHORT_LOOK);
         let mut seldom = begun(Keepalive::default().slower());
-        assert_eq!(after_looks(&mut seldom, asked(1, 1)).0, Duration::from_secs(20), "after a complaint");
+        assert_eq!(after_looks(&mut seldom, unanswered(1, 1)).0, Duration::from_secs(20), "after a complaint");
     }
 
     #[test]
@@ -324,7 +360,7 @@ mod tests {
         assert!(!silence.doubted);
         assert_eq!(silence.paused(traffic(2, 1)), Next::Look(Duration::from_secs(19)), "the PING has no answer yet");
         assert!(silence.doubted);
-        assert_eq!(silence.answered(traffic(3, 1)), Duration::from_millis(500));
+        assert_eq!(silence.answered(traffic(3, 1)), Duration::from_secs(5));
         assert!(!silence.doubted);
     }
 
@@ -346,10 +382,10 @@ mod tests {
     fn at_most_two_pings_in_minutes_until_the_peer_sends_data() {
         let mut silence = begun(Keepalive::default());
         for reads in [2, 3] {
-            assert_eq!(after_looks(&mut silence, asked(reads - 1, 1)).1, PING);
+            assert_eq!(after_looks(&mut silence, unanswered(reads - 1, 1)).1, PING);
             silence.answered(traffic(reads, 1));
         }
-        assert_eq!(after_looks(&mut silence, asked(3, 1)), (FORGIVEN_AFTER, PING));
+        assert_eq!(after_looks(&mut silence, unanswered(3, 1)), (FORGIVEN_AFTER, PING));
         silence.answered(traffic(4, 2));
         assert_eq!(after_looks(&mut silence, traffic(4, 2)), (Duration::from_secs(10), PING));
     }

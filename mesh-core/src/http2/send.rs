@@ -180,7 +180,7 @@ impl Inner {
             return Err(SendErrorKind::Unsent(self.shared.why_no_calls()));
         };
         *ended = None;
-        self.shared.asked();
+        self.shared.queued();
         let opened = match live.send_request(to_h2(head), end) {
             Err(error) if !error.is_io() && !error.is_go_away() => self.open_again(live, copy, end),
             opened => opened.map_err(|error| SendErrorKind::Unsent(self.shared.explain(&error))),

@@ -38,8 +38,10 @@ pub(super) struct Shared {
     pub(super) doubt: watch::Sender<bool>,
     reads: AtomicU64,
     requests: AtomicU64,
-    /// Requests when something was read last.
-    requests_then: AtomicU64,
+    /// Those of them that were queued before the last write.
+    requests_written: AtomicU64,
+    /// Those of them that were written before the last read.
+    requests_heard_after: AtomicU64,
     responses: AtomicU64,
     data: AtomicU64,
     writes: AtomicU64,
@@ -66,7 +68,8 @@ impl Shared {
             doubt: watch::Sender::new(false),
             reads: AtomicU64::new(0),
             requests: AtomicU64::new(0),
-            requests_then: AtomicU64::new(0),
+            requests_written: AtomicU64::new(0),
+            requests_heard_after: AtomicU64::new(0),
             responses: AtomicU64::new(0),
             data: AtomicU64::new(0),
             writes: AtomicU64::new(0),
@@ -94,7 +97,7 @@ impl Shared {
             self.recognise(bytes);
         }
         self.reads.store(reads + 1, Ordering::Relaxed);
-        self.requests_then.store(self.requests.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.requests_heard_after.store(self.requests_written.load(Ordering::Relaxed), Ordering::Relaxed);
         if sight.response {
             self.responses.store(self.responses.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
             self.data.store(self.data() + sight.data, Ordering::Relaxed);
@@ -108,7 +111,7 @@ impl Shared {
     }
 
     /// A request was queued. Called with the sender locked.
-    pub(super) fn asked(&self) {
+    pub(super) fn queued(&self) {
         self.requests.store(self.requests.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
@@ -118,6 +121,7 @@ impl Shared {
 
     pub(super) fn wrote(&self) {
         self.writes.store(self.writes.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.requests_written.store(self.requests.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// Bytes of DATA frames that were read so far.
@@ -163,7 +167,7 @@ impl Shared {
             reads: self.reads.load(Ordering::Relaxed),
             responses: self.responses.load(Ordering::Relaxed),
             open: self.slots.in_flight() > 0,
-            asked: self.requests.load(Ordering::Relaxed) != self.requests_then.load(Ordering::Relaxed),
+            unanswered: self.requests.load(Ordering::Relaxed) != self.requests_heard_after.load(Ordering::Relaxed),
         }
     }
 

@@ -36,10 +36,11 @@ impl Window {
         self.begun = Some((now, read));
     }
 
-    /// A PING was answered: the window there should be, if it is another.
+    /// A PING was answered, this one's or the keepalive's, after which another at once would be one too many for servers
+    /// that count them: the window there should be, if it is another.
     pub(super) fn end(&mut self, now: Instant, read: u64) -> Option<u32> {
-        let (begun, before) = self.begun.take()?;
         self.mark = read;
+        let (begun, before) = self.begun.take()?;
         let bytes = read.saturating_sub(before);
         let rate = per_second(bytes, now.saturating_duration_since(begun));
         if bytes.saturating_mul(3) < u64::from(self.size) * 2 || rate <= self.rate {

@@ -247,6 +247,51 @@ async fn a_peer_that_answers_is_pinged_twice_and_then_left_alone_for_minutes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_that_hangs_is_found_though_no_call_waits_for_long() {
+    let (connection, mut peer) = Peer::connect(&[], Config::default()).await;
+    let doubt = connection.doubt();
+    let begun = Instant::now();
+    while !*doubt.borrow() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "never in doubt");
+        let call = started(&connection, full("hello")).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        drop(call);
+        tokio::time::sleep(Duration::from_millis(950)).await;
+    }
+    peer.expect(&[PING]).await;
+}
+
+/// Answers each PING, and counts them until there is none for five minutes.
+async fn answer_pings(peer: &mut Peer) -> u32 {
+    let mut pings = 0;
+    while let Ok(Some(frame)) = tokio::time::timeout(Duration::from_secs(300), peer.next()).await {
+        if frame.kind == PING && frame.flags == 0 {
+            pings += 1;
+            peer.send(PING, ACK, 0, &frame.payload).await;
+        }
+    }
+    pings
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_windows_ping_is_not_one_too_many_after_one_that_crossed_a_response() {
+    let config = Config { stream_window: 64 << 10, ..Config::default() };
+    let (connection, mut peer) = Peer::connect(&[], config).await;
+    let mut first = started(&connection, full("hello")).await;
+    let ping = peer.expect(&[PING]).await;
+    peer.send(HEADERS, END_HEADERS, 1, OK).await;
+    for _ in 0..4 {
+        peer.send(DATA, 0, 1, &[0; 16 << 10]).await;
+    }
+    let _response = poll_fn(|cx| Pin::new(&mut first).poll(cx)).await.unwrap();
+    // The peer sent data before it saw the PING: from here on it counts.
+    peer.send(PING, ACK, 0, &ping.payload).await;
+    settle().await;
+    let _second = started(&connection, full("hello")).await;
+    assert_eq!(answer_pings(&mut peer).await, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_idle_connection_is_not_pinged() {
     let (connection, mut peer) = Peer::connect(&[], Config::default()).await;
     let call = started(&connection, full("hello")).await;
