@@ -219,17 +219,21 @@ async fn in_a_panic_by_ejections_calls_fail_if_that_is_asked() {
     let mesh = mesh();
     let zones = Some(ZoneAware { fail_traffic_on_panic: true, ..ZoneAware::default() });
     let balancing = Balancing { zones, ..Balancing::new(true, EndpointPolicy::RoundRobin) };
-    let entry = ejecting(&cluster(&[1, 2, 3, 4]), balancing);
+    let (numbers, policy) = ([1, 2, 3, 4, 5, 6], EndpointPolicy::RoundRobin);
+    let of_six = entry_with(policy, vec![vec![(1, &numbers)]], unhealthy_if(|number| number == 6));
+    let entry = ejecting(&of_six, balancing);
     mesh.prepare(&entry).await;
     fail(&mesh, &entry, 1..=2).await;
     assert_eq!(share(&mesh, &entry, |number| number > 2).await, 1000);
     fail(&mesh, &entry, 3..=3).await;
     let error = mesh.call(&entry).await.unwrap_err();
     assert!(
-        error.report().contains("cluster `greeter` has no endpoint for this call: 3 ejected, 1 ready"),
+        error.report().contains("cluster `greeter` has no endpoint for this call: 3 ejected, 2 ready"),
         "{}",
         error.report()
     );
+    settle().await;
+    assert_eq!(mesh.network.attempts(6), 0, "what takes no calls is not connected for them");
     seconds(21.0).await;
     assert!(mesh.call(&entry).await.is_ok(), "they are back");
 }
