@@ -59,7 +59,12 @@ impl Recorder {
         }
         match response.body().is_end_stream() {
             true => self.handle_end(Some(response.headers())),
-            false => self.endpoint().handle_headers(response.headers()),
+            false => {
+                self.endpoint().handle_headers(response.headers());
+                if self.timing.is_some() {
+                    self.in_flight.handle_head();
+                }
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! What is counted per endpoint, shared by its subchannel, the pickers and the calls.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
 use http::HeaderMap;
@@ -14,10 +14,16 @@ use super::outcomes::{Criteria, Ended, Outcomes, Streak};
 use super::reports;
 use crate::resource::endpoints::Address;
 
+/// One call, in the count of those in flight: the low half.
+const CALL: u64 = 1;
+/// In the high half, one of them whose response's head came.
+const ANSWERED: u64 = 1 << 32;
+
 /// One endpoint of one cluster, as calls see it.
 #[derive(Debug)]
 pub(crate) struct EndpointStats {
-    in_flight: AtomicU32,
+    /// Calls, and how many of them were answered: one number, so that a call's end is one write.
+    in_flight: AtomicU64,
     /// Whether a call was answered since this was last asked.
     answered: AtomicBool,
     pub(crate) address: Address,
@@ -33,7 +39,7 @@ pub(crate) struct EndpointStats {
 impl EndpointStats {
     pub(crate) fn new(address: Address, cluster: Arc<str>, queue: Arc<SlotQueue>, criteria: Arc<Criteria>) -> Self {
         Self {
-            in_flight: AtomicU32::new(0),
+            in_flight: AtomicU64::new(0),
             answered: AtomicBool::new(false),
             address,
             cluster,
@@ -96,7 +102,13 @@ impl EndpointStats {
 
     /// Calls that were picked for this endpoint and have not ended; a stream counts until its end (A48).
     pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        halves(self.in_flight.load(Ordering::Relaxed)).0
+    }
+
+    /// Whether any of them waits for its response's head, as far as calls tell of theirs.
+    pub(crate) fn has_unanswered(&self) -> bool {
+        let (calls, answered) = halves(self.in_flight.load(Ordering::Relaxed));
+        answered < calls
     }
 
     /// The endpoint responded to a call.
@@ -135,25 +147,42 @@ impl EndpointStats {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "the two halves")]
+fn halves(in_flight: u64) -> (u32, u32) {
+    (in_flight as u32, (in_flight >> 32) as u32)
+}
+
 /// One call at an endpoint: it counts as in flight until it is dropped.
 #[derive(Debug)]
-pub(crate) struct InFlight(Arc<EndpointStats>);
+pub(crate) struct InFlight {
+    endpoint: Arc<EndpointStats>,
+    /// What it adds to the count.
+    counted: u64,
+}
 
 impl InFlight {
-    pub(crate) fn new(stats: &Arc<EndpointStats>) -> Self {
-        stats.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(stats))
+    pub(crate) fn new(endpoint: &Arc<EndpointStats>) -> Self {
+        endpoint.in_flight.fetch_add(CALL, Ordering::Relaxed);
+        Self { endpoint: Arc::clone(endpoint), counted: CALL }
     }
 
     pub(crate) fn endpoint(&self) -> &EndpointStats {
-        &self.0
+        &self.endpoint
+    }
+
+    /// The response's head came, and its end did not: the call may go on for long, and is not one the endpoint is silent on.
+    pub(crate) fn handle_head(&mut self) {
+        if self.counted == CALL {
+            self.counted += ANSWERED;
+            self.endpoint.in_flight.fetch_add(ANSWERED, Ordering::Relaxed);
+        }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.0.queue.release();
+        self.endpoint.in_flight.fetch_sub(self.counted, Ordering::Relaxed);
+        self.endpoint.queue.release();
     }
 }
 

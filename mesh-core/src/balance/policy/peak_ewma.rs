@@ -17,7 +17,7 @@ const PROBES: u32 = 100;
 ///
 /// An endpoint that was slow, and therefore gets no calls, is asked again after a second of silence, by a call a second and by
 /// one in a hundred at most; what that answers replaces what was known of it. One that fails calls, or has not answered
-/// those it has, is not.
+/// those it has, is not; a stream is answered once its response's head came.
 ///
 /// Targets without a control plane are balanced so. Its clusters are if the application says so, whatever their `lb_policy`:
 ///
@@ -58,7 +58,7 @@ impl Policy for PeakEwma {
 /// Whether a call goes there although another endpoint is expected to answer sooner. Only an endpoint that gets no calls is
 /// looked at twice.
 fn asks_again(stats: &EndpointStats, now: Instant) -> bool {
-    stats.load.is_silent(now) && stats.in_flight() == 0 && fastrand::u32(..PROBES) == 0 && stats.load.ask_again(now)
+    stats.load.is_silent(now) && !stats.has_unanswered() && fastrand::u32(..PROBES) == 0 && stats.load.ask_again(now)
 }
 
 /// Two indexes below `len`, which is not 0, that are not the same: else the slowest endpoint would be drawn only against
@@ -76,8 +76,14 @@ fn two(len: usize) -> (usize, Option<usize>) {
 mod tests {
     use std::time::Duration;
 
+    use bytes::Bytes;
+    use http::Response;
+    use http_body_util::Full;
+
     use super::super::testing::ready as members;
     use super::*;
+    use crate::balance::recorder::Recorder;
+    use crate::call::HttpStatus;
     use crate::connect::InFlight;
     use crate::resource::endpoints::Address;
 
@@ -179,6 +185,25 @@ mod tests {
         members[0].stats.load.handle_failure(Duration::from_micros(10), now);
         assert_eq!(asked(&members, &[], later), 0);
         assert_eq!(asked(&members, &[], later + 8 * SECOND), 1, "that was long ago");
+    }
+
+    #[test]
+    fn one_whose_streams_were_answered_is_asked_while_they_go_on() {
+        let (members, now) = one_slow();
+        let later = now + 2 * SECOND;
+        let stream = || Recorder::new(InFlight::new(&members[0].stats), Some(now), &HttpStatus, None);
+        let (mut first, mut second) = (stream(), stream());
+        let head = Response::new(Full::new(Bytes::from_static(b"and so on")));
+        first.handle_head(&head);
+        assert_eq!(asked(&members, &[], later), 0, "the second hangs");
+        second.handle_head(&head);
+        assert_eq!(asked(&members, &[], later), 1);
+        drop((first, second));
+        let hanging = stream();
+        assert_eq!(asked(&members, &[], later + 2 * SECOND), 0, "the streams that ended count no more");
+        drop(hanging);
+        assert_eq!(asked(&members, &[], later + 2 * SECOND), 1);
+        assert_eq!(members[0].in_flight(), 0);
     }
 
     #[test]
