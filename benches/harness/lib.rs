@@ -14,6 +14,8 @@ pub mod server;
 pub mod serving;
 pub mod site;
 
+use std::process::ExitCode;
+
 #[expect(missing_docs, reason = "generated; `proto/echo.proto` documents the service")]
 /// The service under load: `proto/echo.proto`.
 pub mod echo {
@@ -23,6 +25,18 @@ pub mod echo {
 
 /// Any failure of a bench: it is printed, and the program exits non-zero.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// How a bench ends: a failure is printed.
+#[must_use]
+pub fn exit(done: Result<(), Error>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// The two runtimes that calls are measured on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]

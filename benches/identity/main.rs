@@ -51,13 +51,7 @@ fn main() -> ExitCode {
         Some(Role::Idle { path }) => idle::serve(path),
         None => report(&args),
     };
-    done.map_or_else(
-        |error| {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        },
-        |()| ExitCode::SUCCESS,
-    )
+    mesh_benches::exit(done)
 }
 
 fn report(args: &Args) -> Result<(), Error> {

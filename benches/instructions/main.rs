@@ -123,13 +123,7 @@ fn main() -> ExitCode {
         Some(Role::Part { part }) => part.run(),
         None => count(&args),
     };
-    done.map_or_else(
-        |error| {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        },
-        |()| ExitCode::SUCCESS,
-    )
+    mesh_benches::exit(done)
 }
 
 fn client(path: Path, site: &str, work: Work) -> Result<(), Error> {

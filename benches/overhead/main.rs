@@ -93,13 +93,7 @@ fn main() -> ExitCode {
         Some(Role::Call { job }) => serving::call(job),
         None => compare(&args),
     };
-    done.map_or_else(
-        |error| {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        },
-        |()| ExitCode::SUCCESS,
-    )
+    mesh_benches::exit(done)
 }
 
 fn compare(args: &Args) -> Result<(), Error> {

@@ -95,13 +95,7 @@ fn main() -> ExitCode {
         (None, Some(part)) => measure(part, &args).map(|figures| println!("{figures}")),
         (None, None) => report(&args),
     };
-    done.map_or_else(
-        |error| {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        },
-        |()| ExitCode::SUCCESS,
-    )
+    mesh_benches::exit(done)
 }
 
 fn measure(part: Part, args: &Args) -> Result<Value, Error> {
