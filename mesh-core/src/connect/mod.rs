@@ -5,7 +5,7 @@
 //! calls (GOAWAY), that all its slots are taken, that a request never left.
 //!
 //! ```text
-//! Balancer ─ Subchannel ─ drive: connect ▸ ready ▸ ended ▸ connect … (background, backoff)     subchannel.rs
+//! Balancer ─ Subchannel ─ drive: connect ▸ ready ▸ ended ▸ connect … (background, backoff)     subchannel/
 //!                │           └ Connectivity: the state machine, without I/O                     connectivity.rs
 //!                ├ EndpointStats: calls in flight, kept by the guard of each call               stats.rs
 //!                │   ├ Outcomes: how they end, as far as outlier detection wants it             outcomes.rs

@@ -1,5 +1,9 @@
 //! A subchannel keeps one endpoint connected, from its start until it is closed, whether calls come or not.
 
+mod state;
+#[cfg(test)]
+mod tests;
+
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -7,10 +11,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::connectivity::{Connectivity, ConnectivityState, Phase};
+use super::connectivity::{ConnectivityState, Phase};
 use super::first::{advice, connect, connect_first};
 use super::leaving::Leaving;
 use super::outcomes::{Criteria, Ended, Streak};
@@ -22,6 +25,7 @@ use crate::error::{BoxError, with_causes};
 use crate::resource::endpoints::Address;
 #[cfg(feature = "tls")]
 use crate::tls::ConnectionSecurity;
+use state::{Expansion, Kept, Standing, State};
 
 /// Who is told when the state of a subchannel changed.
 pub(crate) trait Observer: Send + Sync {
@@ -74,45 +78,6 @@ pub(crate) struct Subchannel<C: Connect> {
     state: Mutex<State<C::Connection>>,
 }
 
-struct State<N> {
-    connectivity: Connectivity,
-    connections: SmallVec<[Kept<N>; 1]>,
-    /// What to connect to, if that is not the endpoint's address alone (A61).
-    reached_at: Option<Arc<[Address]>>,
-    /// Which of them the driver's connection is to.
-    connected_to: Option<Address>,
-    /// The driver's connection was given up, as its address is no longer one of them.
-    moved: bool,
-    /// Connections that were made so far.
-    made: u64,
-    driver: Option<AbortHandle>,
-    expansion: Expansion,
-    /// What to do about the last attempt, which failed.
-    advice: Option<Arc<str>>,
-    reports: LoadReports,
-    closed: bool,
-}
-
-/// A connection that has not ended.
-#[derive(Clone)]
-struct Kept<N> {
-    /// Tells it from the others.
-    number: u64,
-    connection: N,
-    standing: Standing,
-}
-
-/// What is known of a connection's peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    /// It takes calls.
-    Serves,
-    /// It may hang: another connection is being made.
-    Doubted,
-    /// And that failed.
-    Unreachable,
-}
-
 /// Who makes up for a connection that is lost or doubted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
@@ -126,23 +91,6 @@ enum Role {
 struct End {
     why: BoxError,
     standing: Standing,
-}
-
-/// The reports that the endpoint is asked for beside the calls.
-#[derive(Debug, Default)]
-struct LoadReports {
-    period: Option<Duration>,
-    /// The number of the connection on which they come, and the task that takes them.
-    stream: Option<(u64, AbortHandle)>,
-}
-
-/// Where the making of one more connection stands.
-#[derive(Clone, Copy, Debug)]
-enum Expansion {
-    Allowed,
-    UnderWay,
-    /// The last one failed then; not again before this delay.
-    Failed(Instant, Duration),
 }
 
 /// What people may know of a subchannel.
@@ -174,19 +122,7 @@ impl<C: Connect> Subchannel<C> {
             stamp: AtomicU64::new(0),
             security,
             environment: environment.clone(),
-            state: Mutex::new(State {
-                connectivity: Connectivity::new(environment.backoff),
-                connections: SmallVec::new(),
-                reached_at,
-                connected_to: None,
-                moved: false,
-                made: 0,
-                driver: None,
-                expansion: Expansion::Allowed,
-                advice: None,
-                reports: LoadReports::default(),
-                closed: false,
-            }),
+            state: Mutex::new(State::new(environment.backoff, reached_at)),
         });
         // Locked until the handle is in, lest the driver's end be missed by a close in between.
         let mut state = subchannel.state.lock();
@@ -535,62 +471,6 @@ impl<C: Connect> Subchannel<C> {
     }
 }
 
-impl LoadReports {
-    fn stop(&mut self) {
-        if let Some((_, stream)) = self.stream.take() {
-            stream.abort();
-        }
-    }
-}
-
-impl<N> State<N> {
-    /// An attempt beside a connection that serves failed.
-    fn note(&mut self, error: &BoxError) {
-        self.advice = advice(error);
-        self.connectivity.note(with_causes(&**error).into());
-    }
-
-    fn set_standing(&mut self, number: u64, standing: Standing) {
-        if let Some(kept) = self.kept(number) {
-            kept.standing = standing;
-        }
-    }
-
-    fn kept(&mut self, number: u64) -> Option<&mut Kept<N>> {
-        self.connections.iter_mut().find(|kept| kept.number == number)
-    }
-
-    /// The connections that take calls.
-    fn serving(&self) -> impl Iterator<Item = &N> {
-        let serving = self.connections.iter().filter(|kept| kept.standing == Standing::Serves);
-        serving.map(|kept| &kept.connection)
-    }
-
-    /// Whether the driver's connection is to an address that the endpoint, whose own is `alone`, is not reached at any more.
-    fn is_left_behind(&self, alone: &Address) -> bool {
-        self.connected_to.as_ref().is_some_and(|at| match &self.reached_at {
-            Some(addresses) => !addresses.contains(at),
-            None => at != alone,
-        })
-    }
-
-    /// READY as long as any connection takes calls, even while the one that the driver looks after is replaced. A peer that
-    /// may hang is as one whose connection was lost.
-    fn connectivity_state(&self) -> ConnectivityState {
-        let stands = |standing| self.connections.iter().any(|kept| kept.standing == standing);
-        if stands(Standing::Serves) {
-            return ConnectivityState::Ready;
-        }
-        if stands(Standing::Unreachable) {
-            return ConnectivityState::TransientFailure;
-        }
-        match self.connectivity.state() {
-            ConnectivityState::Ready => ConnectivityState::Connecting,
-            state => state,
-        }
-    }
-}
-
 /// Connects, waits until the connection ends, and connects again; is aborted when the subchannel is closed.
 async fn drive<C: Connect>(subchannel: Arc<Subchannel<C>>) {
     let mut readiness = subchannel.readiness();
@@ -648,136 +528,5 @@ async fn expand<C: Connect>(subchannel: Arc<Subchannel<C>>) {
             state.expansion = Expansion::Failed(Instant::now(), delay);
             state.note(&error);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::connect::testing::{Network, Reach, address, environment};
-
-    async fn wait_for(subchannel: &Subchannel<Network>, state: ConnectivityState) {
-        let start = Instant::now();
-        while subchannel.state() != state {
-            assert!(start.elapsed() < Duration::from_secs(60), "{:?}, not {state:?}", subchannel.state());
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
-
-    async fn connected(network: &Network) -> Arc<Subchannel<Network>> {
-        let subchannel = Subchannel::start(address(1), None, None, &environment(network));
-        wait_for(&subchannel, ConnectivityState::Ready).await;
-        subchannel
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_peer_that_may_hang_gets_no_calls_until_another_connection_is_there() {
-        let network = Network::default();
-        let subchannel = connected(&network).await;
-        let call = subchannel.connections()[0].try_acquire().unwrap();
-        network.reach(1, Reach::Silent);
-        network.doubt(1, true);
-        wait_for(&subchannel, ConnectivityState::Connecting).await;
-        assert!(subchannel.connections().is_empty());
-        assert_eq!(subchannel.status().last_error.as_deref(), Some("no answer"));
-        let old = network.open(1);
-        assert!(!old[0].is_drained(), "its calls go on, and it may be heard");
-        wait_for(&subchannel, ConnectivityState::TransientFailure).await;
-        network.reach(1, Reach::Accepts);
-        wait_for(&subchannel, ConnectivityState::Ready).await;
-        assert_eq!((old[0].is_drained(), old[0].in_flight()), (true, 1), "the call has its time");
-        drop(call);
-        subchannel.close();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_peer_that_is_heard_again_keeps_its_connection() {
-        let network = Network::default();
-        let subchannel = connected(&network).await;
-        network.reach(1, Reach::Silent);
-        for _ in 0..3 {
-            network.doubt(1, true);
-            wait_for(&subchannel, ConnectivityState::Connecting).await;
-            // An attempt is under way.
-            tokio::time::sleep(Duration::from_millis(4_500)).await;
-            network.doubt(1, false);
-            wait_for(&subchannel, ConnectivityState::Ready).await;
-            assert_eq!(subchannel.connections().len(), 1);
-        }
-        let attempts = network.attempts(1);
-        network.reach(1, Reach::Accepts);
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        assert!(attempts > 1);
-        assert_eq!(
-            (network.attempts(1), network.open(1).len()),
-            (attempts, 1),
-            "what was begun meanwhile was given up"
-        );
-        subchannel.close();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_peer_that_takes_connections_and_answers_nothing_is_connected_ever_more_seldom() {
-        let network = Network::default();
-        let subchannel = connected(&network).await;
-        let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(600) {
-            network.doubt(1, true);
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        assert!(network.attempts(1) < 30, "{} in ten minutes", network.attempts(1));
-        subchannel.close();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_endpoint_that_hung_is_connected_at_once_where_it_moved_to() {
-        let network = Network::default();
-        let at = |number| Some(Arc::from([address(number)]));
-        let subchannel = Subchannel::start(address(9), at(1), None, &environment(&network));
-        wait_for(&subchannel, ConnectivityState::Ready).await;
-        network.reach(1, Reach::Refuses);
-        network.doubt(1, true);
-        wait_for(&subchannel, ConnectivityState::TransientFailure).await;
-        let start = Instant::now();
-        subchannel.move_to(at(2).as_ref());
-        wait_for(&subchannel, ConnectivityState::Ready).await;
-        assert!(start.elapsed() < Duration::from_millis(100), "without a pause: {:?}", start.elapsed());
-        subchannel.close();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_peer_that_hung_and_could_not_be_reached_is_no_hope_when_its_connection_is_lost() {
-        let network = Network::default();
-        let subchannel = connected(&network).await;
-        network.reach(1, Reach::Refuses);
-        network.doubt(1, true);
-        wait_for(&subchannel, ConnectivityState::TransientFailure).await;
-        network.cut(1);
-        for _ in 0..1_000 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            assert_eq!(subchannel.state(), ConnectivityState::TransientFailure);
-        }
-        network.reach(1, Reach::Accepts);
-        wait_for(&subchannel, ConnectivityState::Ready).await;
-        subchannel.close();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_that_is_being_made_to_an_address_that_is_taken_away_is_replaced_at_once() {
-        let network = Network::default();
-        let at = |number| Some(Arc::from([address(number)]));
-        let subchannel = Subchannel::start(address(9), at(1), None, &environment(&network));
-        while network.attempts(1) == 0 {
-            tokio::task::yield_now().await;
-        }
-        subchannel.move_to(at(2).as_ref());
-        let start = Instant::now();
-        while network.open(2).is_empty() {
-            assert!(start.elapsed() < Duration::from_secs(60), "it stays at the other address");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        assert!(start.elapsed() < Duration::from_millis(100), "without a pause: {:?}", start.elapsed());
-        assert!(network.open(1).iter().all(|connection| connection.is_drained()));
-        subchannel.close();
     }
 }
