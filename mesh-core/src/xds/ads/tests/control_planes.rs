@@ -73,7 +73,7 @@ fn new_names_do_not_wait_for_a_nack_that_waits() {
     bench.respond(&THING, "1", "n2", &[("a", "bad")]);
     bench.subscribe(&THING, &["b"]);
     assert_eq!(bench.requests(), ["Thing version= nonce=n2 a,b"]);
-    bench.wait(0.1);
+    bench.wait(0.2);
     assert_eq!(bench.requests(), ["Thing version= nonce=n2 a,b error=Thing `a`: value: is bad"]);
 }
 
