@@ -44,8 +44,8 @@ impl TargetUri {
         let (scheme, own_authority) = match scheme {
             "xds" => xds(rest),
             "dns" => dns(rest),
-            "static" => fixed(scheme, strip_empty_authority(rest), host_and_port),
-            "ipv4" | "ipv6" => fixed(scheme, strip_empty_authority(rest), |address| ip_and_port(scheme, address)),
+            "static" => fixed(scheme, rest, host_and_port),
+            "ipv4" | "ipv6" => fixed(scheme, rest, |address| ip_and_port(scheme, address)),
             "unix" => unix(rest),
             other => Err(format!("scheme `{other}` is not known")),
         }
@@ -76,7 +76,7 @@ fn split_scheme(written: &str) -> (&str, &str) {
 }
 
 fn strip_empty_authority(rest: &str) -> &str {
-    rest.strip_prefix("///").or_else(|| rest.strip_prefix("//")).unwrap_or(rest)
+    rest.strip_prefix("///").unwrap_or(rest)
 }
 
 fn xds(rest: &str) -> Result<(Scheme, String), String> {
@@ -127,8 +127,12 @@ fn fixed(
         "ipv4" => "ipv4:10.0.0.1:50051,10.0.0.2:50051",
         _ => "ipv6:[fd00::1]:50051,[fd00::2]:50051",
     };
+    let list = strip_empty_authority(list);
     if list.is_empty() {
         return Err(format!("the addresses are missing: write for example `{right}`"));
+    }
+    if let Some(list) = list.strip_prefix("//") {
+        return Err(format!("`{list}` stands where an authority would: write for example `{right}`"));
     }
     let entry = |(index, entry): (usize, &str)| {
         let wrong =
@@ -166,7 +170,13 @@ fn ip_and_port(scheme: &str, text: &str) -> Result<Address, String> {
 
 /// `unix:relative`, `unix:/absolute` and `unix:///absolute`.
 fn unix(rest: &str) -> Result<(Scheme, String), String> {
-    let path = rest.strip_prefix("//").unwrap_or(rest);
+    let path = match rest.strip_prefix("//") {
+        None => rest,
+        Some(path) if path.is_empty() || path.starts_with('/') => path,
+        Some(path) => {
+            return Err(format!("`{path}` stands where an authority would: write `unix:///{path}` or `unix:{path}`"));
+        }
+    };
     if path.is_empty() {
         return Err("the path is missing".into());
     }
@@ -241,6 +251,10 @@ mod tests {
             ("ipv4:[::1]:1", "`[::1]:1` is not an ipv4 address"),
             ("http://greeter:80", "scheme `http` is not known"),
             ("unix:", "path is missing"),
+            ("unix://", "path is missing"),
+            ("unix://run/a.sock", "write `unix:///run/a.sock` or `unix:run/a.sock`"),
+            ("static://a:1", "`a:1` stands where an authority would: write for example `static:///10.0.0.1:50051"),
+            ("ipv4://127.0.0.1:1", "stands where an authority would: write for example `ipv4:10.0.0.1:50051"),
             ("xds:///outbound|70||a", "cannot be an `:authority`"),
         ];
         for (written, reason) in cases {
