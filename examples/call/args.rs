@@ -141,8 +141,9 @@ fn parse_throttling(text: &str) -> Result<(u32, f32), String> {
 
 fn parse_rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
-        _ => Err("it is not a number above 0".to_owned()),
+        // The time of a call must be one that the clock knows.
+        Ok(rate) if rate.is_finite() && rate >= 1e-6 => Ok(rate),
+        _ => Err("it is not a number from 0.000001".to_owned()),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mesh_core::CallOptions;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
@@ -40,8 +40,8 @@ struct Load {
     next: AtomicU64,
 }
 
-/// Makes the calls, and hands over each as it ends; ctrl-c ends it early.
-pub(crate) async fn run(args: &Args, channel: Channel, mut on_end: impl FnMut(Ended)) {
+/// Makes the calls, and hands over each as it ends; ctrl-c ends it early. Fails if a caller panics.
+pub(crate) async fn run(args: &Args, channel: Channel, mut on_end: impl FnMut(Ended)) -> Result<(), JoinError> {
     let load = Load { args: args.clone(), channel, start: Instant::now(), next: AtomicU64::new(0) };
     let load = Arc::new(load);
     let (send, mut ended) = mpsc::channel(1024);
@@ -56,11 +56,15 @@ pub(crate) async fn run(args: &Args, channel: Channel, mut on_end: impl FnMut(En
         tokio::select! {
             call = ended.recv() => match call {
                 Some(call) => on_end(call),
-                None => return,
+                None => break,
             },
-            _ = &mut stop => return,
+            _ = &mut stop => return Ok(()),
         }
     }
+    while let Some(caller) = callers.join_next().await {
+        caller?;
+    }
+    Ok(())
 }
 
 impl Load {

@@ -68,7 +68,7 @@ fn whole_text(error: &(dyn std::error::Error + Send + Sync + 'static)) -> String
 async fn run(args: &Args, report: &mut Report) -> Result<(), Failure> {
     let (mesh, channel) = channel::open(args).await?;
     let target = channel.target().clone();
-    load::run(args, channel, |ended| report.add(ended)).await;
+    load::run(args, channel, |ended| report.add(ended)).await?;
     if args.ignored {
         report.ignored(&mesh.ignored_fields());
     }
