@@ -1,5 +1,5 @@
 //! Clients that attack a server with HTTP/2: each way that an advisory knows, while others call.
-//! Who resets streams, or makes the server do so, is in `server.rs`.
+//! Who makes the server reset streams by requests that are none is in `server.rs`.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -10,23 +10,24 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use mesh_core::Mesh;
-use mesh_core::server::ServerOptions;
+use mesh_core::identity::KeyMaterial;
+use mesh_core::server::{ServerOptions, ServerTls};
 use mesh_core::testing::filter_chain;
 use mesh_tonic::MeshServer;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::open_streams::matching_otherwise;
 use crate::support::backend::Backend;
-use crate::support::client::Client;
 use crate::support::configured::Setting;
 use crate::support::frames::{
-    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE, PING, PRIORITY, Peer,
-    RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, header_block,
+    ACK, CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE, PING, PRIORITY,
+    Peer, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, header_block,
 };
-use crate::support::secured_server::{Site, optional, secured};
+use crate::support::pki::{Authority, dns, uri};
+use crate::support::secured_server::{CLIENT, Caller, SERVER, Site, connect, optional, secured};
 use crate::support::served::Served;
 use crate::support::{Counter, in_time};
 
@@ -44,8 +45,9 @@ type Attack = (&'static str, fn(u32) -> Vec<u8>);
 struct Siege {
     greeter: Backend,
     server: Served,
-    client: Client,
-    _mesh: Mesh,
+    client: Caller,
+    /// Of all certificates, if everything is over mTLS.
+    authority: Option<Authority>,
 }
 
 impl Siege {
@@ -55,10 +57,28 @@ impl Siege {
 
     async fn of(greeter: Backend, options: ServerOptions) -> Self {
         let server = Served::start(options, |server: MeshServer| server.add_service(greeter.service())).await;
-        let mesh = Mesh::builder().build().await.expect("a mesh");
-        let client = Client::new(&mesh, &server.target());
+        let client = Caller::plain(Mesh::builder(), &server).await;
         assert_eq!(client.hello().await.unwrap(), greeter.name());
-        Self { greeter, server, client, _mesh: mesh }
+        Self { greeter, server, client, authority: None }
+    }
+
+    /// Over mTLS: who attacks has a certificate, too.
+    async fn secured(options: ServerOptions) -> Self {
+        let greeter = Backend::start("a").await;
+        let authority = Authority::new();
+        let own = authority.issue(&[uri(SERVER), dns("server.test")], |_| {});
+        let material = KeyMaterial::new().identity(own.identity()).trust(authority.trust());
+        let mesh = Mesh::builder().certificate_provider("default", material).build().await.expect("a mesh");
+        let services = |server: MeshServer| server.tls(ServerTls::new("default")).add_service(greeter.service());
+        let server = Served::start_in(&mesh, options, services).await;
+        let client = Caller::secured(server.address(), &authority, Some(&authority.svid(CLIENT))).await;
+        assert_eq!(client.hello().await.unwrap(), greeter.name());
+        Self { greeter, server, client, authority: Some(authority) }
+    }
+
+    /// One in plaintext, and one over mTLS.
+    async fn both() -> [Self; 2] {
+        [Self::start(ServerOptions::new()).await, Self::secured(ServerOptions::new()).await]
     }
 
     fn address(&self) -> SocketAddr {
@@ -86,7 +106,20 @@ impl Siege {
 
     /// That an attacker who sends all this is cut, and leaves nothing behind.
     async fn cuts(&self, what: &str, begin: &[Vec<u8>], next: impl FnMut(u32) -> Vec<u8>) -> HashMap<u8, usize> {
-        let mut attacker = Peer::connect(self.address()).await.unwrap();
+        let Some(authority) = &self.authority else {
+            return self.cuts_one(Peer::connect(self.address()).await.unwrap(), what, begin, next).await;
+        };
+        let stream = connect(self.address(), authority, Some(&authority.svid(CLIENT)), &["h2"]).await.unwrap();
+        self.cuts_one(Peer::over(stream).await.unwrap(), &format!("{what}, over TLS"), begin, next).await
+    }
+
+    async fn cuts_one<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        mut attacker: Peer<S>,
+        what: &str,
+        begin: &[Vec<u8>],
+        next: impl FnMut(u32) -> Vec<u8>,
+    ) -> HashMap<u8, usize> {
         attacker.bytes(&begin.concat()).await.unwrap();
         let came = self.bears(what, attacker.flood(next)).await;
         self.is_alone(what).await;
@@ -136,7 +169,6 @@ fn stream(number: u32) -> u32 {
 
 #[tokio::test]
 async fn s17_frames_that_ask_for_nothing_end_the_connection_that_is_flooded_with_them() {
-    let it = Siege::start(ServerOptions::new()).await;
     let priority = |stream: u32| frame(PRIORITY, 0, stream, &[0, 0, 0, 0, 16]);
     let floods: [Flood; 8] = [
         ("PING (CVE-2019-9512)", vec![], frame(PING, 0, 0, &[7; 8])),
@@ -152,10 +184,28 @@ async fn s17_frames_that_ask_for_nothing_end_the_connection_that_is_flooded_with
         ("frames of no known type", vec![], frame(0xbe, 0, 0, b"anything")),
         ("windows of a stream, one byte at a time", vec![call(1, "Chat")], frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1])),
     ];
-    for (cut, (what, begin, next)) in (1..).zip(floods) {
-        let came = it.cuts(what, &begin, |_| times(100, &next)).await;
-        assert_eq!(came.get(&GOAWAY), Some(&1), "{what}: it is told");
-        it.server.wait_for(what, |status| status.flooding == cut).await;
+    for it in Siege::both().await {
+        for (cut, (what, begin, next)) in (1..).zip(&floods) {
+            let came = it.cuts(what, begin, |_| times(100, next)).await;
+            assert_eq!(came.get(&GOAWAY), Some(&1), "{what}: it is told");
+            it.server.wait_for(what, |status| status.flooding == cut).await;
+        }
+    }
+}
+
+/// Rapid reset (CVE-2023-44487), a hundred streams at a time: one that is reset after the server has looked at it is a call that
+/// was cancelled.
+#[tokio::test]
+async fn s17_a_client_that_opens_and_resets_streams_is_cut_and_others_are_not() {
+    let cancelled = |number| {
+        let reset = frame(RST_STREAM, 0, stream(number), &CANCEL.to_be_bytes());
+        [call(stream(number), "Chat"), reset].concat()
+    };
+    for it in Siege::both().await {
+        let next = |round: u32| (100 * round..100 * (round + 1)).flat_map(cancelled).collect();
+        let came = it.cuts("open and reset", &[], next).await;
+        assert_eq!(came.get(&GOAWAY), Some(&1), "it is told");
+        assert_eq!(it.server.status().accepted, 2);
     }
 }
 
@@ -204,30 +254,35 @@ async fn s17_a_client_that_asks_and_never_reads_is_cut_and_little_is_made_for_it
 
 #[tokio::test]
 async fn s17_headers_without_an_end_end_the_connection() {
-    let it = Siege::start(ServerOptions::new()).await;
-    let begun = || vec![frame(HEADERS, 0, 1, &header_block(&[(":method", "POST"), (":path", "/")]))];
-    let small = frame(CONTINUATION, 0, 1, &header_block(&[("x-more", "and more")]));
-    it.cuts("CONTINUATION (RUSTSEC-2024-0332)", &begun(), |_| small.clone()).await;
-    it.cuts("empty CONTINUATION (CVE-2019-9518)", &begun(), |_| frame(CONTINUATION, 0, 1, &[])).await;
-    // A value of 2 MiB (RFC 7541, 5.1), of which none may be kept.
-    let endless = [&[0, 1, b'x', 0x7f][..], &[0x81, 0xff, 0x7f]].concat();
-    let begun = vec![frame(HEADERS, 0, 1, &endless)];
-    it.cuts("one header without an end", &begun, |_| frame(CONTINUATION, 0, 1, &[b'v'; 16_000])).await;
-    assert_eq!(it.greeter.seen().iter().filter(|seen| seen.method != "SayHello").count(), 0);
+    for it in Siege::both().await {
+        let begun = || vec![frame(HEADERS, 0, 1, &header_block(&[(":method", "POST"), (":path", "/")]))];
+        let small = frame(CONTINUATION, 0, 1, &header_block(&[("x-more", "and more")]));
+        it.cuts("CONTINUATION (RUSTSEC-2024-0332)", &begun(), |_| small.clone()).await;
+        it.cuts("empty CONTINUATION (CVE-2019-9518)", &begun(), |_| frame(CONTINUATION, 0, 1, &[])).await;
+        // A value of 2 MiB (RFC 7541, 5.1), of which none may be kept.
+        let endless = [&[0, 1, b'x', 0x7f][..], &[0x81, 0xff, 0x7f]].concat();
+        let begun = vec![frame(HEADERS, 0, 1, &endless)];
+        it.cuts("one header without an end", &begun, |_| frame(CONTINUATION, 0, 1, &[b'v'; 16_000])).await;
+        assert_eq!(it.greeter.seen().iter().filter(|seen| seen.method != "SayHello").count(), 0);
+    }
 }
 
 #[tokio::test]
 async fn s17_frames_without_content_end_the_connection() {
-    let it = Siege::start(ServerOptions::new()).await;
-    let open = || vec![call(1, "CollectHellos")];
-    let data = |flags, payload: &[u8]| times(100, &frame(DATA, flags, 1, payload));
-    it.cuts("empty DATA (CVE-2019-9518, RUSTSEC-2026-0258)", &open(), |_| data(0, &[])).await;
-    it.cuts("DATA of padding alone", &open(), |_| data(PADDED, &[0])).await;
-    it.cuts("empty HEADERS", &[], |number| frame(HEADERS, END_HEADERS, stream(number), &[])).await;
-    it.cuts("HEADERS again and again", &open(), |_| frame(HEADERS, END_HEADERS, 1, &header_block(&[("x", "y")]))).await;
-    // Headers whose name is empty (CVE-2019-9516).
-    it.cuts("nameless headers", &[], |number| frame(HEADERS, END_HEADERS, stream(number), &[0, 0, 0].repeat(1_000)))
+    for it in Siege::both().await {
+        let open = || vec![call(1, "CollectHellos")];
+        let data = |flags, payload: &[u8]| times(100, &frame(DATA, flags, 1, payload));
+        it.cuts("empty DATA (CVE-2019-9518, RUSTSEC-2026-0258)", &open(), |_| data(0, &[])).await;
+        it.cuts("DATA of padding alone", &open(), |_| data(PADDED, &[0])).await;
+        it.cuts("empty HEADERS", &[], |number| frame(HEADERS, END_HEADERS, stream(number), &[])).await;
+        it.cuts("HEADERS again and again", &open(), |_| frame(HEADERS, END_HEADERS, 1, &header_block(&[("x", "y")])))
+            .await;
+        // Headers whose name is empty (CVE-2019-9516).
+        it.cuts("nameless headers", &[], |number| {
+            frame(HEADERS, END_HEADERS, stream(number), &[0, 0, 0].repeat(1_000))
+        })
         .await;
+    }
 }
 
 /// Of a message that comes a byte at a time no more is kept than of one that comes at once.
@@ -246,23 +301,25 @@ async fn s17_a_message_in_frames_of_one_byte_that_nobody_reads_ends_the_connecti
 
 #[tokio::test]
 async fn s17_headers_that_are_larger_than_they_look_reach_no_handler_and_end_the_connection() {
-    let it = Siege::start(ServerOptions::new()).await;
-    // One header of 3,000 bytes is put into the table (RFC 7541, 6.2.1), and named 15,000 times (6.1): 45 MB.
-    let value = [b'v'; 3_000];
-    let literal = [&[0x40, 1, b'x', 0x7f][..], &[0xb9, 0x16], &value].concat();
-    let request = header_block(&[(":method", "POST"), (":scheme", "http"), (":path", "/helloworld.Greeter/SayHello")]);
-    let bomb = |number: u32| {
-        let named = vec![0xbe; 15_000];
-        let block = [&request[..], if number == 0 { &literal } else { &[] }, &named].concat();
-        let (first, rest) = block.split_at(16_000.min(block.len()));
-        let id = stream(number);
-        [frame(HEADERS, END_STREAM, id, first), frame(CONTINUATION, END_HEADERS, id, rest)].concat()
-    };
-    it.cuts("HPACK bomb (CVE-2016-6581)", &[], bomb).await;
-    let many = header_block(&[("x-y", "z")]).repeat(1_900);
-    let lists = |number| frame(HEADERS, END_HEADERS | END_STREAM, stream(number), &[&request[..], &many].concat());
-    it.cuts("lists of 1,900 headers", &[], lists).await;
-    assert!(it.greeter.seen().iter().all(|seen| seen.metadata.len() < 20), "a handler got them");
+    for it in Siege::both().await {
+        // One header of 3,000 bytes is put into the table (RFC 7541, 6.2.1), and named 15,000 times (6.1): 45 MB.
+        let value = [b'v'; 3_000];
+        let literal = [&[0x40, 1, b'x', 0x7f][..], &[0xb9, 0x16], &value].concat();
+        let request =
+            header_block(&[(":method", "POST"), (":scheme", "http"), (":path", "/helloworld.Greeter/SayHello")]);
+        let bomb = |number: u32| {
+            let named = vec![0xbe; 15_000];
+            let block = [&request[..], if number == 0 { &literal } else { &[] }, &named].concat();
+            let (first, rest) = block.split_at(16_000.min(block.len()));
+            let id = stream(number);
+            [frame(HEADERS, END_STREAM, id, first), frame(CONTINUATION, END_HEADERS, id, rest)].concat()
+        };
+        it.cuts("HPACK bomb (CVE-2016-6581)", &[], bomb).await;
+        let many = header_block(&[("x-y", "z")]).repeat(1_900);
+        let lists = |number| frame(HEADERS, END_HEADERS | END_STREAM, stream(number), &[&request[..], &many].concat());
+        it.cuts("lists of 1,900 headers", &[], lists).await;
+        assert!(it.greeter.seen().iter().all(|seen| seen.metadata.len() < 20), "a handler got them");
+    }
 }
 
 /// Streams that the server is made to reset while it works on them (CVE-2025-8671), or to refuse.

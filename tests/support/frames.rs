@@ -19,7 +19,7 @@ use std::panic::AssertUnwindSafe;
 use futures_util::FutureExt;
 use mesh_examples::helloworld::HelloReply;
 use prost::Message;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -128,20 +128,17 @@ impl Frame {
 }
 
 /// One connection, as the side that a test plays sees it.
-pub(crate) struct Peer {
-    stream: TcpStream,
+pub(crate) struct Peer<S = TcpStream> {
+    stream: S,
 }
 
 /// The other way round: a client that may be wrong in any way, of a server.
 impl Peer {
     /// Connects, and writes the preface and the client's settings.
     pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
-        let mut peer = Self { stream: TcpStream::connect(address).await? };
-        peer.stream.set_nodelay(true)?;
-        peer.bytes(PREFACE).await?;
-        peer.settings(&[]).await?;
-        peer.window_update(0, 1 << 30).await?;
-        Ok(peer)
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Self::over(stream).await
     }
 
     /// The connection, for threads that block.
@@ -149,6 +146,17 @@ impl Peer {
         let stream = self.stream.into_std().expect("a socket");
         stream.set_nonblocking(false).expect("a socket");
         stream
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
+    /// Writes the preface and the client's settings on a connection that is there.
+    pub(crate) async fn over(stream: S) -> io::Result<Self> {
+        let mut peer = Self { stream };
+        peer.bytes(PREFACE).await?;
+        peer.settings(&[]).await?;
+        peer.window_update(0, 1 << 30).await?;
+        Ok(peer)
     }
 
     /// The head of a call of the greeter.
@@ -183,11 +191,11 @@ impl Peer {
 }
 
 /// A client that sends more than a server is to bear.
-impl Peer {
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     /// Sends what `next` makes of 0, 1, 2, … for as long as the server lets it, reads what comes meanwhile, and returns how often each
     /// type of frame came before the server ended the connection.
     pub(crate) async fn flood(&mut self, mut next: impl FnMut(u32) -> Vec<u8>) -> HashMap<u8, usize> {
-        let (mut reading, mut writing) = self.stream.split();
+        let (mut reading, mut writing) = split(&mut self.stream);
         let mut came = HashMap::new();
         let sends = async {
             for number in 0.. {
@@ -210,7 +218,7 @@ impl Peer {
 }
 
 /// Reading.
-impl Peer {
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     /// Reads the preface and writes the server's settings.
     pub(crate) async fn greet(&mut self, settings: &[(u16, u32)]) -> io::Result<()> {
         let mut preface = [0; PREFACE.len()];
@@ -252,7 +260,7 @@ impl Peer {
 }
 
 /// Writing.
-impl Peer {
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     pub(crate) async fn settings(&mut self, settings: &[(u16, u32)]) -> io::Result<()> {
         let pair = |(id, value): &(u16, u32)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat();
         let payload: Vec<u8> = settings.iter().flat_map(pair).collect();
@@ -315,7 +323,8 @@ impl Peer {
 
     /// Bytes that need not be a frame.
     pub(crate) async fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes).await
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await
     }
 }
 

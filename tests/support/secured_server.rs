@@ -95,6 +95,29 @@ impl Caller {
         Self { client: Client::new(&mesh, &server.target()), mesh, _control_plane: None }
     }
 
+    /// Of a server with TLS: it shows this certificate, and takes any server of the authority.
+    pub(crate) async fn secured(server: SocketAddr, authority: &Authority, issued: Option<&Issued>) -> Self {
+        let mut material = KeyMaterial::new().trust(authority.trust());
+        let mut shown = None;
+        if let Some(issued) = issued {
+            material = material.identity(issued.identity());
+            shown = Some(instance());
+        }
+        let context = tls::UpstreamTlsContext {
+            common_tls_context: Some(tls::CommonTlsContext {
+                tls_certificate_provider_instance: shown,
+                validation_context_type: Some(common::ValidationContextType::ValidationContext(roots())),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let control_plane = ControlPlane::new();
+        control_plane.set(Resources::service("greeter", [server]));
+        control_plane.put(cluster("greeter").modify(|cluster| cluster.transport_socket = Some(socket(&context))));
+        let builder = quick().certificate_provider("default", material);
+        Self::configured(builder, control_plane).await
+    }
+
     /// As a control plane says.
     pub(crate) async fn configured(mesh: MeshBuilder, control_plane: ControlPlane) -> Self {
         let mesh = mesh.control_plane(&control_plane).build().await.unwrap();
@@ -205,25 +228,7 @@ impl Site {
 
     /// A client of the mesh that shows this certificate, and takes any server of the authority.
     pub(crate) async fn caller(&self, issued: Option<&Issued>) -> Caller {
-        let mut material = KeyMaterial::new().trust(self.authority.trust());
-        let mut shown = None;
-        if let Some(issued) = issued {
-            material = material.identity(issued.identity());
-            shown = Some(instance());
-        }
-        let context = tls::UpstreamTlsContext {
-            common_tls_context: Some(tls::CommonTlsContext {
-                tls_certificate_provider_instance: shown,
-                validation_context_type: Some(common::ValidationContextType::ValidationContext(roots())),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        let control_plane = ControlPlane::new();
-        control_plane.set(Resources::service("greeter", [self.address()]));
-        control_plane.put(cluster("greeter").modify(|cluster| cluster.transport_socket = Some(socket(&context))));
-        let builder = quick().certificate_provider("default", material);
-        Caller::configured(builder, control_plane).await
+        Caller::secured(self.address(), &self.authority, issued).await
     }
 
     pub(crate) async fn plaintext_caller(&self) -> Caller {
@@ -236,21 +241,7 @@ impl Site {
         issued: Option<&Issued>,
         protocols: &[&str],
     ) -> io::Result<TlsStream<TcpStream>> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.authority.der()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let builder = builder.with_root_certificates(roots);
-        let mut config = match issued {
-            None => builder.with_no_client_auth(),
-            Some(issued) => {
-                builder.with_client_auth_cert(vec![issued.der.clone()], issued.key_der.clone_key()).unwrap()
-            }
-        };
-        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-        let stream = TcpStream::connect(self.address()).await?;
-        let name = ServerName::try_from("server.test").unwrap();
-        let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+        let mut stream = connect(self.address(), &self.authority, issued, protocols).await?;
         // The server's SETTINGS come when it took the client's certificate.
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
         stream.read_exact(&mut [0; 9]).await?;
@@ -273,6 +264,28 @@ impl Site {
         };
         self.server.wait_for(why, says).await;
     }
+}
+
+/// A TLS connection to a server of this authority, with these protocols. It may not have looked at the certificate yet.
+pub(crate) async fn connect(
+    server: SocketAddr,
+    authority: &Authority,
+    issued: Option<&Issued>,
+    protocols: &[&str],
+) -> io::Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let builder = builder.with_root_certificates(roots);
+    let mut config = match issued {
+        None => builder.with_no_client_auth(),
+        Some(issued) => builder.with_client_auth_cert(vec![issued.der.clone()], issued.key_der.clone_key()).unwrap(),
+    };
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let stream = TcpStream::connect(server).await?;
+    let name = ServerName::try_from("server.test").unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }
 
 pub(crate) fn instance() -> tls::CertificateProviderPluginInstance {
