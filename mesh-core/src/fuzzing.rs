@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, HeaderValue, Method, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use mesh_xds_proto::envoy::config::core::v3::TransportSocket;
 use mesh_xds_proto::envoy::config::core::v3::transport_socket::ConfigType as SocketConfig;
 use mesh_xds_proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
@@ -31,6 +31,7 @@ use crate::resource::matcher::{RequestHead, RouteMatch};
 use crate::resource::rbac::metadata::Known;
 use crate::resource::rbac::{Callers, InboundCall};
 use crate::resource::{CLUSTER, ENDPOINTS, LISTENER, ROUTE_CONFIGURATION, SECRET, trial};
+use crate::server::caller::sanitize;
 use crate::testing::{cluster, filter_chain, server_listener};
 use crate::xds::resource_type::{Extensions, ResourceType};
 
@@ -38,11 +39,12 @@ use crate::xds::resource_type::{Extensions, ResourceType};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All there are.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("spiffe_id", spiffe_id),
     ("certificate", certificate),
     ("bundle_map", bundle_map),
     ("san_matchers", san_matchers),
+    ("forwarded", forwarded),
     ("jwt", jwt),
     ("rbac", rbac),
     ("resources", resources),
@@ -104,6 +106,32 @@ pub fn san_matchers(input: &[u8]) {
         let kinds = [NameKind::Uri, NameKind::Dns, NameKind::Email, NameKind::Ip];
         let _ = kinds.map(|kind| matcher.matches(kind, name));
         assert!(matcher.compare(matcher).is_eq());
+    }
+}
+
+/// The headers of a call whose caller is not trusted, one a line: none that says for whom it calls is left (XFCC), and all others
+/// are.
+pub fn forwarded(input: &[u8]) {
+    let mut headers = HeaderMap::new();
+    for line in input.split(|byte| *byte == b'\n') {
+        let end = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+        let name = HeaderName::from_bytes(&line[..end]);
+        let value = HeaderValue::from_bytes(line.get(end + 1..).unwrap_or_default());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            headers.append(name, value);
+        }
+    }
+    let came = headers.clone();
+    sanitize(&mut headers);
+    for name in came.keys() {
+        let claims = match name.as_str() {
+            "forwarded" => true,
+            "x-envoy-attempt-count" => false,
+            name => name.starts_with("x-forwarded-") || name.starts_with("x-envoy-"),
+        };
+        let left: Vec<_> = headers.get_all(name).iter().collect();
+        let wanted: Vec<_> = came.get_all(name).iter().filter(|_| !claims).collect();
+        assert_eq!(left, wanted, "{name}");
     }
 }
 
@@ -212,6 +240,7 @@ mod tests {
         ("certificate", include_str!("../../tests/fuzz/corpus/certificate")),
         ("bundle_map", include_str!("../../tests/fuzz/corpus/bundle_map")),
         ("san_matchers", include_str!("../../tests/fuzz/corpus/san_matchers")),
+        ("forwarded", include_str!("../../tests/fuzz/corpus/forwarded")),
         ("jwt", include_str!("../../tests/fuzz/corpus/jwt")),
         ("rbac", include_str!("../../tests/fuzz/corpus/rbac")),
         ("resources", include_str!("../../tests/fuzz/corpus/resources")),

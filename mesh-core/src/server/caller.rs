@@ -56,7 +56,8 @@ impl Caller {
     }
 }
 
-fn sanitize(headers: &mut HeaderMap) {
+/// Takes out what nobody may claim who is not trusted.
+pub(crate) fn sanitize(headers: &mut HeaderMap) {
     let is_claim = |name: &str| {
         name == FORWARDED || (FROM_PROXIES.iter().any(|prefix| name.starts_with(prefix)) && name != ATTEMPT)
     };

@@ -13,7 +13,7 @@
 mod accept;
 mod access;
 mod answer;
-mod caller;
+pub(crate) mod caller;
 mod connection;
 mod follow;
 mod frames;
