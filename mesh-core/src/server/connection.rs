@@ -20,7 +20,7 @@ use tower_service::Service;
 
 use super::ServerOptions;
 use super::caller::{Caller, Forwarders};
-use super::io::{Noticed, Traffic};
+use super::io::{Noticed, Stream, Traffic};
 use super::listener::ChainState;
 use super::passage::Terms;
 use super::request::{Calls, ConnectInfo, Refusals, RequestBody};
@@ -31,6 +31,7 @@ use super::streams::Streams;
 use crate::deadline::InboundProtocol;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::resource::rbac::audit::AuditLog;
+use crate::resource::security::DownstreamTls;
 
 /// What a call's answer may be ahead of its connection, in bytes; hyper's own bound is 400 kB. It need not cover the way to the client,
 /// as the system's buffers do that: only the time until the call is asked for more.
@@ -79,17 +80,43 @@ pub(super) async fn serve<S, R>(
     R::Error: Into<BoxError>,
 {
     let start = Instant::now();
+    let context = serving.securing.context(chain.as_ref().and_then(|chain| chain.security()).as_ref());
+    let deadline = start + serving.options.handshake_timeout;
+    // What it takes to begin is given back: connections are idle for most of their time.
+    let handshake =
+        Box::pin(secured(timeout_at(deadline, serving.securing.secure(context.as_ref(), stream)), &connected, &ends));
+    let Some(ready) = handshake.await else { return };
+    let options = serving.options.clone();
+    let Begun { io, calls, traffic, signs } = begin(ready, serving, chain, context, &connected, ends);
+    let http2 = pin!(http2(&options).serve_connection(io, calls));
+    let drain = |connection: Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
+    let why = drive(http2, drain, signs, traffic, Stages::new(&options, start), &connected).await;
+    tracing::debug!(peer = %connected.state.peer_address, why, "a connection ended");
+}
+
+/// A connection that is ready for HTTP/2, and what it goes by.
+struct Begun<S> {
+    io: TokioIo<Noticed<Stream>>,
+    calls: Calls<S>,
+    traffic: Traffic,
+    signs: Box<Signs>,
+}
+
+fn begin<S>(
+    ready: Ready,
+    serving: Serving<S>,
+    chain: Option<Arc<ChainState>>,
+    context: Option<Arc<DownstreamTls>>,
+    connected: &Connected,
+    ends: Ends,
+) -> Begun<S> {
     let Serving { service, protocol, limit, options, securing, forwarders, audit } = serving;
-    let context = securing.context(chain.as_ref().and_then(|chain| chain.security()).as_ref());
-    let deadline = start + options.handshake_timeout;
-    let handshake = timeout_at(deadline, securing.secure(context.as_ref(), stream));
-    let Some(ready) = secured(handshake, &connected, &ends).await else { return };
     let Ready { stream: io, security, certificates } = ready;
     let caller = Caller::new(security.as_deref(), &forwarders);
     let ConnectionState { local_address, peer_address, .. } = *connected.state;
     let info = ConnectInfo { local_address, peer_address, is_secured: security.is_some() };
     connected.begins(security, context.is_some());
-    let certificates = certificates.follow(&securing, &connected, context);
+    let certificates = certificates.follow(&securing, connected, context);
     let (server, connection) = (connected.server.clone(), connected.state.clone());
     let running = server.running.clone();
     let ServerOptions { deny_by_default, ends_denied_streams, .. } = *options;
@@ -97,12 +124,7 @@ pub(super) async fn serve<S, R>(
     let refusals = Refusals { server, protocol, limit };
     let calls = Calls { service, connection, info, caller, chain, terms, refusals };
     let (io, traffic) = Noticed::new(io);
-    let http2 = pin!(http2(&options).serve_connection(TokioIo::new(io), calls));
-    let drain = |connection: Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
-    let peer = connected.state.peer_address;
-    let signs = Signs { ends, certificates, peer };
-    let why = drive(http2, drain, signs, traffic, Stages::new(&options, start), &connected).await;
-    tracing::debug!(%peer, why, "a connection ended");
+    Begun { io: TokioIo::new(io), calls, traffic, signs: Box::new(Signs { ends, certificates, peer: peer_address }) }
 }
 
 /// The connection when it is ready for HTTP/2; `None`: it is closed, and that is told.
@@ -138,7 +160,7 @@ async fn secured(
 async fn drive<C, E>(
     mut http2: Pin<&mut C>,
     drain: impl Fn(Pin<&mut C>),
-    signs: Signs,
+    signs: Box<Signs>,
     traffic: Traffic,
     mut stages: Stages,
     connected: &Connected,
@@ -148,7 +170,7 @@ where
 {
     let Connected { server, state } = connected;
     // Polled when one of the signs woke it, and not with each frame.
-    let mut signs = FuturesUnordered::from_iter([signs.next(stages.awaited())]);
+    let mut signs = FuturesUnordered::from_iter([Box::pin(signs.next(stages.awaited()))]);
     loop {
         let (sign, rest) = tokio::select! {
             // First, as a client that never stops to send leaves nothing of what a task may do at a time to what comes behind.
@@ -179,7 +201,7 @@ where
                 return why.into();
             }
         }
-        signs.push(rest.next(stages.awaited()));
+        signs.push(Box::pin(rest.next(stages.awaited())));
     }
 }
 
@@ -192,7 +214,7 @@ struct Signs {
 
 impl Signs {
     /// The next of those that are waited for, and what tells the one after it.
-    async fn next(mut self, awaited: Awaited) -> (Sign, Self) {
+    async fn next(mut self: Box<Self>, awaited: Awaited) -> (Sign, Box<Self>) {
         let Ends { drain, shutdown, cut } = &self.ends;
         let sign = tokio::select! {
             () = cut.cancelled() => Sign::Cut,
@@ -244,7 +266,7 @@ mod tests {
         let token = CancellationToken::new;
         let ends = Ends { drain: token(), shutdown: token(), cut: token() };
         told(&ends);
-        let signs = Signs { ends, certificates: Certificates::default(), peer: address };
+        let signs = Box::new(Signs { ends, certificates: Certificates::default(), peer: address });
         let stages = Stages::new(&options, Instant::now());
         let http2 = pin!(busy());
         let end = drive(http2, |_| {}, signs, Traffic::default(), stages, &connected);

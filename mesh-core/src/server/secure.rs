@@ -54,7 +54,7 @@ pub(super) struct Ready {
 pub(super) struct Certificates {
     /// `None`: it has none, and is in plaintext.
     #[cfg(feature = "tls")]
-    lifetime: Option<Lifetime>,
+    lifetime: Option<Box<Lifetime>>,
     #[cfg(feature = "tls")]
     asked: Option<Asked>,
     /// Of a connection in plaintext, which is asked for certificates by now.
@@ -242,7 +242,7 @@ impl Securing {
         }
         let accepting = self.acceptor.prepare(context).map_err(Unsecured::Unable)?;
         let (stream, security, lifetime) = accepting.run(stream).await.map_err(Unsecured::Failed)?;
-        let certificates = Certificates { lifetime: Some(lifetime), ..Certificates::default() };
+        let certificates = Certificates { lifetime: Some(Box::new(lifetime)), ..Certificates::default() };
         Ok(Ready { stream: Stream::Tls(Box::new(stream)), security: Some(Arc::new(security)), certificates })
     }
 
