@@ -4,6 +4,7 @@
 //! that decays is one atomic with the moment it is of, so that no reader sees the one without the other. What two calls
 //! write at the same moment is one after the other; what a pick reads meanwhile is either.
 
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -26,10 +27,8 @@ const PER_CALL: f32 = 0.25;
 const NEGLIGIBLE: f32 = 1.0 / 4096.0;
 
 /// What is known of one endpoint.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct EndpointLoad {
-    /// All moments are counted from here.
-    epoch: Instant,
     /// Time to the response's head in ns; 0: not known.
     latency: Decaying,
     /// The share of calls that fail.
@@ -53,28 +52,16 @@ struct Reported {
 }
 
 impl EndpointLoad {
-    pub(crate) fn new(now: Instant) -> Self {
-        Self {
-            epoch: now,
-            latency: Decaying::default(),
-            failures: Decaying::default(),
-            asked: Moment::default(),
-            ready_since: Moment::default(),
-            returned: Moment::default(),
-            reported: Reported::default(),
-        }
-    }
-
     /// The endpoint takes calls, after it did not: it got READY, or is not kept from calls any more.
     pub(crate) fn handle_ready(&self, now: Instant) {
-        self.ready_since.set(self.nanos(now));
+        self.ready_since.set(Stamp::of(now));
         self.reported.since.clear();
     }
 
     /// Outlier detection lets the endpoint take calls again.
     pub(crate) fn handle_return(&self, now: Instant) {
         self.handle_ready(now);
-        self.returned.set(self.nanos(now));
+        self.returned.set(Stamp::of(now));
     }
 
     /// The endpoint is connected again after it was not at all: how long calls took on the connection that was lost,
@@ -85,20 +72,12 @@ impl EndpointLoad {
 
     /// For how long the endpoint has been READY; `None` if it never was.
     pub(crate) fn ready_for(&self, now: Instant) -> Option<Duration> {
-        self.since(&self.ready_since, now)
+        self.ready_since.age(Stamp::of(now))
     }
 
     /// For how long the endpoint has been back from its last ejection; `None` if it never was ejected.
     pub(crate) fn back_for(&self, now: Instant) -> Option<Duration> {
-        self.since(&self.returned, now)
-    }
-
-    fn since(&self, moment: &Moment, now: Instant) -> Option<Duration> {
-        Some(Duration::from_nanos(self.nanos(now).saturating_sub(moment.value()?)))
-    }
-
-    fn nanos(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
+        self.returned.age(Stamp::of(now))
     }
 }
 
@@ -119,7 +98,7 @@ impl EndpointLoad {
     /// A call was answered well, its response's head `took` so long. A longer time than the average counts at once, a
     /// shorter one bit by bit, unless it is the first after a silence.
     pub(crate) fn handle_success(&self, took: Duration, now: Instant) {
-        let (sample, tick) = (nanos(took), self.tick(now));
+        let (sample, tick) = (nanos(took), Stamp::of(now).tick());
         self.latency.update(tick, |average, elapsed| match average < sample || elapsed.is_silence() {
             true => sample,
             false => sample + (average - sample) * elapsed.decay(),
@@ -132,7 +111,7 @@ impl EndpointLoad {
 
     /// A call failed. However fast it did, the endpoint is no faster for it than it was, and dearer for each failure.
     pub(crate) fn handle_failure(&self, took: Duration, now: Instant) {
-        let (sample, tick) = (nanos(took), self.tick(now));
+        let (sample, tick) = (nanos(took), Stamp::of(now).tick());
         self.latency.update(tick, |average, _| match average {
             0.0 => sample.max(nanos(UNKNOWN)),
             known => known.max(sample),
@@ -147,14 +126,14 @@ impl EndpointLoad {
     pub(crate) fn handle_abandoned(&self, waited: Duration, now: Instant) {
         let sample = nanos(waited);
         if self.latency.value() < sample {
-            self.latency.update(self.tick(now), |average, _| average.max(sample));
+            self.latency.update(Stamp::of(now).tick(), |average, _| average.max(sample));
         }
     }
 
     /// What one more call costs at this endpoint beside `in_flight` others: the time it is expected to take, more for
     /// each that it shares the endpoint with, and more when its kind fails. 0 for an endpoint that was never tried.
-    pub(crate) fn cost(&self, in_flight: u32, now: Instant) -> f32 {
-        let tick = self.tick(now);
+    pub(crate) fn cost(&self, in_flight: u32, now: Stamp) -> f32 {
+        let tick = now.tick();
         #[expect(clippy::cast_precision_loss, reason = "a count of calls, to be compared")]
         let calls = in_flight as f32 + 1.0;
         let latency = match self.latency.decayed(tick) {
@@ -167,18 +146,14 @@ impl EndpointLoad {
     }
 
     /// Whether it is known how long calls took here, and not how long they take now.
-    pub(crate) fn is_silent(&self, now: Instant) -> bool {
-        self.latency.is_silent(self.tick(now))
+    pub(crate) fn is_silent(&self, now: Stamp) -> bool {
+        self.latency.is_silent(now.tick())
     }
 
     /// Whether a call that would go elsewhere should find out how long one takes here now: of all that ask, one a second, and
     /// none while calls fail here.
-    pub(crate) fn ask_again(&self, now: Instant) -> bool {
-        self.failures.decayed(self.tick(now)) < FAILING && self.asked.renew(self.nanos(now), SILENCE)
-    }
-
-    fn tick(&self, now: Instant) -> Tick {
-        Tick::of(self.nanos(now))
+    pub(crate) fn ask_again(&self, now: Stamp) -> bool {
+        self.failures.decayed(now.tick()) < FAILING && self.asked.renew(now, SILENCE)
     }
 }
 
@@ -189,9 +164,9 @@ impl EndpointLoad {
         if !(weight.is_finite() && weight > 0.0) {
             return;
         }
-        let now = self.nanos(now);
+        let now = Stamp::of(now);
         let Reported { weight: last, updated, since } = &self.reported;
-        if since.value().is_none() {
+        if since.age(now).is_none() {
             since.set(now);
         }
         updated.set(now);
@@ -202,41 +177,65 @@ impl EndpointLoad {
     /// have not come for as long as `blackout` yet.
     pub(crate) fn weight(&self, blackout: Duration, expiration: Duration, now: Instant) -> Option<f64> {
         let Reported { weight, updated, since } = &self.reported;
-        let updated = updated.value()?;
-        let age = |moment: u64| Duration::from_nanos(self.nanos(now).saturating_sub(moment));
-        if age(updated) >= expiration {
+        let now = Stamp::of(now);
+        if updated.age(now)? >= expiration {
             since.clear();
             return None;
         }
-        if !blackout.is_zero() && since.value().is_none_or(|since| age(since) < blackout) {
+        if !blackout.is_zero() && since.age(now).is_none_or(|age| age < blackout) {
             return None;
         }
         Some(f64::from_bits(weight.load(Ordering::Relaxed)))
     }
 }
 
-/// A moment in ns after an epoch, or none.
+/// All moments are counted from here: an hour before the process first asked, so that a clock which a test began earlier
+/// stands behind it, too.
+static EPOCH: LazyLock<Instant> = LazyLock::new(|| {
+    let now = Instant::now();
+    now.checked_sub(Duration::from_secs(3600)).unwrap_or(now)
+});
+
+/// A moment as what is known of endpoints counts it, in ns: made once of the time of a call, though it is held against
+/// several of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamp(u64);
+
+impl Stamp {
+    pub(crate) fn of(now: Instant) -> Self {
+        let elapsed = now.saturating_duration_since(*EPOCH);
+        Self(elapsed.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(elapsed.subsec_nanos())))
+    }
+
+    fn tick(self) -> Tick {
+        Tick::of(self.0)
+    }
+}
+
+/// A [`Stamp`] or none.
 #[derive(Debug, Default)]
 struct Moment(AtomicU64);
 
 impl Moment {
-    fn set(&self, nanos: u64) {
-        self.0.store(nanos.saturating_add(1), Ordering::Relaxed);
+    fn set(&self, now: Stamp) {
+        self.0.store(now.0.saturating_add(1), Ordering::Relaxed);
     }
 
     fn clear(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
 
-    fn value(&self) -> Option<u64> {
-        self.0.load(Ordering::Relaxed).checked_sub(1)
+    /// How long it is past; `None` if there is none.
+    fn age(&self, now: Stamp) -> Option<Duration> {
+        let moment = self.0.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(Duration::from_nanos(now.0.saturating_sub(moment)))
     }
 
     /// Sets it, unless it was set less than `period` before. Of several who try at once, one does.
-    fn renew(&self, nanos: u64, period: Duration) -> bool {
+    fn renew(&self, now: Stamp, period: Duration) -> bool {
         let last = self.0.load(Ordering::Relaxed);
-        let is_due = last == 0 || u128::from(nanos.saturating_sub(last - 1)) >= period.as_nanos();
-        let renewed = || self.0.compare_exchange(last, nanos.saturating_add(1), Ordering::Relaxed, Ordering::Relaxed);
+        let is_due = last == 0 || Duration::from_nanos(now.0.saturating_sub(last - 1)) >= period;
+        let renewed = || self.0.compare_exchange(last, now.0.saturating_add(1), Ordering::Relaxed, Ordering::Relaxed);
         is_due && renewed().is_ok()
     }
 }
@@ -359,7 +358,7 @@ mod tests {
     impl Endpoint {
         fn new() -> Self {
             let now = Instant::now();
-            Self { load: EndpointLoad::new(now), now }
+            Self { load: EndpointLoad::default(), now }
         }
 
         fn answers(mut self, times: u32, took: Duration) -> Self {
@@ -385,7 +384,7 @@ mod tests {
 
         /// In ms.
         fn cost(&self, in_flight: u32) -> f32 {
-            self.load.cost(in_flight, self.now) / 1e6
+            self.load.cost(in_flight, Stamp::of(self.now)) / 1e6
         }
     }
 
@@ -512,7 +511,7 @@ mod tests {
     #[test]
     fn moments_out_of_order_and_long_silence_do_no_harm() {
         let endpoint = Endpoint::new().after(SECOND).answers(1, 100 * MS);
-        assert_near(endpoint.load.cost(0, endpoint.now - 500 * MS) / 1e6, 100.0);
+        assert_near(endpoint.load.cost(0, Stamp::of(endpoint.now - 500 * MS)) / 1e6, 100.0);
         // A stream ends, the head of which came long ago.
         endpoint.load.handle_success(MS, endpoint.now - 900 * MS);
         assert_near(endpoint.cost(0), 100.0);

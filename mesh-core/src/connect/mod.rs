@@ -49,6 +49,7 @@ pub use readiness::Readiness;
 
 pub(crate) use first::is_v6;
 pub(crate) use leaving::Leaving;
+pub(crate) use load::Stamp;
 pub(crate) use outcomes::{Criteria, Ended, Streak};
 pub(crate) use stats::{EndpointStats, InFlight, SlotQueue};
 pub(crate) use subchannel::{Connections, Environment, Limits, Observer, Subchannel, SubchannelStatus};

@@ -45,7 +45,7 @@ impl EndpointStats {
             cluster,
             authority: ArcSwapOption::empty(),
             queue,
-            load: EndpointLoad::new(Instant::now()),
+            load: EndpointLoad::default(),
             outcomes: Outcomes::default(),
             criteria,
         }

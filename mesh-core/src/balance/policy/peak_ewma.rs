@@ -6,7 +6,7 @@
 use tokio::time::Instant;
 
 use super::{Choice, Member, PickRequest, Policy, PolicyFactory};
-use crate::connect::EndpointStats;
+use crate::connect::{EndpointStats, Stamp};
 
 /// Of so many calls to which the better of two endpoints is known one at most goes to the other, of which nothing was heard
 /// for long: where calls are few, they are not to be slow for that.
@@ -39,7 +39,7 @@ impl PolicyFactory for PeakEwma {
 
 impl Policy for PeakEwma {
     fn pick(&self, members: &[Member], request: &PickRequest<'_>) -> Choice {
-        let now = request.now.unwrap_or_else(Instant::now);
+        let now = Stamp::of(request.now.unwrap_or_else(Instant::now));
         let cost = |index: usize| {
             let stats = &members[index].stats;
             stats.load.cost(stats.in_flight(), now)
@@ -57,7 +57,7 @@ impl Policy for PeakEwma {
 
 /// Whether a call goes there although another endpoint is expected to answer sooner. Only an endpoint that gets no calls is
 /// looked at twice.
-fn asks_again(stats: &EndpointStats, now: Instant) -> bool {
+fn asks_again(stats: &EndpointStats, now: Stamp) -> bool {
     stats.load.is_silent(now) && !stats.has_unanswered() && fastrand::u32(..PROBES) == 0 && stats.load.ask_again(now)
 }
 
