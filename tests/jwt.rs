@@ -384,7 +384,7 @@ async fn s15_what_cannot_be_checked_is_refused_by_field_and_the_last_good_filter
     for (bad, says) in [
         (
             filter(pb::JwtProvider { jwks_source_specifier: remote, ..good() }, by("joe")),
-            "providers[joe].remote_jwks: ",
+            "providers[joe].remote_jwks.http_uri: must be set",
         ),
         (
             filter(pb::JwtProvider { jwks_source_specifier: None, ..good() }, by("joe")),

@@ -33,6 +33,7 @@ mod idle;
 mod in_force;
 mod istio_ca;
 mod jwt;
+mod jwt_remote;
 mod load;
 mod mirroring;
 mod mtls;

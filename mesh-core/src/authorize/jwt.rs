@@ -11,6 +11,7 @@ use tower_service::Service;
 
 use super::{JwkSet, ResponseBody, ResponseFuture};
 use crate::filter::AnswerProtocol;
+use crate::resource::jwt::keys::KeySource;
 use crate::resource::jwt::place::TokenPlace;
 use crate::resource::jwt::provider::{CLOCK_SKEW, Effects, Provider};
 use crate::resource::jwt::requirement::{Requirement, TokenOf};
@@ -121,7 +122,7 @@ impl JwtProvider {
             needs_expiration: self.needs_expiration,
             max_lifetime: self.max_lifetime,
             clock_skew: self.clock_skew,
-            keys: self.keys.in_force().clone(),
+            keys: KeySource::Local(self.keys.in_force().clone()),
             places: if self.places.is_empty() { TokenPlace::defaults() } else { self.places.clone() },
             effects: self.effects.clone(),
         }

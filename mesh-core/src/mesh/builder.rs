@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "jwt")]
+use super::issuers::KeyIssuers;
 use super::life::Life;
 use super::{Inner, Mesh};
 use crate::aside::aside_in_time;
@@ -24,6 +26,8 @@ use crate::identity::Providers;
 use crate::mirror::{MirrorLayer, Tasks};
 use crate::origin::Sourced;
 use crate::profile::Profile;
+#[cfg(feature = "jwt")]
+use crate::resource::jwt::remote::RemoteSets;
 use crate::resource::local::LocalNames;
 use crate::resource::named_policy::{MakePolicy, Policies};
 #[cfg(feature = "retry")]
@@ -356,9 +360,13 @@ impl MeshBuilder {
             let all = super::certificates::all(bootstrap.as_ref(), own)?;
             Providers::start(all, &life.tasks, &life.runtime, &life.cancel)
         };
+        #[cfg(feature = "jwt")]
+        let key_sets = RemoteSets::default();
         let xds = bootstrap.as_ref().zip(transport).map(|(bootstrap, transport)| {
             let local = LocalNames {
                 knows_zones: local_spread.is_some(),
+                #[cfg(feature = "jwt")]
+                key_sets: key_sets.clone(),
                 #[cfg(feature = "tls")]
                 certificate_providers: Arc::new(certificate_providers.names()),
                 #[cfg(feature = "tls")]
@@ -384,7 +392,7 @@ impl MeshBuilder {
         if let Some((name, xds)) = local_cluster.zip(xds.as_ref()) {
             life.spawn_endless(super::local_cluster::follow(name, xds.subscriber(), clusters.clone()));
         }
-        Ok(Mesh::new(Inner {
+        let mesh = Mesh::new(Inner {
             #[cfg(feature = "dns")]
             names: life.names(self.dns_interval),
             #[cfg(feature = "dns")]
@@ -413,7 +421,10 @@ impl MeshBuilder {
             max_pending,
             drain_timeout: self.drain_timeout,
             life,
-        }))
+        });
+        #[cfg(feature = "jwt")]
+        key_sets.open_with(KeyIssuers::of(&mesh));
+        Ok(mesh)
     }
 
     /// A transport to the control plane. The files of its credentials may be where nothing answers.

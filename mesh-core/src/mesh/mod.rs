@@ -38,6 +38,8 @@ mod builder;
 mod certificates;
 mod clusters;
 mod in_force;
+#[cfg(feature = "jwt")]
+mod issuers;
 #[cfg(feature = "istio")]
 mod istio;
 mod life;
@@ -201,15 +203,21 @@ impl Mesh {
             .trusting(self.inner.bootstrap.as_ref().is_some_and(Bootstrap::trusts_control_plane))
             .with_demand(Demand::new(limits, self.inner.life.closed.clone()));
         let clusters: Arc<dyn PrepareClusters> = Arc::new(self.inner.clusters.clone());
-        let subscriptions = discover::Subscriptions {
+        let subscriptions = self.subscriptions(xds, &clusters);
+        self.spawn(discover::follow_xds(source, subscriptions, dependencies, clusters));
+        Ok(target)
+    }
+
+    fn subscriptions(&self, xds: &XdsClient, clusters: &Arc<dyn PrepareClusters>) -> discover::Subscriptions {
+        #[cfg(not(feature = "dns"))]
+        let _ = clusters;
+        discover::Subscriptions {
             resources: xds.subscriber(),
             #[cfg(feature = "dns")]
             names: self.inner.names.subscriber(clusters.clone()),
             #[cfg(feature = "tls")]
             material: Awaited::new(self.inner.certificate_providers.clone()),
-        };
-        self.spawn(discover::follow_xds(source, subscriptions, dependencies, clusters));
-        Ok(target)
+        }
     }
 
     fn new_target(&self, uri: &TargetUri, control_plane: Option<ControlPlaneFacts>) -> (Target, Source) {

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+#[cfg(feature = "jwt")]
+use super::jwt::remote::RemoteSets;
 use super::named_policy::Policies;
 #[cfg(feature = "tls")]
 use crate::files::AllowedFolders;
@@ -25,6 +27,9 @@ pub(crate) struct LocalNames {
     pub(crate) knows_zones: bool,
     /// Services beside the mesh's own, by their target URIs (A102).
     pub(crate) grpc_services: Arc<BTreeMap<Arc<str>, Arc<SideChannel>>>,
+    /// The key sets that issuers publish.
+    #[cfg(feature = "jwt")]
+    pub(crate) key_sets: RemoteSets,
     /// Why no filter may let calls pass whose authorization fails; `None`: it may.
     pub(crate) fails_closed: Option<&'static str>,
     /// Nobody reads along on the way that resources come, so that keys may be among them.

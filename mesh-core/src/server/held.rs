@@ -71,6 +71,11 @@ async fn after(hold: Hold, passage: &mut Passage, head: &mut Parts, deadline: Op
             let verdict = check.verdict(deadline).await?;
             Some(passage.checked(&check, verdict, head))
         }
+        #[cfg(feature = "jwt")]
+        Hold::Keys(mut keys) => {
+            keys.ended(deadline).await?;
+            Some(passage.with_keys(&keys, head))
+        }
     }
 }
 

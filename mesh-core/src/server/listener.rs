@@ -27,6 +27,8 @@ use crate::identity::Awaited;
 use crate::names::NameIndexSet;
 use crate::resource::filter::FilterConfig;
 use crate::resource::filter_chain::{FilterChain, FilterChains};
+#[cfg(feature = "jwt")]
+use crate::resource::jwt::remote::UnderWay;
 use crate::resource::listener::{Listener, RouteSource, SocketListener};
 use crate::resource::matcher::RequestHead;
 use crate::resource::rbac::RbacFilter;
@@ -277,6 +279,20 @@ impl ChainInForce {
         Passage::judge(passed, &routes.virtual_hosts[place].routes[index].name, call, &mut head)
     }
 
+    /// Has the keys fetched that its filters need. Which fetches are waited for before it is put in force.
+    #[cfg(feature = "jwt")]
+    fn fetch_keys(&self) -> Vec<UnderWay> {
+        let mut awaited = Vec::new();
+        for chains in self.passed.iter() {
+            chains.each_filter(&mut |_, config| {
+                if let FilterConfig::Jwt(jwt) = config {
+                    awaited.extend(jwt.start());
+                }
+            });
+        }
+        awaited
+    }
+
     /// Whether its connections and calls get the same of both.
     fn is_same(&self, other: &Self) -> bool {
         other.routes.as_ref().is_ok_and(|routes| self.is_of(&other.chain, routes))
@@ -332,6 +348,9 @@ pub(super) struct Watcher {
     /// Certificates and roots that chains name.
     #[cfg(feature = "tls")]
     material: Awaited,
+    /// Fetches of keys that its newest listener waits for.
+    #[cfg(feature = "jwt")]
+    keys: Vec<UnderWay>,
 }
 
 #[derive(Debug)]
@@ -370,6 +389,17 @@ fn sources(listener: &Listener) -> Vec<MaterialSource> {
     listener.chains.all().flat_map(|chain| on_demand_by_servers(chain.security.as_deref())).cloned().collect()
 }
 
+/// Waits until these have ended; for ever if there are none.
+#[cfg(feature = "jwt")]
+async fn fetched(keys: &mut [UnderWay]) {
+    if keys.is_empty() {
+        std::future::pending::<()>().await;
+    }
+    for one in keys {
+        one.ended().await;
+    }
+}
+
 /// What became of news.
 pub(super) enum News {
     /// There is no verdict yet, or the newest listener names routes that cannot be had; of what, in words. What is in force
@@ -393,15 +423,25 @@ impl Watcher {
             open: Arc::default(),
             #[cfg(feature = "tls")]
             material: Awaited::new(securing.acceptor.providers().clone()),
+            #[cfg(feature = "jwt")]
+            keys: Vec::new(),
         }
     }
 
-    /// Waits until a certificate or roots came that a chain waits for, or cannot be had.
+    /// Waits until a certificate, roots or keys came that a chain waits for, or cannot be had.
     pub(super) async fn changed(&mut self) {
+        #[cfg(feature = "jwt")]
+        let keys = fetched(&mut self.keys);
+        #[cfg(not(feature = "jwt"))]
+        let keys = std::future::pending();
         #[cfg(feature = "tls")]
-        drop(self.material.changed().await);
+        let material = async { drop(self.material.changed().await) };
         #[cfg(not(feature = "tls"))]
-        std::future::pending().await
+        let material = std::future::pending();
+        tokio::select! {
+            () = keys => {}
+            () = material => {}
+        }
     }
 
     /// The calls that are open under what it took up.
@@ -426,7 +466,8 @@ impl Watcher {
         if let Some(problem) = self.elsewhere(socket) {
             return self.stop(&problem);
         }
-        match self.chains(socket, resources) {
+        let chains = self.chains(socket, resources);
+        match chains.and_then(|chains| self.check_keys(&chains).map(|()| chains)) {
             Ok(chains) => {
                 let news = self.serve(&listener, &socket.chains, chains);
                 // No more of the routes that were in use before.
@@ -508,6 +549,25 @@ impl Watcher {
             .map_err(|missing| missing.behind(false))
     }
 
+    /// Keys that are being fetched for the first time hold a listener back while another serves: streams that are open are
+    /// judged by them. Whether they come or not, that is over soon.
+    #[cfg(feature = "jwt")]
+    fn check_keys(&mut self, chains: &[ChainInForce]) -> Result<(), Missing> {
+        self.keys = chains.iter().flat_map(ChainInForce::fetch_keys).collect();
+        match self.in_force.is_some() && !self.keys.is_empty() {
+            true => Err(Missing::Pending(format!("the keys of issuers that Listener `{}` names", self.name))),
+            false => {
+                self.keys.clear();
+                Ok(())
+            }
+        }
+    }
+
+    #[cfg(not(feature = "jwt"))]
+    fn check_keys(&mut self, _: &[ChainInForce]) -> Result<(), Missing> {
+        Ok(())
+    }
+
     #[cfg(not(feature = "tls"))]
     fn check_material(&self, _: &FilterChain) -> Result<(), Missing> {
         Ok(())
@@ -534,6 +594,8 @@ impl Watcher {
         if let Listener::Socket(socket) = &*in_force.listener
             && let Ok(chains) = self.chains(socket, resources)
         {
+            #[cfg(feature = "jwt")]
+            chains.iter().for_each(|chain| drop(chain.fetch_keys()));
             in_force.setup.update(chains);
             self.open.are_due(&in_force.setup);
         }

@@ -8,8 +8,12 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+#[cfg(feature = "jwt")]
+use futures_util::future::join_all;
 use http::request::Parts;
 use http::{HeaderMap, Response};
+#[cfg(feature = "jwt")]
+use tokio::time::{Instant, timeout_at};
 
 use super::access::{denied, inbound_head};
 use super::open::OpenCall;
@@ -24,6 +28,8 @@ use crate::resource::ext_authz::Verdict;
 use crate::resource::filter::FilterConfig;
 use crate::resource::filter::composite::Chosen;
 use crate::resource::filter::concurrency::Permit;
+#[cfg(feature = "jwt")]
+use crate::resource::jwt::remote::UnderWay;
 use crate::resource::matcher::RequestHead;
 use crate::resource::rbac::access::Access;
 use crate::resource::rbac::audit::AuditLog;
@@ -49,6 +55,9 @@ pub(super) struct Passage {
     audit: Arc<AuditLog>,
     /// If policies may end the call.
     open: Option<Arc<OpenCall>>,
+    /// The last filter that the call has waited at for keys: it does so once.
+    #[cfg(feature = "jwt")]
+    waited_at: Option<usize>,
 }
 
 /// What becomes of a call behind some of its filters.
@@ -69,6 +78,33 @@ pub(super) enum Hold {
     Pause(Pause),
     /// Until another service has said what becomes of it.
     Check(Check),
+    /// Until the keys are fetched that its token may be signed by.
+    #[cfg(feature = "jwt")]
+    Keys(KeysAwaited),
+}
+
+/// Keys that are being fetched.
+#[cfg(feature = "jwt")]
+#[derive(Debug)]
+pub(super) struct KeysAwaited {
+    under_way: Vec<UnderWay>,
+    /// The filter that needs them.
+    filter: usize,
+}
+
+#[cfg(feature = "jwt")]
+impl KeysAwaited {
+    /// Waits until they came or cannot be had: `None` if the call's time is over before.
+    pub(super) async fn ended(&mut self, deadline: Option<Instant>) -> Option<()> {
+        let ended = join_all(self.under_way.iter_mut().map(UnderWay::ended));
+        match deadline {
+            Some(deadline) => timeout_at(deadline, ended).await.ok().map(drop),
+            None => {
+                ended.await;
+                Some(())
+            }
+        }
+    }
 }
 
 /// For some time.
@@ -93,7 +129,15 @@ impl Passage {
         let caller = connection.peer_address.ip();
         let exchange = Exchange::inbound(chain, terms.running.clone(), protocol, route, caller);
         let (access, audit) = (Access::new(terms.deny_by_default), terms.audit.clone());
-        Self { exchange, access, connection: connection.clone(), audit, open: None }
+        Self {
+            exchange,
+            access,
+            connection: connection.clone(),
+            audit,
+            open: None,
+            #[cfg(feature = "jwt")]
+            waited_at: None,
+        }
     }
 
     /// Passes the request through the filters from the `from`th on, and at last through what its route does.
@@ -104,7 +148,13 @@ impl Passage {
             if let FilterConfig::Jwt(jwt) = &filter.config {
                 let mut draws = self.open.as_ref().map(|open| open.draws_of(&filter.name));
                 let draw = || draws.as_mut().map_or_else(|| fastrand::u32(..1_000_000), |draw| draw());
-                match jwt.authenticate_by_chance(head, SystemTime::now(), draw) {
+                let mut under_way = Vec::new();
+                let waits = self.waited_at != Some(index);
+                let passed = jwt.authenticate_by_chance(head, SystemTime::now(), draw, waits.then_some(&mut under_way));
+                if !under_way.is_empty() {
+                    return Next::Hold(Hold::Keys(KeysAwaited { under_way, filter: index }));
+                }
+                match passed {
                     Ok(()) => {
                         index += 1;
                         continue;
@@ -155,6 +205,13 @@ impl Passage {
         }
     }
 
+    /// Goes on at a filter whose keys were waited for.
+    #[cfg(feature = "jwt")]
+    pub(super) fn with_keys(&mut self, keys: &KeysAwaited, head: &mut Parts) -> Next {
+        self.waited_at = Some(keys.filter);
+        self.request(head, keys.filter)
+    }
+
     /// Goes on behind a check.
     pub(super) fn checked(&mut self, check: &Check, verdict: Verdict, head: &mut Parts) -> Next {
         let filter = self.exchange.chain().filters.get(check.filter()).cloned();
@@ -203,7 +260,7 @@ impl Passage {
                 // By the keys of now, and the time of then: that one expires is not for a policy to notice.
                 #[cfg(feature = "jwt")]
                 FilterConfig::Jwt(jwt) => {
-                    let passed = jwt.authenticate_by_chance(head, call.came(), call.draws_of(&filter.name));
+                    let passed = jwt.authenticate_by_chance(head, call.came(), call.draws_of(&filter.name), None);
                     passed.map_err(|failure| {
                         let message = format!("filter `{}`: {}", filter.name, failure.text());
                         Error::new(ErrorKind::PermissionDenied, message)

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
-use mesh_xds_proto::envoy::config::core::v3::DataSource;
+use http::uri::Scheme;
+use http::{HeaderName, Uri};
 use mesh_xds_proto::envoy::config::core::v3::data_source::Specifier;
+use mesh_xds_proto::envoy::config::core::v3::http_uri::HttpUpstreamType;
+use mesh_xds_proto::envoy::config::core::v3::{DataSource, HttpUri};
 use mesh_xds_proto::envoy::config::route::v3::RouteMatch as RouteMatchMessage;
 use mesh_xds_proto::envoy::extensions::filters::http::jwt_authn::v3 as proto;
 use proto::jwt_provider::JwksSourceSpecifier;
@@ -18,14 +20,23 @@ use proto::requirement_rule::RequirementType;
 use super::place::{At, quoted};
 use super::route_match::{inbound_route_match, string_match};
 use super::value::duration;
+use crate::backoff::bounded;
 use crate::resource::filter::{FilterConfig, Override};
-use crate::resource::jwt::keys::Keys;
+use crate::resource::jwt::keys::{KeySource, Keys};
 use crate::resource::jwt::place::TokenPlace;
 use crate::resource::jwt::provider::{CLOCK_SKEW, Effects, Provider};
+use crate::resource::jwt::remote::{MAX_TIMEOUT, RemoteSource};
 use crate::resource::jwt::requirement::{Requirement, TokenOf};
 use crate::resource::jwt::{JwtConfig, JwtFilter};
 use crate::resource::matcher::RouteMatch;
 use crate::resource::verdict::Fields;
+
+/// As in Envoy.
+const CACHE_DURATION: Duration = Duration::from_secs(600);
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// No control plane has issuers asked all the time.
+const LEAST_CACHE_DURATION: Duration = Duration::from_secs(1);
+const LEAST_RETRY: Duration = Duration::from_millis(100);
 
 pub(super) fn jwt_authentication(message: &proto::JwtAuthentication, at: &At<'_>) -> FilterConfig {
     message.judge(at);
@@ -181,9 +192,8 @@ fn condition_of(message: &RouteMatchMessage, at: &At<'_>) -> Option<RouteMatch> 
 fn provider(message: &proto::JwtProvider, at: &At<'_>) -> Option<Provider> {
     message.judge(at);
     let keys = match &message.jwks_source_specifier {
-        Some(JwksSourceSpecifier::LocalJwks(source)) => keys(source, &at.field("local_jwks")),
-        // Refused by the table.
-        Some(JwksSourceSpecifier::RemoteJwks(_)) => None,
+        Some(JwksSourceSpecifier::LocalJwks(source)) => keys(source, &at.field("local_jwks")).map(KeySource::from),
+        Some(JwksSourceSpecifier::RemoteJwks(source)) => remote(source, &at.field("remote_jwks")),
         None => {
             at.field("local_jwks").error("must be set");
             None
@@ -201,7 +211,7 @@ fn provider(message: &proto::JwtProvider, at: &At<'_>) -> Option<Provider> {
         clock_skew: skew.map_or(CLOCK_SKEW, |seconds| Duration::from_secs(seconds.into())),
         places: places(message, at),
         effects: effects(message, at),
-        keys: keys?.into(),
+        keys: keys?,
     })
 }
 
@@ -220,6 +230,47 @@ fn keys(source: &DataSource, at: &At<'_>) -> Option<Keys> {
         at.ignored("some of its keys are not supported, or not for signatures");
     }
     Some(keys)
+}
+
+/// The set is the same as one that is in use, if that is fetched in the same way.
+fn remote(message: &proto::RemoteJwks, at: &At<'_>) -> Option<KeySource> {
+    message.judge(at);
+    let at_uri = &at.field("http_uri");
+    let place = at.required("http_uri", message.http_uri.as_ref()).and_then(|uri| http_uri(uri, at_uri));
+    let cache_duration = duration(message.cache_duration, &at.field("cache_duration"));
+    let fetch = message.async_fetch.unwrap_or_default();
+    fetch.judge(&at.field("async_fetch"));
+    let retry = duration(fetch.failed_refetch_duration, &at.field("async_fetch").field("failed_refetch_duration"));
+    let (uri, cluster, timeout) = place?;
+    let source = RemoteSource {
+        uri,
+        cluster,
+        timeout,
+        cache_duration: bounded(cache_duration.unwrap_or(CACHE_DURATION)).max(LEAST_CACHE_DURATION),
+        first_retry: bounded(retry.unwrap_or(FIRST_RETRY)).max(LEAST_RETRY),
+        is_awaited: !fetch.fast_listener,
+    };
+    Some(KeySource::Remote(at.report().local.key_sets.get(source)))
+}
+
+fn http_uri(message: &HttpUri, at: &At<'_>) -> Option<(Uri, Arc<str>, Duration)> {
+    message.judge(at);
+    let uri = message.uri.parse::<Uri>().ok().filter(|uri| {
+        let names_a_user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+        uri.scheme() == Some(&Scheme::HTTPS) && !names_a_user
+    });
+    if uri.is_none() {
+        at.field("uri").error("must be an `https` URI without a user: whose keys they are, nobody else may say");
+    }
+    let cluster = match &message.http_upstream_type {
+        Some(HttpUpstreamType::Cluster(name)) if !name.is_empty() => Some(Arc::from(name.as_str())),
+        _ => {
+            at.field("cluster").error("must be set");
+            None
+        }
+    };
+    let timeout = duration(message.timeout, &at.field("timeout")).filter(|timeout| !timeout.is_zero());
+    Some((uri?, cluster?, timeout.unwrap_or(MAX_TIMEOUT).min(MAX_TIMEOUT)))
 }
 
 fn places(message: &proto::JwtProvider, at: &At<'_>) -> Vec<TokenPlace> {

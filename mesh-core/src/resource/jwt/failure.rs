@@ -17,6 +17,8 @@ pub(crate) enum Failure {
     LivesTooLong,
     Audience,
     Subject,
+    /// The keys of its issuer could not be fetched.
+    NoKeys,
     UnknownKey,
     BadSignature,
     /// It does not say which of many keys signed it, and none of those that were tried did.
@@ -39,6 +41,8 @@ impl Failure {
             Self::LivesTooLong => "the token lives too long",
             Self::Audience => "the token is for another audience",
             Self::Subject => "the token's subject is not allowed",
+            // In Envoy's words.
+            Self::NoKeys => "Jwks remote fetch is failed",
             Self::UnknownKey => "no key is known for the token",
             Self::BadSignature => "the token's signature is wrong",
             Self::ManyKeys => "the token does not say which of many keys it was signed with",

@@ -13,6 +13,7 @@ use rustls_pki_types::{AlgorithmIdentifier, SignatureVerificationAlgorithm, alg_
 use serde_json::{Map, Value};
 
 use super::json::object;
+use super::remote::{RemoteSet, UnderWay};
 use super::signature::{der_of_ecdsa, rsa_public_key};
 use super::token::Token;
 use crate::identity::crypto;
@@ -51,9 +52,31 @@ impl KeysInForce {
         self.0.store(Arc::new(keys));
     }
 
-    /// Whether one of the keys signed the token.
-    pub(super) fn signed(&self, token: &Token) -> Result<(), Unsigned> {
+    fn signed(&self, token: &Token) -> Result<(), Unsigned> {
         self.0.load().signed(token)
+    }
+}
+
+/// Where the keys of an issuer come from.
+#[derive(Clone, Debug)]
+pub(crate) enum KeySource {
+    Local(KeysInForce),
+    Remote(Arc<RemoteSet>),
+}
+
+impl From<Keys> for KeySource {
+    fn from(keys: Keys) -> Self {
+        Self::Local(keys.into())
+    }
+}
+
+impl KeySource {
+    /// Whether one of the keys signed the token. If not, and that may be as a fetch is under way, it is told.
+    pub(super) fn signed(&self, token: &Token, under_way: &mut Vec<UnderWay>) -> Result<(), Unsigned> {
+        match self {
+            Self::Local(keys) => keys.signed(token),
+            Self::Remote(set) => set.signed(token, under_way),
+        }
     }
 }
 
@@ -109,6 +132,8 @@ impl Algorithm {
 /// Why a token is not signed by a key of the set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unsigned {
+    /// There is no set.
+    NoSet,
     /// No key has its `kid` and may be used with its `alg`.
     NoKey,
     BadSignature,
@@ -155,7 +180,7 @@ impl Keys {
     }
 
     /// Whether one of the keys signed the token. At most [`MAX_TRIES`] are tried, those first that have its `kid`.
-    fn signed(&self, token: &Token) -> Result<(), Unsigned> {
+    pub(super) fn signed(&self, token: &Token) -> Result<(), Unsigned> {
         let id = token.key_id.as_deref();
         let usable = || self.0.iter().filter(|key| key.may_be(id)).filter_map(|key| Some((key, key.way(token)?)));
         let is_meant = |key: &Key| id.is_some() && key.id.as_deref() == id;

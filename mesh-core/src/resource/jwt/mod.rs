@@ -5,13 +5,14 @@
 //!  └ Providers: places of tokens, issuer, keys, …                                 └─ headers and Claims of the good tokens
 //! ```
 //!
-//! The decision is pure and total; the time is an argument. No error, log or answer has anything of a token in it.
+//! The decision is total, and pure but for the keys that issuers publish ([`remote`]); the time is an argument. No error, log or answer has anything of a token in it.
 
 pub(crate) mod failure;
 mod json;
 pub(crate) mod keys;
 pub(crate) mod place;
 pub(crate) mod provider;
+pub(crate) mod remote;
 pub(crate) mod requirement;
 mod signature;
 #[cfg(test)]
@@ -27,7 +28,9 @@ use failure::Failure;
 use http::header::WWW_AUTHENTICATE;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use keys::KeySource;
 use provider::Provider;
+use remote::UnderWay;
 use requirement::{Accepted, Judge, Requirement};
 
 use super::answer::{Answer, AnswerStatus};
@@ -89,24 +92,37 @@ impl JwtConfig {
     /// Verifies the tokens that a request must have, takes out of it what its caller may not say, and puts in what the tokens
     /// say.
     pub(crate) fn authenticate(&self, head: &mut Parts, now: SystemTime) -> Result<(), Failure> {
-        self.authenticate_by_chance(head, now, || fastrand::u32(..1_000_000))
+        self.authenticate_by_chance(head, now, || fastrand::u32(..1_000_000), None)
     }
 
-    /// The same, where chance is not to say another thing each time. `draw` is as that of [`RouteMatch::matches`].
+    /// Has the keys fetched that its issuers publish. Which of them are waited for before it is put in force.
+    pub(crate) fn start(&self) -> Vec<UnderWay> {
+        let (Self::Rules(filter) | Self::Required(filter, _)) = self else { return Vec::new() };
+        let remote = filter.providers.iter().filter_map(|provider| match &provider.keys {
+            KeySource::Remote(set) => Some(set),
+            KeySource::Local(_) => None,
+        });
+        remote.inspect(|set| set.start()).filter_map(|set| set.first()).collect()
+    }
+
+    /// The same, where chance is not to say another thing each time. `draw` is as that of [`RouteMatch::matches`]. Whoever
+    /// can wait gives `under_way`: if there is anything in it then, nothing is decided, and nothing changed, until these
+    /// fetches have ended.
     pub(crate) fn authenticate_by_chance(
         &self,
         head: &mut Parts,
         now: SystemTime,
         draw: impl FnMut() -> u32,
+        under_way: Option<&mut Vec<UnderWay>>,
     ) -> Result<(), Failure> {
         match self {
             Self::Rules(filter) => {
                 let requirement = filter.rule(&RequestHead::of_parts(head), draw);
-                filter.authenticate(requirement, head, now)
+                filter.authenticate(requirement, head, now, under_way)
             }
             Self::Required(filter, name) => {
                 let requirement = filter.named.get(name).ok_or(Failure::UnknownRequirement)?;
-                filter.authenticate(requirement, head, now)
+                filter.authenticate(requirement, head, now, under_way)
             }
             Self::Off(filter) => {
                 filter.strip(head);
@@ -164,11 +180,25 @@ impl JwtFilter {
         self.own_headers.iter().for_each(|name| drop(head.headers.remove(name)));
     }
 
-    fn authenticate(&self, requirement: &Requirement, head: &mut Parts, now: SystemTime) -> Result<(), Failure> {
+    fn authenticate(
+        &self,
+        requirement: &Requirement,
+        head: &mut Parts,
+        now: SystemTime,
+        under_way: Option<&mut Vec<UnderWay>>,
+    ) -> Result<(), Failure> {
         // Before 1970 no token has ever begun.
         let now = now.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         let mut judge = Judge::new(&self.providers, RequestHead::of_parts(head), now);
-        judge.decide(requirement)?;
+        let decided = judge.decide(requirement);
+        // A call that could pass without the token that is not known yet waits, too: what it claims is for policies to see.
+        if let Some(under_way) = under_way
+            && !judge.under_way.is_empty()
+        {
+            *under_way = judge.under_way;
+            return Err(Failure::NoKeys);
+        }
+        decided?;
         let accepted = judge.accepted;
         self.strip(head);
         for Accepted { provider, place, token } in &accepted {

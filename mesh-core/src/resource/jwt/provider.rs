@@ -10,8 +10,9 @@ use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 
 use super::failure::Failure;
-use super::keys::{KeysInForce, Unsigned};
+use super::keys::{KeySource, Unsigned};
 use super::place::TokenPlace;
+use super::remote::UnderWay;
 use super::token::Token;
 use crate::resource::matcher::text::TextMatch;
 
@@ -30,7 +31,7 @@ pub(crate) struct Provider {
     /// The most that a token may have left.
     pub(crate) max_lifetime: Option<Duration>,
     pub(crate) clock_skew: Duration,
-    pub(crate) keys: KeysInForce,
+    pub(crate) keys: KeySource,
     pub(crate) places: Vec<TokenPlace>,
     pub(crate) effects: Effects,
 }
@@ -54,13 +55,14 @@ pub(crate) struct Effects {
 
 impl Provider {
     /// Decides whether the token is one that this provider issued and that holds, at `now` in seconds since 1970: whomever it is
-    /// for. Costs a signature or several.
-    pub(super) fn verify(&self, token: &Token, now: f64) -> Result<(), Failure> {
+    /// for. Costs a signature or several. A fetch of keys that may change a bad outcome is told.
+    pub(super) fn verify(&self, token: &Token, now: f64, under_way: &mut Vec<UnderWay>) -> Result<(), Failure> {
         if !self.issuer.is_empty() && token.issuer() != self.issuer {
             return Err(Failure::UnknownIssuer);
         }
         self.check_time(token, now)?;
-        self.keys.signed(token).map_err(|unsigned| match unsigned {
+        self.keys.signed(token, under_way).map_err(|unsigned| match unsigned {
+            Unsigned::NoSet => Failure::NoKeys,
             Unsigned::NoKey => Failure::UnknownKey,
             Unsigned::BadSignature => Failure::BadSignature,
             Unsigned::ManyKeys => Failure::ManyKeys,

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::failure::Failure;
 use super::place::TokenPlace;
 use super::provider::Provider;
+use super::remote::UnderWay;
 use super::token::Token;
 use crate::resource::matcher::RequestHead;
 
@@ -56,11 +57,21 @@ pub(super) struct Judge<'p, 'a> {
     /// And verified by each provider once, in however many places it is and for whichever audiences.
     verified: Vec<(usize, &'a str, Result<(), Failure>)>,
     pub(super) accepted: Vec<Accepted<'p>>,
+    /// Fetches of keys that may change the decision.
+    pub(super) under_way: Vec<UnderWay>,
 }
 
 impl<'p, 'a> Judge<'p, 'a> {
     pub(super) fn new(providers: &'p [Provider], head: RequestHead<'a>, now: f64) -> Self {
-        Self { providers, head, now, read: Vec::new(), verified: Vec::new(), accepted: Vec::new() }
+        Self {
+            providers,
+            head,
+            now,
+            read: Vec::new(),
+            verified: Vec::new(),
+            accepted: Vec::new(),
+            under_way: Vec::new(),
+        }
     }
 
     pub(super) fn decide(&mut self, requirement: &Requirement) -> Result<(), Failure> {
@@ -180,7 +191,7 @@ impl<'p, 'a> Judge<'p, 'a> {
         if let Some((_, _, result)) = known {
             return *result;
         }
-        let result = self.providers[provider].verify(token, self.now);
+        let result = self.providers[provider].verify(token, self.now, &mut self.under_way);
         self.verified.push((provider, text, result));
         result
     }

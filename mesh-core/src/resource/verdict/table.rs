@@ -801,8 +801,28 @@ messages! {
         clear_route_cache: Nack("a route is chosen once, before the filters"),
     }
     one jwks_source_specifier: filters::jwt_authn::v3::jwt_provider::JwksSourceSpecifier {
-        RemoteJwks "remote_jwks": Nack("is not supported yet: send the keys in `local_jwks`"),
+        RemoteJwks "remote_jwks": Act("fetched as soon as a listener names it; up to 1 MiB and 100 keys, of the kinds of `local_jwks`"),
         LocalJwks "local_jwks": Act("inline, up to 1 MiB and 100 keys: RSA of 2048 to 8192 bits, P-256, P-384, P-521 (feature `aws-lc`), Ed25519"),
+    }
+
+    "RemoteJwks" filters::jwt_authn::v3::RemoteJwks {
+        http_uri: Act("required; no redirect is followed"),
+        cache_duration: Act("default 10 min, at least 1 s; the last good set is used for an hour beyond it while no other can be had"),
+        async_fetch: Act("the set is fetched in the background in any case"),
+        retry_policy: Ignore("a fetch that failed is repeated after `failed_refetch_duration`, then ever less often, some 30 s apart at last"),
+    }
+
+    "JwksAsyncFetch" filters::jwt_authn::v3::JwksAsyncFetch {
+        fast_listener: Act("not set: a listener waits for the first fetch while an older one serves"),
+        failed_refetch_duration: Act("default 1 s, at least 100 ms; jittered, and longer after each failure"),
+    }
+
+    "HttpUri" core::HttpUri {
+        uri: Act("`https` alone: what comes in plaintext is not taken"),
+        timeout: Act("default, and at most, 5 s"),
+    }
+    one http_upstream_type: core::http_uri::HttpUpstreamType {
+        Cluster "cluster": Act("required; it must speak HTTP/2, and have a TLS context"),
     }
 
     "JwtProvider.NormalizePayload" filters::jwt_authn::v3::jwt_provider::NormalizePayload {

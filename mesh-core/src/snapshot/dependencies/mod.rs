@@ -99,6 +99,14 @@ impl Dependencies {
         }
     }
 
+    /// Those of no target, but of the clusters that are asked for there.
+    #[cfg(feature = "jwt")]
+    pub(crate) fn of_demand(source: Arc<str>, demand: Arc<Demand>) -> Self {
+        let mut this = Self::new(source, Arc::from(""), Arc::from("")).with_demand(demand);
+        this.watched.listeners.clear();
+        this
+    }
+
     /// Lets the control plane rewrite the authority of calls (A81).
     pub(crate) fn trusting(mut self, trusted: bool) -> Self {
         self.trusted = trusted;
@@ -122,7 +130,8 @@ impl Dependencies {
 
     /// What makes [`Self::handle_changes`] read everything, as at the start.
     pub(crate) fn everything(&self) -> Vec<Change> {
-        vec![Change { resource_type: &LISTENER, name: self.listener.clone() }]
+        let listeners = self.watched.listeners.iter();
+        listeners.map(|name| Change { resource_type: &LISTENER, name: name.clone() }).collect()
     }
 
     /// Takes in what changed in the store.

@@ -256,6 +256,7 @@ fn place(full_name: &str, sample: &[u8], f: &mut Fixture) {
             let path: &[u32] = match tokens.rsplit('.').next().expect("a name") {
                 "JwtAuthentication" => &[],
                 "JwtProvider" => &[1, 2],
+                "RemoteJwks" => &[1, 2, 3],
                 "JwtRequirement" => &[2, 2],
                 other => panic!("{other} has no place in a filter"),
             };

@@ -1,7 +1,7 @@
 //! Tokens, good and bad, and what requirements make of them.
 
 mod requirements;
-mod signer;
+pub(super) mod signer;
 mod tokens;
 
 use http::request::Parts;
@@ -13,7 +13,7 @@ use super::place::TokenPlace;
 use super::provider::{CLOCK_SKEW, Effects, Provider};
 
 /// The time of these tests, in seconds since 1970.
-const NOW: u64 = 1_800_000_000;
+pub(super) const NOW: u64 = 1_800_000_000;
 
 /// Of this issuer, and its one key.
 fn provider(issuer: &str, signer: &Signer) -> Provider {

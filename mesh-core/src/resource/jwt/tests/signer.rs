@@ -4,13 +4,13 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _, SigningKey as _
 use serde_json::{Value, json};
 
 /// An issuer's key on P-256.
-pub(super) struct Signer {
+pub(in crate::resource::jwt) struct Signer {
     key: KeyPair,
     id: &'static str,
 }
 
 impl Signer {
-    pub(super) fn new(id: &'static str) -> Self {
+    pub(in crate::resource::jwt) fn new(id: &'static str) -> Self {
         Self { key: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key"), id }
     }
 
@@ -19,11 +19,11 @@ impl Signer {
         json!({"kty": "EC", "crv": "P-256", "kid": self.id, "x": encoded(x), "y": encoded(y)})
     }
 
-    pub(super) fn set(&self) -> String {
+    pub(in crate::resource::jwt) fn set(&self) -> String {
         json!({"keys": [self.jwk()]}).to_string()
     }
 
-    pub(super) fn token(&self, payload: &Value) -> String {
+    pub(in crate::resource::jwt) fn token(&self, payload: &Value) -> String {
         self.signed(&json!({"alg": "ES256", "kid": self.id}).to_string(), &payload.to_string())
     }
 
