@@ -49,7 +49,7 @@ pub enum Until {
 pub struct Sample {
     /// Latency of the calls that succeeded, in nanoseconds.
     pub latency: Histogram<u32>,
-    /// What the client's process used.
+    /// What the process used that is measured: the client's, or the [server's](crate::serving).
     pub used: Used,
 }
 
@@ -60,7 +60,7 @@ impl Sample {
         count(self.latency.len())
     }
 
-    /// CPU of the client's process per call, in microseconds.
+    /// CPU of that process per call, in microseconds.
     #[must_use]
     pub fn cpu_us(&self) -> f64 {
         self.used.cpu.as_secs_f64() * 1e6 / self.calls()

@@ -18,7 +18,7 @@ use mesh_benches::{Error, Flavor, server, serving};
 #[global_allocator]
 static ALLOCATOR: alloc_tracker::Allocator<std::alloc::System> = alloc_tracker::Allocator::system();
 
-/// Request paths side by side: client CPU, latency and allocations per call.
+/// Request paths side by side: CPU, latency and allocations per call, of the client or, for the paths `server…`, of the server.
 #[derive(Parser)]
 struct Args {
     /// How often each path is measured; figures are the best and the median round's.

@@ -103,6 +103,7 @@ impl Figures {
 /// Names the columns of [`print`].
 pub(crate) fn print_header() {
     println!("best (median) round; x = ratio to balance, with mTLS to balance-mtls, of servers to server");
+    println!("CPU and allocations are of the client's process, and for servers of the server's");
     println!(
         "{:16} {:7} {:>2} {:>3} {:>5} {:>15} {:>13} {:>17} {:>13} {:>7} {:>8} {:>5} {:>6}",
         "path", "runtime", "ep", "c", "bytes", "cpu us", "x", "p50 us", "x", "p99 us", "calls/s", "x", "allocs"
