@@ -312,7 +312,9 @@ async fn s15_what_is_no_set_is_not_taken_and_the_last_good_one_stays() {
     join_all(cases.map(|(bad, why)| async move {
         let publisher = Publisher::start(bad.clone()).await;
         let cache_duration = Some(prost_types::Duration { seconds: 1, nanos: 0 });
-        let it = start(&publisher, pb::RemoteJwks { cache_duration, ..within(0, 500_000_000) }).await;
+        // On a busy machine what is too long takes its time.
+        let remote = if matches!(bad, Answer::Silence) { within(0, 500_000_000) } else { remote() };
+        let it = start(&publisher, pb::RemoteJwks { cache_duration, ..remote }).await;
         let token = joe.token(&json!({}));
         ends(&it, &token, Err(FAILED)).await;
         assert!(log.text().contains(why), "{why}: {}", log.text());
