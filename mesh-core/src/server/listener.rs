@@ -451,6 +451,9 @@ impl Watcher {
 
     /// Takes up what the resources say now.
     pub(super) fn take(&mut self, resources: &mut Subscriber) -> News {
+        // What the listener before waited for may be over long since.
+        #[cfg(feature = "jwt")]
+        self.keys.clear();
         let state = resources.get(&LISTENER, &self.name);
         let issue = state.error.clone();
         let listener = value_of::<Listener>(state, &LISTENER, &self.name);

@@ -179,6 +179,11 @@ impl Keys {
         }
     }
 
+    /// Whether the token names one of the keys.
+    pub(super) fn have_that_of(&self, token: &Token) -> bool {
+        token.key_id.is_some() && self.0.iter().any(|key| key.id == token.key_id)
+    }
+
     /// Whether one of the keys signed the token. At most [`MAX_TRIES`] are tried, those first that have its `kid`.
     pub(super) fn signed(&self, token: &Token) -> Result<(), Unsigned> {
         let id = token.key_id.as_deref();

@@ -3,7 +3,7 @@
 //! ```text
 //! start ─▸ fetch ─┬─ good: in force; fetched again after its `cache_duration`
 //!                 └─ bad: the last good one stays, at most KEPT beyond its time; fetched again after a backoff
-//! a token by a key that is not in the set ─▸ fetched at once, at most once in ASK_INTERVAL
+//! a token by a key that may not be in the set, or no set ─▸ fetched at once, at most once in ASK_INTERVAL
 //! ```
 //!
 //! Filters that name the same set in the same way share it, so that it outlives an update of its listener. What fetches is a
@@ -33,6 +33,8 @@ pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(5);
 const KEPT: Duration = Duration::from_secs(3600);
 /// How often tokens by unknown keys may have a set fetched: anybody can make them.
 const ASK_INTERVAL: Duration = Duration::from_secs(10);
+/// So many wait for one fetch, and what comes besides is refused: whoever makes tokens up is not to fill the server with calls.
+const MAX_WAITING: usize = 1_000;
 /// How seldom a set is fetched whose issuer always fails.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 /// What fetches may have ended with the mesh: nobody waits for it much longer than a fetch takes.
@@ -93,9 +95,15 @@ impl RemoteSets {
         if let Some(set) = known.get(&source).and_then(Weak::upgrade) {
             return set;
         }
+        // That the way to fetch it changed is no reason to believe its keys no more.
+        let is_same = |other: &RemoteSource| (&other.uri, &other.cluster) == (&source.uri, &source.cluster);
+        let held = known
+            .iter()
+            .filter(|(other, _)| is_same(other))
+            .find_map(|(_, set)| set.upgrade()?.shared.held.load_full());
         let shared = Shared {
             source: source.clone(),
-            held: ArcSwapOption::empty(),
+            held: ArcSwapOption::new(held),
             is_fetching: watch::Sender::new(true),
             asked: Notify::new(),
             asked_at: Mutex::new(None),
@@ -185,22 +193,33 @@ impl RemoteSet {
     /// Whether one of its keys signed the token. If not, and that may be as a fetch is under way, it is told.
     pub(super) fn signed(&self, token: &Token, under_way: &mut Vec<UnderWay>) -> Result<(), Unsigned> {
         let shared = &self.shared;
-        // Before the set is looked at: one that comes in between is not missed.
+        let held = shared.held();
+        let signed = Held::signed(held.as_deref(), token);
+        if signed.is_ok() {
+            return signed;
+        }
+        // Before the set is looked at again: one that comes in between is not missed.
         let fetch = shared.under_way();
         let was_fetching = *fetch.is_fetching.borrow();
-        let signed = match &*shared.held.load() {
-            Some(held) if Instant::now() < held.until => held.keys.signed(token),
-            _ => Err(Unsigned::NoSet),
-        };
+        let newest = shared.held();
+        let is_newer = newest.as_ref().map(Arc::as_ptr) != held.as_ref().map(Arc::as_ptr);
+        let signed = if is_newer { Held::signed(newest.as_deref(), token) } else { signed };
         let may_change = match signed {
-            Err(Unsigned::NoSet) => was_fetching,
-            Err(Unsigned::NoKey) => was_fetching || shared.ask(),
-            _ => false,
+            Ok(()) => false,
+            // It has the key that the token names.
+            Err(_) if newest.is_some_and(|held| held.keys.have_that_of(token)) => false,
+            Err(_) => was_fetching || shared.ask(),
         };
-        if may_change {
+        if may_change && shared.is_fetching.receiver_count() <= MAX_WAITING {
             under_way.push(fetch);
         }
         signed
+    }
+}
+
+impl Held {
+    fn signed(held: Option<&Self>, token: &Token) -> Result<(), Unsigned> {
+        held.map_or(Err(Unsigned::NoSet), |held| held.keys.signed(token))
     }
 }
 
@@ -229,15 +248,20 @@ impl Shared {
         UnderWay { is_fetching: self.is_fetching.subscribe(), limit: self.source.timeout + SLACK }
     }
 
-    /// Has the set fetched at once, unless that was asked for a moment ago.
+    /// The set that may be used now.
+    fn held(&self) -> Option<Arc<Held>> {
+        self.held.load_full().filter(|held| Instant::now() < held.until)
+    }
+
+    /// Has the set fetched at once, unless that was asked for a moment ago. Whether a fetch is under way.
     fn ask(&self) -> bool {
         let now = Instant::now();
         let mut asked_at = self.asked_at.lock();
         if asked_at.is_some_and(|before| now < before + ASK_INTERVAL) {
-            return false;
+            return *self.is_fetching.borrow();
         }
         *asked_at = Some(now);
-        drop(asked_at);
+        // Under the lock: who asks at the same moment waits, too.
         self.is_fetching.send_replace(true);
         self.asked.notify_one();
         true
@@ -405,6 +429,52 @@ mod tests {
         assert_eq!(signed(&set, &eve), (Err(Unsigned::NoKey), true));
         settle().await;
         assert_eq!(script.fetches(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_names_no_key_or_a_set_without_names_has_it_fetched_too() {
+        let (joe, jim) = (Signer::unnamed(), Signer::unnamed());
+        let script = Script::of([Ok(joe.set()), Ok(jim.set())]);
+        let set = started(&script.sets()).await;
+        assert_eq!(signed(&set, &jim), (Err(Unsigned::BadSignature), true));
+        settle().await;
+        assert_eq!((signed(&set, &jim), script.fetches()), ((Ok(()), false), 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bad_signature_by_a_key_that_is_named_fetches_nothing() {
+        let (joe, forger) = (Signer::new("joe"), Signer::new("joe"));
+        let script = Script::of([Ok(joe.set())]);
+        let set = started(&script.sets()).await;
+        assert_eq!(signed(&set, &forger), (Err(Unsigned::BadSignature), false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_set_the_next_token_has_it_fetched_and_no_more_wait_than_there_is_room_for() {
+        let joe = Signer::new("joe");
+        let script = Script::of([Err("it is down".to_owned()), Ok(joe.set())]);
+        let set = started(&script.sets()).await;
+        let (token, mut waiting) = (token(&joe), Vec::new());
+        for _ in 0..MAX_WAITING + 10 {
+            assert_eq!(set.signed(&token, &mut waiting), Err(Unsigned::NoSet));
+        }
+        assert_eq!(waiting.len(), MAX_WAITING);
+        waiting.clear();
+        settle().await;
+        assert_eq!((signed(&set, &joe), script.fetches()), ((Ok(()), false), 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_are_believed_though_they_are_fetched_in_another_way_from_now_on() {
+        let joe = Signer::new("joe");
+        let sets = Script::of([Ok(joe.set())]).sets();
+        let set = started(&sets).await;
+        let longer = sets.get(RemoteSource { cache_duration: Duration::from_secs(900), ..source("issuer") });
+        drop(set);
+        longer.start();
+        settle().await;
+        assert!(longer.first().is_none());
+        assert_eq!(signed(&longer, &joe).0, Ok(()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,17 +6,22 @@ use serde_json::{Value, json};
 /// An issuer's key on P-256.
 pub(in crate::resource::jwt) struct Signer {
     key: KeyPair,
-    id: &'static str,
+    /// Neither the key nor tokens say one without it.
+    id: Option<&'static str>,
 }
 
 impl Signer {
     pub(in crate::resource::jwt) fn new(id: &'static str) -> Self {
-        Self { key: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key"), id }
+        Self { id: Some(id), ..Self::unnamed() }
+    }
+
+    pub(in crate::resource::jwt) fn unnamed() -> Self {
+        Self { key: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key"), id: None }
     }
 
     pub(super) fn jwk(&self) -> Value {
         let (x, y) = self.key.der_bytes()[1..].split_at(32);
-        json!({"kty": "EC", "crv": "P-256", "kid": self.id, "x": encoded(x), "y": encoded(y)})
+        self.named(json!({"kty": "EC", "crv": "P-256", "x": encoded(x), "y": encoded(y)}))
     }
 
     pub(in crate::resource::jwt) fn set(&self) -> String {
@@ -24,7 +29,14 @@ impl Signer {
     }
 
     pub(in crate::resource::jwt) fn token(&self, payload: &Value) -> String {
-        self.signed(&json!({"alg": "ES256", "kid": self.id}).to_string(), &payload.to_string())
+        self.signed(&self.named(json!({"alg": "ES256"})).to_string(), &payload.to_string())
+    }
+
+    fn named(&self, mut what: Value) -> Value {
+        if let Some(id) = self.id {
+            what["kid"] = id.into();
+        }
+        what
     }
 
     /// Whatever the two are.
