@@ -276,6 +276,32 @@ async fn s15_a_call_that_needs_no_token_waits_for_the_keys_of_the_one_that_it_ha
     assert_eq!(with.metadata.get("x-sub").expect("it was verified"), "alice");
 }
 
+/// A rule is for half of the calls: those that wait at it for keys are not asked by chance again.
+#[tokio::test]
+async fn s15_what_chance_said_of_a_call_that_waits_for_keys_stays() {
+    let (joe, eve) = (Issuer::new("joe"), Issuer::new("eve"));
+    let publisher = Publisher::start(Answer::Silence).await;
+    let mut remote = remote();
+    remote.async_fetch.as_mut().expect("it has one").fast_listener = true;
+    let mut config = filter(of_remote(remote), by("joe"));
+    let condition = config.rules[0].r#match.as_mut().expect("it has one");
+    condition.runtime_fraction = Some(crate::composite::share(50));
+    let it = closed(&publisher, ServerOptions::new()).await;
+    it.control_plane.put(server_listener(it.server.address()).chains([chain(&config)]));
+    publisher.fetches.wait_for("the keys are asked for", |fetches| *fetches == 1).await;
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..180 {
+        let bearer = format!("Bearer {}", joe.token(&json!({})));
+        let client = it.client.clone();
+        calls.spawn(async move { client.hello_with(metadata(&[("authorization", &bearer)])).await.is_ok() });
+    }
+    it.server.wait_for("calls that wait", |status| status.in_flight > 60).await;
+    publisher.publishes(&eve);
+    let passed = calls.join_all().await.into_iter().filter(|passed| *passed).count();
+    // Four standard deviations; by chance twice some 135 would pass.
+    assert!((63..=117).contains(&passed), "{passed} of 180");
+}
+
 #[tokio::test]
 async fn s15_without_keys_no_call_is_served_until_the_issuer_comes_back() {
     let joe = Issuer::new("joe");

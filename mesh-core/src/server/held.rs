@@ -74,7 +74,7 @@ async fn after(hold: Hold, passage: &mut Passage, head: &mut Parts, deadline: Op
         #[cfg(feature = "jwt")]
         Hold::Keys(mut keys) => {
             keys.ended(deadline).await?;
-            Some(passage.with_keys(&keys, head))
+            Some(passage.with_keys(keys, head))
         }
     }
 }

@@ -55,9 +55,9 @@ pub(super) struct Passage {
     audit: Arc<AuditLog>,
     /// If policies may end the call.
     open: Option<Arc<OpenCall>>,
-    /// The last filter that the call has waited at for keys: it does so once.
+    /// The last filter that the call has waited at for keys, and what chance said there: both once.
     #[cfg(feature = "jwt")]
-    waited_at: Option<usize>,
+    waited_at: Option<(usize, Vec<u32>)>,
 }
 
 /// What becomes of a call behind some of its filters.
@@ -90,6 +90,8 @@ pub(super) struct KeysAwaited {
     under_way: Vec<UnderWay>,
     /// The filter that needs them.
     filter: usize,
+    /// What chance said at it.
+    drawn: Vec<u32>,
 }
 
 #[cfg(feature = "jwt")]
@@ -147,12 +149,19 @@ impl Passage {
             #[cfg(feature = "jwt")]
             if let FilterConfig::Jwt(jwt) = &filter.config {
                 let mut draws = self.open.as_ref().map(|open| open.draws_of(&filter.name));
-                let draw = || draws.as_mut().map_or_else(|| fastrand::u32(..1_000_000), |draw| draw());
+                let before = self.waited_at.take().filter(|(filter, _)| *filter == index);
+                let waits = before.is_none();
+                let (mut before, mut drawn) = (before.unwrap_or_default().1.into_iter(), Vec::new());
+                let draw = || {
+                    let fresh = || draws.as_mut().map_or_else(|| fastrand::u32(..1_000_000), |draw| draw());
+                    let chance = before.next().unwrap_or_else(fresh);
+                    drawn.push(chance);
+                    chance
+                };
                 let mut under_way = Vec::new();
-                let waits = self.waited_at != Some(index);
                 let passed = jwt.authenticate_by_chance(head, SystemTime::now(), draw, waits.then_some(&mut under_way));
                 if !under_way.is_empty() {
-                    return Next::Hold(Hold::Keys(KeysAwaited { under_way, filter: index }));
+                    return Next::Hold(Hold::Keys(KeysAwaited { under_way, filter: index, drawn }));
                 }
                 match passed {
                     Ok(()) => {
@@ -207,9 +216,10 @@ impl Passage {
 
     /// Goes on at a filter whose keys were waited for.
     #[cfg(feature = "jwt")]
-    pub(super) fn with_keys(&mut self, keys: &KeysAwaited, head: &mut Parts) -> Next {
-        self.waited_at = Some(keys.filter);
-        self.request(head, keys.filter)
+    pub(super) fn with_keys(&mut self, keys: KeysAwaited, head: &mut Parts) -> Next {
+        let KeysAwaited { filter, drawn, .. } = keys;
+        self.waited_at = Some((filter, drawn));
+        self.request(head, filter)
     }
 
     /// Goes on behind a check.
